@@ -1,0 +1,170 @@
+"""Every name that podrelay gives to something outside Python: Redis keys, RQ queues, labels, annotations, pods.
+
+No other module spells a key. Each entry says who writes it and who reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+DEFAULT_CLUSTER = "default"
+
+# --- labels and annotations on pods -------------------------------------------------------------------------------
+# Written by the launcher at creation, after the pod_mutation_hook; read by the watcher, pod_logs and operators.
+LABEL_LAUNCH_ID = "podrelay/launch-id"
+LABEL_DEPLOYMENT = "podrelay/deployment"
+LABEL_CLUSTER = "podrelay/cluster"
+LABEL_ATTEMPT = "podrelay/attempt"
+# What task instance (or callback, or connection test) the pod is for: the key of `current`.
+ANNOTATION_SUBJECT = "podrelay/subject"
+
+# The stock executor's labels that mean something to us as well (provider: pod_generator, kubernetes_executor).
+LABEL_WORKER = "airflow-worker"
+LABEL_DONE = "airflow_executor_done"
+LABEL_REVOKED = "airflow_pod_revoked"
+
+# --- RQ -----------------------------------------------------------------------------------------------------------
+# The function names in our RQ jobs. Nothing imports them: a launcher compares the text and refuses any other.
+LAUNCH_FUNCTION = "podrelay_workers.launcher.launch"
+CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
+
+# priority_weight -> queue, by powers of two: launch.p8 holds weights 8 to 15. A launcher takes from the highest
+# queue first, so a higher weight overtakes a backlog; inside one queue the order of hand-over stays.
+PRIORITY_LEVELS = 8
+
+_POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
+_JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
+
+
+def priority_level(priority_weight: int) -> int:
+    """Which launch queue a weight belongs to: 0 (weights up to 1) to PRIORITY_LEVELS - 1."""
+    return min(PRIORITY_LEVELS - 1, max(0, priority_weight.bit_length() - 1)) if priority_weight > 0 else 0
+
+
+def job_id(launch_id: str, attempt: int) -> str:
+    """The RQ job id of one attempt of one launch. RQ allows letters, digits, `-` and `_` only."""
+    return f"{launch_id}_{attempt}"
+
+
+def parse_job_id(job: str) -> tuple[str, int] | None:
+    """Launch id and attempt of a job id, or None where the job is not one of ours."""
+    match = _JOB_ID.match(job)
+    return (match[1], int(match[2])) if match else None
+
+
+def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
+    """The pod's name: a pure function of launch and attempt, so that Kubernetes refuses a second pod (invariant I1).
+
+    `prefix` (dag and task, or what a pod_override asks for) only makes it readable.
+    """
+    suffix = f"-{launch_id.replace('-', '').lower()}-{attempt}"
+    slug = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-")[: _POD_NAME_MAX - len(suffix)].strip("-")
+    return (slug or "pod") + suffix if len(suffix) + 3 <= _POD_NAME_MAX else (slug + suffix)[-_POD_NAME_MAX:].strip("-")
+
+
+@dataclass(frozen=True)
+class Names:
+    """The Redis names of one deployment: several deployments share one Redis without meeting."""
+
+    deployment: str = "default"
+
+    def key(self, name: str) -> str:
+        return f"podrelay:{self.deployment}:{name}"
+
+    # --- ours -----------------------------------------------------------------------------------------------------
+    @property
+    def launch_prefix(self) -> str:
+        """+ launch id = the ledger: one hash per launch. Everyone writes it, by script only; everyone reads it.
+
+        Fields: state, attempt, cluster, owner (job id of the scheduler), subject, key (JSON of the workload key),
+        kind, namespace, queue (RQ queue), pod, uid, node, launcher, reason, message, result (sealed PodResult of the
+        end), started (1 once a container ran), and the wall-clock times t_offered, t_claimed, t_created,
+        t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch.
+        """
+        return self.key("launch:")
+
+    def launch(self, launch_id: str) -> str:
+        return self.launch_prefix + launch_id
+
+    @property
+    def current(self) -> str:
+        """Hash: subject (task instance id, callback id, connection test id) -> launch id. Executor writes, fence reads."""
+        return self.key("current")
+
+    @property
+    def results(self) -> str:
+        """Stream, one entry per outcome: launch, attempt, result (sealed). Watcher and launchers append; every scheduler
+        reads all of it with a cursor of its own."""
+        return self.key("results")
+
+    @property
+    def unacknowledged(self) -> str:
+        """Sorted set: launch id -> time of its terminal result. Written with the result, removed by the acknowledgement;
+        read by executors for what dead schedulers left behind."""
+        return self.key("unacknowledged")
+
+    @property
+    def quarantine(self) -> str:
+        """Stream: what could not be trusted or read, and why. Everyone appends; operators read."""
+        return self.key("quarantine")
+
+    @property
+    def epoch(self) -> str:
+        """String: a random id set once per life of the data (SETNX). Executors and watchers notice a FLUSHALL by its loss."""
+        return self.key("epoch")
+
+    def watch(self, cluster: str) -> str:
+        """Hash: leader, fence (a number that grows with each change of leader), expires, version, t_listed, t_event.
+        The leading watcher writes; standbys and `status` read."""
+        return self.key(f"watch:{cluster}")
+
+    def throttle(self, cluster: str) -> str:
+        """Hash: `until` and `reason` for the whole cluster; `until:<namespace>`, `reason:<namespace>`,
+        `allow:<namespace>` for one namespace's quota. Launchers write and read."""
+        return self.key(f"throttle:{cluster}")
+
+    def wake(self, cluster: str) -> str:
+        """Pub/sub channel: a message says that a queue of this cluster has work. Executor publishes, launchers listen."""
+        return self.key(f"wake:{cluster}")
+
+    # --- RQ's, as rq-dashboard shows them -------------------------------------------------------------------------
+    def launch_queue(self, cluster: str, level: int = 0) -> str:
+        """RQ queue of launches: `podrelay.<deployment>.<cluster>.launch`, and `.p<lowest weight>` for higher levels."""
+        name = f"podrelay.{self.deployment}.{cluster}.launch"
+        return name if level == 0 else f"{name}.p{1 << level}"
+
+    def launch_queues(self, cluster: str) -> list[str]:
+        """All launch queues of a cluster, the most urgent first: the order in which launchers take from them."""
+        return [self.launch_queue(cluster, level) for level in reversed(range(PRIORITY_LEVELS))]
+
+    def cleanup_queue(self, cluster: str) -> str:
+        """RQ queue of clean-up jobs: made by the executor's acknowledgement, served by launchers."""
+        return f"podrelay.{self.deployment}.{cluster}.cleanup"
+
+
+RQ_QUEUES = "rq:queues"
+RQ_JOB_PREFIX = "rq:job:"
+
+
+def rq_queue(name: str) -> str:
+    """List of job ids."""
+    return f"rq:queue:{name}"
+
+
+def rq_started(name: str) -> str:
+    """StartedJobRegistry: sorted set of `<job id>:<execution id>` by the end of the lease."""
+    return f"rq:wip:{name}"
+
+
+def rq_scheduled(name: str) -> str:
+    """ScheduledJobRegistry: launches that wait for quota or for the API server, by the time of the next try."""
+    return f"rq:scheduled:{name}"
+
+
+def rq_finished(name: str) -> str:
+    return f"rq:finished:{name}"
+
+
+def rq_failed(name: str) -> str:
+    return f"rq:failed:{name}"

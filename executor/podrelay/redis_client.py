@@ -1,0 +1,120 @@
+"""Connections to Redis: timeouts always, Sentinel, TLS and ACL users where configured, Redis Cluster refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+from redis.exceptions import AuthenticationError, RedisError
+
+from podrelay.errors import ConfigError, RelayUnavailable
+from podrelay.settings import Settings
+
+
+def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
+    """A blocking client, for the scheduler and the command line. Opens no socket before its first command."""
+    options = _options(settings, timeout_s)
+    try:
+        if settings.redis_sentinels:
+            url = redis.ConnectionPool.from_url(settings.redis_url).connection_kwargs
+            watchers = redis.Sentinel(
+                settings.redis_sentinels, sentinel_kwargs=_socket(options), **_credentials(url), **options
+            )
+            return watchers.master_for(_master(settings))
+        return redis.Redis.from_url(settings.redis_url, **options)
+    except ValueError as error:
+        raise ConfigError(f"[podrelay] redis_url is not a usable address: {error}") from error
+
+
+def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.asyncio.Redis:
+    """The same for launchers and watchers, whose loops are asyncio."""
+    options = _options(settings, timeout_s)
+    try:
+        if settings.redis_sentinels:
+            url = redis.ConnectionPool.from_url(settings.redis_url).connection_kwargs
+            watchers = redis.asyncio.sentinel.Sentinel(
+                settings.redis_sentinels, sentinel_kwargs=_socket(options), **_credentials(url), **options
+            )
+            return watchers.master_for(_master(settings))
+        return redis.asyncio.Redis.from_url(settings.redis_url, **options)
+    except ValueError as error:
+        raise ConfigError(f"[podrelay] redis_url is not a usable address: {error}") from error
+
+
+def check(client: redis.Redis) -> list[str]:
+    """Look at the server once, at start. Returns warnings for the log, each with what to change.
+
+    :raises RelayUnavailable: it does not answer; a scheduler goes on, the work waits.
+    :raises ConfigError: it answers, and what it says can never work.
+    """
+    try:
+        server = client.info("server")
+        memory = client.info("memory")
+        persistence = client.info("persistence")
+    except AuthenticationError as error:
+        raise ConfigError(f"[podrelay] redis_url: Redis refuses the user or password ({error}).") from error
+    except RedisError as error:
+        raise unavailable(error) from error
+    if server.get("redis_mode") == "cluster":
+        raise ConfigError(
+            "[podrelay] redis_url names a Redis Cluster: use a standalone Redis or one under Sentinel "
+            "(several keys change in one step here, which Cluster cannot do)."
+        )
+    version = tuple(int(part) for part in str(server.get("redis_version", "0")).split(".")[:2])
+    if version < (6, 2):
+        raise ConfigError(f"[podrelay] redis_url: Redis {server.get('redis_version')} is too old, 6.2 is needed.")
+    warnings = []
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        warnings.append(
+            f"Redis may evict launches: its maxmemory-policy is {policy}; set it to noeviction. "
+            "(Evicted launches are handed over again, but late.)"
+        )
+    if not persistence.get("aof_enabled") and "rdb_last_save_time" in persistence and not _saves(client):
+        warnings.append(
+            "Redis keeps nothing on disk: after its restart launches are handed over again from the schedulers' memory. "
+            "Set appendonly yes to spare that."
+        )
+    return warnings
+
+
+def unavailable(error: Exception) -> RelayUnavailable:
+    """The error of podrelay for a foreign error of Redis; raise it `from` the foreign one."""
+    return RelayUnavailable(f"Redis does not answer ({type(error).__name__}: {error}); [podrelay] redis_url says where it is.")
+
+
+def _saves(client: redis.Redis) -> bool:
+    try:
+        return bool(client.config_get("save").get("save"))
+    except RedisError:  # CONFIG is often forbidden in managed services, which then persist by themselves
+        return True
+
+
+def _options(settings: Settings, timeout_s: float | None) -> dict[str, Any]:
+    limit_s = timeout_s if timeout_s is not None else settings.redis_timeout_s
+    return {
+        "socket_timeout": limit_s,
+        "socket_connect_timeout": limit_s,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        # A retry inside the client would double the time that a heartbeat waits; the callers retry by themselves.
+        "retry": None,
+        "retry_on_timeout": False,
+        "client_name": "podrelay",
+    }
+
+
+def _socket(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name.startswith("socket_")}
+
+
+def _credentials(url: dict[str, Any]) -> dict[str, Any]:
+    return {name: url[name] for name in ("username", "password", "db", "ssl") if name in url}
+
+
+def _master(settings: Settings) -> str:
+    if not settings.redis_sentinel_master:
+        raise ConfigError("[podrelay] redis_sentinel_master is empty: name the master that the Sentinels watch.")
+    return settings.redis_sentinel_master

@@ -1,0 +1,137 @@
+"""podrelay's own options, read from Airflow's configuration once per process and checked once.
+
+What the stock executor already has an option for is read from `[kubernetes_executor]` by the provider's KubeConfig and
+is never declared again here. Seconds are floats named `_s`; no secret appears in a repr.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from podrelay.errors import ConfigError
+
+SECTION = "podrelay"
+
+_DEPLOYMENT = re.compile(r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
+
+
+class Conf(Protocol):
+    """The part of Airflow's configuration (or of a team's ExecutorConf) that is read here."""
+
+    def get(self, section: str, key: str, **kwargs: Any) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`[podrelay]` as plain values. The reason for each default stands in `podrelay.get_provider_info`."""
+
+    redis_url: str = field(repr=False)
+    fernet_key: str = field(repr=False)
+    deployment: str = "default"
+    redis_timeout_s: float = 0.5
+    redis_sentinels: tuple[tuple[str, int], ...] = ()
+    redis_sentinel_master: str = ""
+    launcher_concurrency: int = 64
+    launch_lease_s: float = 6.0
+    token_margin_s: float = 60.0
+    capacity_wait_s: float = 0.0
+    result_batch_size: int = 500
+    reconcile_interval_s: float = 5.0
+    results_max_length: int = 100_000
+    ledger_ttl_s: float = 3600.0
+    watch_silence_s: float = 75.0
+    watch_lease_s: float = 5.0
+    pending_grace_s: float = 60.0
+    failure_log_lines: int = 20
+    cleanup_concurrency: int = 16
+
+
+def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
+    """Read and check `[podrelay]`.
+
+    :param conf: Airflow's configuration, or a team's view of it.
+    :param core_fernet_key: `[core] fernet_key`, used where `[podrelay] fernet_key` is empty.
+    :raises ConfigError: names the option and says what to write.
+    """
+    read = _Reader(conf)
+    url = read.text("redis_url")
+    if not re.match(r"^(rediss?|unix)://", url):
+        raise ConfigError(
+            f"[{SECTION}] redis_url must begin with redis://, rediss:// (TLS) or unix://, "
+            "for example redis://user:password@host:6379/0."
+        )
+    deployment = read.text("deployment")
+    if not _DEPLOYMENT.match(deployment):
+        raise ConfigError(
+            f"[{SECTION}] deployment = {deployment!r}: use at most 40 lower-case letters, digits and dashes; it is part "
+            "of Redis keys and of pod labels."
+        )
+    return Settings(
+        redis_url=url,
+        fernet_key=read.text("fernet_key") or core_fernet_key or "",
+        deployment=deployment,
+        redis_timeout_s=read.number("redis_timeout_s", 0.05, 1.0),
+        redis_sentinels=_sentinels(read.text("redis_sentinels")),
+        redis_sentinel_master=read.text("redis_sentinel_master"),
+        launcher_concurrency=read.count("launcher_concurrency", 1, 1024),
+        launch_lease_s=read.number("launch_lease_s", 1.0, 600.0),
+        token_margin_s=read.number("token_margin_s", 0.0, 86400.0),
+        capacity_wait_s=read.number("capacity_wait_s", 0.0, 1e9),
+        result_batch_size=read.count("result_batch_size", 1, 10_000),
+        reconcile_interval_s=read.number("reconcile_interval_s", 0.2, 3600.0),
+        results_max_length=read.count("results_max_length", 1000, 100_000_000),
+        ledger_ttl_s=read.number("ledger_ttl_s", 60.0, 30 * 86400.0),
+        watch_silence_s=read.number("watch_silence_s", 1.0, 3600.0),
+        watch_lease_s=read.number("watch_lease_s", 1.0, 600.0),
+        pending_grace_s=read.number("pending_grace_s", 0.0, 86400.0),
+        failure_log_lines=read.count("failure_log_lines", 0, 1000),
+        cleanup_concurrency=read.count("cleanup_concurrency", 1, 256),
+    )
+
+
+class _Reader:
+    """Options as text or numbers, with an error that names the option."""
+
+    def __init__(self, conf: Conf) -> None:
+        self._conf = conf
+
+    def text(self, option: str) -> str:
+        # Without the provider (a checkout that is not installed) Airflow knows no defaults of ours: fall back to them.
+        value = self._conf.get(SECTION, option, fallback=None)
+        if value is None:
+            from podrelay.get_provider_info import default_of
+
+            value = default_of(option)
+        return str(value).strip()
+
+    def number(self, option: str, low: float, high: float) -> float:
+        text = self.text(option)
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise ConfigError(f"[{SECTION}] {option} = {text!r} is not a number.") from error
+        if not low <= value <= high:
+            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:g} and {high:g}.")
+        return value
+
+    def count(self, option: str, low: int, high: int) -> int:
+        text = self.text(option)
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise ConfigError(f"[{SECTION}] {option} = {text!r} is not a whole number.") from error
+        if not low <= value <= high:
+            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low} and {high}.")
+        return value
+
+
+def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for part in filter(None, (item.strip() for item in text.split(","))):
+        host, _, port = part.rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"[{SECTION}] redis_sentinels: {part!r} is not host:port (several are separated by commas).")
+        found.append((host, int(port)))
+    return tuple(found)
