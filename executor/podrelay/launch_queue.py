@@ -1,0 +1,139 @@
+"""The scheduler's hand on the RQ queues: offer many launches, withdraw one, order clean-ups. The only file of this side
+that knows RQ's data model; the jobs are RQ's own (JSON serializer), so rq-dashboard shows them and its buttons work.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+from podrelay import names
+from podrelay.names import Names
+from podrelay.relay import Relay
+from podrelay.sealing import Seal
+from podrelay.wire import CleanupRequest, LaunchRequest
+
+Answer = Literal["offered", "known", "finished", "withdrawn"]
+
+# How long rq-dashboard shows a job that is done, and one that failed. RQ's own default for failures is a year.
+RESULT_TTL_S = 600
+FAILURE_TTL_S = 86_400
+# A stock clean-up (`rq info` runs one) fails a job whose lease ended, unless it may be retried; then it queues it again.
+RETRIES_LEFT = 1000
+# Launches in one run of the script: keeps Redis responsive to others. All chunks of a heartbeat share one round trip.
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """What to write when a result was taken. `over` is False where another attempt of the launch follows."""
+
+    launch_id: str
+    attempt: int
+    subject: str
+    over: bool = True
+    cleanup: CleanupRequest | None = None
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """What the ledger knew of a launch when it was withdrawn; empty text where it knew nothing."""
+
+    state: str
+    attempt: str
+    pod: str
+    namespace: str
+    uid: str
+    started: bool
+
+
+class LaunchQueue:
+    """:raises RelayUnavailable: from every method. All of them may be repeated: the scripts recognise what is done."""
+
+    def __init__(self, relay: Relay, names_: Names, seal: Seal, cluster: str, ledger_ttl_s: float) -> None:
+        self._relay = relay
+        self._names = names_
+        self._seal = seal
+        self._cluster = cluster
+        self._ledger_ttl_s = ledger_ttl_s
+
+    def offer(self, launches: Sequence[tuple[LaunchRequest, int]]) -> list[Answer]:
+        """Hand launches over, each with how often it was launched again before, in one round trip.
+
+        One answer per launch, in order. `known` means that an earlier call did it.
+        """
+        now = time.time()
+        keys = [self._names.current, names.RQ_QUEUES]
+        head = [self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), self._names.wake(self._cluster),
+                f"{now:.3f}", _rq_time(now), RESULT_TTL_S, FAILURE_TTL_S, RETRIES_LEFT, self._cluster]  # fmt: skip
+        calls = []
+        for chunk in _chunks(launches, _CHUNK):
+            args = [*head, chunk[0][0].owner]
+            for request, relaunches in chunk:
+                args += (
+                    request.launch_id, request.attempt, names.job_id(request.launch_id, request.attempt),
+                    request.subject, self._names.launch_queue(self._cluster, names.priority_level(request.priority)),
+                    self._data(names.LAUNCH_FUNCTION, request.encode()), request.description,
+                    json.dumps(request.key), request.kind, request.namespace, relaunches,
+                )  # fmt: skip
+            calls.append((keys, args))
+        answers = self._relay.run_many("offer", calls)
+        return [_text(answer) for chunk in answers for answer in chunk]  # type: ignore[misc]
+
+    def acknowledge(self, items: Sequence[Acknowledgement]) -> None:
+        """Close launches in the ledger and order the clean-up of their pods."""
+        now = time.time()
+        keys = [self._names.current, names.RQ_QUEUES, self._names.unacknowledged]
+        head = [self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), self._names.wake(self._cluster),
+                f"{now:.3f}", _rq_time(now), RESULT_TTL_S, FAILURE_TTL_S, RETRIES_LEFT,
+                self._names.cleanup_queue(self._cluster), int(self._ledger_ttl_s)]  # fmt: skip
+        calls = []
+        for chunk in _chunks(items, _CHUNK):
+            args = list(head)
+            for item in chunk:
+                args += (item.launch_id, item.attempt, item.subject, int(item.over))
+                if item.cleanup is None or not item.cleanup.pod:
+                    args += ("", "", "")
+                    continue
+                args += (
+                    f"{names.job_id(item.launch_id, item.attempt)}-{item.cleanup.action}",
+                    self._data(names.CLEANUP_FUNCTION, item.cleanup.encode()),
+                    f"{item.cleanup.action} pod {item.cleanup.namespace}/{item.cleanup.pod}",
+                )
+            calls.append((keys, args))
+        self._relay.run_many("acknowledge", calls)
+
+    def withdraw(self, launches: Sequence[tuple[str, str]]) -> list[Withdrawn]:
+        """Take launches (id, subject) back. What is already a pod is told; deleting it is the caller's decision."""
+        now = f"{time.time():.3f}"
+        answers = self._relay.run_many(
+            "withdraw",
+            [
+                (
+                    [self._names.launch(launch_id), self._names.current, self._names.unacknowledged],
+                    [launch_id, subject, names.RQ_JOB_PREFIX, names.rq_scheduled(""), now, int(self._ledger_ttl_s)],
+                )
+                for launch_id, subject in launches
+            ],
+        )
+        return [Withdrawn(*map(_text, answer[:5]), started=_text(answer[5]) == "1") for answer in answers]
+
+    def _data(self, function: str, payload: bytes) -> str:
+        return json.dumps([function, None, [self._seal.close(payload)], {}])
+
+
+def _rq_time(now: float) -> str:
+    return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _chunks(items: Sequence[object], size: int) -> Iterator[Sequence]:  # type: ignore[type-arg]
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

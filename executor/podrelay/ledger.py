@@ -1,0 +1,78 @@
+"""What Redis knows of launches: compared with the executor's own belief, and read for one launch.
+
+The ledger is written by scripts only (`podrelay/lua`, `podrelay_workers/lua`), each of which changes it in one step
+together with the queue or the stream that it speaks of.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import redis
+
+from podrelay import names
+from podrelay.names import Names
+from podrelay.relay import Relay
+
+What = Literal["missing", "lost", "finished", "withdrawn", "ahead"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A launch on which the executor and the ledger disagree. `sealed_result` is empty unless there is one.
+
+    missing: no entry for this attempt. lost: it waits, but its RQ job is gone. finished: its result is there.
+    withdrawn: it was taken back. ahead: the ledger is at a later attempt.
+    """
+
+    launch_id: str
+    what: What
+    attempt: int
+    sealed_result: str
+
+
+class Ledger:
+    """:raises RelayUnavailable: from every method."""
+
+    def __init__(self, relay: Relay, names_: Names) -> None:
+        self._relay = relay
+        self._names = names_
+
+    def survey(self, launches: Sequence[tuple[str, int]]) -> tuple[str, list[Finding]]:
+        """Compare launches (id, attempt) in one round trip.
+
+        :return: the epoch, an id that changes when Redis lost its data; and what needs attention, nothing else.
+        """
+        args: list[str | int] = [self._names.launch_prefix, names.RQ_JOB_PREFIX, uuid.uuid4().hex]
+        for launch_id, attempt in launches:
+            args += (launch_id, attempt)
+        answer = [_text(item) for item in self._relay.run("survey", [self._names.epoch], args)]
+        rows = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
+        return answer[0], [
+            Finding(launch_id, what, int(attempt or -1), result)  # type: ignore[arg-type]
+            for launch_id, what, attempt, result in rows
+        ]
+
+    def entries(self, launch_ids: Sequence[str]) -> list[dict[str, str]]:
+        """The ledger of some launches, whole; an empty dict for one that is unknown."""
+
+        def read(client: redis.Redis) -> list[dict[bytes, bytes]]:
+            pipeline = client.pipeline(transaction=False)
+            for launch_id in launch_ids:
+                pipeline.hgetall(self._names.launch(launch_id))
+            return list(pipeline.execute())
+
+        return [{_text(k): _text(v) for k, v in entry.items()} for entry in self._relay.call(read)]
+
+    def unacknowledged(self, older_than_s: float, now_s: float, most: int) -> list[str]:
+        """Launches whose result nobody has acknowledged for a while: perhaps their scheduler is dead."""
+        key = self._names.unacknowledged
+        found = self._relay.call(lambda client: client.zrangebyscore(key, "-inf", now_s - older_than_s, 0, most))
+        return [_text(item) for item in found]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,49 @@
+-- Offer launches: RQ job, ledger entry and `current`, in one atomic step; safe to repeat after a lost reply.
+--
+-- KEYS: 1 current  2 rq:queues
+-- ARGV: 1 launch prefix  2 rq:job prefix  3 rq:queue prefix  4 wake channel  5 now (s)  6 now (RQ's text)
+--       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 cluster  11 owner
+--       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
+-- Returns one word per launch: offered | known (already waiting, held or made) | finished | withdrawn
+local answers, offered, seen = {}, false, {}
+for i = 12, #ARGV, 11 do
+  local launch, attempt, job, subject, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local ledger, hash = ARGV[1] .. launch, ARGV[2] .. job
+  local held = redis.call('HMGET', ledger, 'attempt', 'state')
+  local known, state = tonumber(held[1] or -1), held[2]
+  local answer = 'offered'
+  if known > tonumber(attempt) then
+    answer = 'known'
+  elseif known == tonumber(attempt) and state then
+    if state == 'finished' or state == 'acknowledged' then answer = 'finished'
+    elseif state == 'withdrawn' then answer = 'withdrawn'
+    elseif state == 'created' or state == 'started' then answer = 'known'
+    elseif redis.call('EXISTS', hash) == 1 then
+      local status = redis.call('HGET', hash, 'status')
+      if status == 'queued' or status == 'started' or status == 'scheduled' then answer = 'known' end
+    end
+  elseif state == 'withdrawn' then
+    answer = 'withdrawn'
+  end
+  if answer == 'offered' then
+    redis.call('HSET', hash, 'created_at', ARGV[6], 'enqueued_at', ARGV[6], 'data', ARGV[i + 5],
+      'description', ARGV[i + 6], 'origin', queue, 'status', 'queued', 'timeout', '180', 'result_ttl', ARGV[7],
+      'failure_ttl', ARGV[8], 'retries_left', ARGV[9], 'kind_of', 'launch', 'worker_name', '', 'started_at', '',
+      'ended_at', '', 'last_heartbeat', '')
+    redis.call('PERSIST', hash)
+    redis.call('HDEL', ledger, 'result', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 't_claimed',
+      't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
+    redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', ARGV[11],
+      'subject', subject, 'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue,
+      'relaunches', ARGV[i + 10])
+    redis.call('HSETNX', ledger, 't_offered', ARGV[5])
+    redis.call('PERSIST', ledger)
+    redis.call('HSET', KEYS[1], subject, launch)
+    if not seen[queue] then seen[queue] = true; redis.call('SADD', KEYS[2], ARGV[3] .. queue) end
+    redis.call('RPUSH', ARGV[3] .. queue, job)
+    offered = true
+  end
+  answers[#answers + 1] = answer
+end
+if offered then redis.call('PUBLISH', ARGV[4], '1') end
+return answers

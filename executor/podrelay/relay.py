@@ -1,0 +1,91 @@
+"""One Redis client for the scheduler's side, with our scripts loaded, foreign errors translated and a circuit breaker.
+
+A Redis that hangs costs one timeout, then nothing until the next try: the scheduler's heartbeat never waits twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
+
+from podrelay.errors import RelayUnavailable
+from podrelay.redis_client import connect, unavailable
+from podrelay.settings import Settings
+
+# After a failure Redis is left alone for this long; a hand-over then comes within two of these of its return.
+BREAK_S = 1.0
+
+
+def script(name: str) -> str:
+    """Text of one of our Lua scripts; each says its keys, arguments and answer at its head."""
+    return files("podrelay").joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
+class Relay:
+    """Runs scripts and commands on Redis.
+
+    :raises RelayUnavailable: from every call, when Redis does not answer or the breaker is open. What a script did
+        is then unknown; all of ours may be repeated.
+    """
+
+    def __init__(self, settings: Settings, client: redis.Redis | None = None) -> None:
+        self._client = client or connect(settings)
+        self._scripts: dict[str, Any] = {}
+        self._closed_until = 0.0
+        self._why = ""
+
+    @property
+    def available(self) -> bool:
+        """False while the breaker is open. Costs nothing."""
+        return time.monotonic() >= self._closed_until
+
+    def run(self, name: str, keys: list[str], args: Iterable[Any]) -> Any:
+        return self.call(lambda client: self._script(name)(keys=keys, args=list(args), client=client))
+
+    def run_many(self, name: str, calls: Iterable[tuple[list[str], list[Any]]]) -> list[Any]:
+        """Several runs of one script in one round trip."""
+
+        def send(client: redis.Redis) -> list[Any]:
+            lua = self._script(name)
+            pipeline = client.pipeline(transaction=False)
+            for keys, args in calls:
+                pipeline.evalsha(lua.sha, len(keys), *keys, *args)
+            return list(pipeline.execute())
+
+        calls = list(calls)
+        if not calls:
+            return []
+
+        def send_loading(client: redis.Redis) -> list[Any]:
+            try:
+                return send(client)
+            except NoScriptError:  # a Redis that was restarted or flushed has forgotten the script
+                client.script_load(script(name))
+                return send(client)
+
+        return list(self.call(send_loading))
+
+    def call(self, command: Callable[[redis.Redis], Any]) -> Any:
+        if not self.available:
+            raise RelayUnavailable(self._why, self._closed_until - time.monotonic())
+        try:
+            return command(self._client)
+        except (RedisError, OSError) as error:
+            problem = unavailable(error)
+            self._closed_until, self._why = time.monotonic() + BREAK_S, str(problem)
+            if isinstance(error, AuthenticationError):
+                self._why = f"[podrelay] redis_url: Redis refuses the user or password ({error})."
+            raise RelayUnavailable(self._why, BREAK_S) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _script(self, name: str) -> Any:
+        if name not in self._scripts:
+            self._scripts[name] = self._client.register_script(script(name))
+        return self._scripts[name]
