@@ -1,0 +1,90 @@
+"""The executor's memory of its launches: what was asked for, under which id, until its end is known.
+
+The truth is elsewhere (the database, Kubernetes); this is what lets a Redis that lost everything be filled again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from podrelay.wire import LaunchRequest
+
+
+@dataclass
+class Launch:
+    """One launch of this executor. `request` and `workload` are None for one that was adopted and not yet needed."""
+
+    launch_id: str
+    key: Any
+    kind: str
+    subject: str
+    attempt: int = 0
+    relaunches: int = 0
+    request: LaunchRequest | None = field(default=None, repr=False)
+    workload: Any = field(default=None, repr=False)
+    # Taken back: its slot is free, only its pod's end is still of interest.
+    withdrawn: bool = False
+    told: dict[str, float] = field(default_factory=dict, repr=False)
+    since_s: float = field(default_factory=time.monotonic, repr=False)
+
+    def tell(self, reason: str, every_s: float) -> bool:
+        """May this reason be told now? At most once in `every_s` seconds each."""
+        now = time.monotonic()
+        if now - self.told.get(reason, float("-inf")) < every_s:
+            return False
+        self.told[reason] = now
+        return True
+
+
+class Launches:
+    """Launches by id and, where it is the newest of its key, by key."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Launch] = {}
+        self._by_key: dict[Any, str] = {}
+        self._round: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Launch]:
+        return iter(list(self._by_id.values()))
+
+    def add(self, launch: Launch) -> Launch | None:
+        """Remember a launch as the newest of its key. Returns the one it supersedes."""
+        before = self._by_key.get(launch.key)
+        self._by_id[launch.launch_id] = launch
+        self._by_key[launch.key] = launch.launch_id
+        return self._by_id.get(before) if before and before != launch.launch_id else None
+
+    def get(self, launch_id: str) -> Launch | None:
+        return self._by_id.get(launch_id)
+
+    def of_key(self, key: Any) -> Launch | None:
+        return self._by_id.get(self._by_key.get(key, ""))
+
+    def is_newest(self, launch: Launch) -> bool:
+        return self._by_key.get(launch.key) == launch.launch_id
+
+    def forget(self, launch: Launch) -> None:
+        self._by_id.pop(launch.launch_id, None)
+        if self.is_newest(launch):
+            del self._by_key[launch.key]
+
+    def next_to_check(self, most: int) -> list[Launch]:
+        """The next launches in a round over all of them, so that each check is bounded and each launch gets its turn."""
+        if not self._round:
+            self._round = list(self._by_id)
+        turn, self._round = self._round[:most], self._round[most:]
+        return [self._by_id[launch_id] for launch_id in turn if launch_id in self._by_id]
+
+    def check_all_again(self) -> None:
+        """Begin the round anew, all at once being due: Redis lost its data."""
+        self._round = list(self._by_id)
+
+    @property
+    def round_is_over(self) -> bool:
+        return not self._round

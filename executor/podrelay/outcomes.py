@@ -1,0 +1,117 @@
+"""Pure: what to do about a pod's result, given what the database says of its task instance.
+
+A pod that ended well is never called a success here: the executor reports the task's own state, as the stock executor
+does (airflow #66374, #67287 show why). Neither key nor task instance id names a launch; `launch_id` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from podrelay.wire import PodResult
+
+# A task instance in one of these still waits for its executor. In any other state it has moved on by itself.
+_AWAITING = frozenset({"queued", "running", "restarting"})
+# (QUEUED, info) and (RUNNING, info) events would overwrite the launch id that Airflow keeps for the task instance.
+_NEVER_REPORTED = frozenset({"queued", "running"})
+
+Action = Literal["delete", "done", "revoke"]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """What the database says now of the task instance with this key."""
+
+    state: str | None
+    try_number: int
+    launch_id: str | None
+    subject: str = ""
+    queued_by: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The stock executor's options that decide here, from `[kubernetes_executor]`."""
+
+    delete_worker_pods: bool = True
+    delete_worker_pods_on_failure: bool = False
+    # pod_launch_failure_retries: how often a pod that died before its task started is replaced; -1 without limit.
+    relaunches: int = 1
+    excluded_container_reasons: frozenset[str] = frozenset({"Error"})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`event` is for the event buffer; `next_attempt` asks for another pod; neither means: just free the slot."""
+
+    event: tuple[str | None, str | None] | None = None
+    next_attempt: Literal["", "relaunch", "new_token"] = ""
+    cleanup: Action | None = None
+
+
+def superseded(launch_id: str, try_number: int, row: TaskRow | None) -> bool:
+    """Does the task instance no longer wait for this launch? A row without a launch id is taken as ours."""
+    return row is None or row.try_number != try_number or (row.launch_id is not None and row.launch_id != launch_id)
+
+
+def decide(result: PodResult, try_number: int, relaunches: int, row: TaskRow | None, policy: Policy) -> Decision:
+    """What a task's terminal result means.
+
+    :param relaunches: how often this launch was given another pod after one died before its task started.
+    """
+    cleanup = cleanup_for(result, policy)
+    if superseded(result.launch_id, try_number, row) or row is None:
+        return Decision(cleanup=cleanup)
+    if result.outcome == "expired":
+        return Decision(next_attempt="new_token" if row.state == "queued" else "")
+    if result.outcome == "succeeded":
+        return Decision(event=None if row.state in _NEVER_REPORTED else (row.state, None), cleanup=cleanup)
+    if row.state not in _AWAITING:
+        return Decision(event=None if row.state == "scheduled" else (row.state, explain(result)), cleanup=cleanup)
+    if row.state == "queued" and _may_relaunch(result, relaunches, policy):
+        # A pod that only waits could start yet, beside its replacement: it goes, whatever the flags say.
+        return Decision(next_attempt="relaunch", cleanup="revoke" if result.phase == "Pending" and result.pod else cleanup)
+    return Decision(event=("failed", explain(result)), cleanup=cleanup)
+
+
+def cleanup_for(result: PodResult, policy: Policy) -> Action | None:
+    """Delete the pod, or keep it and label it as done. None where there is no pod."""
+    if not result.pod or result.reason in ("PodDeleted", "PodVanished"):
+        return None
+    if not policy.delete_worker_pods:
+        return "done"
+    if result.outcome == "failed" and not policy.delete_worker_pods_on_failure:
+        return "done"
+    return "delete"
+
+
+def explain(result: PodResult) -> str:
+    """Why the pod failed, for the event log and the scheduler's message: reason, container, exit, node, message."""
+    if not result.pod:
+        return result.message or result.reason or "The pod could not be created"
+    parts = [f"Pod failed because of {result.container_reason or result.reason or 'an unknown reason'}"]
+    if result.reason and result.container_reason and result.reason != result.container_reason:
+        parts.append(f"pod reason {result.reason}")
+    if result.container:
+        kind = f"{result.container_type} container" if result.container_type else "container"
+        parts.append(f"{kind} {result.container}")
+    if result.exit_code is not None:
+        parts.append(f"exit code {result.exit_code}" + (f" (signal {result.signal})" if result.signal else ""))
+    if result.image and result.failure_class == "configuration":
+        parts.append(f"image {result.image}")
+    if result.node:
+        parts.append(f"node {result.node}")
+    parts.append(f"pod {result.namespace}/{result.pod}")
+    if result.failure_class:
+        parts.append(f"class {result.failure_class}")
+    text = ", ".join(parts)
+    return f"{text}: {result.message}" if result.message else text
+
+
+def _may_relaunch(result: PodResult, relaunches: int, policy: Policy) -> bool:
+    if not result.pod:  # Kubernetes refused it: the same request would be refused again
+        return False
+    if result.container_reason in policy.excluded_container_reasons:
+        return False
+    return policy.relaunches == -1 or relaunches < policy.relaunches

@@ -1,0 +1,93 @@
+"""What the executor asks of Airflow's database: always one query for many, in a session of its own.
+
+A session of its own, because some callers run inside the scheduler's transaction, which must not be committed early
+(airflow #67813).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow.executors import workloads
+from airflow.jobs.job import Job
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.providers.common.compat.sdk import timezone
+from airflow.utils.session import create_session
+from airflow.utils.state import JobState, TaskInstanceState
+from sqlalchemy import select
+from sqlalchemy.orm import joinedload
+
+from podrelay.outcomes import TaskRow
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = (
+    TaskInstance.id,
+    TaskInstance.dag_id,
+    TaskInstance.task_id,
+    TaskInstance.run_id,
+    TaskInstance.map_index,
+    TaskInstance.try_number,
+    TaskInstance.state,
+    TaskInstance.external_executor_id,
+    TaskInstance.queued_by_job_id,
+)
+
+
+def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]:
+    """The task instances of these keys, by (dag_id, task_id, run_id, map_index).
+
+    By key and not by id: clearing a running task changes its id at once, and the old pod's end still matters.
+    """
+    wanted = TaskInstance.filter_for_tis(list(keys))
+    if wanted is None:
+        return {}
+    with create_session(scoped=False) as session:
+        found = session.execute(select(*_COLUMNS).where(wanted)).all()
+    return {
+        (row.dag_id, row.task_id, row.run_id, row.map_index): TaskRow(
+            state=None if row.state is None else str(getattr(row.state, "value", row.state)),
+            try_number=row.try_number,
+            launch_id=row.external_executor_id,
+            subject=str(row.id),
+            queued_by=row.queued_by_job_id,
+        )
+        for row in found
+    }
+
+
+def coordinates(key: Any) -> tuple[str, str, str, int]:
+    """The part of a task key that names its row, whatever the try."""
+    return (key.dag_id, key.task_id, key.run_id, key.map_index)
+
+
+def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tuple[Any, Any]]:
+    """Make the workloads of queued task instances anew, with fresh tokens: (workload, executor_config) by id.
+
+    For launches whose request was only in a dead scheduler's memory or in a Redis that lost its data.
+    """
+    with create_session(scoped=False) as session:
+        found = session.scalars(
+            select(TaskInstance)
+            .where(TaskInstance.id.in_(subjects), TaskInstance.state == TaskInstanceState.QUEUED)
+            .options(joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model))
+        ).unique()
+        return {str(ti.id): (workloads.ExecuteTask.make(ti, generator=generator), ti.executor_config) for ti in found}
+
+
+def alive_schedulers(threshold_s: int) -> set[str]:
+    """Job ids of the schedulers that are alive, as text: running, and heard of within `threshold_s` seconds."""
+    cutoff = timezone.utcnow() - timedelta(seconds=threshold_s)
+    with create_session(scoped=False) as session:
+        return {
+            str(job_id)
+            for job_id in session.scalars(
+                select(Job.id).where(
+                    Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING, Job.latest_heartbeat >= cutoff
+                )
+            )
+        }
