@@ -1,0 +1,138 @@
+"""What the API server's answers mean to us: a few names instead of status codes. Pure; used by `pods_api`."""
+# ruff: noqa: N818 - they read as what happened: `except AlreadyExists`
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from podrelay.errors import PodrelayError
+
+MESSAGE_MAX = 1000
+
+
+class ApiError(PodrelayError):
+    """The API server refused, or could not be asked. Its text is the server's own message, never ours of the request.
+
+    `retry_after_s` is what the server asked for, None where it said nothing.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        reason: str = "",
+        retry_after_s: float | None = None,
+        details: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.details: dict[str, Any] = details if isinstance(details, dict) else {}
+
+
+class AlreadyExists(ApiError):
+    """A pod of that name is there (409 AlreadyExists)."""
+
+
+class Conflict(ApiError):
+    """409 for any other reason: a UID precondition that does not hold, a quota just changed."""
+
+
+class NotFound(ApiError):
+    """404: the pod, or its namespace, is not there."""
+
+
+class Gone(ApiError):
+    """410: the version (or the list's continuation) is too old; only a new list helps."""
+
+
+class Throttled(ApiError):
+    """429: not now."""
+
+
+class Overloaded(ApiError):
+    """5xx: the server, its storage or a webhook does not work just now."""
+
+
+class QuotaExceeded(ApiError):
+    """403 because the namespace's resource quota is used up: waits until something ends."""
+
+
+class Unauthorized(ApiError):
+    """401, also with credentials that were just read again."""
+
+
+class Refused(ApiError):
+    """Any other 4xx: the same request will never succeed as it is."""
+
+
+class Unreachable(ApiError):
+    """No complete answer: connection refused or reset, timeout. Whether the request had an effect is unknown."""
+
+
+class Silent(Unreachable):
+    """A watch brought no byte for longer than its deadline."""
+
+
+def error_of(status: int, phrase: str, headers: Mapping[str, str], body: bytes) -> ApiError:
+    """The error for an answer of 400 and above. `phrase` is the HTTP reason, used where the body is not a Status."""
+    document = _status(body)
+    text = document.get("message")
+    message = (text if isinstance(text, str) and text else phrase or f"HTTP status {status}")[:MESSAGE_MAX]
+    reason = document.get("reason") if isinstance(document.get("reason"), str) else ""
+    return _class_of(status, str(reason), message)(
+        message,
+        status=status,
+        reason=str(reason) or phrase,
+        retry_after_s=_retry_after_s(headers, document),
+        details=document.get("details"),
+    )
+
+
+def error_of_event(document: Any) -> ApiError:
+    """The error for the object of an ERROR event in a watch, which is a Status with a code of its own."""
+    status = document if isinstance(document, dict) else {}
+    code = status.get("code")
+    return error_of(code if isinstance(code, int) else 500, "watch error", {}, json.dumps(status).encode())
+
+
+def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
+    if status == 409:
+        return AlreadyExists if reason == "AlreadyExists" else Conflict
+    if status == 403 and "exceeded quota" in message:  # the only sign there is: reason is Forbidden like any other
+        return QuotaExceeded
+    if status >= 500 or status == 408:
+        return Overloaded
+    return {401: Unauthorized, 404: NotFound, 410: Gone, 429: Throttled}.get(status, Refused)
+
+
+def _status(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _retry_after_s(headers: Mapping[str, str], document: dict[str, Any]) -> float | None:
+    """Seconds from the Retry-After header (a number or an HTTP date), else from the Status, else None."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    if text:
+        try:
+            at = parsedate_to_datetime(text)
+        except (ValueError, TypeError):
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+        return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+    details = document.get("details")
+    seconds = details.get("retryAfterSeconds") if isinstance(details, dict) else None
+    return float(seconds) if isinstance(seconds, (int, float)) and seconds > 0 else None

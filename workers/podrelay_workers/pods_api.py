@@ -1,0 +1,353 @@
+"""The pods part of the Kubernetes API: one HTTP request per function, raw JSON in and out.
+
+The only worker module that talks to the API server. It raises the errors of `api_errors` and retries nothing, except
+once after a 401, with credentials read again. Used by the launcher and the watcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from podrelay.errors import ConfigError
+from podrelay_workers.api_access import Access, load_access
+from podrelay_workers.api_errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    Gone,
+    NotFound,
+    Overloaded,
+    QuotaExceeded,
+    Refused,
+    Silent,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+    error_of,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "ApiError",
+    "Conflict",
+    "Gone",
+    "NotFound",
+    "Overloaded",
+    "Page",
+    "PodsApi",
+    "QuotaExceeded",
+    "Refused",
+    "Silent",
+    "Throttled",
+    "Unauthorized",
+    "Unreachable",
+]
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+# Credentials that are refused are read again at most this often: an exec plugin may be a costly login.
+RELOAD_PAUSE_S = 5.0
+
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+_METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list. `version` is the whole list's; `continuation` is empty on the last page."""
+
+    items: list[Json]
+    version: str
+    continuation: str = ""
+
+
+class PodsApi:
+    """Connections to one API server, with credentials that renew themselves. Make and close it inside the loop.
+
+    Every function raises an ApiError of `api_errors`; `Unreachable` leaves open whether the request had an effect.
+    """
+
+    def __init__(self, access: Access, limit: int = 100) -> None:
+        """:param limit: connections at once; further requests wait for one."""
+        self._access = access
+        self._limit = limit
+        self._session = access.session(limit)
+        self._retired: aiohttp.ClientSession | None = None
+        self._reload = asyncio.Lock()
+        self._reloaded_at: float | None = None
+
+    @classmethod
+    async def connect(cls, team: str | None = None, limit: int = 100) -> PodsApi:
+        """Read `[kubernetes_executor]`; opens no connection yet.
+
+        :raises ConfigError: names the option to change.
+        """
+        return cls(await load_access(team), limit)
+
+    async def close(self) -> None:
+        for session in filter(None, (self._session, self._retired)):
+            await session.close()
+
+    async def __aenter__(self) -> PodsApi:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    # --- pods -----------------------------------------------------------------------------------------------------
+
+    async def create_pod(self, namespace: str, pod: Json) -> Json:
+        return await self._json("POST", _pods(namespace), body=pod)
+
+    async def get_pod(self, namespace: str, name: str) -> Json:
+        return await self._json("GET", _pod(namespace, name))
+
+    async def list_page(
+        self,
+        namespace: str | None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        continuation: str = "",
+        version: str = "",
+        metadata_only: bool = False,
+    ) -> Page:
+        """One page of pods; namespace None means all. `version` "0" allows the server to answer from its cache.
+
+        :raises Gone: the continuation is too old; begin again.
+        """
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
+        query |= {"continue": continuation, "resourceVersion": "" if continuation else version}
+        accept = _METADATA_LIST + ",application/json" if metadata_only else "application/json"
+        document = await self._json("GET", _pods(namespace), query=query, accept=accept)
+        metadata = document.get("metadata") or {}
+        return Page(
+            items=document.get("items") or [],
+            version=str(metadata.get("resourceVersion") or ""),
+            continuation=str(metadata.get("continue") or ""),
+        )
+
+    async def watch_stream(
+        self,
+        namespace: str | None,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        silence_s: float = 75.0,
+        timeout_s: float = 300.0,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[Json]:
+        """The events of one watch request, decoded, until the server ends it. Bookmarks and ERROR events are included.
+
+        :param silence_s: longest time without a byte; the server sends a bookmark about once a minute.
+        :param timeout_s: after this time the server ends the request by itself.
+        :raises Silent: nothing came for `silence_s`.
+        :raises Unreachable: the stream broke, also in the middle of an event.
+        """
+        query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version}
+        query |= {"timeoutSeconds": str(max(1, int(timeout_s))), "labelSelector": labels, "fieldSelector": fields}
+        accept = _METADATA + ",application/json" if metadata_only else "application/json"
+        silence_s = min(silence_s, self._access.read_s or silence_s)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
+        async with self._answer("GET", _pods(namespace), query=query, accept=accept, timeout=timeout) as answer:
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                # One read often holds many events, and one large event may need many reads.
+                *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield _event(line)
+            if rest.strip():
+                yield _event(rest)
+
+    async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
+        """JSON merge patch: `{"metadata": {"labels": {...}}}`; null removes a field."""
+        return await self._json("PATCH", _pod(namespace, name), body=patch, content_type="application/merge-patch+json")
+
+    async def delete_pod(
+        self, namespace: str, name: str, *, uid: str = "", grace_s: int | None = None, options: Json | None = None
+    ) -> Json:
+        """Delete one pod, and with `uid` only if it is still that one.
+
+        :param options: further DeleteOptions, named as in `delete_option_kwargs` or as in the API.
+        :raises Conflict: a pod of this name has another uid.
+        """
+        body: Json = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        body |= {_camel(key): value for key, value in (options or {}).items()}
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        return await self._json("DELETE", _pod(namespace, name), body=body)
+
+    async def read_log_tail(
+        self, namespace: str, name: str, *, container: str = "", tail_lines: int = 20, limit_bytes: int = 8192
+    ) -> list[str]:
+        """The last lines of a container's log, at most `limit_bytes` of them (the end, not the beginning)."""
+        query = {"container": container, "tailLines": str(tail_lines)}
+        async with self._answer("GET", _pod(namespace, name) + "/log", query=query, accept="*/*") as answer:
+            tail = b""
+            # The server's own limitBytes cuts the end off, which is what matters here.
+            async for chunk in answer.content.iter_chunked(65536):
+                tail = (tail + chunk)[-limit_bytes:]
+        return tail.decode("utf-8", "replace").splitlines()[-tail_lines:]
+
+    async def list_events(self, namespace: str, *, name: str = "", uid: str = "", limit: int = 50) -> list[Json]:
+        """Kubernetes' events about one pod (the scheduler's and the kubelet's messages)."""
+        about = {"involvedObject.kind": "Pod", "involvedObject.name": name, "involvedObject.uid": uid}
+        query = {"fieldSelector": ",".join(f"{key}={value}" for key, value in about.items() if value)}
+        query["limit"] = str(limit)
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
+        document = await self._json("GET", path, query=query)
+        return document.get("items") or []
+
+    async def server_version(self) -> Json:
+        """Say which Kubernetes answers: the cheapest proof that address and credentials are right."""
+        return await self._json("GET", "/version")
+
+    # --- one request ----------------------------------------------------------------------------------------------
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Json | None = None,
+        accept: str = "application/json",
+        content_type: str = "application/json",
+    ) -> Json:
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        async with self._answer(
+            method, path, query=query, data=data, accept=accept, content_type=content_type
+        ) as answer:
+            text = await answer.read()
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise Unreachable("the answer of the API server is not JSON", status=200) from error
+        if not isinstance(document, dict):
+            raise Unreachable("the answer of the API server is not an object", status=200)
+        return document
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        data: bytes | None = None,
+        accept: str,
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer of a request that succeeded, and every failure (also while it is being read) as an ApiError."""
+        access = self._access
+        if timeout is None:
+            timeout = aiohttp.ClientTimeout(access.request_s, sock_connect=access.connect_s, sock_read=access.read_s)
+        headers = {"Accept": accept, "User-Agent": "podrelay"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        params = {key: value for key, value in (query or {}).items() if value}
+        try:
+            answer = await self._send(method, path, params=params, data=data, headers=headers, timeout=timeout)
+            async with answer:
+                if answer.status >= 400:
+                    body = await answer.read()
+                    raise error_of(answer.status, answer.reason or "", answer.headers, body)
+                yield answer
+        except aiohttp.SocketTimeoutError as error:
+            raise Silent(f"the API server said nothing for {timeout.sock_read:g} s") from error
+        except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Unreachable(f"the API server is not reached: {_why(error)}") from error
+
+    async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:
+        """Send it, and once more after a 401 where new credentials could be read."""
+        access, session = self._access, self._session
+        answer = await self._send_as(access, session, method, path, headers, request)
+        if answer.status != 401 or not await self._read_credentials_again(access):
+            return answer
+        answer.release()
+        return await self._send_as(self._access, self._session, method, path, headers, request)
+
+    @staticmethod
+    async def _send_as(
+        access: Access,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        request: dict[str, Any],
+    ) -> aiohttp.ClientResponse:
+        from yarl import URL
+
+        try:
+            credentials = await access.headers()
+        except Exception as error:  # noqa: BLE001 - a user's refresh hook may raise anything
+            raise Unauthorized(f"the credentials cannot be renewed: {_why(error)}", status=401) from error
+        url = URL(access.host + path, encoded=True)
+        return await session.request(method, url, headers=headers | credentials, **access.request_options(), **request)
+
+    async def _read_credentials_again(self, refused: Access) -> bool:
+        """True where there are credentials newer than the refused ones. Many requests at once read them once."""
+        async with self._reload:
+            if self._access is not refused:
+                return True
+            now = time.monotonic()
+            if self._reloaded_at is not None and now - self._reloaded_at < RELOAD_PAUSE_S:
+                return False
+            self._reloaded_at = now
+            try:
+                access = await load_access(refused.team)
+                session = access.session(self._limit)
+            except ConfigError as error:
+                log.warning("The API server refuses our credentials, and they cannot be read again: %s", error)
+                return False
+            log.info("The API server refused our credentials: read them again.")
+            retired, self._retired = self._retired, self._session
+            self._access, self._session = access, session
+        if retired is not None:  # two changes old: whatever still used it connects again
+            await retired.close()
+        return True
+
+
+def _pods(namespace: str | None) -> str:
+    return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods" if namespace else "/api/v1/pods"
+
+
+def _pod(namespace: str, name: str) -> str:
+    return f"{_pods(namespace)}/{quote(name, safe='')}"
+
+
+def _camel(name: str) -> str:
+    first, *more = name.split("_")
+    return first + "".join(part.capitalize() for part in more)
+
+
+def _event(line: bytes) -> Json:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise Unreachable("the watch broke in the middle of an event") from error
+    if not isinstance(event, dict):
+        raise Unreachable("the watch brought something that is not an event")
+    return event
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
