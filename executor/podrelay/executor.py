@@ -69,7 +69,7 @@ class RedisKubernetesExecutor(BaseExecutor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not hasattr(self, "conf") or not hasattr(self.conf, "getint"):  # Airflow before 3.2
-            self.conf = airflow_conf
+            self.conf = airflow_conf  # type: ignore[assignment]
         self.team_name = getattr(self, "team_name", None)
         self.kube_config = KubeConfig(executor_conf=self.conf) if self._teams_known() else KubeConfig()
         self.parallelism = self.kube_config.parallelism
@@ -161,7 +161,12 @@ class RedisKubernetesExecutor(BaseExecutor):
                 compat.forget_queued(self, key)
                 self.fail(key=key, info="Invalid executor_config passed")
                 continue
-            made.append((Launch(launch_id, key, request.kind, request.subject, request=request, workload=workload), pre_assigned))
+            made.append(
+                (
+                    Launch(launch_id, key, request.kind, request.subject, request=request, workload=workload),
+                    pre_assigned,
+                )
+            )
         try:
             answers = self._queue.offer([(launch.request, 0) for launch, _ in made if launch.request])
         except RelayUnavailable as error:
@@ -296,7 +301,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.log.warning("Task %s: %s", launch.key, explain(result))
         if launch.kind == "task":
             tail = "".join(f"\n    {line}" for line in result.log_tail)
-            self.log_task_event(event="pod failed", extra=explain(result) + (tail and f"\nLast log lines:{tail}"), ti_key=launch.key)
+            self.log_task_event(
+                event="pod failed", extra=explain(result) + (tail and f"\nLast log lines:{tail}"), ti_key=launch.key
+            )
 
     # --- another attempt ----------------------------------------------------------------------------------------------
     def _prepare_again(self, wanted: Sequence[tuple[Launch, Decision]]) -> dict[str, Launch]:
@@ -360,7 +367,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         self._epoch = epoch
         rows = rows_by_key(launch.key for launch in turn if launch.kind == "task")
         self._take_found_results(findings)
-        gone = {finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")}
+        gone = {
+            finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")
+        }
         offer = []
         for launch in turn:
             if self.launches.get(launch.launch_id) is not launch:
@@ -439,7 +448,9 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def _report_again(self, now_s: float) -> None:
         """An event is lost when another scheduler holds the row at that moment: report it until the row shows it."""
-        due = {key: told for key, told in self._reported.items() if now_s - told[3] > self.settings.reconcile_interval_s}
+        due = {
+            key: told for key, told in self._reported.items() if now_s - told[3] > self.settings.reconcile_interval_s
+        }
         rows = rows_by_key(due)
         for key, (launch_id, state, info, _) in due.items():
             row = rows.get(coordinates(key))
@@ -454,7 +465,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         mine = [launch_id for launch_id in found if self.launches.get(launch_id) is None]
         if not mine:
             return
-        alive = alive_schedulers(airflow_conf.getint("scheduler", "scheduler_health_check_threshold")) - {self.scheduler_job_id}
+        alive = alive_schedulers(airflow_conf.getint("scheduler", "scheduler_health_check_threshold")) - {
+            self.scheduler_job_id
+        }
         cleanups = []
         for launch_id, entry in zip(mine, self._ledger.entries(mine), strict=True):
             if not entry or (entry.get("owner") in alive) or entry.get("cluster", self.cluster) != self.cluster:
@@ -463,7 +476,9 @@ class RedisKubernetesExecutor(BaseExecutor):
                 result = self._results.open(entry.get("result", ""))
             except WireError:
                 continue
-            launch = Launch(launch_id, None, entry.get("kind", "task"), entry.get("subject", ""), attempt=result.attempt)
+            launch = Launch(
+                launch_id, None, entry.get("kind", "task"), entry.get("subject", ""), attempt=result.attempt
+            )
             decision = Decision(cleanup=cleanup_for(result, self.policy))
             cleanups.append(self._acknowledgement(launch, result, decision, {}))
         self._queue.acknowledge(cleanups)
@@ -471,7 +486,9 @@ class RedisKubernetesExecutor(BaseExecutor):
     # --- adoption, revocation -----------------------------------------------------------------------------------------
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
         """Take over the launches of dead schedulers. Unknown is not dead: only what certainly has no launch is returned."""
-        with Stats.timer("kubernetes_executor.adopt_task_instances.duration", tags=prune_dict({"team_name": self.team_name})):
+        with Stats.timer(
+            "kubernetes_executor.adopt_task_instances.duration", tags=prune_dict({"team_name": self.team_name})
+        ):
             refused = []
             for ti in tis:
                 if not self._adopt(ti):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def _option(kind: str, default: str, description: str, *, example: str | None = None, sensitive: bool = False) -> dict[str, Any]:
+def _option(
+    kind: str, default: str, description: str, *, example: str | None = None, sensitive: bool = False
+) -> dict[str, Any]:
     return {
         "description": description + "\n",
         "version_added": None,
@@ -32,7 +34,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "database are then taken from redis_url, host and port are asked of the Sentinels.",
         example="sentinel-0:26379,sentinel-1:26379,sentinel-2:26379",
     ),
-    "redis_sentinel_master": _option("string", "", "The name under which the Sentinels watch the master.", example="mymaster"),
+    "redis_sentinel_master": _option(
+        "string", "", "The name under which the Sentinels watch the master.", example="mymaster"
+    ),
     "redis_timeout_s": _option(
         "float",
         "0.5",
@@ -77,7 +81,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "0 waits as long as the task may be queued ([scheduler] task_queued_timeout). "
         "[kubernetes_executor] task_publish_max_retries, where you set it, limits the tries as well.",
     ),
-    "result_batch_size": _option("integer", "500", "Greatest number of outcomes that one sync() of the executor takes."),
+    "result_batch_size": _option(
+        "integer", "500", "Greatest number of outcomes that one sync() of the executor takes."
+    ),
     "reconcile_interval_s": _option(
         "float",
         "5.0",
@@ -89,7 +95,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "About how many outcomes the results stream keeps. An entry trimmed before a scheduler read it is found again "
         "in the ledger at the next comparison.",
     ),
-    "ledger_ttl_s": _option("float", "3600.0", "Seconds for which Redis remembers a launch after its result was acknowledged."),
+    "ledger_ttl_s": _option(
+        "float", "3600.0", "Seconds for which Redis remembers a launch after its result was acknowledged."
+    ),
     "watch_silence_s": _option(
         "float",
         "75.0",
@@ -108,7 +116,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "failure_log_lines": _option(
         "integer", "20", "Last lines of the container's log that are kept with an abnormal end; 0 fetches none."
     ),
-    "cleanup_concurrency": _option("integer", "16", "Greatest number of finished pods that one launcher deletes at the same time."),
+    "cleanup_concurrency": _option(
+        "integer", "16", "Greatest number of finished pods that one launcher deletes at the same time."
+    ),
 }
 
 

@@ -120,7 +120,9 @@ class LaunchQueue:
                 for launch_id, subject in launches
             ],
         )
-        return [Withdrawn(*map(_text, answer[:5]), started=_text(answer[5]) == "1") for answer in answers]
+        told = [[_text(item) for item in answer] for answer in answers]
+        return [Withdrawn(state, attempt, pod, namespace, uid, started == "1")
+                for state, attempt, pod, namespace, uid, started in told]  # fmt: skip
 
     def _data(self, function: str, payload: bytes) -> str:
         return json.dumps([function, None, [self._seal.close(payload)], {}])

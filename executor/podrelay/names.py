@@ -95,13 +95,15 @@ class Names:
     @property
     def results(self) -> str:
         """Stream, one entry per outcome: launch, attempt, result (sealed). Watcher and launchers append; every scheduler
-        reads all of it with a cursor of its own."""
+        reads all of it with a cursor of its own.
+        """
         return self.key("results")
 
     @property
     def unacknowledged(self) -> str:
         """Sorted set: launch id -> time of its terminal result. Written with the result, removed by the acknowledgement;
-        read by executors for what dead schedulers left behind."""
+        read by executors for what dead schedulers left behind.
+        """
         return self.key("unacknowledged")
 
     @property
@@ -116,12 +118,14 @@ class Names:
 
     def watch(self, cluster: str) -> str:
         """Hash: leader, fence (a number that grows with each change of leader), expires, version, t_listed, t_event.
-        The leading watcher writes; standbys and `status` read."""
+        The leading watcher writes; standbys and `status` read.
+        """
         return self.key(f"watch:{cluster}")
 
     def throttle(self, cluster: str) -> str:
         """Hash: `until` and `reason` for the whole cluster; `until:<namespace>`, `reason:<namespace>`,
-        `allow:<namespace>` for one namespace's quota. Launchers write and read."""
+        `allow:<namespace>` for one namespace's quota. Launchers write and read.
+        """
         return self.key(f"throttle:{cluster}")
 
     def wake(self, cluster: str) -> str:

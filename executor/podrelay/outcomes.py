@@ -71,7 +71,9 @@ def decide(result: PodResult, try_number: int, relaunches: int, row: TaskRow | N
         return Decision(event=None if row.state == "scheduled" else (row.state, explain(result)), cleanup=cleanup)
     if row.state == "queued" and _may_relaunch(result, relaunches, policy):
         # A pod that only waits could start yet, beside its replacement: it goes, whatever the flags say.
-        return Decision(next_attempt="relaunch", cleanup="revoke" if result.phase == "Pending" and result.pod else cleanup)
+        return Decision(
+            next_attempt="relaunch", cleanup="revoke" if result.phase == "Pending" and result.pod else cleanup
+        )
     return Decision(event=("failed", explain(result)), cleanup=cleanup)
 
 

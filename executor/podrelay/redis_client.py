@@ -82,7 +82,9 @@ def check(client: redis.Redis) -> list[str]:
 
 def unavailable(error: Exception) -> RelayUnavailable:
     """The error of podrelay for a foreign error of Redis; raise it `from` the foreign one."""
-    return RelayUnavailable(f"Redis does not answer ({type(error).__name__}: {error}); [podrelay] redis_url says where it is.")
+    return RelayUnavailable(
+        f"Redis does not answer ({type(error).__name__}: {error}); [podrelay] redis_url says where it is."
+    )
 
 
 def _saves(client: redis.Redis) -> bool:

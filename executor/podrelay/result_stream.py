@@ -7,6 +7,7 @@ later, the stream was trimmed or lost) stands in the ledger and is found by reco
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import redis
 
@@ -42,8 +43,11 @@ class ResultStream:
         """The next outcomes, at most `most`; an entry that cannot be trusted goes to quarantine and is passed over."""
         if self._cursor is None:
             self.skip_to_end()
-        answer = self._relay.call(lambda client: client.xread({self._key: self._cursor}, count=most))
-        entries = answer[0][1] if isinstance(answer, list) and answer else next(iter(answer.values()))[0] if answer else []
+        position: Any = {self._key: self._cursor}
+        answer = self._relay.call(lambda client: client.xread(position, count=most))
+        entries = (
+            answer[0][1] if isinstance(answer, list) and answer else next(iter(answer.values()))[0] if answer else []
+        )
         results = []
         for entry_id, fields in entries:
             try:

@@ -132,6 +132,8 @@ def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
     for part in filter(None, (item.strip() for item in text.split(","))):
         host, _, port = part.rpartition(":")
         if not host or not port.isdigit():
-            raise ConfigError(f"[{SECTION}] redis_sentinels: {part!r} is not host:port (several are separated by commas).")
+            raise ConfigError(
+                f"[{SECTION}] redis_sentinels: {part!r} is not host:port (several are separated by commas)."
+            )
         found.append((host, int(port)))
     return tuple(found)

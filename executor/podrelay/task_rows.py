@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow.executors import workloads
 from airflow.jobs.job import Job
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.providers.common.compat.sdk import timezone
 from airflow.utils.session import create_session
 from airflow.utils.state import JobState, TaskInstanceState
 from sqlalchemy import select
@@ -81,7 +80,7 @@ def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tupl
 
 def alive_schedulers(threshold_s: int) -> set[str]:
     """Job ids of the schedulers that are alive, as text: running, and heard of within `threshold_s` seconds."""
-    cutoff = timezone.utcnow() - timedelta(seconds=threshold_s)
+    cutoff = datetime.now(timezone.utc) - timedelta(seconds=threshold_s)
     with create_session(scoped=False) as session:
         return {
             str(job_id)

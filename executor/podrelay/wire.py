@@ -60,7 +60,7 @@ class LaunchRequest:
             raise WireError(f"unknown kind of launch {request.kind!r}")
         if len(request.key) not in (0, 5):
             raise WireError("field key is not a task key")
-        return replace(request, key=tuple(request.key), args=tuple(request.args))
+        return replace(request, key=tuple(request.key), args=tuple(request.args))  # type: ignore[arg-type]
 
     @property
     def description(self) -> str:

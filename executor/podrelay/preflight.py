@@ -1,0 +1,127 @@
+"""`airflow podrelay check`: tries each thing that podrelay needs, before a scheduler has to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow.configuration import conf
+from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
+
+from podrelay.errors import ConfigError, PodrelayError
+from podrelay.redis_client import check as check_redis
+from podrelay.redis_client import connect
+from podrelay.sealing import Seal
+from podrelay.settings import Settings, load_settings
+
+# What launchers and watchers do with pods: (verb, resource), as in the Role under docker/.
+NEEDED = (("create", "pods"), ("get", "pods"), ("list", "pods"), ("watch", "pods"), ("patch", "pods"), ("delete", "pods"),
+          ("get", "pods/log"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried; `detail` says what was found, or what to change."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def run_checks(team: str | None) -> Iterator[Check]:
+    """Try everything, also when something before it failed."""
+    settings: list[Settings] = []
+
+    def options() -> str:
+        settings.append(load_settings(conf, conf.get("core", "fernet_key", fallback="")))
+        return f"deployment {settings[0].deployment}"
+
+    yield _try("[podrelay] options", options)
+    if settings:
+        yield _try("sealing key", lambda: repr(Seal(settings[0].fernet_key)))
+        yield _try("Redis", lambda: _redis(settings[0]))
+    yield _try("pod template", lambda: _template(_kube_config(team)))
+    yield _try("Kubernetes", lambda: _kubernetes(team, _kube_config(team)))
+
+
+def _try(what: str, step: Callable[[], str]) -> Check:
+    try:
+        return Check(what, True, step())
+    except PodrelayError as error:
+        return Check(what, False, str(error))
+    except Exception as error:  # noqa: BLE001  a check that cannot be made has failed; say how
+        return Check(what, False, f"{type(error).__name__}: {error}")
+
+
+def _redis(settings: Settings) -> str:
+    with connect(settings, timeout_s=5.0) as client:
+        warnings = check_redis(client)
+        client.set("podrelay:check", "1", ex=5)
+    return "; ".join(warnings) or "answers and can be written to"
+
+
+def _kube_config(team: str | None) -> KubeConfig:
+    if team is None:
+        return KubeConfig()
+    from airflow.executors.base_executor import ExecutorConf
+
+    return KubeConfig(executor_conf=ExecutorConf(team))
+
+
+def _template(kube_config: KubeConfig) -> str:
+    path = kube_config.pod_template_file
+    if not path:
+        raise ConfigError("[kubernetes_executor] pod_template_file is empty: name a file that holds a pod.")
+    if not Path(path).is_file():
+        raise ConfigError(f"[kubernetes_executor] pod_template_file: there is no file {path}.")
+    import yaml
+
+    document = yaml.safe_load(Path(path).read_text("utf-8"))
+    containers = (document or {}).get("spec", {}).get("containers") if isinstance(document, dict) else None
+    if not containers:
+        raise ConfigError(f"[kubernetes_executor] pod_template_file: {path} has no spec.containers.")
+    if document["spec"].get("restartPolicy") != "Never":
+        raise ConfigError(f"[kubernetes_executor] pod_template_file: {path} must say restartPolicy: Never.")
+    return str(path)
+
+
+def _kubernetes(team: str | None, kube_config: KubeConfig) -> str:
+    """Ask the API server what this user may do, without doing it."""
+    from podrelay.pod_logs import _client
+
+    try:
+        core = _client(team)
+    except Exception as error:
+        raise ConfigError(
+            f"[kubernetes_executor] config_file, cluster_context or in_cluster: no client can be made ({error})."
+        ) from error
+    refused = []
+    namespaces = kube_config.multi_namespace_mode_namespace_list or [kube_config.executor_namespace]
+    for namespace in namespaces:
+        core.list_namespaced_pod(namespace.strip(), limit=1, _request_timeout=10)
+        refused += [f"{verb} {what} in {namespace}" for verb, what in NEEDED if not _may(core, namespace, verb, what)]
+    if refused:
+        raise ConfigError("the Role of this user lacks: " + ", ".join(refused))
+    return f"may create, watch and delete pods in {', '.join(namespaces)}"
+
+
+def _may(core: Any, namespace: str, verb: str, what: str) -> bool:
+    from kubernetes import client
+
+    resource, _, subresource = what.partition("/")
+    review = client.V1SelfSubjectAccessReview(
+        spec=client.V1SelfSubjectAccessReviewSpec(
+            resource_attributes=client.V1ResourceAttributes(
+                namespace=namespace, verb=verb, resource=resource, subresource=subresource or None
+            )
+        )
+    )
+    try:
+        answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(review)
+    except client.ApiException as error:
+        if error.status == 404:  # a server without the authorization API, as the local cluster: nothing to ask
+            return True
+        raise
+    return bool(answer.status.allowed)

@@ -1,0 +1,179 @@
+"""What Redis knows, told to people: queues, launchers, the watcher, and the whole story of one launch.
+
+Every figure is a count that Redis keeps (no scan of the launches), so it answers at once however much is queued.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+import redis
+from airflow.configuration import conf
+from redis.exceptions import RedisError
+
+from podrelay import names
+from podrelay.names import Names
+from podrelay.redis_client import connect, unavailable
+from podrelay.settings import load_settings
+
+# A command line may wait longer than a heartbeat.
+_TIMEOUT_S = 5.0
+# The times of a launch, in the order in which they come.
+STEPS = ("offered", "claimed", "created", "scheduled", "started", "finished", "reported", "acknowledged")
+
+
+def overview(team: str | None, now_s: float) -> dict[str, Any]:
+    """Queues, launchers, watcher and throttle of one cluster, as plain values. Seconds are floats named `_s`.
+
+    :raises RelayUnavailable: Redis does not answer.
+    """
+    client, keys = _open()
+    cluster = team or names.DEFAULT_CLUSTER
+    try:
+        queues = {}
+        for queue in [*keys.launch_queues(cluster), keys.cleanup_queue(cluster)]:
+            counts = {
+                "queued": client.llen(names.rq_queue(queue)),
+                "started": client.zcard(names.rq_started(queue)),
+                "waiting": client.zcard(names.rq_scheduled(queue)),
+                "failed": client.zcard(names.rq_failed(queue)),
+            }
+            if any(counts.values()) or queue in (keys.launch_queue(cluster), keys.cleanup_queue(cluster)):
+                queues[queue] = counts
+        watch = _hash(client, keys.watch(cluster))
+        return {
+            "deployment": keys.deployment,
+            "cluster": cluster,
+            "queues": queues,
+            "launchers": _launchers(client, keys, cluster, now_s),
+            "watcher": {
+                "leader": watch.get("leader", ""),
+                "listed_s_ago": _ago(watch.get("t_listed"), now_s),
+                "event_s_ago": _ago(watch.get("t_event"), now_s),
+            },
+            "throttle": _throttle(_hash(client, keys.throttle(cluster)), now_s),
+            "unacknowledged": client.zcard(keys.unacknowledged),
+            "results": client.xlen(keys.results),
+            "quarantine": client.xlen(keys.quarantine),
+        }
+    except RedisError as error:
+        raise unavailable(error) from error
+
+
+def render_overview(found: dict[str, Any]) -> str:
+    """The overview as text for a terminal."""
+    lines = [f"deployment {found['deployment']}, cluster {found['cluster']}", ""]
+    lines.append(f"{'queue':48} {'queued':>8} {'started':>8} {'waiting':>8} {'failed':>8}")
+    for name, counts in found["queues"].items():
+        lines.append(f"{name:48} {counts['queued']:8} {counts['started']:8} {counts['waiting']:8} {counts['failed']:8}")
+    lines += [
+        "",
+        f"launchers: {len(found['launchers'])}"
+        + ("" if found["launchers"] else "  <- start one: airflow podrelay launcher"),
+    ]
+    lines += [
+        f"  {item['name']}  {item['state']}, heard of {item['heard_s_ago']:.0f} s ago" for item in found["launchers"]
+    ]
+    watcher = found["watcher"]
+    heard = "never listed" if watcher["listed_s_ago"] is None else f"listed {watcher['listed_s_ago']:.0f} s ago"
+    if watcher["event_s_ago"] is not None:
+        heard += f", last event {watcher['event_s_ago']:.0f} s ago"
+    lines.append(f"watcher: {watcher['leader'] or 'none  <- start one: airflow podrelay watcher'} ({heard})")
+    lines += [f"throttled: {what}" for what in found["throttle"]]
+    lines.append(f"results not acknowledged: {found['unacknowledged']}, quarantined: {found['quarantine']}")
+    return "\n".join(lines)
+
+
+def describe_launch(which: str) -> dict[str, Any]:
+    """The ledger of one launch, by launch id or pod name, without its sealed result; empty if it is unknown."""
+    client, keys = _open()
+    try:
+        entry = _hash(client, keys.launch(which)) or _hash(client, keys.launch(_launch_id_of_pod(which)))
+    except RedisError as error:
+        raise unavailable(error) from error
+    entry.pop("result", None)
+    return entry
+
+
+def render_launch(entry: dict[str, Any]) -> str:
+    """One launch as text: what it is, and when each step happened, each with the seconds since the one before."""
+    lines = [f"{name:12} {entry[name]}" for name in sorted(entry) if not name.startswith("t_")]
+    before: float | None = None
+    for step in STEPS:
+        at = entry.get(f"t_{step}")
+        if not at:
+            continue
+        moment = datetime.fromtimestamp(float(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        since = "" if before is None else f"  +{float(at) - before:.3f} s"
+        lines.append(f"{step:12} {moment}{since}")
+        before = float(at)
+    return "\n".join(lines)
+
+
+def probe(kind: str, team: str | None) -> tuple[bool, str]:
+    """Is a launcher of this host, or a leading watcher, heard of in Redis? For liveness and readiness probes."""
+    found = overview(team, time.time())
+    if kind == "launcher":
+        alive = bool(found["launchers"])
+        return alive, f"{len(found['launchers'])} launchers alive"
+    age_s = found["watcher"]["listed_s_ago"]
+    return bool(found["watcher"]["leader"]) and age_s is not None, f"watcher {found['watcher']['leader'] or 'none'}"
+
+
+def _open() -> tuple[redis.Redis, Names]:
+    settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
+    return connect(settings, timeout_s=_TIMEOUT_S), Names(settings.deployment)
+
+
+def _launchers(client: redis.Redis, keys: Names, cluster: str, now_s: float) -> list[dict[str, Any]]:
+    """RQ's worker registrations that listen to our launch queue."""
+    queue = keys.launch_queue(cluster)
+    found = []
+    for member in sorted(client.smembers("rq:workers")):
+        name = _text(member)
+        worker = _hash(client, name)
+        if queue not in worker.get("queues", "").split(","):
+            continue
+        heard = worker.get("last_heartbeat", "")
+        at = datetime.strptime(heard, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp() if heard else 0
+        found.append(
+            {
+                "name": name.removeprefix("rq:worker:"),
+                "state": worker.get("state", "?"),
+                "heard_s_ago": max(0.0, now_s - at),
+            }
+        )
+    return found
+
+
+def _throttle(entry: dict[str, str], now_s: float) -> list[str]:
+    told = []
+    for name, value in entry.items():
+        if not name.startswith("until") or float(value or 0) <= now_s:
+            continue
+        where = f"namespace {name[6:]}" if name.startswith("until:") else "all launches"
+        told.append(f"{where} for {float(value) - now_s:.1f} s: {entry.get(name.replace('until', 'reason'), '')}")
+    return told
+
+
+def _launch_id_of_pod(name: str) -> str:
+    """Pod names end with the launch id, without its dashes, and the attempt."""
+    parts = name.rsplit("-", 2)
+    digits = parts[-2] if len(parts) >= 2 else ""
+    if len(digits) != 32:
+        return name
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _ago(at: str | None, now_s: float) -> float | None:
+    return max(0.0, now_s - float(at)) if at else None
+
+
+def _hash(client: redis.Redis, key: str) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in client.hgetall(key).items()}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
