@@ -1,13 +1,36 @@
-"""Fixtures of every suite: a real redis-server on a free port, and an empty database for each test."""
+"""Fixtures of every suite: an Airflow home of the test run's own, a real redis-server, an empty database for each test."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
-import pytest
-import redis
+# Airflow reads its configuration when it is first imported, so this comes before anything that could import it.
+# The run's own home: no test ever touches the database or the airflow.cfg of whoever runs it.
+_HOME = tempfile.mkdtemp(prefix="podrelay-tests-")
+atexit.register(shutil.rmtree, _HOME, True)
+FERNET_KEY = "bm90LWEtc2VjcmV0LWtleS1mb3ItdGVzdHMtb25seSE="
+os.environ.update(
+    {
+        "AIRFLOW_HOME": _HOME,
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+        "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-the-test-suite-that-is-long-enough-for-hs512-signatures-0123456789",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
+        "AIRFLOW__CORE__EXECUTOR": "podrelay.executor.RedisKubernetesExecutor",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
+    }
+)
 
-from tests.support.redis_server import RedisServer, find_server
+import pytest  # noqa: E402
+import redis  # noqa: E402
+
+from tests.support.redis_server import RedisServer, find_server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +45,11 @@ def redis_url(redis_server: RedisServer) -> str:
     """URL of an empty database."""
     redis.Redis.from_url(redis_server.url).flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Airflow's tables, in the SQLite file of this run."""
+    from airflow.utils.db import initdb
+
+    initdb()

@@ -293,8 +293,10 @@ class RedisKubernetesExecutor(BaseExecutor):
         return Decision(event=event, cleanup=cleanup_for(result, self.policy))
 
     def _tell(self, launch: Launch, result: PodResult) -> None:
-        """Why a task still waits, in its event log."""
-        if result.outcome == "pending" and launch.kind == "task" and launch.tell(result.reason, TELL_AGAIN_S):
+        """Why a task still waits, in its event log; that a callback runs, in the event buffer."""
+        if result.outcome == "started" and launch.kind == "callback":
+            self.running_state(launch.key)
+        elif result.outcome == "pending" and launch.kind == "task" and launch.tell(result.reason, TELL_AGAIN_S):
             self.log_task_event(event="pod pending", extra=f"{result.reason}: {result.message}", ti_key=launch.key)
 
     def _log_failure(self, launch: Launch, result: PodResult) -> None:
@@ -426,7 +428,10 @@ class RedisKubernetesExecutor(BaseExecutor):
         cleanups = []
         for (launch_id, subject), known in zip(items, self._queue.withdraw(items), strict=True):
             launch = self.launches.get(launch_id)
-            if known.pod and known.state == "created" and not known.started:
+            # A launch that a newer one of its key supersedes has run: that is how its task came to be queued again. Its
+            # pod is about to end by itself, and may still be writing its log.
+            outrun = launch is not None and not self.launches.is_newest(launch)
+            if known.pod and known.state == "created" and not known.started and not outrun:
                 cleanups.append(self._revocation(launch_id, subject, known))
             if launch is not None:
                 launch.withdrawn = True

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 from airflow.executors import workloads
 from airflow.jobs.job import Job
@@ -72,7 +73,10 @@ def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tupl
     with create_session(scoped=False) as session:
         found = session.scalars(
             select(TaskInstance)
-            .where(TaskInstance.id.in_(subjects), TaskInstance.state == TaskInstanceState.QUEUED)
+            .where(
+                TaskInstance.id.in_([UUID(subject) for subject in subjects]),
+                TaskInstance.state == TaskInstanceState.QUEUED,
+            )
             .options(joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model))
         ).unique()
         return {str(ti.id): (workloads.ExecuteTask.make(ti, generator=generator), ti.executor_config) for ti in found}

@@ -1,0 +1,427 @@
+"""The executor against a real Redis and a real database: what it hands over, what it reports, what it survives."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.executors.base_executor import BaseExecutor
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+from kubernetes.client import models as k8s
+
+from podrelay import names
+from podrelay.executor import RedisKubernetesExecutor
+from tests.integration.executor.conftest import Outside, beat
+from tests.support.redis_server import RedisServer
+from tests.support.task_instances import OWNER, load, make_task_instances, update, workload_of
+
+QUEUED = TaskInstanceState.QUEUED
+FAILED = TaskInstanceState.FAILED
+
+
+def hand_over(executor: BaseExecutor, ti_id: str) -> tuple[Any, str]:
+    """Queue one task instance and beat once; its key and launch id."""
+    workload = workload_of(ti_id, executor.jwt_generator)
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    executor.heartbeat()
+    return workload.key, str(workload.ti.external_executor_id)
+
+
+def test_nothing_reaches_redis_before_the_heartbeat(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0])
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    assert outside.queued() == []
+    assert workload.key in executor.queued_tasks
+    executor.heartbeat()
+    assert outside.queued() == [names.job_id(workload.ti.external_executor_id, 0)]
+    assert workload.key in executor.running
+    assert workload.key not in executor.queued_tasks
+
+
+def test_a_launch_is_the_id_that_airflow_assigned(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    entry = outside.ledger(launch_id)
+    assert (entry["state"], entry["owner"], entry["subject"]) == ("offered", str(OWNER), ti_id)
+    assert outside.redis.hget(outside.names.current, ti_id) == launch_id
+    assert key not in executor.event_buffer
+
+
+def test_without_an_assigned_id_one_is_made_and_announced(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances(external_executor_id=None)[0]
+    key, _ = hand_over(executor, ti_id)
+    state, launch_id = executor.event_buffer[key]
+    assert state == QUEUED
+    assert outside.redis.hget(outside.names.current, ti_id) == launch_id
+
+
+def test_no_token_or_payload_is_readable(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0], executor.jwt_generator)
+    assert len(workload.token) > 100
+    executor._process_workloads([workload])
+    text = outside.everything()
+    assert workload.key.dag_id in text, "the description is for people"
+    for secret in (workload.token, workload.token.split(".")[2], "execute_workload"):
+        assert secret not in text
+
+
+def test_hundreds_in_one_heartbeat_keep_their_order(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    executor.parallelism = 500
+    workloads = [workload_of(ti_id) for ti_id in make_task_instances(300)]
+    executor._process_workloads(workloads)
+    assert outside.queued() == [names.job_id(w.ti.external_executor_id, 0) for w in workloads]
+    assert len(executor.running) == 300
+
+
+def test_a_repeated_hand_over_queues_nothing_twice(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0])
+    executor._process_workloads([workload])
+    executor._process_workloads([workload])
+    assert len(outside.queued()) == 1
+
+
+def test_priority_chooses_the_queue(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances(priority_weight=10)[0])
+    executor._process_workloads([workload])
+    assert outside.queued(level=3) == [names.job_id(workload.ti.external_executor_id, 0)]
+
+
+def test_redis_away_keeps_the_work_and_bounds_the_heartbeat(
+    executor: RedisKubernetesExecutor, redis_server: RedisServer, outside: Outside
+) -> None:
+    workload = workload_of(make_task_instances()[0])
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    redis_server.pause()
+    try:
+        begun = time.monotonic()
+        executor.heartbeat()
+        assert time.monotonic() - begun < 1.5
+        assert workload.key in executor.queued_tasks
+        assert workload.key not in executor.running
+        begun = time.monotonic()
+        executor.heartbeat()
+        assert time.monotonic() - begun < 0.2, "the second heartbeat does not wait again"
+    finally:
+        redis_server.resume()
+    beat(executor, until=lambda: workload.key in executor.running)
+    assert len(outside.queued()) == 1
+    assert executor.event_buffer == {}
+
+
+@pytest.mark.parametrize(
+    ("row_state", "event"),
+    [("success", "success"), ("failed", "failed"), ("up_for_retry", "up_for_retry"), ("deferred", "deferred"),
+     ("restarting", "restarting"), ("up_for_reschedule", "up_for_reschedule")],
+)  # fmt: skip
+def test_a_pod_that_ended_well_says_what_the_database_says(
+    executor: RedisKubernetesExecutor, outside: Outside, row_state: str, event: str
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state=row_state)
+    outside.publish(launch_id, pod="pod-1")
+    executor.heartbeat()
+    assert executor.event_buffer[key] == (TaskInstanceState(event), None)
+    assert key not in executor.running
+    assert outside.ledger(launch_id)["state"] == "acknowledged"
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+
+
+@pytest.mark.parametrize("row_state", ["queued", "running"])
+def test_no_event_would_overwrite_the_launch_id(
+    executor: RedisKubernetesExecutor, outside: Outside, row_state: str
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state=row_state)
+    outside.publish(launch_id, pod="pod-1")
+    executor.heartbeat()
+    assert key not in executor.event_buffer
+    assert key not in executor.running
+
+
+def test_a_failed_pod_fails_the_running_task_with_its_reason(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="running")
+    outside.publish(
+        launch_id,
+        "failed",
+        pod="pod-1",
+        container="base",
+        container_reason="OOMKilled",
+        exit_code=137,
+        signal=9,
+        node="n1",
+    )
+    executor.heartbeat()
+    state, info = executor.event_buffer[key]
+    assert state == FAILED
+    for part in ("OOMKilled", "exit code 137 (signal 9)", "node n1", "default/pod-1"):
+        assert part in str(info)
+    assert [row.event for row in executor._task_event_logs] == ["pod failed"]
+    assert outside.cleanups() == ["done pod default/pod-1"], "kept for inspection, and out of every watch"
+
+
+def test_a_pod_that_died_before_its_task_is_replaced_once(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    outside.publish(launch_id, "failed", pod="pod-1", container_reason="ErrImagePull", phase="Pending")
+    executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert outside.queued()[-1:] == [names.job_id(launch_id, 1)]
+    assert outside.cleanups() == ["revoke pod default/pod-1"], "a pod that waits may not start beside its replacement"
+    outside.create(launch_id, "pod-2")
+    outside.publish(launch_id, "failed", attempt=1, pod="pod-2", container_reason="ErrImagePull")
+    executor.heartbeat()
+    assert executor.event_buffer[key][0] == FAILED
+
+
+def test_a_late_result_of_an_earlier_attempt_changes_nothing(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    outside.publish(launch_id, "failed", pod="pod-1", phase="Pending")
+    executor.heartbeat()
+    update(ti_id, state="running")
+    assert outside.publish(launch_id, "failed", pod="pod-1") == -1
+    executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+
+
+def test_a_task_that_resumed_is_not_touched_by_its_earlier_launch(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, first = hand_over(executor, ti_id)
+    outside.create(first)
+    update(ti_id, state="queued", external_executor_id=str(uuid.uuid4()))  # deferred, triggered and queued again
+    _, second = hand_over(executor, ti_id)
+    assert first != second
+    update(ti_id, state="running")
+    outside.publish(first, pod="pod-1")
+    executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+    update(ti_id, state="success")
+    outside.publish(second, pod="pod-2")
+    executor.heartbeat()
+    assert executor.event_buffer[key] == (TaskInstanceState.SUCCESS, None)
+
+
+def test_invalid_executor_config_fails_only_its_task(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    good, bad = (workload_of(ti_id) for ti_id in make_task_instances(2))
+    bad.ti.executor_config = {"pod_override": {"not": "a pod"}}
+    with create_session() as session:
+        executor.queue_workload(bad, session)
+        executor.queue_workload(good, session)
+    executor.heartbeat()
+    assert executor.event_buffer == {bad.key: (FAILED, "Invalid executor_config passed")}
+    assert executor.running == {good.key}
+    assert executor.queued_tasks == {}
+    assert len(outside.queued()) == 1
+
+
+def test_a_pod_override_travels_sealed(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0])
+    pod = k8s.V1Pod(spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="base", image="my-secret-image:1")]))
+    workload.ti.executor_config = {"pod_override": pod}
+    executor._process_workloads([workload])
+    assert workload.key in executor.running
+    assert "my-secret-image" not in outside.everything()
+    launch = executor.launches.of_key(workload.key)
+    assert launch is not None
+    assert launch.request is not None
+    assert launch.request.pod_override == {"spec": {"containers": [{"name": "base", "image": "my-secret-image:1"}]}}
+
+
+def test_after_flushall_launches_are_handed_over_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    beat(executor)
+    outside.redis.flushall()
+    beat(executor, until=lambda: outside.queued())
+    assert outside.queued() == [names.job_id(launch_id, 0)]
+    assert key in executor.running
+
+
+def test_after_flushall_a_running_task_is_left_alone(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, _ = hand_over(executor, ti_id)
+    update(ti_id, state="running")
+    outside.redis.flushall()
+    for _ in range(20):
+        executor.heartbeat()
+        time.sleep(0.03)
+    assert outside.queued() == []
+    assert key in executor.running
+
+
+def test_a_deleted_job_is_handed_over_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    outside.redis.delete(names.rq_queue(outside.names.launch_queue("default")), names.RQ_JOB_PREFIX + f"{launch_id}_0")
+    beat(executor, until=outside.queued)
+
+
+def test_a_lost_stream_entry_is_found_in_the_ledger(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod="pod-1")
+    outside.redis.delete(outside.names.results)
+    beat(executor, until=lambda: key in executor.event_buffer)
+    assert executor.running == set()
+
+
+def test_a_cleared_task_gets_no_pod_and_frees_its_slot(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    update(ti_id, state=None, external_executor_id=None)
+    beat(executor, until=lambda: key not in executor.running)
+    assert outside.ledger(launch_id)["state"] == "withdrawn"
+    assert outside.redis.exists(names.RQ_JOB_PREFIX + f"{launch_id}_0") == 0
+    assert key not in executor.event_buffer
+
+
+def test_revoking_takes_the_launch_back_and_deletes_a_pod_that_waits(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    first, second = make_task_instances(2)
+    key, launch_id = hand_over(executor, first)
+    executor.revoke_task(ti=load(first))
+    assert key not in executor.running
+    assert outside.ledger(launch_id)["state"] == "withdrawn"
+    _, launch_id = hand_over(executor, second)
+    outside.create(launch_id)
+    executor.revoke_task(ti=load(second))
+    assert outside.cleanups() == ["revoke pod default/pod-1"]
+    assert executor.event_buffer == {}
+
+
+def test_revoking_never_raises_and_is_caught_up(
+    executor: RedisKubernetesExecutor, redis_server: RedisServer, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    redis_server.pause()
+    try:
+        executor.revoke_task(ti=load(ti_id))
+    finally:
+        redis_server.resume()
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "withdrawn")
+
+
+def test_a_dead_schedulers_launches_are_adopted(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside
+) -> None:
+    waiting, ended, never, stock = make_task_instances(4)
+    first = start_executor()
+    waiting_key, _ = hand_over(first, waiting)
+    ended_key, ended_launch = hand_over(first, ended)
+    outside.create(ended_launch)
+    update(ended, state="running")
+    outside.publish(ended_launch, "failed", pod="pod-1", reason="Evicted")
+    update(stock, external_executor_id="17")  # queued by the stock executor, whose job id is no launch of ours
+    second = start_executor(OWNER + 1)
+    tis = [load(ti_id) for ti_id in (waiting, ended, never, stock)]
+    refused = second.try_adopt_task_instances(tis)
+    assert [ti.task_id for ti in refused] == ["task_3"]
+    beat(second, until=lambda: ended_key in second.event_buffer)
+    assert second.event_buffer[ended_key][0] == FAILED
+    assert waiting_key in second.running
+    beat(second, until=lambda: len(outside.queued()) == 2)
+    never_launch = str(load(never).external_executor_id)
+    assert outside.queued()[-1] == names.job_id(never_launch, 0), "handed over for the first time, from the database"
+
+
+def test_adoption_while_redis_is_away_resets_nothing(
+    start_executor: Callable[..., RedisKubernetesExecutor], redis_server: RedisServer
+) -> None:
+    ti_id = make_task_instances(state="running")[0]
+    executor = start_executor()
+    redis_server.pause()
+    try:
+        assert executor.try_adopt_task_instances([load(ti_id)]) == []
+    finally:
+        redis_server.resume()
+
+
+def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.publish(launch_id, "expired")
+    executor.heartbeat()
+    launch = executor.launches.of_key(key)
+    assert launch is not None
+    assert (launch.attempt, launch.relaunches) == (1, 0)
+    assert outside.queued()[-1] == names.job_id(launch_id, 1)
+    assert key in executor.running
+
+
+def test_a_lost_event_is_reported_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="running")
+    outside.publish(launch_id, "failed", pod="pod-1", reason="Evicted")
+    executor.heartbeat()
+    assert executor.get_event_buffer()[key][0] == FAILED  # and the scheduler could not use it: the row was locked
+    beat(executor, until=lambda: key in executor.event_buffer)
+    update(ti_id, state="failed")
+    time.sleep(0.3)
+    executor.get_event_buffer()
+    for _ in range(15):
+        executor.heartbeat()
+        time.sleep(0.05)
+    assert executor.event_buffer == {}
+
+
+def test_pods_of_dead_schedulers_are_cleaned_up(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.executor.ABANDONED_AFTER_S", 0.2)
+    first = start_executor()
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(first, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod="pod-1")
+    second = start_executor(OWNER + 1)
+    beat(second, until=outside.cleanups)
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+    assert outside.redis.zcard(outside.names.unacknowledged) == 0
+
+
+def test_constructing_opens_nothing(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", "redis://127.0.0.1:1/0")
+    executor = RedisKubernetesExecutor()
+    executor.end()
+    assert executor.running == set()
+
+
+def test_end_can_be_repeated_and_start_follows(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    executor.end()
+    executor.end()
+    executor.start()
+    hand_over(executor, make_task_instances()[0])
+    assert len(outside.queued()) == 1
