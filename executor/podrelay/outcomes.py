@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from podrelay.wire import PodResult
+from podrelay.wire import CleanupAction, PodResult
 
 # A task instance in one of these still waits for its executor. In any other state it has moved on by itself.
 _AWAITING = frozenset({"queued", "running", "restarting"})
 # (QUEUED, info) and (RUNNING, info) events would overwrite the launch id that Airflow keeps for the task instance.
 _NEVER_REPORTED = frozenset({"queued", "running"})
-
-Action = Literal["delete", "done", "revoke"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Decision:
 
     event: tuple[str | None, str | None] | None = None
     next_attempt: Literal["", "relaunch", "new_token"] = ""
-    cleanup: Action | None = None
+    cleanup: CleanupAction | None = None
 
 
 def superseded(launch_id: str, try_number: int, row: TaskRow | None) -> bool:
@@ -77,7 +75,7 @@ def decide(result: PodResult, try_number: int, relaunches: int, row: TaskRow | N
     return Decision(event=("failed", explain(result)), cleanup=cleanup)
 
 
-def cleanup_for(result: PodResult, policy: Policy) -> Action | None:
+def cleanup_for(result: PodResult, policy: Policy) -> CleanupAction | None:
     """Delete the pod, or keep it and label it as done. None where there is no pod."""
     if not result.pod or result.reason in ("PodDeleted", "PodVanished"):
         return None

@@ -18,6 +18,7 @@ Kind = Literal["task", "callback", "connection_test"]
 # pending: not over, only news of why it waits. started: a container of ours runs. expired: the token would not have
 # lived long enough, so no pod was made; the executor mints a new one. The others are the end of the attempt.
 Outcome = Literal["pending", "started", "succeeded", "failed", "expired"]
+CleanupAction = Literal["delete", "done", "revoke"]
 FailureClass = Literal["", "application", "infrastructure", "configuration"]
 
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "expired"})
@@ -126,7 +127,7 @@ class CleanupRequest:
     """
 
     launch_id: str
-    action: Literal["delete", "done", "revoke"]
+    action: CleanupAction
     namespace: str
     pod: str
     uid: str = ""
@@ -140,7 +141,7 @@ class CleanupRequest:
     def decode(cls, payload: bytes) -> CleanupRequest:
         """:raises WireError: on anything that `encode` would not have written."""
         request = _decode("cleanup", cls, payload)
-        if request.action not in ("delete", "done", "revoke"):
+        if request.action not in get_args(CleanupAction):
             raise WireError(f"unknown clean-up action {request.action!r}")
         return request
 
@@ -163,7 +164,7 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "dict[str, Any] | None": (dict, type(None)),
     "tuple[str, ...]": (list,),
     "tuple[str, str, str, int, int] | tuple[()]": (list,),
-    'Literal["delete", "done", "revoke"]': (str,),
+    "CleanupAction": (str,),
 }
 
 

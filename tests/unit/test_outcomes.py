@@ -1,0 +1,131 @@
+"""The decision about a result, as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from podrelay.outcomes import Decision, Policy, TaskRow, cleanup_for, decide, explain
+from podrelay.wire import PodResult
+
+LAUNCH = "11111111-1111-4111-8111-111111111111"
+OTHER = "22222222-2222-4222-8222-222222222222"
+
+
+def result(outcome: str = "failed", **fields: Any) -> PodResult:
+    return PodResult(LAUNCH, 0, outcome, **{"pod": "p", "namespace": "n", **fields})  # type: ignore[arg-type]
+
+
+def row(state: str | None, launch_id: str | None = LAUNCH, try_number: int = 1) -> TaskRow:
+    return TaskRow(state=state, try_number=try_number, launch_id=launch_id)
+
+
+@pytest.mark.parametrize(
+    ("row_", "event"),
+    [
+        (row("success"), ("success", None)),
+        (row("failed"), ("failed", None)),
+        (row("restarting", None), ("restarting", None)),
+        (row("deferred"), ("deferred", None)),
+        (row("scheduled"), ("scheduled", None)),
+        (row(None, None), (None, None)),
+        (row("queued"), None),
+        (row("running"), None),
+        (row("queued", OTHER), None),
+        (row("success", try_number=2), None),
+        (None, None),
+    ],
+)
+def test_success_is_what_the_database_says(row_: TaskRow | None, event: tuple[str | None, None] | None) -> None:
+    assert decide(result("succeeded"), 1, 0, row_, Policy()) == Decision(event=event, cleanup="delete")
+
+
+@pytest.mark.parametrize("state", ["running", "restarting"])
+def test_failure_of_a_task_that_waits_for_us(state: str) -> None:
+    decision = decide(result(reason="Evicted"), 1, 0, row(state), Policy())
+    assert decision.event == ("failed", explain(result(reason="Evicted")))
+    assert decision.next_attempt == ""
+
+
+@pytest.mark.parametrize("state", ["success", "deferred", "up_for_retry"])
+def test_failure_after_the_task_moved_on_is_what_the_database_says(state: str) -> None:
+    decision = decide(result(), 1, 0, row(state), Policy())
+    assert decision.event is not None
+    assert decision.event[0] == state
+
+
+def test_a_task_that_a_trigger_rescheduled_is_not_failed() -> None:
+    assert decide(result(), 1, 0, row("scheduled"), Policy()).event is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "relaunches", "policy", "again"),
+    [
+        ({}, 0, Policy(), True),
+        ({}, 1, Policy(), False),
+        ({}, 100, Policy(relaunches=-1), True),
+        ({}, 0, Policy(relaunches=0), False),
+        ({"container_reason": "Error"}, 0, Policy(), False),
+        ({"container_reason": "Error"}, 0, Policy(excluded_container_reasons=frozenset()), True),
+        ({"container_reason": "ErrImagePull"}, 0, Policy(), True),
+        ({"pod": ""}, 0, Policy(), False),
+    ],
+)
+def test_a_pod_that_died_before_its_task(fields: dict[str, Any], relaunches: int, policy: Policy, again: bool) -> None:
+    decision = decide(result(**fields), 1, relaunches, row("queued"), policy)
+    assert (decision.next_attempt == "relaunch") is again
+    assert (decision.event is None) is again
+
+
+def test_a_pending_pod_goes_before_its_replacement_comes() -> None:
+    assert decide(result(phase="Pending"), 1, 0, row("queued"), Policy()).cleanup == "revoke"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "policy", "action"),
+    [
+        ("succeeded", Policy(), "delete"),
+        ("failed", Policy(), "done"),
+        ("failed", Policy(delete_worker_pods_on_failure=True), "delete"),
+        ("succeeded", Policy(delete_worker_pods=False), "done"),
+        ("failed", Policy(delete_worker_pods=False, delete_worker_pods_on_failure=True), "done"),
+    ],
+)
+def test_flags_decide_the_cleanup(outcome: str, policy: Policy, action: str) -> None:
+    assert cleanup_for(result(outcome), policy) == action
+
+
+def test_what_is_not_there_is_not_cleaned_up() -> None:
+    assert cleanup_for(result(pod=""), Policy()) is None
+    assert cleanup_for(result(reason="PodVanished"), Policy()) is None
+
+
+def test_an_expired_token_is_renewed_only_while_the_task_waits() -> None:
+    assert decide(result("expired", pod=""), 1, 5, row("queued"), Policy()).next_attempt == "new_token"
+    assert decide(result("expired", pod=""), 1, 0, row("failed"), Policy()) == Decision()
+
+
+def test_a_refusal_is_told_in_the_words_of_the_api() -> None:
+    refused = result(pod="", reason="PodRefused", message='pods "x" is forbidden')
+    assert decide(refused, 1, 0, row("queued"), Policy()).event == ("failed", 'pods "x" is forbidden')
+
+
+def test_an_explanation_names_what_an_operator_looks_for() -> None:
+    text = explain(
+        result(
+            reason="Evicted", container="base", container_type="main", container_reason="OOMKilled", exit_code=137,
+            signal=9, node="node-1", message="memory", failure_class="infrastructure",
+        )
+    )  # fmt: skip
+    for part in (
+        "OOMKilled",
+        "Evicted",
+        "main container base",
+        "137 (signal 9)",
+        "node-1",
+        "n/p",
+        "infrastructure",
+        "memory",
+    ):
+        assert part in text

@@ -1,0 +1,69 @@
+"""Options: each has a default that is valid, and each bad value is refused by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from podrelay.errors import ConfigError
+from podrelay.get_provider_info import OPTIONS, get_provider_info
+from podrelay.settings import Settings, load_settings
+
+
+class Options:
+    """A configuration with some options set."""
+
+    def __init__(self, **options: str) -> None:
+        self.options = options
+
+    def get(self, section: str, key: str, **kwargs: Any) -> str | None:
+        assert section == "podrelay"
+        return self.options.get(key, OPTIONS[key]["default"])
+
+
+def test_defaults_are_valid_and_the_same_in_both_places() -> None:
+    settings = load_settings(Options())
+    plain = Settings(redis_url=settings.redis_url, fernet_key="")
+    assert settings == plain
+
+
+def test_every_setting_is_documented() -> None:
+    assert set(OPTIONS) == set(Settings.__dataclass_fields__)
+    for name, option in OPTIONS.items():
+        if name.endswith("_s"):
+            assert "Seconds" in option["description"], name
+
+
+def test_the_provider_info_is_what_airflow_accepts() -> None:
+    import json
+    from importlib.resources import files
+
+    import jsonschema
+
+    schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("redis_url", "localhost:6379"), ("redis_url", ""), ("deployment", "Not Valid"), ("deployment", ""),
+        ("redis_timeout_s", "soon"), ("redis_timeout_s", "30"), ("launcher_concurrency", "0"),
+        ("launcher_concurrency", "many"), ("launch_lease_s", "-1"), ("redis_sentinels", "host-without-port"),
+        ("result_batch_size", "1.5"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_names_its_option(option: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        load_settings(Options(**{option: value}))
+
+
+def test_no_secret_in_the_repr() -> None:
+    settings = load_settings(Options(redis_url="redis://user:hunter2@host/0", fernet_key="secret-key"))
+    assert "hunter2" not in repr(settings)
+    assert "secret-key" not in repr(settings)
+
+
+def test_sentinels_are_read() -> None:
+    assert load_settings(Options(redis_sentinels="a:1, b:2")).redis_sentinels == (("a", 1), ("b", 2))
