@@ -34,7 +34,7 @@ from podrelay.requests import InvalidExecutorConfig, request_for, with_new_token
 from podrelay.result_stream import ResultStream
 from podrelay.sealing import Seal
 from podrelay.settings import load_settings
-from podrelay.task_rows import alive_schedulers, coordinates, rebuild_workloads, rows_by_key
+from podrelay.task_rows import alive_schedulers, coordinates, rebuild_workloads, rows_by_key, rows_by_subject
 from podrelay.wire import CleanupRequest, LaunchRequest, PodResult
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Launches compared with ledger and database in one sync: bounds the time of a heartbeat, whatever is running.
-CHECKED_AT_ONCE = 1000
+CHECKED_AT_ONCE = 500
 # A reason why a task still waits is written to its event log at most once in this time.
 TELL_AGAIN_S = 60.0
 # Results that nobody acknowledged for this long may belong to a scheduler that is dead.
@@ -367,7 +367,7 @@ class RedisKubernetesExecutor(BaseExecutor):
             self._results.rewind()
             self.launches.check_all_again()
         self._epoch = epoch
-        rows = rows_by_key(launch.key for launch in turn if launch.kind == "task")
+        rows = rows_by_subject([launch.subject for launch in turn if launch.kind == "task"])
         self._take_found_results(findings)
         gone = {
             finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")
@@ -376,7 +376,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         for launch in turn:
             if self.launches.get(launch.launch_id) is not launch:
                 continue
-            row = rows.get(coordinates(launch.key)) if launch.kind == "task" else None
+            row = rows.get(launch.subject)
             what = gone.get(launch.launch_id)
             if launch.kind == "task" and self._unwanted(launch, row):
                 self._to_withdraw[launch.launch_id] = launch.subject

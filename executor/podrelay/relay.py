@@ -36,6 +36,7 @@ class Relay:
     def __init__(self, settings: Settings, client: redis.Redis | None = None) -> None:
         self._client = client or connect(settings)
         self._scripts: dict[str, Any] = {}
+        self._loaded: set[str] = set()
         self._closed_until = 0.0
         self._why = ""
 
@@ -49,23 +50,25 @@ class Relay:
 
     def run_many(self, name: str, calls: Iterable[tuple[list[str], list[Any]]]) -> list[Any]:
         """Several runs of one script in one round trip."""
+        calls = list(calls)
+        if not calls:
+            return []
+        lua = self._script(name)
 
         def send(client: redis.Redis) -> list[Any]:
-            lua = self._script(name)
             pipeline = client.pipeline(transaction=False)
             for keys, args in calls:
                 pipeline.evalsha(lua.sha, len(keys), *keys, *args)
             return list(pipeline.execute())
 
-        calls = list(calls)
-        if not calls:
-            return []
-
         def send_loading(client: redis.Redis) -> list[Any]:
+            if name not in self._loaded:
+                client.script_load(lua.script)
+                self._loaded.add(name)
             try:
                 return send(client)
             except NoScriptError:  # a Redis that was restarted or flushed has forgotten the script
-                client.script_load(script(name))
+                client.script_load(lua.script)
                 return send(client)
 
         return list(self.call(send_loading))

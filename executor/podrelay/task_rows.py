@@ -46,18 +46,29 @@ def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]
     wanted = TaskInstance.filter_for_tis(list(keys))
     if wanted is None:
         return {}
+    return {(row.dag_id, row.task_id, row.run_id, row.map_index): _task_row(row) for row in _select(wanted)}
+
+
+def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
+    """The task instances with these ids. One that was cleared while it ran has another id by now, and is not among them."""
+    if not subjects:
+        return {}
+    return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(map(UUID, subjects)))}
+
+
+def _select(wanted: Any) -> Sequence[Any]:
     with create_session(scoped=False) as session:
-        found = session.execute(select(*_COLUMNS).where(wanted)).all()
-    return {
-        (row.dag_id, row.task_id, row.run_id, row.map_index): TaskRow(
-            state=None if row.state is None else str(getattr(row.state, "value", row.state)),
-            try_number=row.try_number,
-            launch_id=row.external_executor_id,
-            subject=str(row.id),
-            queued_by=row.queued_by_job_id,
-        )
-        for row in found
-    }
+        return session.execute(select(*_COLUMNS).where(wanted)).all()
+
+
+def _task_row(row: Any) -> TaskRow:
+    return TaskRow(
+        state=None if row.state is None else str(getattr(row.state, "value", row.state)),
+        try_number=row.try_number,
+        launch_id=row.external_executor_id,
+        subject=str(row.id),
+        queued_by=row.queued_by_job_id,
+    )
 
 
 def coordinates(key: Any) -> tuple[str, str, str, int]:
