@@ -28,7 +28,7 @@ RETRIES_LEFT = 1000
 _CHUNK = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Acknowledgement:
     """What to write when a result was taken. `over` is False where another attempt of the launch follows."""
 
@@ -39,7 +39,7 @@ class Acknowledgement:
     cleanup: CleanupRequest | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """What the ledger knew of a launch when it was withdrawn; empty text where it knew nothing."""
 

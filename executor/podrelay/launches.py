@@ -13,7 +13,7 @@ from typing import Any
 from podrelay.wire import LaunchRequest
 
 
-@dataclass
+@dataclass(slots=True)
 class Launch:
     """One launch of this executor. `request` and `workload` are None for one that was adopted and not yet needed."""
 
@@ -27,12 +27,13 @@ class Launch:
     workload: Any = field(default=None, repr=False)
     # Taken back: its slot is free, only its pod's end is still of interest.
     withdrawn: bool = False
-    told: dict[str, float] = field(default_factory=dict, repr=False)
-    since_s: float = field(default_factory=time.monotonic, repr=False)
+    # Reasons that were told, and when (monotonic); made when the first one comes, for most launches have none.
+    told: dict[str, float] | None = field(default=None, repr=False)
 
     def tell(self, reason: str, every_s: float) -> bool:
         """May this reason be told now? At most once in `every_s` seconds each."""
         now = time.monotonic()
+        self.told = {} if self.told is None else self.told
         if now - self.told.get(reason, float("-inf")) < every_s:
             return False
         self.told[reason] = now

@@ -20,7 +20,7 @@ from podrelay.relay import Relay
 What = Literal["missing", "lost", "finished", "withdrawn", "ahead"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A launch on which the executor and the ledger disagree. `sealed_result` is empty unless there is one.
 

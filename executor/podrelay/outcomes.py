@@ -17,7 +17,7 @@ _AWAITING = frozenset({"queued", "running", "restarting"})
 _NEVER_REPORTED = frozenset({"queued", "running"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TaskRow:
     """What the database says now of the task instance with this key."""
 
@@ -28,7 +28,7 @@ class TaskRow:
     queued_by: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The stock executor's options that decide here, from `[kubernetes_executor]`."""
 
@@ -39,7 +39,7 @@ class Policy:
     excluded_container_reasons: frozenset[str] = frozenset({"Error"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """`event` is for the event buffer; `next_attempt` asks for another pod; neither means: just free the slot."""
 

@@ -26,7 +26,7 @@ TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "expired"})
 _Message = TypeVar("_Message", "LaunchRequest", "PodResult", "CleanupRequest")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LaunchRequest:
     """What a launcher needs to make one pod. `args` holds a token: no repr shows it.
 
@@ -74,7 +74,7 @@ class LaunchRequest:
         return f"{dag_id}.{task_id}{mapped} try {try_number}{again} ({run_id})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PodResult:
     """What became of one attempt's pod. Everything is text for people except outcome, exit_code and signal.
 
@@ -118,7 +118,7 @@ class PodResult:
         return self.outcome in TERMINAL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CleanupRequest:
     """What to do with a pod whose result the executor has acknowledged, or whose task was revoked.
 
