@@ -1,0 +1,53 @@
+# Each target installs what it needs into .venv by itself.
+# PYTHON=... chooses the interpreter (3.10 to 3.13); PYTEST=... adds arguments for pytest, as in make test PYTEST='-k fence'.
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint bench constraints clean
+
+AIRFLOW := 3.3.2
+BIN := .venv/bin
+ENV := .venv/.installed-to-run
+DEV := .venv/.installed-to-test
+
+help:
+	@echo 'make demo   run a DAG through podrelay on this machine, show it, clean up'
+	@echo 'make up     the same, and stay: Airflow and rq-dashboard to look around in'
+	@echo 'make test   lint, types, import rules and all tests'
+	@echo 'make lint   the first three of these only'
+	@echo 'make bench  measure against the stock executor'
+	@echo 'make clean  remove .venv and all caches'
+
+$(ENV): pyproject.toml constraints.txt demo/install
+	@demo/install local,dashboard
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt demo/install
+	@demo/install dev
+	@touch $@
+
+demo: $(ENV)
+	@$(BIN)/python -m demo.run
+
+up: $(ENV)
+	@$(BIN)/python -m demo.run --stay
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy executor workers demo tests
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest tests/unit tests/integration tests/end_to_end $(PYTEST)
+
+bench: $(DEV)
+	$(BIN)/python -m tests.benchmarks
+
+# New pins for everything, from the ranges in pyproject.toml: for all of Python 3.10 to 3.13 in one file.
+constraints: $(DEV)
+	@echo 'apache-airflow==$(AIRFLOW)' >.venv/airflow.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --constraints .venv/airflow.txt --output-file constraints.txt pyproject.toml
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,169 @@
+"""`make demo` and `make up`: start the stack, run the demo's DAG, show it, clean up or stay."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import redis
+
+from demo import progress
+from demo.airflow_api import AirflowApi, ApiError, TaskState
+from demo.processes import StackError
+from demo.stack import USER, Shape, Stack
+from podrelay.names import Names
+
+DAG_ID = "podrelay_demo"
+_RUN_LIMIT_S = 180.0
+_OVER = ("success", "failed")
+
+
+class _Stopped(BaseException):
+    """A signal asked for the end; not an Exception, so that nothing on the way takes it for a fault."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+
+
+class Screen:
+    """Progress in place on a terminal; elsewhere a plain line for each change."""
+
+    def __init__(self) -> None:
+        self._in_place = sys.stdout.isatty()
+        self._last = ""
+
+    def show(self, text: str, *, changed: bool = True) -> None:
+        """:param changed: does this say anything new, but for the time? Plain output leaves it out otherwise."""
+        if self._in_place:
+            print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+            self._last = text
+        elif changed:
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._last:
+            print()
+        self._last = ""
+        print(text, flush=True)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument(
+        "--stay", action="store_true", help="keep all of it running, with rq-dashboard, until Ctrl-C"
+    )
+    stay: bool = arguments.parse_args().stay
+    home = Path(tempfile.mkdtemp(prefix="podrelay-"))
+    screen = Screen()
+    keep_logs = False
+    try:
+        _on_stop_signals(_stop)
+        stack = Stack(home, Shape(dashboard=stay), lambda what: screen.show(f"starting: {what}"))
+        try:
+            keep_logs = not _run(stack, screen, stay)
+        finally:
+            _on_stop_signals(signal.SIG_IGN)
+            stack.stop()
+    except _Stopped as stopped:
+        screen.say("stopped; nothing is left running")
+        return 128 + stopped.signal_number
+    except (StackError, ApiError) as error:
+        screen.say(f"podrelay: {error}")
+        keep_logs = True
+    finally:
+        if keep_logs:
+            screen.say(f"The logs are in {home / 'processes'} (processes) and {home / 'logs'} (tasks).")
+        else:
+            shutil.rmtree(home, ignore_errors=True)
+    return 1 if keep_logs else 0
+
+
+def _run(stack: Stack, screen: Screen, stay: bool) -> bool:
+    """One run of the DAG, start to table; with `stay` it then waits for a signal. Returns whether the run succeeded."""
+    began = time.monotonic()
+    stack.start()
+    stack.processes.wait_for("The demo's DAG", lambda: _dag_is_there(stack.api), 60, pause_s=0.5)
+    screen.say(f"all of it runs after {time.monotonic() - began:.0f} s; triggering {DAG_ID}")
+    run_id = stack.api.trigger(DAG_ID)
+    state, tasks = _follow(stack, run_id, screen)
+    screen.say(progress.table(read_launches(stack.redis_url, run_id), tasks))
+    if state == "success":
+        screen.say(f"The run succeeded: {len(tasks)} tasks.")
+    else:
+        screen.say(f"The run ended as {state}: {_what_failed(tasks)}.")
+    if stay:
+        screen.say(
+            f"Airflow:      {stack.airflow_url}  (user {USER}, password {stack.password})\n"
+            f"rq-dashboard: {stack.dashboard_url}  (the same user and password)\n"
+            f"kubectl:      kubectl --kubeconfig {stack.kubeconfig} get pods\n"
+            "Ctrl-C ends all of it."
+        )
+        while True:
+            stack.processes.check()
+            time.sleep(1)
+    return state == "success"
+
+
+def _follow(stack: Stack, run_id: str, screen: Screen) -> tuple[str, list[TaskState]]:
+    """Show the run until it is over.
+
+    :raises StackError: a process ended, or the run takes too long.
+    """
+    began = time.monotonic()
+    last: object = None
+    while True:
+        stack.processes.check()
+        state = stack.api.run_state(DAG_ID, run_id)
+        tasks = stack.api.tasks(DAG_ID, run_id)
+        steps = progress.count(tasks, read_launches(stack.redis_url, run_id))
+        elapsed_s = time.monotonic() - began
+        screen.show(progress.line(elapsed_s, steps), changed=steps != last)
+        last = steps
+        if state in _OVER:
+            return state, tasks
+        if elapsed_s > _RUN_LIMIT_S:
+            waiting = ", ".join(f"{task.label} {task.state}" for task in tasks if task.state not in _OVER)
+            raise StackError(f"the run is not over after {_RUN_LIMIT_S:g} s: {waiting}")
+        time.sleep(0.5)
+
+
+def read_launches(redis_url: str, run_id: str) -> list[progress.Launch]:
+    """What the ledger says of one run's launches. A look from outside; the demo's ledger is small enough to scan."""
+    with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=2) as client:
+        keys = list(client.scan_iter(match=Names().launch_prefix + "*", count=1000))
+        return progress.Launch.of_run((client.hgetall(key) for key in keys), run_id)
+
+
+def _dag_is_there(api: AirflowApi) -> bool:
+    errors = api.import_errors()
+    if errors:
+        raise StackError(f"the DAG cannot be imported:\n{errors[0]}")
+    return api.dag_is_known(DAG_ID)
+
+
+def _what_failed(tasks: list[TaskState]) -> str:
+    failed = [task.label for task in tasks if task.state == "failed"]
+    return f"{', '.join(failed)} failed" if failed else "no task failed"
+
+
+def _on_stop_signals(action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, action)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    # The end takes seconds and has its own limits: a second Ctrl-C must not leave it half done.
+    _on_stop_signals(signal.SIG_IGN)
+    raise _Stopped(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

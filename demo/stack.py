@@ -1,0 +1,208 @@
+"""A whole Airflow with podrelay on loopback: Redis, local cluster, launchers, watcher and Airflow's own processes.
+
+Used by `demo.run` and by the end-to-end tests. Everything lives in one home folder and on free ports of 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from demo.airflow_api import AirflowApi
+from demo.processes import Processes, StackError, free_ports, listens
+from demo.redis_binary import NoRedis, find_redis
+
+HERE = Path(__file__).resolve().parent
+USER = "admin"
+NAMESPACE = "default"
+
+# Airflow takes many seconds to import, and more while eight of its processes share two cores.
+_START_LIMIT_S = 150.0
+_AIRFLOW_PARTS = ("scheduler", "dag_processor", "triggerer", "metadatabase")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What to start."""
+
+    launchers: int = 2
+    watchers: int = 1
+    dashboard: bool = False
+    dags: Path = HERE / "dags"
+    # Airflow's and podrelay's options as environment variables; they win over the stack's own.
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stack:
+    """Start it, use it, stop it. `stop` leaves no process and no port behind, however far `start` came."""
+
+    def __init__(self, home: Path, shape: Shape | None = None, say: Callable[[str], None] = lambda _: None) -> None:
+        """:param say: told in a few words what is being waited for."""
+        self.home = home
+        self.shape = shape or Shape()
+        self._say = say
+        self.redis_port, self.cluster_port, self.api_port, self.dashboard_port = free_ports(4)
+        self.password = secrets.token_urlsafe(9)
+        self.kubeconfig = home / "kubeconfig"
+        self.api = AirflowApi(self.airflow_url, USER, self.password)
+        self.processes = Processes(home, {**_inherited(), **self._options(), **self.shape.options})
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
+    def airflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def launchers(self) -> list[str]:
+        """Names of the running launcher processes."""
+        return [name for name in self.processes.children if name.startswith("launcher")]
+
+    def start(self) -> None:
+        """Start everything; returns when Airflow's parts have reported themselves healthy.
+
+        :raises StackError: says which part did not start, and where its log is.
+        """
+        self._write_files()
+        self._say("Redis and the local cluster")
+        self.start_redis()
+        self.start_cluster()
+        self._say("Airflow's database")
+        self.processes.run("db-migrate", self._airflow("db", "migrate"), 120)
+        self._say("launchers, watcher, scheduler, API server, DAG processor and triggerer")
+        self.start_airflow()
+        for number in range(1, self.shape.launchers + 1):
+            self.start_launcher(f"launcher.{number}")
+        for number in range(1, self.shape.watchers + 1):
+            self.start_watcher(f"watcher.{number}")
+        if self.shape.dashboard:
+            self._start_dashboard()
+        self.processes.wait_for("Airflow", self._airflow_is_healthy, _START_LIMIT_S, pause_s=0.3)
+
+    def stop(self) -> None:
+        """End all of it, what others need last."""
+        self.processes.end_all(last=("cluster", "redis"))
+
+    def start_redis(self) -> None:
+        try:
+            server = find_redis()
+        except NoRedis as error:
+            raise StackError(str(error)) from error
+        data = self.home / "redis"
+        data.mkdir(exist_ok=True)
+        options = {
+            "--port": str(self.redis_port),
+            "--bind": "127.0.0.1",
+            "--dir": str(data),
+            "--save": "",
+            "--appendonly": "yes",
+            "--maxmemory-policy": "noeviction",
+        }
+        self.processes.start("redis", [server, *(word for option in options.items() for word in option)])
+        self.processes.wait_for("Redis", self._redis_answers, 20)
+
+    def start_cluster(self) -> None:
+        command = self._airflow("podrelay", "local-cluster", "--kubeconfig-out", str(self.kubeconfig))
+        self.processes.start("cluster", [*command, "--port", str(self.cluster_port)])
+        self.processes.wait_for(
+            "The local cluster", lambda: self.kubeconfig.exists() and listens(self.cluster_port), 60
+        )
+
+    def start_airflow(self) -> None:
+        host = ("--host", "127.0.0.1", "--port", str(self.api_port), "--workers", "1")
+        self.processes.start("api-server", self._airflow("api-server", *host))
+        self.start_scheduler()
+        self.processes.start("dag-processor", self._airflow("dag-processor"))
+        self.processes.start("triggerer", self._airflow("triggerer", "--skip-serve-logs"))
+
+    def start_scheduler(self) -> None:
+        self.processes.start("scheduler", self._airflow("scheduler", "--skip-serve-logs"))
+
+    def start_launcher(self, name: str) -> None:
+        self.processes.start(name, self._airflow("podrelay", "launcher"))
+
+    def start_watcher(self, name: str) -> None:
+        self.processes.start(name, self._airflow("podrelay", "watcher"))
+
+    def _start_dashboard(self) -> None:
+        # By environment: a command line is there for every user of the machine to read.
+        login = {"RQ_DASHBOARD_USERNAME": USER, "RQ_DASHBOARD_PASSWORD": self.password}
+        command = [_tool("rq-dashboard"), "--bind", "127.0.0.1", "--port", str(self.dashboard_port), "--json"]
+        self.processes.start("rq-dashboard", [*command, "--redis-url", self.redis_url], login)
+        self.processes.wait_for("rq-dashboard", lambda: listens(self.dashboard_port), 60)
+
+    def _airflow(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "airflow", *words]
+
+    def _airflow_is_healthy(self) -> bool:
+        health = self.api.health()
+        return all(health.get(part) == "healthy" for part in _AIRFLOW_PARTS)
+
+    def _redis_answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.redis_url, socket_timeout=1) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def _write_files(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        # SimpleAuthManager makes up a password and prints it, unless one is in this file.
+        passwords = self.home / "passwords.json"
+        passwords.touch(mode=0o600)
+        passwords.write_text(json.dumps({USER: self.password}) + "\n")
+
+    def _options(self) -> dict[str, str]:
+        """The airflow.cfg of the stack. The executor and the Redis URL are all that is podrelay's own."""
+        options = {
+            "core.executor": "podrelay.executor.RedisKubernetesExecutor",
+            "podrelay.redis_url": self.redis_url,
+            "kubernetes_executor.config_file": str(self.kubeconfig),
+            "kubernetes_executor.in_cluster": "False",
+            "kubernetes_executor.namespace": NAMESPACE,
+            "kubernetes_executor.pod_template_file": str(HERE / "pod_template.yaml"),
+            "core.dags_folder": str(self.shape.dags),
+            "core.load_examples": "False",
+            "core.dags_are_paused_at_creation": "False",
+            "core.fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "core.execution_api_server_url": f"{self.airflow_url}/execution/",
+            "core.simple_auth_manager_users": f"{USER}:admin",
+            "core.simple_auth_manager_passwords_file": str(self.home / "passwords.json"),
+            "api.base_url": self.airflow_url,
+            "api.secret_key": secrets.token_urlsafe(32),
+            "api_auth.jwt_secret": secrets.token_urlsafe(32),
+            "usage_data_collection.enabled": "False",
+            "dag_processor.refresh_interval": "30",
+        }
+        sections = ((name.partition("."), value) for name, value in options.items())
+        environment = {f"AIRFLOW__{part[0]}__{part[2]}".upper(): value for part, value in sections}
+        return {**environment, "AIRFLOW_HOME": str(self.home)}
+
+
+def _tool(name: str) -> str:
+    """A command of the virtual environment that this runs in, whether or not that is on the PATH."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _inherited() -> dict[str, str]:
+    """The environment of this process without what would steer another Airflow, Python or cluster."""
+    foreign = ("AIRFLOW", "PODRELAY", "KUBE", "PYTHONPATH", "PYTHONHOME", "RQ_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    # Pods run `python` and `airflow` from the PATH of the local cluster.
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    no_proxy = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1", "localhost"]))
+    return {**kept, "PATH": path, "NO_PROXY": no_proxy, "no_proxy": no_proxy, "PYTHONUNBUFFERED": "1"}
