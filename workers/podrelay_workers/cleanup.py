@@ -1,0 +1,139 @@
+"""One clean-up job: delete a pod, label it as done, or revoke it.
+
+Such jobs are only ever made by an executor that is done with the pod, or by a launcher for a pod that nobody wants
+(invariant I3).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Stats
+
+from podrelay import names
+from podrelay.errors import WireError
+from podrelay.wire import CleanupRequest
+from podrelay_workers.api_errors import ApiError, Conflict, NotFound
+from podrelay_workers.backoff import exponential_s
+from podrelay_workers.creation import STUMBLE_FIRST_S, STUMBLE_MOST_S, judge
+from podrelay_workers.holdings import Holdings
+from podrelay_workers.intake import Intake, Job, Outcome, back, done, failed, wait
+from podrelay_workers.pauses import Pauses
+from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.stopping import Stopping
+
+log = logging.getLogger(__name__)
+
+
+class FixedSlots:
+    """A fixed number of clean-ups at once, so that they neither starve launches nor are starved by them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.in_flight = 0
+
+    @property
+    def free(self) -> int:
+        return self._most - self.in_flight
+
+
+class CleaningUp:
+    """Does claimed clean-ups. They have no fence: the pod's uid says that it is the right one, and 404 is success."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        holdings: Holdings,
+        pods: PodsApi,
+        pauses: Pauses,
+        stopping: Stopping,
+        team: str | None = None,
+    ) -> None:
+        self._intake = intake
+        self._holdings = holdings
+        self._pods = pods
+        self._pauses = pauses
+        self._stopping = stopping
+        self._tags = {"team_name": team} if team else {}
+        self._told: set[str] = set()
+
+    async def work(self, job: Job) -> None:
+        outcome = await self._outcome(job)
+        if outcome is None:
+            self._holdings.forget(job)
+        else:
+            self._holdings.give(outcome)
+
+    async def crashed(self, job: Job) -> None:
+        """A job that lost every launcher that held it (`reap.lua`)."""
+        self._holdings.give(failed(job, "LauncherCrashed: each launcher that held this clean-up was lost"))
+
+    async def _outcome(self, job: Job) -> Outcome | None:
+        try:
+            request = self._intake.open_cleanup(job)
+        except WireError as error:
+            log.warning("Quarantined job %s: %s", job.id, error)
+            await self._intake.quarantine(job, str(error))
+            return failed(job, f"Quarantined: {error}")
+        if self._stopping.stopped or self._pauses.left_s:
+            return back(job)
+        if not await self._holdings.fresh(job):
+            return None
+        try:
+            await self._act(request)
+        except (NotFound, Conflict):  # gone, or another pod of that name: what was to be cleaned up is not there
+            return done(job)
+        except ApiError as error:
+            return await self._judged(job, request, error)
+        return done(job)
+
+    async def _act(self, request: CleanupRequest) -> None:
+        if request.action == "done":
+            await self._label(request, names.LABEL_DONE)
+            return
+        if request.action == "revoke":
+            await self._label(request, names.LABEL_REVOKED)
+        await self._timed("pod_deletion", self._pods.delete_pod(
+            request.namespace, request.pod, uid=request.uid, options=request.delete_options
+        ))  # fmt: skip
+
+    async def _label(self, request: CleanupRequest, label: str) -> None:
+        patch = {"metadata": {"labels": {label: "True"}}}
+        await self._timed("pod_patching", self._pods.patch_pod(request.namespace, request.pod, patch))
+
+    async def _timed(self, what: str, call: Any) -> None:
+        """Do it, under the stock executor's metrics."""
+        began_s = time.monotonic()
+        status = "error"
+        try:
+            await call
+            status = "200"
+        except ApiError as error:
+            status = str(error.status or "error")
+            raise
+        finally:
+            Stats.timing(f"kubernetes_executor.{what}", (time.monotonic() - began_s) * 1000.0, tags=self._tags)
+            Stats.incr(f"kubernetes_executor.{what}_status", tags={"status": status, **self._tags})
+
+    async def _judged(self, job: Job, request: CleanupRequest, error: ApiError) -> Outcome:
+        verdict = judge(error, job.tries)
+        if verdict.scope == "never":
+            told = f"{request.action} of pods in {request.namespace}: {verdict.message}"
+            if told not in self._told and len(self._told) < 1000:
+                self._told.add(told.replace(request.pod, "*"))
+                log.error("Clean-up is refused, %s", told)
+            return failed(job, f"{verdict.reason}: {verdict.message}")
+        if verdict.scope == "cluster":
+            if verdict.seconds:
+                seconds = await self._intake.throttle("pause", x=verdict.seconds, reason=verdict.reason)
+            else:
+                seconds = await self._intake.throttle(
+                    "stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=verdict.reason
+                )
+            self._pauses.pause(seconds)
+        else:
+            seconds = exponential_s(job.tries + 1, 0.5, 15.0)
+        log.debug("Clean-up %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
+        return wait(job, seconds, verdict.reason, verdict.message)

@@ -1,0 +1,107 @@
+"""How many pods to create at once, and what an answer of the API server means for a launch. Pure; used by the launcher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from podrelay_workers.api_errors import (
+    ApiError,
+    Conflict,
+    Gone,
+    Overloaded,
+    QuotaExceeded,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
+from podrelay_workers.backoff import exponential_s
+
+# Waits shared by all launchers of a cluster while its API server fails: the first, and the longest.
+STUMBLE_FIRST_S, STUMBLE_MOST_S = 0.25, 15.0
+# Waits of a namespace whose quota is used up, between two launches that try.
+QUOTA_FIRST_S, QUOTA_MOST_S = 1.0, 15.0
+# The longest pause that one Retry-After may ask for.
+PAUSE_MOST_S = 600.0
+
+Scope = Literal["cluster", "namespace", "launch", "never"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a failed creation means. `scope` is who waits; `never` fails the launch. `seconds` is None where Redis counts.
+
+    slower: fewer creations at once from now on. ambiguous: the pod may exist all the same.
+    """
+
+    scope: Scope
+    reason: str
+    message: str
+    seconds: float | None = None
+    slower: bool = False
+    ambiguous: bool = False
+
+
+def judge(error: ApiError, tries: int) -> Verdict:
+    """Wait for whatever may pass, fail at once only what can never succeed.
+
+    :param tries: how often this launch was tried before.
+    """
+    message = error.message or type(error).__name__
+    asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
+    if isinstance(error, Throttled):
+        return Verdict("cluster", "Throttled", message, asked_s, slower=True)
+    if isinstance(error, Overloaded):
+        return Verdict("cluster", "ApiServerUnavailable", message, asked_s, slower=True, ambiguous=True)
+    if isinstance(error, Unreachable):
+        return Verdict("cluster", "ApiServerUnreachable", message, slower=True, ambiguous=True)
+    if isinstance(error, Unauthorized):
+        return Verdict("cluster", "Unauthorized", message)
+    if isinstance(error, QuotaExceeded):
+        return Verdict("namespace", "QuotaExceeded", message)
+    if isinstance(error, (Conflict, Gone)):
+        return Verdict("launch", "Conflict", message, exponential_s(tries + 1, 0.2, 5.0))
+    return Verdict("never", "PodRefused", message)
+
+
+class Concurrency:
+    """How many creations may be in flight: doubles per round trip at first, then grows by one, while latency stays flat.
+
+    Halves when the server throttles or fails, at most once per round trip. Never above its ceiling, never below one.
+    """
+
+    def __init__(self, ceiling: int, start: int = 16) -> None:
+        self.ceiling = ceiling
+        self.in_flight = 0
+        self._limit = float(min(start, ceiling))
+        self._doubling = True
+        self._flat_s = 0.0
+        self._recent_s = 0.0
+        self._halved_at_s = float("-inf")
+
+    @property
+    def limit(self) -> int:
+        return max(1, int(self._limit))
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.in_flight)
+
+    def succeeded(self, latency_s: float) -> None:
+        """Count an answer. Without load to speak of it says nothing about more load, so the limit stays."""
+        self._recent_s += 0.1 * (latency_s - self._recent_s) if self._recent_s else latency_s
+        # The best latency seen, forgotten slowly: a server that became slower for good has a new normal.
+        self._flat_s = min(self._flat_s * 1.001, latency_s) if self._flat_s else latency_s
+        if self.in_flight < self.limit * 0.75:
+            return
+        if self._recent_s > 2.0 * self._flat_s + 0.1:
+            self._doubling = False
+            return
+        self._limit = min(float(self.ceiling), self._limit + (1.0 if self._doubling else 1.0 / self._limit))
+
+    def failed(self, now_s: float) -> None:
+        """Halve, once for all that failed together. `now_s` is monotonic."""
+        self._doubling = False
+        if now_s - self._halved_at_s > max(1.0, self._recent_s):
+            self._halved_at_s = now_s
+            self._limit = max(1.0, self._limit / 2)

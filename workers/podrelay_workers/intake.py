@@ -1,0 +1,349 @@
+"""Claim launches and clean-ups in batches, hold them by lease, and give them back with what became of them.
+
+The only worker module that knows RQ's data model. A claim is a lease, not a removal: a job leaves Redis only with its
+effect (invariant I2), and a launcher that dies is taken over within its lease. Each step is one Lua script under `lua/`,
+whose head says its arguments; times are Redis's own. Called by the launcher.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.resources import files
+from typing import Any, Literal
+
+import redis.asyncio
+from redis.exceptions import AuthenticationError, RedisError
+
+from podrelay import names
+from podrelay.errors import RelayUnavailable, WireError
+from podrelay.names import Names
+from podrelay.redis_client import unavailable
+from podrelay.sealing import Seal
+from podrelay.settings import Settings
+from podrelay.wire import CleanupRequest, LaunchRequest, PodResult
+
+Kind = Literal["launch", "cleanup"]
+What = Literal["created", "done", "failed", "back", "wait", "abandon", "order"]
+Event = Literal["pause", "stumble", "recover", "refused", "passed"]
+
+RESULT_TTL_S = 600
+FAILURE_TTL_S = 86_400
+# However many pods are made within RESULT_TTL_S, rq-dashboard keeps no more of them: about 10 MB.
+FINISHED_MAX = 10_000
+# A job whose launcher was lost this often is taken for the cause.
+LOSSES_MAX = 10
+# Every so many slots one is for the lowest queue that has work: strict order alone would starve it.
+LOW_SHARE = 8
+# How long a namespace's quota probe may be under way before another launch may try instead.
+PROBE_S = 10.0
+# A task's event log hears of the same wait this often.
+NEWS_S = 60.0
+# Jobs in one run of a script: Redis serves nobody else meanwhile (0.02 ms a job).
+CHUNK = 64
+_PAYLOAD_MAX = 8 << 20  # zlib data of a forged job may unfold to anything
+
+
+@dataclass
+class Job:
+    """A job in hand. `held_at_s` (monotonic) is when its lease was last known to begin; it only ever moves forward."""
+
+    id: str
+    queue: str
+    kind: Kind
+    execution: str
+    data: bytes = field(repr=False)
+    held_at_s: float
+    tries: int = 0
+    offered_at_s: float = 0.0
+    told_at_s: float = 0.0
+    probe: bool = False
+    overdue: tuple[str, str] | None = None
+    lost: bool = False
+
+    @property
+    def launch_id(self) -> str:
+        parsed = names.parse_job_id(self.id)
+        return parsed[0] if parsed else ""
+
+
+@dataclass(frozen=True)
+class News:
+    """A launch that waits behind its namespace's quota, of which users have not heard for a while."""
+
+    launch_id: str
+    attempt: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a claim brought. `wait_s` > 0: nothing may be created before. `due_s` < 0: nothing waits for its time."""
+
+    jobs: list[Job]
+    wait_s: float = 0.0
+    failures: int = 0
+    due_s: float = -1.0
+    more: bool = False
+    dropped: int = 0
+    news: tuple[News, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; the texts are the arguments of `finish.lua`."""
+
+    job: Job
+    what: What
+    args: tuple[str | bytes | float | int, ...] = ()
+
+
+class Intake:
+    """The queues of one kind in one cluster.
+
+    :raises RelayUnavailable: from every method. What the last call did is then unknown; each may be repeated.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis, settings: Settings, seal: Seal, kind: Kind, worker: str, cluster: str
+    ) -> None:
+        self._client = client
+        self._names = Names(settings.deployment)
+        self._seal = seal
+        self._settings = settings
+        self._worker = worker
+        self.cluster = cluster
+        self.kind: Kind = kind
+        self.queues = self._names.launch_queues(cluster) if kind == "launch" else [self._names.cleanup_queue(cluster)]
+        self._scripts: dict[str, Any] = {}
+        self._low_credit = 0.0
+
+    # --- claim and lease ----------------------------------------------------------------------------------------------
+    async def claim(self, most: int, patience_s: float = 0.0) -> Claim:
+        """Take at most `most` jobs, the most urgent first.
+
+        :param patience_s: after so long since its offer a launch that waits for quota is handed out to be failed.
+        """
+        most = min(most, CHUNK)
+        self._low_credit = min(self._low_credit + most / LOW_SHARE, float(CHUNK // LOW_SHARE)) if self._many else 0.0
+        low = int(self._low_credit)
+        execution, at_s = uuid.uuid4().hex, time.monotonic()
+        answer = await self._run(
+            "claim",
+            [self._names.throttle(self.cluster), self._names.current, "rq:suspended", self._names.quarantine],
+            [most, low, self._settings.launch_lease_s, self._worker, execution, rq_time(), self.kind,
+             self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), names.rq_started(""),
+             names.rq_scheduled(""), patience_s, PROBE_S, NEWS_S, *self.queues],
+        )  # fmt: skip
+        self._low_credit -= low
+        wait_s, failures, due_s, more, dropped, jobs, news = answer
+        return Claim(
+            jobs=[self._job(row, execution, at_s) for row in _rows(jobs, 9)],
+            wait_s=float(wait_s),
+            failures=int(failures),
+            due_s=float(due_s),
+            more=bool(more),
+            dropped=int(dropped),
+            news=tuple(News(text(a), int(b), text(c), text(d)) for a, b, c, d in _rows(news, 4)),
+        )
+
+    @property
+    def _many(self) -> bool:
+        return len(self.queues) > 1
+
+    def _job(self, row: Sequence[bytes], execution: str, at_s: float) -> Job:
+        job_id, queue, data, tries, offered, told, probe, reason, message = row
+        return Job(
+            id=text(job_id),
+            queue=text(queue),
+            kind=self.kind,
+            execution=execution,
+            data=data,
+            held_at_s=at_s,
+            tries=int(tries),
+            offered_at_s=float(offered),
+            told_at_s=float(told),
+            probe=probe == b"1",
+            overdue=(text(reason), text(message)) if reason else None,
+        )
+
+    async def renew(self, jobs: Sequence[Job]) -> list[int]:
+        """Prolong the leases: per job 1 held, 0 lost, -1 held but not wanted any more. Marks what is lost."""
+        at_s = time.monotonic()
+        answers: list[int] = []
+        for part in _parts(jobs):
+            args: list[Any] = [self._settings.launch_lease_s, self._names.launch_prefix, names.rq_started("")]
+            for job in part:
+                args += (job.id, job.execution, job.queue, job.kind)
+            answers += await self._run("renew", [self._names.current], args)
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer:
+                job.held_at_s = max(job.held_at_s, at_s)
+            else:
+                job.lost = True
+        return answers
+
+    async def reap(self) -> tuple[int, list[Job]]:
+        """Put the jobs of dead launchers back: how many, and those to be failed because each launcher dies of them."""
+        execution, at_s = uuid.uuid4().hex, time.monotonic()
+        back, crashed = await self._run(
+            "reap",
+            [self._names.quarantine],
+            [self._worker, execution, self._settings.launch_lease_s, LOSSES_MAX, 256, self._names.launch_prefix,
+             names.RQ_JOB_PREFIX, names.rq_queue(""), names.rq_started(""), self._names.wake(self.cluster), *self.queues],
+        )  # fmt: skip
+        jobs = [Job(text(a), text(b), self.kind, execution, data, at_s) for a, b, data in _rows(crashed, 3)]
+        return int(back), jobs
+
+    # --- finish -------------------------------------------------------------------------------------------------------
+    async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Write outcomes down, many in one step: per job `ok`, `lost` or `unwanted`."""
+        args: list[Any] = [
+            self._worker, rq_time(), self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""),
+            names.rq_started(""), names.rq_scheduled(""), names.rq_finished(""), names.rq_failed(""), "rq:results:",
+            RESULT_TTL_S, FAILURE_TTL_S, FINISHED_MAX, self._stub, self._settings.results_max_length,
+            self._names.wake(self.cluster),
+        ]  # fmt: skip
+        for outcome in outcomes:
+            job = outcome.job
+            args += (outcome.what, job.id, job.execution, job.queue, *outcome.args, *[""] * (6 - len(outcome.args)))
+        answers = await self._run("finish", [self._names.results, names.RQ_QUEUES], args)
+        return [text(answer) for answer in answers]
+
+    @property
+    def _stub(self) -> str:
+        """Replaces a finished job's payload, so that no token outlives its use in Redis."""
+        return json.dumps([names.LAUNCH_FUNCTION if self.kind == "launch" else names.CLEANUP_FUNCTION, None, [], {}])
+
+    def order(self, job: Job, cleanup: CleanupRequest, attempt: int, what: What = "order") -> Outcome:
+        """A clean-up job, made together with giving up `job` (`abandon`) or by itself."""
+        data = json.dumps([names.CLEANUP_FUNCTION, None, [self._seal.close(cleanup.encode())], {}])
+        name = f"{names.job_id(cleanup.launch_id, attempt)}-{cleanup.action}"
+        told = f"{cleanup.action} pod {cleanup.namespace}/{cleanup.pod}"
+        return Outcome(job, what, (self._names.cleanup_queue(self.cluster), name, data, told))
+
+    # --- throttle, results, quarantine --------------------------------------------------------------------------------
+    async def throttle(
+        self, event: Event, namespace: str = "", x: float = 0.0, y: float = 0.0, reason: str = "", message: str = ""
+    ) -> float:
+        """Tell every launcher of the cluster what the API server said; the seconds to wait."""
+        args = [self._names.wake(self.cluster), event, namespace, x, y, reason, message]
+        return float(await self._run("throttle", [self._names.throttle(self.cluster)], args))
+
+    async def publish(self, result: PodResult) -> int:
+        """Append an outcome to the stream and write it to the ledger, at most once per attempt."""
+        keys = [self._names.launch(result.launch_id), self._names.results, self._names.unacknowledged,
+                self._names.watch(self.cluster)]  # fmt: skip
+        now = f"{time.time():.6f}"
+        args = ["", "", result.launch_id, result.attempt, result.outcome, self.sealed(result), now,
+                self._settings.results_max_length, "reason", result.reason, "message", result.message]  # fmt: skip
+        if result.terminal:
+            args += ("t_finished", now)
+        return int(await self._run("publish", keys, args, package="podrelay"))
+
+    def sealed(self, result: PodResult) -> str:
+        return self._seal.close(result.encode())
+
+    async def quarantine(self, job: Job, why: str) -> None:
+        """Note what could not be trusted or read; never its payload."""
+        entry: Any = {"job": job.id, "why": why}
+        await self._call(self._client.xadd(self._names.quarantine, entry, maxlen=10_000, approximate=True))
+
+    def open_launch(self, job: Job) -> LaunchRequest:
+        """:raises WireError: not one of our launches, or not this one: forged, damaged, replayed under another id."""
+        request = LaunchRequest.decode(self._open(job, names.LAUNCH_FUNCTION))
+        if names.job_id(request.launch_id, request.attempt) != job.id or request.cluster != self.cluster:
+            raise WireError("the payload belongs to another job")
+        return request
+
+    def open_cleanup(self, job: Job) -> CleanupRequest:
+        """:raises WireError: not one of our clean-ups, or not this one."""
+        request = CleanupRequest.decode(self._open(job, names.CLEANUP_FUNCTION))
+        launch, _, rest = job.id.partition("_")
+        if launch != request.launch_id or not rest.endswith(f"-{request.action}") or request.cluster != self.cluster:
+            raise WireError("the payload belongs to another job")
+        return request
+
+    def _open(self, job: Job, function: str) -> bytes:
+        document = _json(job.data)
+        if not isinstance(document, list) or len(document) != 4 or document[0] != function:
+            raise WireError("the job calls a function that is not ours")
+        arguments = document[2]
+        if not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise WireError("the job's arguments are not a sealed payload")
+        return self._seal.open(arguments[0])
+
+    # --- Redis --------------------------------------------------------------------------------------------------------
+    async def _run(self, name: str, keys: list[str], args: Iterable[Any], package: str = "podrelay_workers") -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            body = files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
+            script = self._scripts[name] = self._client.register_script(body)
+        return await self._call(script(keys=keys, args=list(args)))
+
+    @staticmethod
+    async def _call(command: Any) -> Any:
+        try:
+            return await command
+        except AuthenticationError as error:
+            raise RelayUnavailable(f"[podrelay] redis_url: Redis refuses the user or password ({error}).") from error
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+
+
+def created(job: Job, pod: str, namespace: str, uid: str) -> Outcome:
+    return Outcome(job, "created", (pod, namespace, uid, f"{time.time():.6f}"))
+
+
+def done(job: Job) -> Outcome:
+    return Outcome(job, "done")
+
+
+def failed(job: Job, why: str) -> Outcome:
+    packed = zlib.compress(why.encode())
+    return Outcome(job, "failed", (packed, base64.b64encode(packed)))
+
+
+def back(job: Job) -> Outcome:
+    """Nothing was tried: to the front of the queue."""
+    return Outcome(job, "back")
+
+
+def wait(job: Job, seconds: float, reason: str, message: str, news: str = "", tried: bool = True) -> Outcome:
+    """:param news: a sealed pending result, where users should hear of it."""
+    return Outcome(job, "wait", (f"{seconds:.3f}", reason, message, news, int(tried)))
+
+
+def rq_time() -> str:
+    """Now, as RQ writes it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _json(data: bytes) -> Any:
+    """RQ's own data, as we wrote it or compressed by RQ (after a requeue from rq-dashboard)."""
+    try:
+        if data[:1] == b"\x78":
+            unfolding = zlib.decompressobj()
+            data = unfolding.decompress(data, _PAYLOAD_MAX)
+        return json.loads(data)
+    except (ValueError, zlib.error, RecursionError) as error:
+        raise WireError("the job's data is not JSON") from error
+
+
+def _rows(flat: Sequence[Any], width: int) -> list[Sequence[Any]]:
+    return [flat[start : start + width] for start in range(0, len(flat), width)]
+
+
+def _parts(jobs: Sequence[Job]) -> list[Sequence[Job]]:
+    return [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]

@@ -1,0 +1,303 @@
+"""One launch, from the claimed job to its outcome: open, check, render, create, and judge what the API server said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Stats
+
+from podrelay import names
+from podrelay.errors import RelayUnavailable, WireError
+from podrelay.wire import CleanupRequest, FailureClass, LaunchRequest, PodResult
+from podrelay.wire import Outcome as ResultOutcome
+from podrelay_workers.api_errors import AlreadyExists, ApiError, Conflict, NotFound, Refused, Unreachable
+from podrelay_workers.creation import (
+    QUOTA_FIRST_S,
+    QUOTA_MOST_S,
+    STUMBLE_FIRST_S,
+    STUMBLE_MOST_S,
+    Concurrency,
+    Verdict,
+    judge,
+)
+from podrelay_workers.holdings import Holdings
+from podrelay_workers.intake import NEWS_S, PROBE_S, Intake, Job, News, Outcome, back, created, done, failed, wait
+from podrelay_workers.manifest import ManifestError, Manifests
+from podrelay_workers.pauses import Pauses
+from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.stopping import Stopping
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+# A wait shorter than this is no news.
+_NEWS_AFTER_S = 5.0
+# A request that broke sooner is sent again at once: mostly a kept connection that the server had just closed.
+_BROKE_EARLY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a launch may wait for capacity since its offer, and how often it may be tried (None: any number)."""
+
+    wait_s: float
+    tries_max: int | None = None
+
+
+class Launching:
+    """Makes the pods of claimed launches. Each job ends in exactly one outcome, given to the holdings."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        holdings: Holdings,
+        pods: PodsApi,
+        manifests: Manifests,
+        concurrency: Concurrency,
+        pauses: Pauses,
+        stopping: Stopping,
+        patience: Patience,
+        *,
+        token_margin_s: float,
+        team: str | None = None,
+    ) -> None:
+        self._intake = intake
+        self._holdings = holdings
+        self._pods = pods
+        self._manifests = manifests
+        self._concurrency = concurrency
+        self._pauses = pauses
+        self._stopping = stopping
+        self._patience = patience
+        self._token_margin_s = token_margin_s
+        self._tags = {"team_name": team} if team else {}
+
+    async def work(self, job: Job) -> None:
+        outcome = await self._outcome(job)
+        if outcome is None:
+            self._holdings.forget(job)
+        else:
+            self._holdings.give(outcome)
+
+    async def _outcome(self, job: Job) -> Outcome | None:
+        """What became of the job; None where it is another launcher's by now."""
+        try:
+            request = self._intake.open_launch(job)
+        except WireError as error:
+            log.warning("Quarantined job %s: %s", job.id, error)
+            await self._intake.quarantine(job, str(error))
+            return failed(job, f"Quarantined: {error}")
+        try:
+            outcome = await self._launch(job, request)
+        except RelayUnavailable:
+            raise
+        except Exception as error:  # a fault of ours or of a library fails this launch, not the process
+            log.exception("Launch %s: cannot be made", job.id)
+            outcome = await self._refuse(job, request, "LauncherError", f"{type(error).__name__} in the launcher")
+        if job.probe and (outcome is None or outcome.what != "created"):
+            # It says nothing about the quota, unless that is what it met: then this is ignored.
+            await self._intake.throttle("passed", request.namespace, 1.0, PROBE_S)
+        return outcome
+
+    async def _launch(self, job: Job, request: LaunchRequest) -> Outcome | None:
+        if job.overdue is not None:
+            return await self._give_up(job, request, *job.overdue)
+        if request.not_after_s and time.time() + self._token_margin_s > request.not_after_s:
+            log.info("Launch %s: its token ends too soon, no pod was made", job.id)
+            await self._publish(request, "expired", "TokenExpired", "the task's token would have ended too soon")
+            return done(job)
+        try:
+            pod = await self._manifests.make(request)
+        except ManifestError as error:
+            return await self._refuse(job, request, error.reason, str(error))
+        if self._stopping.stopped or self._pauses.left_s:
+            return back(job)
+        closed_s = self._pauses.closed_s(request.namespace)
+        if closed_s and not job.probe:
+            return wait(job, closed_s, "QuotaExceeded", "the namespace's quota is used up", tried=False)
+        return await self._create(job, request, pod)
+
+    # --- creation -----------------------------------------------------------------------------------------------------
+    async def _create(self, job: Job, request: LaunchRequest, pod: Json) -> Outcome | None:
+        began_s = time.monotonic()
+        try:
+            made = await self._post(job, request, pod)
+        except ApiError as error:
+            self._count("pod_creation_status", str(error.status or "error"))
+            return await self._judged(job, request, pod, judge(error, job.tries))
+        if made is None:
+            return None
+        took_s = time.monotonic() - began_s
+        self._concurrency.succeeded(took_s)
+        Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
+        self._count("pod_creation_status", "200")
+        await self._all_clear(job, request)
+        metadata = made["metadata"]
+        log.debug("Launch %s: created pod %s/%s", job.id, metadata["namespace"], metadata["name"])
+        return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
+
+    async def _post(self, job: Job, request: LaunchRequest, pod: Json) -> Json | None:
+        """The pod of this launch, made now or before; None where the launch is not ours to make any more."""
+        again = False
+        while True:
+            # The last thing before the request: a process that slept through its lease makes nothing.
+            if not await self._holdings.fresh(job):
+                return None
+            began_s = time.monotonic()
+            try:
+                return await self._pods.create_pod(_namespace(pod), pod)
+            except AlreadyExists:
+                return await self._existing(request, pod)
+            except Unreachable:
+                if again or time.monotonic() - began_s > _BROKE_EARLY_S:
+                    raise
+                again = True
+
+    async def _existing(self, request: LaunchRequest, pod: Json) -> Json:
+        """The pod that has our name already: ours, from a request whose answer was lost, or a stranger's."""
+        name, namespace = pod["metadata"]["name"], _namespace(pod)
+        try:
+            found = await self._pods.get_pod(namespace, name)
+        except NotFound as error:
+            raise Conflict(f"pod {namespace}/{name} was there and is gone", status=409) from error
+        labels = found["metadata"].get("labels") or {}
+        ours = pod["metadata"]["labels"]
+        mark = (names.LABEL_LAUNCH_ID, names.LABEL_DEPLOYMENT, names.LABEL_ATTEMPT)
+        if all(labels.get(label) == ours[label] for label in mark):
+            return found
+        raise Refused(f"a pod named {name} is in namespace {namespace} and is not of this launch", status=409)
+
+    async def _all_clear(self, job: Job, request: LaunchRequest) -> None:
+        """Tell the others, where they wait for such news."""
+        if job.probe:
+            await self._intake.throttle("passed", request.namespace, 1.5, PROBE_S)
+        if self._pauses.failures:
+            self._pauses.failures = 0
+            await self._intake.throttle("recover")
+            log.info("The API server works again.")
+
+    # --- failures -----------------------------------------------------------------------------------------------------
+    async def _judged(self, job: Job, request: LaunchRequest, pod: Json, verdict: Verdict) -> Outcome:
+        if verdict.scope == "never":
+            return await self._refuse(job, request, verdict.reason, verdict.message)
+        if verdict.slower:
+            self._concurrency.failed(time.monotonic())
+        seconds = await self._tell_all(request, verdict)
+        waited_s = time.time() - job.offered_at_s
+        tries_max = self._patience.tries_max
+        if waited_s > self._patience.wait_s > 0 or (tries_max is not None and job.tries >= tries_max):
+            if verdict.ambiguous:  # the pod may exist after all, and nobody would wait for it
+                self._holdings.give(self._intake.order(job, _revocation(request, pod), request.attempt))
+            return await self._give_up(job, request, verdict.reason, verdict.message)
+        log.debug("Launch %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
+        news = ""
+        if time.time() - job.told_at_s > NEWS_S and waited_s + seconds > _NEWS_AFTER_S:
+            news = self._intake.sealed(_result(request, "pending", verdict.reason, verdict.message))
+        spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
+        return wait(job, seconds + spread_s, verdict.reason, verdict.message, news)
+
+    async def _tell_all(self, request: LaunchRequest, verdict: Verdict) -> float:
+        """Share the wait with every launcher; its seconds."""
+        began_s = time.monotonic()
+        throttle, reason, message = self._intake.throttle, verdict.reason, verdict.message
+        if verdict.scope == "launch":
+            return verdict.seconds or 0.0
+        if verdict.scope == "namespace":
+            seconds = await throttle("refused", request.namespace, QUOTA_FIRST_S, QUOTA_MOST_S, reason, message)
+            self._pauses.close(request.namespace, began_s, seconds)
+            return seconds
+        paused = self._pauses.left_s > 0
+        if verdict.seconds:
+            seconds = await throttle("pause", x=verdict.seconds, reason=reason)
+        else:
+            seconds = await throttle("stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=reason)
+        self._pauses.pause(seconds)
+        self._pauses.failures = max(1, self._pauses.failures)
+        if not paused:
+            log.warning("No pods are created for %.1f s: %s (%s)", seconds, message, reason)
+        return seconds
+
+    async def _refuse(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Outcome:
+        """What can never succeed: the result first, then the job."""
+        return await self._fail(job, request, reason, message, "configuration")
+
+    async def _give_up(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Outcome:
+        waited_s = max(0.0, time.time() - job.offered_at_s)
+        told = f"no pod after {waited_s:.0f} s and {job.tries + 1} tries: {message}"
+        return await self._fail(job, request, reason, told, "infrastructure")
+
+    async def _fail(
+        self, job: Job, request: LaunchRequest, reason: str, message: str, failure_class: FailureClass
+    ) -> Outcome:
+        log.warning("Launch %s (%s) failed, %s: %s", job.id, request.description, reason, message)
+        await self._publish(request, "failed", reason, message, failure_class)
+        return failed(job, f"{reason}: {message}")
+
+    async def crashed(self, job: Job) -> None:
+        """A job that lost every launcher that held it (`reap.lua`)."""
+        try:
+            request = self._intake.open_launch(job)
+        except WireError as error:
+            self._holdings.give(failed(job, f"Quarantined: {error}"))
+            return
+        message = "each launcher that held this launch was lost"
+        self._holdings.give(await self._refuse(job, request, "LauncherCrashed", message))
+
+    async def tell(self, news: Sequence[News]) -> None:
+        """Tell users of launches that wait behind their namespace's quota."""
+        results = [
+            PodResult(item.launch_id, item.attempt, "pending", reason=item.reason, message=item.message)
+            for item in news
+        ]
+        try:
+            await asyncio.gather(*map(self._intake.publish, results))
+        except RelayUnavailable:
+            log.debug("News of %d waiting launches were not published", len(results))
+
+    async def _publish(
+        self,
+        request: LaunchRequest,
+        outcome: ResultOutcome,
+        reason: str,
+        message: str,
+        failure_class: FailureClass = "",
+    ) -> None:
+        await self._intake.publish(_result(request, outcome, reason, message, failure_class))
+
+    def _count(self, what: str, status: str) -> None:
+        Stats.incr(f"kubernetes_executor.{what}", tags={"status": status, **self._tags})
+
+    # --- pods that nobody wants ---------------------------------------------------------------------------------------
+    def unwanted(self, outcome: Outcome) -> Outcome:
+        """The launch was withdrawn or superseded while its pod was made: give it up, and order the pod's deletion."""
+        pod, namespace, uid = map(str, outcome.args[:3])
+        launch_id, attempt = names.parse_job_id(outcome.job.id) or ("", 0)
+        log.info("Launch %s: not wanted any more, its pod %s/%s goes", outcome.job.id, namespace, pod)
+        cleanup = CleanupRequest(launch_id, "revoke", namespace, pod, uid, cluster=self._intake.cluster)
+        return self._intake.order(outcome.job, cleanup, attempt, "abandon")
+
+
+def _result(
+    request: LaunchRequest, outcome: ResultOutcome, reason: str, message: str, failure_class: FailureClass = ""
+) -> PodResult:
+    return PodResult(
+        request.launch_id, request.attempt, outcome, reason=reason, message=message, failure_class=failure_class,
+        namespace=request.namespace, seen_at_s=time.time(), cluster=request.cluster,
+    )  # fmt: skip
+
+
+def _revocation(request: LaunchRequest, pod: Json) -> CleanupRequest:
+    return CleanupRequest(
+        request.launch_id, "revoke", _namespace(pod), pod["metadata"]["name"], cluster=request.cluster
+    )
+
+
+def _namespace(pod: Json) -> str:
+    return str(pod["metadata"].get("namespace") or "default")

@@ -1,0 +1,56 @@
+-- What the API server's answers mean to every launcher of a cluster.
+--
+-- KEYS: 1 throttle:<cluster>
+-- ARGV: 1 wake channel  2 event  3 namespace or ''  4 x  5 y  6 reason  7 message
+--   pause    x seconds, as the server asked: nothing is created before
+--   stumble  x first wait, y longest wait (s): it did not answer or failed; the wait doubles while that goes on
+--   recover  something was created: the next stumble is a first one again
+--   refused  namespace  x first wait, y longest wait (s): its quota is used up
+--   passed   namespace  x how many launches more may try: this one was created (or never tried, x = 1)
+-- Returns the seconds to wait.
+-- A namespace behind its quota lets one launch try; each that succeeds makes room for one and a half more, so that a queue
+-- flows quickly when there is room, and a quota that is full costs at most half as many refusals as there were successes.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local function seconds(value) return string.format('%.6f', value) end
+local function get(name) return tonumber(redis.call('HGET', KEYS[1], name) or 0) end
+local function set(...) redis.call('HSET', KEYS[1], ...); redis.call('EXPIRE', KEYS[1], 3600) end
+local wait = 0
+
+if event == 'pause' then
+  wait = math.max(x, get('until') - now)
+  set('until', seconds(now + wait), 'reason', ARGV[6])
+elseif event == 'stumble' then
+  wait = get('until') - now
+  if wait <= 0 then  -- one failure for all that were in flight together
+    local failures = get('failures') + 1
+    wait = math.min(y, x * 2 ^ math.min(failures - 1, 30))
+    set('failures', failures, 'until', seconds(now + wait), 'reason', ARGV[6])
+  end
+elseif event == 'recover' then
+  redis.call('HDEL', KEYS[1], 'failures')
+elseif event == 'refused' then
+  local field = 'until:' .. namespace
+  wait = get(field) - now
+  if wait <= 0 or redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
+    local tries = get('passed:' .. namespace) > 0 and 1 or get('tries:' .. namespace) + 1
+    wait = math.min(y, x * 2 ^ math.min(tries - 1, 30))
+    set(field, seconds(now + wait), 'tries:' .. namespace, tries, 'probing:' .. namespace, 0, 'allow:' .. namespace, 0,
+      'passed:' .. namespace, 0, 'reason:' .. namespace, ARGV[6], 'message:' .. namespace, ARGV[7])
+  end
+elseif event == 'passed' then
+  if redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
+    if x > 1 and redis.call('HINCRBY', KEYS[1], 'passed:' .. namespace, 1) >= 64 then
+      for _, name in ipairs({ 'until:', 'tries:', 'probing:', 'allow:', 'passed:', 'reason:', 'message:' }) do
+        redis.call('HDEL', KEYS[1], name .. namespace)
+      end
+    else
+      redis.call('HINCRBYFLOAT', KEYS[1], 'allow:' .. namespace, x)
+      set('until:' .. namespace, seconds(now + y))
+    end
+    redis.call('PUBLISH', ARGV[1], '1')
+  end
+end
+if wait > 0 and namespace == '' then redis.call('PUBLISH', ARGV[1], 'pause ' .. seconds(wait)) end
+return seconds(wait)
