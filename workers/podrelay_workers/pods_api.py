@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -150,7 +150,7 @@ class PodsApi:
         silence_s: float = 75.0,
         timeout_s: float = 300.0,
         metadata_only: bool = False,
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """The events of one watch request, decoded, until the server ends it. Bookmarks and ERROR events are included.
 
         :param silence_s: longest time without a byte; the server sends a bookmark about once a minute.

@@ -1,0 +1,49 @@
+"""Which watcher of a cluster leads: a lease in Redis with a fencing number. Used by the watcher.
+
+Nothing depends on noticing in time that the lead is lost: what a former leader publishes is refused by its fence.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from podrelay.names import Names
+from podrelay_workers.scripts import Scripts
+
+
+@dataclass(frozen=True)
+class Term:
+    """One turn of one leader, over one life of Redis' data (`epoch`). `leader` and `fence` go with all it publishes."""
+
+    leader: str
+    fence: str
+    epoch: str
+
+
+class Leadership:
+    """:raises RelayUnavailable: from every method; who leads is then unknown, and a term goes on until told otherwise."""
+
+    def __init__(self, scripts: Scripts, names: Names, cluster: str, lease_s: float) -> None:
+        self.me = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.leader = ""
+        self._epoch = ""
+        self._scripts = scripts
+        self._keys = [names.watch(cluster), names.epoch]
+        self._lease_s = lease_s
+
+    async def claim(self, fields: Mapping[str, str] | None = None) -> Term | None:
+        """Take or keep the lead; None where another has it. `fields` are written into the watch hash with it."""
+        known = "" if self.leader == self.me else self._epoch
+        said = [part for item in (fields or {}).items() for part in item]
+        args = [self.me, f"{self._lease_s:.3f}", secrets.token_hex(16), "", known, *said]
+        leads, fence, leader, epoch = await self._scripts.run("lead", self._keys, args)
+        self.leader, self._epoch = leader.decode(), epoch.decode()
+        return Term(self.me, fence.decode(), self._epoch) if leads else None
+
+    async def leave(self) -> None:
+        """Let a standby take over at once."""
+        await self._scripts.run("lead", self._keys, [self.me, "0", secrets.token_hex(16), "leave", ""])

@@ -1,0 +1,246 @@
+"""Pure: what the watcher remembers of each live pod, so that only news is published. A few short texts per pod.
+
+Time comes in as an argument: `clock_s` is monotonic and measures waits, `now_s` is the wall clock of results.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from podrelay import names
+from podrelay.wire import PodResult
+from podrelay_workers.verdict import Later, Rules, Verdict, epoch_s, identity, judge, vanished
+
+Json = dict[str, Any]
+Key = tuple[str, str]
+
+# The same wait in other words ("0/10 nodes" becomes "0/11 nodes") is news at most this often.
+SAME_WAIT_S = 60.0
+SKIPPED_MAX = 10_000
+# An end stays known for so long after its pod is gone: by then the ledger knows it too.
+OVER_KEPT_S = 300.0
+
+
+@dataclass(frozen=True)
+class News:
+    """Something for the ledger and the stream. `restore` are ledger fields for a launch that Redis may have forgotten.
+
+    A News without a result only restores.
+    """
+
+    launch_id: str
+    attempt: int
+    result: PodResult | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    restore: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of one event: news or not; `confirm` is a pod that may be gone; `skipped` is worth one log line."""
+
+    news: News | None = None
+    confirm: Row | None = None
+    skipped: str = ""
+
+
+@dataclass
+class Row:
+    """One live pod."""
+
+    __slots__ = (
+        "attempt", "later", "launch_id", "name", "namespace", "news_at", "reason", "said", "since", "told_wait", "uid",
+        "wait",
+    )  # fmt: skip
+
+    namespace: str
+    name: str
+    uid: str
+    launch_id: str
+    attempt: int
+    said: str  # the furthest outcome published: "", pending, started, or over
+    wait: str
+    since: float
+    reason: str
+    told_wait: str
+    news_at: float
+    later: tuple[Later, ...]
+
+
+class PodTable:
+    """The live pods of one cluster. Forgets everything with its term of leadership."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._rows: dict[Key, Row] = {}
+        self._waiting: dict[Key, Row] = {}
+        self._skipped: set[str] = set()
+        self._over: dict[tuple[str, int], float] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._rows
+
+    def take(self, event: str, pod: Any, now_s: float, clock_s: float) -> Taken:
+        """Learn from an event."""
+        verdict = judge(event, pod, self._rules, now_s)
+        if verdict.skipped:
+            return self._skip(pod, verdict)
+        key = (verdict.fields.get("namespace", ""), verdict.fields.get("pod", ""))
+        row = self._rows.get(key)
+        restore = None
+        if row is None or row.launch_id != verdict.launch_id or row.uid != verdict.fields.get("uid", ""):
+            row = row_of(*key, verdict.launch_id, verdict.attempt, verdict.fields.get("uid", ""))
+            self._rows[key] = row
+            restore = _restorable(pod, verdict, self._rules.cluster) if event == "LISTED" else None
+        news = self._news(row, verdict, clock_s)
+        if event == "DELETED" and not verdict.confirm:
+            self.forget(key)
+        if news is None and restore is not None:
+            news = News(verdict.launch_id, verdict.attempt)
+        if news is not None and restore is not None:
+            news = replace(news, restore=restore)
+        return Taken(news, row if verdict.confirm and row.said != "over" else None)
+
+    def due(self, clock_s: float) -> list[tuple[Row, Later]]:
+        """What falls due by the clock alone: a fatal reason that lasted, a start that takes long. Told by `tell`."""
+        found = []
+        for row in list(self._waiting.values()):
+            ripe = [item for item in row.later if clock_s - row.since >= item.after_s]
+            row.later = tuple(item for item in row.later if item not in ripe)
+            found += [(row, item) for item in ripe]
+            self._keep_time(row)
+        return found
+
+    def tell(self, row: Row, result: PodResult, now_s: float, clock_s: float) -> News | None:
+        """News about a pod that no event brought; None where it is none any more."""
+        if self._rows.get((row.namespace, row.name)) is not row:
+            return None
+        return self._say(row, replace(result, seen_at_s=now_s), _whereabouts(row), clock_s)
+
+    def missing(self, namespace: str | None, listed: frozenset[Key]) -> list[Row]:
+        """Pods that were known and are not in a complete list of this namespace (None: of all)."""
+        return [
+            row
+            for key, row in self._rows.items()
+            if key not in listed and (namespace is None or row.namespace == namespace)
+        ]
+
+    def gone(self, row: Row, now_s: float, clock_s: float) -> News | None:
+        """A pod that the API server no longer knows: None where its end was published before."""
+        self.forget((row.namespace, row.name))
+        result = vanished(row.launch_id, row.attempt, row.namespace, row.name, self._rules, now_s)
+        return self._say(row, replace(result, uid=row.uid), _whereabouts(row), clock_s)
+
+    def forget(self, key: Key) -> None:
+        self._rows.pop(key, None)
+        self._waiting.pop(key, None)
+
+    # --- what is news ---------------------------------------------------------------------------------------------
+
+    def _news(self, row: Row, verdict: Verdict, clock_s: float) -> News | None:
+        if verdict.wait != row.wait:
+            row.wait, row.since, row.later = verdict.wait, clock_s, verdict.later
+        elif row.later:  # the wait goes on; only its words may have changed
+            open_s = {item.after_s for item in row.later}
+            row.later = tuple(item for item in verdict.later if item.after_s in open_s)
+        self._keep_time(row)
+        return self._say(row, verdict.result, verdict.fields, clock_s) if verdict.result is not None else None
+
+    def _say(self, row: Row, result: PodResult, fields: dict[str, str], clock_s: float) -> News | None:
+        if row.said == "over" or (row.launch_id, row.attempt) in self._over:
+            return None
+        if result.terminal:
+            row.said, row.later = "over", ()
+            self._remember_end(row, clock_s)
+        elif result.outcome == "started":
+            if row.said == "started":
+                return None
+            row.said = "started"
+        else:
+            text = f"{result.reason}: {result.message}"
+            if row.said == "started" or text == row.reason:
+                return None
+            if row.told_wait == row.wait and clock_s - row.news_at < SAME_WAIT_S:
+                return None
+            row.said, row.reason, row.told_wait, row.news_at = "pending", text, row.wait, clock_s
+        return News(row.launch_id, row.attempt, result, fields)
+
+    def _remember_end(self, row: Row, clock_s: float) -> None:
+        self._over[(row.launch_id, row.attempt)] = clock_s
+        while self._over:  # in the order of time
+            first = next(iter(self._over))
+            if clock_s - self._over[first] <= OVER_KEPT_S:
+                return
+            del self._over[first]
+
+    def _keep_time(self, row: Row) -> None:
+        if row.later:
+            self._waiting[(row.namespace, row.name)] = row
+        else:
+            self._waiting.pop((row.namespace, row.name), None)
+
+    def _skip(self, pod: Any, verdict: Verdict) -> Taken:
+        metadata = _map(_map(pod).get("metadata"))
+        key = (str(metadata.get("namespace"))[:253], str(metadata.get("name"))[:253])
+        self.forget(key)
+        if verdict.launch_id:  # ours, and nothing to say about it
+            return Taken()
+        label = f"{key[0]}/{key[1]}"
+        if label in self._skipped:
+            return Taken()
+        if len(self._skipped) >= SKIPPED_MAX:
+            self._skipped.clear()
+        self._skipped.add(label)
+        return Taken(skipped=f"{label}: {verdict.skipped}")
+
+
+def _restorable(pod: Json, verdict: Verdict, cluster: str) -> dict[str, str]:
+    """Ledger fields of a launch that can be read off its pod."""
+    metadata = _map(pod.get("metadata"))
+    labels, annotations = _map(metadata.get("labels")), _map(metadata.get("annotations"))
+    created_s = epoch_s(metadata.get("creationTimestamp"))
+    found = {
+        **{name: verdict.fields.get(name, "") for name in ("pod", "namespace", "uid")},
+        "cluster": cluster,
+        "owner": labels.get(names.LABEL_WORKER),
+        "subject": annotations.get(names.ANNOTATION_SUBJECT),
+        "t_created": f"{created_s:.3f}" if created_s else "",
+        **_task(annotations),
+    }
+    return {name: value for name, value in found.items() if isinstance(value, str) and value}
+
+
+def _task(annotations: Json) -> dict[str, str]:
+    """The task's key, from the stock executor's annotations."""
+    try:
+        key = [annotations[name] for name in ("dag_id", "task_id", "run_id")]
+        numbers = [int(annotations["try_number"]), int(annotations.get("map_index", -1))]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return {}
+    if not all(isinstance(part, str) for part in key):
+        return {}
+    return {"kind": "task", "key": json.dumps([*key, *numbers])}
+
+
+def _map(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def row_of(namespace: str, name: str, launch_id: str, attempt: int, uid: str = "") -> Row:
+    """A pod of which nothing was said yet."""
+    return Row(namespace, name, uid, launch_id, attempt, "", "", 0.0, "", "", 0.0, ())
+
+
+def _whereabouts(row: Row) -> dict[str, str]:
+    found = {"pod": row.name, "namespace": row.namespace, "uid": row.uid}
+    return {name: value for name, value in found.items() if value}
+
+
+def same_launch(pod: Any, row: Row) -> bool:
+    """Is this pod still the one of that row?"""
+    return identity(pod) == (row.launch_id, row.attempt)

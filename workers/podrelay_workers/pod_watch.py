@@ -1,0 +1,192 @@
+"""An endless stream of pods: list, then watch from the list's version, resume, list again. Used by the watcher.
+
+Four layers, each of which handles the failures it has words for and passes the rest up:
+`forever` never ends; `_listed` is one complete list; `_watched` resumes watching until only a new list helps;
+`PodsApi.watch_stream` is one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from podrelay_workers.api_errors import ApiError, Gone, NotFound, Refused, Silent, Unauthorized, error_of_event
+from podrelay_workers.backoff import Backoff
+from podrelay_workers.pods_api import PodsApi
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+LIST_PAGE = 500  # pods of about 10 KB each: a page stays at a few MB
+# The server ends a watch after this time, spread so that many watches do not return together.
+WATCH_S = 300.0
+WATCH_SPREAD_S = 60.0
+# A request that ended well but at once is a failure all the same: something in between cuts it.
+TOO_SHORT_S = 1.0
+TROUBLE_LOG_S = 60.0
+
+
+class Seen(NamedTuple):
+    """A pod as it was: `event` is LISTED, ADDED, MODIFIED or DELETED."""
+
+    event: str
+    pod: Json
+
+
+class Listed(NamedTuple):
+    """A list is complete: these (namespace, name) were there. What was made before `began_s` and is not, is gone."""
+
+    began_s: float
+    pods: frozenset[tuple[str, str]]
+
+
+@dataclass
+class Position:
+    """How far the watch has come; `status` and liveness are told from it. Times are wall clock, 0 for never."""
+
+    version: str = ""
+    listed_s: float = 0.0
+    heard_s: float = 0.0
+    trouble: str = ""
+
+
+class PodWatch:
+    """The pods of one namespace (None: of all) that a label selector picks."""
+
+    def __init__(
+        self, api: PodsApi, namespace: str | None, selector: str, silence_s: float, waits: Backoff | None = None
+    ) -> None:
+        """:param silence_s: a watch that brings no byte for so long is taken for dead."""
+        self.position = Position()
+        self.namespace = namespace
+        self._api = api
+        self._selector = selector
+        self._silence_s = silence_s
+        self._waits = waits or Backoff(first_s=0.2, most_s=15.0)
+        self._told_at = 0.0
+
+    async def forever(self) -> AsyncGenerator[Seen | Listed, None]:
+        """Every pod listed, then `Listed`, then every change; and again from the list whenever there was a gap."""
+        while True:
+            try:
+                async with aclosing(self._listed()) as items:
+                    async for item in items:
+                        yield item
+            except ApiError as error:
+                await self._pause("list", error)
+                continue
+            self._works("list")
+            async with aclosing(self._watched()) as changes:
+                async for change in changes:
+                    yield change
+            # A list that works says nothing of the watch that did not: its wait is counted for itself.
+            await asyncio.sleep(self._waits.failed("gone"))
+
+    async def _listed(self) -> AsyncGenerator[Seen | Listed, None]:
+        """One list, page by page, complete or an ApiError. Pods seen twice (a name used again) do no harm."""
+        began_s, continuation, names = time.time(), "", set()
+        while True:
+            page = await self._api.list_page(
+                self.namespace, labels=self._selector, limit=LIST_PAGE, continuation=continuation
+            )
+            for pod in page.items:
+                names.add(_name(pod))
+                yield Seen("LISTED", pod)
+            continuation = page.continuation
+            if not continuation:
+                break
+        self.position.version = page.version
+        self.position.listed_s = self.position.heard_s = time.time()
+        log.info("Listed %d pods in %s at version %s.", len(names), self._where, page.version)
+        yield Listed(began_s, frozenset(names))
+
+    async def _watched(self) -> AsyncGenerator[Seen, None]:
+        """Watch and resume at the version reached, for as long as the server still knows that version."""
+        while True:
+            began = time.monotonic()
+            heard = False
+            try:
+                async with aclosing(self._stream()) as events:
+                    async for event in events:
+                        heard = True
+                        seen = self._take(event)
+                        if seen is not None:
+                            yield seen
+            except Gone as error:
+                log.info("Version %s of %s is too old: listing again (%s).", self.position.version, self._where, error)
+                return
+            except Silent:
+                log.info("Nothing heard of %s for %g s: connecting again.", self._where, self._silence_s)
+            except ApiError as error:
+                await self._pause("watch", error)
+            else:
+                if not heard and time.monotonic() - began < TOO_SHORT_S:
+                    await asyncio.sleep(self._waits.failed("watch"))
+
+    def _stream(self) -> AsyncGenerator[Json, None]:
+        return self._api.watch_stream(
+            self.namespace,
+            version=self.position.version,
+            labels=self._selector,
+            silence_s=self._silence_s,
+            timeout_s=WATCH_S + random.random() * WATCH_SPREAD_S,
+        )
+
+    def _take(self, event: Json) -> Seen | None:
+        """Advance the position by this event; None where it was only a bookmark."""
+        kind, pod = event.get("type"), event.get("object")
+        if kind == "ERROR":
+            raise error_of_event(pod)
+        self._works("watch")
+        self._waits.worked("gone")
+        self.position.heard_s = time.time()
+        if not isinstance(pod, dict):
+            return None
+        version = (pod.get("metadata") or {}).get("resourceVersion")
+        if isinstance(version, str) and version:
+            self.position.version = version
+        return Seen(kind, pod) if kind in ("ADDED", "MODIFIED", "DELETED") else None
+
+    # --- trouble ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        return f"namespace {self.namespace}" if self.namespace else "all namespaces"
+
+    def _works(self, kind: str) -> None:
+        self._waits.worked(kind)
+        if self.position.trouble:
+            log.info("Watching %s again.", self._where)
+            self.position.trouble = ""
+            self._told_at = 0.0
+
+    async def _pause(self, kind: str, error: ApiError) -> None:
+        wait_s = self._waits.failed(kind, error.retry_after_s)
+        self.position.trouble = f"{kind}: {error}"
+        if time.monotonic() - self._told_at >= TROUBLE_LOG_S or not self._told_at:
+            self._told_at = time.monotonic()
+            log.warning("Cannot %s the pods of %s, trying on: %s%s", kind, self._where, error, _advice(error))
+        await asyncio.sleep(wait_s)
+
+
+def _advice(error: ApiError) -> str:
+    if isinstance(error, Refused) and error.status == 403:
+        return " (grant get, list and watch on pods there: docker/ holds a Role)"
+    if isinstance(error, NotFound):
+        return " (does the namespace exist?)"
+    if isinstance(error, Unauthorized):
+        return " (credentials were read again in vain: see [kubernetes_executor] config_file)"
+    return ""
+
+
+def _name(pod: Any) -> tuple[str, str]:
+    metadata = pod.get("metadata") if isinstance(pod, dict) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    return str(metadata.get("namespace")), str(metadata.get("name"))

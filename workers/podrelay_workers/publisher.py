@@ -1,0 +1,209 @@
+"""From the watcher's news to ledger and stream: batches, at most once per attempt, through outages of Redis.
+
+What Redis does not take stays here, at most one entry per launch attempt, and is sent again. Used by the watcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
+
+from redis.exceptions import RedisError
+
+from podrelay.errors import RelayUnavailable
+from podrelay.names import Names
+from podrelay.redis_client import unavailable
+from podrelay.sealing import Seal
+from podrelay_workers.backoff import Backoff
+from podrelay_workers.leadership import Term
+from podrelay_workers.pod_table import News, Row, row_of
+from podrelay_workers.scripts import Call, Scripts
+
+log = logging.getLogger(__name__)
+
+BATCH = 200  # about 10 ms of Redis' time
+GATHER_S = 0.02  # news come in bursts: waiting this long makes one round trip of many
+# Results that a lost Redis may have taken with it before any scheduler read them are said again.
+KEPT_S = 30.0
+SCAN_COUNT = 1000
+
+
+class NotLeader(Exception):  # noqa: N818 - not an error: another watcher leads, as it should be
+    """Redis refused a publication because another watcher has taken the lead."""
+
+
+class Publisher:
+    """Holds what is to be said, and says it while its process leads. One for the life of the process."""
+
+    def __init__(self, scripts: Scripts, names: Names, seal: Seal, cluster: str, stream_length: int) -> None:
+        self._scripts = scripts
+        self._names = names
+        self._seal = seal
+        self._cluster = cluster
+        self._stream_length = stream_length
+        self._outbox: dict[tuple[str, int], News] = {}
+        self._recent: deque[tuple[float, News]] = deque()
+        self._filled = asyncio.Event()
+        self.published = 0
+
+    def __len__(self) -> int:
+        return len(self._outbox)
+
+    def put(self, news: News) -> None:
+        """Queue news; only the furthest of an attempt is kept, with what all of it knew of the pod."""
+        key = (news.launch_id, news.attempt)
+        held = self._outbox.get(key)
+        self._outbox[key] = _merged(held, news) if held is not None else news
+        self._filled.set()
+
+    def forget(self) -> None:
+        """Another watcher leads: it finds out everything for itself."""
+        self._outbox.clear()
+        self._recent.clear()
+        self._filled.clear()
+
+    def say_again(self) -> None:
+        """Redis lost its data: queue what it may have lost before anybody read it."""
+        for _, news in self._recent:
+            if (news.launch_id, news.attempt) not in self._outbox:
+                self.put(news)
+        self._recent.clear()
+
+    async def forever(self, term: Term) -> None:
+        """Publish whatever is queued, for this term.
+
+        :raises NotLeader: another watcher leads.
+        """
+        waits = Backoff(first_s=0.1, most_s=2.0)
+        while True:
+            await self._filled.wait()
+            await asyncio.sleep(GATHER_S)
+            try:
+                await self.flush(term)
+            except RelayUnavailable as error:
+                if not waits.failures:
+                    log.warning("%d results wait for Redis: %s", len(self), error)
+                await asyncio.sleep(waits.failed())
+            else:
+                if waits.failures:
+                    log.info("Redis takes results again.")
+                waits.worked()
+
+    async def flush(self, term: Term) -> None:
+        """Send all that is queued now.
+
+        :raises RelayUnavailable: what was not confirmed stays queued; sending it twice does no harm.
+        :raises NotLeader: nothing of this batch was written.
+        """
+        while self._outbox:
+            batch = list(self._outbox.items())[:BATCH]
+            calls, owners = self._calls(term, batch)
+            answers = await self._scripts.run_many(calls)
+            if -2 in answers:
+                raise NotLeader
+            self._sent(batch, zip(owners, answers, strict=True))
+        self._filled.clear()
+
+    def _sent(self, batch: list[tuple[tuple[str, int], News]], answers: Iterable[tuple[News | None, int]]) -> None:
+        now = time.monotonic()
+        for key, news in batch:
+            if self._outbox.get(key) is news:  # else something newer came meanwhile
+                del self._outbox[key]
+            if news.result is not None and news.result.terminal:
+                self._recent.append((now, news))
+        while self._recent and now - self._recent[0][0] > KEPT_S:
+            self._recent.popleft()
+        for owner, answer in answers:
+            if owner is not None and owner.result is not None and answer == 1:
+                self.published += 1
+                _tell(owner)
+
+    def _calls(self, term: Term, batch: list[tuple[tuple[str, int], News]]) -> tuple[list[Call], list[News | None]]:
+        calls: list[Call] = []
+        owners: list[News | None] = []
+        watch, now_s = self._names.watch(self._cluster), f"{time.time():.3f}"
+        for _, news in batch:
+            ledger = self._names.launch(news.launch_id)
+            if news.restore is not None:
+                fields = [part for item in news.restore.items() for part in item]
+                calls.append(("restore", [ledger, watch], [term.leader, term.fence, news.attempt, *fields]))
+                owners.append(None)
+            if news.result is not None:
+                calls.append(self._publication(term, news, ledger, watch, now_s))
+                owners.append(news)
+        return calls, owners
+
+    def _publication(self, term: Term, news: News, ledger: str, watch: str, now_s: str) -> Call:
+        result = news.result
+        assert result is not None
+        said = dict(news.fields)
+        if result.reason:
+            said["reason"] = result.reason
+        if result.message:
+            said["message"] = result.message
+        sealed = self._seal.close(result.encode())
+        args: list[str | int | float] = [term.leader, term.fence, news.launch_id, news.attempt, result.outcome, sealed]
+        args += [now_s, self._stream_length, *(part for item in said.items() for part in item)]
+        return ("publish", [ledger, self._names.results, self._names.unacknowledged, watch], args)
+
+    # --- the other direction: what the ledger believes ------------------------------------------------------------
+
+    async def believed_live(self, before_s: float) -> AsyncGenerator[Row, None]:
+        """Launches of this cluster that should have a pod, created before this time, a bounded batch at a time.
+
+        :raises RelayUnavailable: Redis does not answer.
+        """
+        prefix, cursor = self._names.launch_prefix, 0
+        wanted = ("state", "cluster", "t_created", "namespace", "pod", "attempt", "uid")
+        while True:
+            try:
+                cursor, keys = await self._scripts.client.scan(cursor, match=f"{prefix}*", count=SCAN_COUNT)
+                pipeline = self._scripts.client.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.hmget(key, wanted)
+                rows = await pipeline.execute() if keys else []
+            except (RedisError, OSError) as error:
+                raise unavailable(error) from error
+            for key, row in zip(keys, rows, strict=True):
+                state, cluster, created, namespace, pod, attempt, uid = (_text(value) for value in row)
+                if (
+                    state not in ("created", "started")
+                    or cluster != self._cluster
+                    or not pod
+                    or not attempt.isdecimal()
+                ):
+                    continue
+                if _seconds(created) < before_s:
+                    yield row_of(namespace, pod, _text(key)[len(prefix) :], int(attempt), uid)
+            if not cursor:
+                return
+
+
+def _merged(held: News, news: News) -> News:
+    """Both as one: a result that ends the attempt stays, and the newer one counts otherwise."""
+    result = held.result if held.result is not None and held.result.terminal else news.result or held.result
+    return replace(news, result=result, fields=held.fields | news.fields, restore=held.restore or news.restore)
+
+
+def _tell(news: News) -> None:
+    """One line per change of state. Pods that end well say it at debug level: there are many."""
+    result = news.result
+    assert result is not None
+    level = logging.INFO if result.outcome in ("failed", "pending") else logging.DEBUG
+    log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", news.launch_id, news.attempt, result.namespace, result.pod,
+            result.outcome, result.reason, f" (exit code {result.exit_code})" if result.exit_code else "")  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""

@@ -1,0 +1,442 @@
+"""Pure: what one state of one pod means for its launch: a result, something to wait for, or nothing.
+
+Total: whatever the API server delivers, `judge` returns. What is not ours, or malformed, is skipped with a reason.
+Called by the watcher for every event.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from podrelay import names
+from podrelay.wire import FailureClass, Outcome, PodResult
+
+Json = dict[str, Any]
+
+BASE_CONTAINER = "base"
+
+MESSAGE_MAX = 2000
+NAME_MAX = 253
+IMAGE_MAX = 500
+UNSCHEDULABLE = "Unschedulable"
+
+# An end that Kubernetes itself brought about: another try may well succeed.
+_INFRASTRUCTURE = frozenset(
+    {
+        "Evicted", "Preempted", "Preempting", "Shutdown", "NodeShutdown", "Terminated", "NodeLost", "NodeAffinity",
+        "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "ProviderFailed",
+        "ContainerStatusUnknown", "PodDeleted", "PodVanished", "DisruptionTarget", "PreemptionByScheduler",
+        "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC", "TerminationByKubelet",
+    }
+)  # fmt: skip
+# What the pod asks for does not exist or cannot be run: only a change of image, template or secret helps.
+_CONFIGURATION = frozenset(
+    {
+        "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+        "RegistryUnavailable", "CreateContainerConfigError", "CreateContainerError", "StartError",
+        "ContainerCannotRun", "RunContainerError", "CreatePodSandboxError", UNSCHEDULABLE,
+    }
+)  # fmt: skip
+# A container with one of these never ran, although its state is "terminated".
+_NEVER_RAN = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
+# Normal steps of a start: news only when they take long.
+_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+# kubelet alternates between the two while it tries: one wait, not two.
+_SAME_WAIT = {"ImagePullBackOff": "ErrImagePull"}
+_PULL_QPS = "pull QPS exceeded"
+
+_LAUNCH_ID = re.compile(r"[A-Za-z0-9-]{1,63}")
+_ATTEMPT = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What `[kubernetes_executor]` and `[podrelay]` say about waiting pods."""
+
+    fatal_reasons: frozenset[str] = frozenset()
+    # How long a fatal reason must last: a registry that hiccups recovers in less.
+    grace_s: float = 60.0
+    # A start that takes longer is worth asking why; and after the longer time, worth a word in any case.
+    ask_start_s: float = 8.0
+    slow_start_s: float = 30.0
+    cluster: str = names.DEFAULT_CLUSTER
+
+
+@dataclass(frozen=True)
+class Later:
+    """`result` is due when the pod has been in the same wait for `after_s`.
+
+    ask: Kubernetes' events may tell more. bare: worth telling even if they do not.
+    """
+
+    after_s: float
+    result: PodResult
+    ask: bool = False
+    bare: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a pod's state means.
+
+    result: to be published now, if it is news. wait: what the pod waits for; the same text is the same wait, whose
+    `later` fall due by the clock alone. confirm: the pod may be gone, only the API server can tell. fields: for the
+    ledger. skipped: why this pod is none of ours.
+    """
+
+    launch_id: str = ""
+    attempt: int = 0
+    result: PodResult | None = None
+    wait: str = ""
+    later: tuple[Later, ...] = ()
+    confirm: bool = False
+    fields: dict[str, str] = field(default_factory=dict)
+    skipped: str = ""
+
+
+def judge(event: str, pod: Any, rules: Rules, now_s: float) -> Verdict:
+    """The meaning of an event. `event` is the watch's type (LISTED for a list), `now_s` the wall clock."""
+    try:
+        return _judge(event, pod, rules, now_s)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        return Verdict(skipped=f"malformed ({type(error).__name__})")
+
+
+def identity(pod: Any) -> tuple[str, int] | None:
+    """Launch id and attempt by the pod's labels, or None where it is none of ours."""
+    labels = _map(_map(_map(pod).get("metadata")).get("labels"))
+    launch_id, attempt = labels.get(names.LABEL_LAUNCH_ID), labels.get(names.LABEL_ATTEMPT)
+    if not isinstance(launch_id, str) or not isinstance(attempt, str):
+        return None
+    if not _LAUNCH_ID.fullmatch(launch_id) or not _ATTEMPT.fullmatch(attempt):
+        return None
+    return launch_id, int(attempt)
+
+
+def vanished(launch_id: str, attempt: int, namespace: str, pod: str, rules: Rules, now_s: float) -> PodResult:
+    """The result of a launch whose pod is gone without an event that said so."""
+    return PodResult(
+        launch_id, attempt, "failed", "PodVanished", "the pod is gone; nobody saw how it ended", pod, namespace,
+        failure_class="infrastructure", seen_at_s=now_s, cluster=rules.cluster,
+    )  # fmt: skip
+
+
+def explain(result: PodResult, events: list[Any]) -> PodResult:
+    """The same result with the latest warning among Kubernetes' events as its reason; unchanged where there is none."""
+    warnings = [event for event in _maps(events) if event.get("type") == "Warning"]
+    if not warnings:
+        return result
+    last = max(warnings, key=lambda e: epoch_s(e.get("lastTimestamp") or e.get("eventTime") or e.get("firstTimestamp")))
+    reason, message = _text(last.get("reason"), 200), _text(last.get("message"), MESSAGE_MAX)
+    return replace(result, reason=reason or result.reason, message=message or result.message)
+
+
+def epoch_s(text: Any) -> float:
+    """Seconds since the epoch of one of Kubernetes' times, 0.0 where there is none."""
+    if not isinstance(text, str) or not text:
+        return 0.0
+    try:
+        # fromisoformat of Python 3.10 knows neither Z nor nine digits of a second.
+        return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+# --- the order of the rules -----------------------------------------------------------------------------------------
+
+
+def _judge(event: str, pod: Any, rules: Rules, now_s: float) -> Verdict:
+    who = identity(pod)
+    if who is None:
+        return Verdict(skipped="no launch id and attempt in its labels")
+    view = _View(pod, who, rules, now_s)
+    if names.LABEL_REVOKED in view.labels:
+        return Verdict(*who, skipped="revoked")
+    deleted = event == "DELETED"
+    if not view.name or not view.namespace:
+        return Verdict(*who, skipped="no name or namespace")
+    if view.pod_reason == "ProviderFailed":
+        return view.end("failed")
+    if view.base_ended:
+        return view.end("succeeded" if view.exit_code(view.base) == 0 else "failed")
+    if view.phase == "Succeeded":
+        return view.end("succeeded")
+    if view.phase == "Failed":
+        return view.end("failed")
+    if deleted:
+        # Without a time of deletion it may only have left the selection: its labels were changed.
+        return view.deleted() if view.deletion else view.unsure()
+    if view.base_running:
+        return view.started()
+    if view.phase == "Pending":
+        return view.pending()
+    return Verdict(*who, fields=view.fields())
+
+
+class _View:
+    """One pod, read with care for wrong types."""
+
+    def __init__(self, pod: Json, who: tuple[str, int], rules: Rules, now_s: float) -> None:
+        self.who, self.rules, self.now_s = who, rules, now_s
+        metadata, self.spec, status = _map(pod.get("metadata")), _map(pod.get("spec")), _map(pod.get("status"))
+        self.labels = _map(metadata.get("labels"))
+        self.name = _text(metadata.get("name"), NAME_MAX)
+        self.namespace = _text(metadata.get("namespace"), NAME_MAX)
+        self.uid = _text(metadata.get("uid"), NAME_MAX)
+        self.node = _text(self.spec.get("nodeName"), NAME_MAX)
+        self.phase = _text(status.get("phase"), 50)
+        self.pod_reason = _text(status.get("reason"), 200)
+        self.pod_message = _text(status.get("message"), MESSAGE_MAX)
+        self.conditions = _maps(status.get("conditions"))
+        self.main = _maps(status.get("containerStatuses"))
+        self.init = _maps(status.get("initContainerStatuses"))
+        self.deletion = _text(metadata.get("deletionTimestamp"), 50)
+        self.grace_s = metadata.get("deletionGracePeriodSeconds")
+        self.base = self._find_base()
+
+    # --- the container that matters ---
+
+    def _find_base(self) -> Json:
+        """The status of the task's container: the one named base, else the first of the spec."""
+        specs = [_text(item.get("name"), NAME_MAX) for item in _maps(self.spec.get("containers"))]
+        wanted = BASE_CONTAINER if BASE_CONTAINER in specs or not specs else specs[0]
+        for status in self.main:
+            if status.get("name") == wanted:
+                return status
+        return self.main[0] if self.main and not specs else {}
+
+    @property
+    def base_ended(self) -> bool:
+        """A terminated base container is the end, sidecars or not, unless the kubelet will start it again."""
+        ended = _state(self.base, "terminated")
+        if not ended:
+            return False
+        return self.exit_code(self.base) == 0 or self.spec.get("restartPolicy") != "OnFailure"
+
+    @property
+    def base_running(self) -> bool:
+        return isinstance(_map(self.base.get("state")).get("running"), dict)
+
+    @staticmethod
+    def exit_code(container: Json) -> int | None:
+        code = _state(container, "terminated").get("exitCode")
+        return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+    # --- verdicts ---
+
+    def end(self, outcome: Outcome) -> Verdict:
+        if outcome == "succeeded":
+            result = self._result(outcome, container=self.base)
+        else:
+            container, kind = self._culprit()
+            reason, message, failure = self._why_failed(container, kind)
+            result = self._result(outcome, reason, message, container, kind, failure)
+        return Verdict(*self.who, result, fields=self.fields())
+
+    def deleted(self) -> Verdict:
+        """It was deleted before its end. `started` in the ledger tells whether the task had begun."""
+        disruption = self._disruption()
+        reason = self.pod_reason or "PodDeleted"
+        message = self.pod_message or _text(disruption.get("message"), MESSAGE_MAX)
+        if disruption and not self.pod_reason:
+            message = f"{_text(disruption.get('reason'), 200)}: {message}".rstrip(": ")
+        message = message or f"the pod was deleted while it was {self.phase or 'in no phase'}"
+        return Verdict(
+            *self.who, self._result("failed", reason, message, failure="infrastructure"), fields=self.fields()
+        )
+
+    def unsure(self) -> Verdict:
+        return Verdict(*self.who, confirm=True, fields=self.fields())
+
+    def started(self) -> Verdict:
+        at_s = epoch_s(_state(self.base, "running").get("startedAt"))
+        return Verdict(*self.who, self._result("started", container=self.base, at_s=at_s), fields=self.fields())
+
+    def pending(self) -> Verdict:
+        unscheduled = self._unscheduled()
+        if unscheduled:
+            reason = _text(unscheduled.get("reason"), 200) or UNSCHEDULABLE
+            message = _text(unscheduled.get("message"), MESSAGE_MAX)
+            return Verdict(
+                *self.who, self._result("pending", reason, message), wait=f"schedule:{reason}", fields=self.fields()
+            )
+        for kind, containers in (("init", self.init), ("main", self.main)):
+            for container in containers:
+                verdict = self._waiting(container, kind)
+                if verdict is not None:
+                    return verdict
+        slow = self._result("pending", "ContainerCreating", "the pod is being set up: volumes, network, image")
+        later = (
+            Later(self.rules.ask_start_s, slow, ask=True, bare=False),
+            Later(self.rules.slow_start_s, slow, ask=True),
+        )
+        return Verdict(*self.who, wait="starting", later=later, fields=self.fields())
+
+    def _waiting(self, container: Json, kind: str) -> Verdict | None:
+        """None where this container waits for nothing worth telling."""
+        waiting = _state(container, "waiting")
+        reason = _text(waiting.get("reason"), 200)
+        if not reason or reason in _STARTING:
+            return None
+        message = _text(waiting.get("message"), MESSAGE_MAX)
+        if reason == "ErrImagePull" and message == _PULL_QPS:  # the kubelet's own limit: soon over
+            return Verdict(
+                *self.who, self._result("pending", reason, message, container, kind), wait="qps", fields=self.fields()
+            )
+        same = _SAME_WAIT.get(reason, reason)
+        later: tuple[Later, ...] = ()
+        if reason in self.rules.fatal_reasons or same in self.rules.fatal_reasons:
+            fatal = self._result("failed", reason, message, container, kind, "configuration")
+            later = (Later(self.rules.grace_s, fatal),)
+        news = self._result("pending", reason, message, container, kind, _class_of(reason))
+        return Verdict(*self.who, news, wait=f"{same}:{container.get('name')}", later=later, fields=self.fields())
+
+    # --- why ---
+
+    def _culprit(self) -> tuple[Json, str]:
+        """The container to blame: an init container that failed, the task's, another that failed, else one that waits."""
+        sidecars = {
+            _text(item.get("name"), NAME_MAX)
+            for item in _maps(self.spec.get("initContainers"))
+            if item.get("restartPolicy") == "Always"
+        }
+        for container in self.init:
+            if container.get("name") not in sidecars and self._failed(container):
+                return container, "init"
+        for container in (self.base, *self.main):
+            if self._failed(container):
+                return container, "main"
+        waits = [(item, "init") for item in self.init if _state(item, "waiting")]
+        waits += [(item, "main") for item in self.main if _state(item, "waiting")]
+        return waits[-1] if waits else ({}, "")
+
+    def _failed(self, container: Json) -> bool:
+        ended = _state(container, "terminated")
+        return bool(ended) and self.exit_code(container) != 0 and ended.get("reason") != "Completed"
+
+    def _why_failed(self, container: Json, kind: str) -> tuple[str, str, FailureClass]:
+        """Reason, message and class; the pod's own reason comes before its container's, which is often only Error."""
+        state = _state(container, "terminated") or _state(container, "waiting")
+        inner, inner_message = _text(state.get("reason"), 200), _text(state.get("message"), MESSAGE_MAX)
+        if self.pod_reason:
+            return self.pod_reason, self.pod_message or inner_message, _class_of(self.pod_reason, inner)
+        disruption = self._disruption()
+        if disruption:
+            reason = _text(disruption.get("reason"), 200) or "DisruptionTarget"
+            return reason, _text(disruption.get("message"), MESSAGE_MAX) or inner_message, "infrastructure"
+        if self._ended_by_deletion(container):
+            return "PodDeleted", inner_message or "the pod was deleted while it was running", "infrastructure"
+        if kind == "init" and inner not in _CONFIGURATION:
+            return inner or "Failed", inner_message or self.pod_message, "configuration"
+        return inner or "Failed", inner_message or self.pod_message, _class_of(inner)
+
+    def _disruption(self) -> Json:
+        return next(
+            (c for c in self.conditions if c.get("type") == "DisruptionTarget" and c.get("status") == "True"), {}
+        )
+
+    def _ended_by_deletion(self, container: Json) -> bool:
+        """Was the deletion asked for before the container ended? (The timestamp is the end of the grace period.)"""
+        if not self.deletion:
+            return False
+        grace_s = self.grace_s if isinstance(self.grace_s, (int, float)) else 0
+        finished_s = epoch_s(_state(container, "terminated").get("finishedAt"))
+        return finished_s == 0 or epoch_s(self.deletion) - grace_s <= finished_s
+
+    def _unscheduled(self) -> Json:
+        return next((c for c in self.conditions if c.get("type") == "PodScheduled" and c.get("status") == "False"), {})
+
+    # --- values ---
+
+    def _result(
+        self,
+        outcome: Outcome,
+        reason: str = "",
+        message: str = "",
+        container: Json | None = None,
+        kind: str = "main",
+        failure: FailureClass = "",
+        at_s: float = 0.0,
+    ) -> PodResult:
+        container = container or {}
+        state = _state(container, "terminated") or _state(container, "waiting")
+        code = self.exit_code(container)
+        return PodResult(
+            launch_id=self.who[0],
+            attempt=self.who[1],
+            outcome=outcome,
+            reason=reason,
+            message=message,
+            pod=self.name,
+            namespace=self.namespace,
+            uid=self.uid,
+            node=self.node,
+            phase=self.phase,
+            container=_text(container.get("name"), NAME_MAX),
+            container_type=kind if container else "",
+            container_reason=_text(state.get("reason"), 200),
+            exit_code=code,
+            signal=_signal(state, code),
+            failure_class=failure,
+            image=self._image(container),
+            seen_at_s=at_s or epoch_s(state.get("finishedAt")) or self.now_s,
+            cluster=self.rules.cluster,
+        )
+
+    def _image(self, container: Json) -> str:
+        """As the spec names it: the status of an image that cannot be pulled names it too, a pulled one by digest."""
+        name = container.get("name")
+        for item in (*_maps(self.spec.get("containers")), *_maps(self.spec.get("initContainers"))):
+            if name and item.get("name") == name:
+                return _text(item.get("image"), IMAGE_MAX)
+        return _text(container.get("image"), IMAGE_MAX)
+
+    def fields(self) -> dict[str, str]:
+        """What the ledger should know of the pod whatever became of it: where it is, and its own times."""
+        found = {"pod": self.name, "namespace": self.namespace, "uid": self.uid, "node": self.node}
+        running, ended = _state(self.base, "running"), _state(self.base, "terminated")
+        scheduled = next(
+            (c for c in self.conditions if c.get("type") == "PodScheduled" and c.get("status") == "True"), {}
+        )
+        started = running.get("startedAt") or ended.get("startedAt")
+        times = {"t_scheduled": scheduled.get("lastTransitionTime"), "t_started": started}
+        times["t_finished"] = ended.get("finishedAt")
+        found |= {name: f"{epoch_s(text):.3f}" for name, text in times.items() if epoch_s(text)}
+        if self.base_running or (ended and ended.get("reason") not in _NEVER_RAN and epoch_s(started)):
+            found["started"] = "1"
+        return {name: value for name, value in found.items() if value}
+
+
+def _class_of(reason: str, inner: str = "") -> FailureClass:
+    if reason in _INFRASTRUCTURE or inner == "ContainerStatusUnknown":
+        return "infrastructure"
+    return "configuration" if reason in _CONFIGURATION or inner in _CONFIGURATION else "application"
+
+
+def _signal(state: Json, exit_code: int | None) -> int | None:
+    number = state.get("signal")
+    if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= 64:
+        return number
+    return exit_code - 128 if exit_code is not None and 128 < exit_code <= 192 else None
+
+
+def _state(container: Json, name: str) -> Json:
+    return _map(_map(container.get("state")).get(name))
+
+
+def _map(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _maps(value: Any) -> list[Json]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any, most: int) -> str:
+    if not isinstance(value, str):
+        return ""
+    # JSON can carry half a surrogate pair, which no encoder takes.
+    return value[:most] if value.isascii() else value[:most].encode("utf-8", "replace").decode()
