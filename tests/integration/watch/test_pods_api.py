@@ -1,0 +1,296 @@
+"""One request per function: what is sent, and which error each kind of answer becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from podrelay.errors import ConfigError
+from podrelay_workers import api_access, pods_api
+from podrelay_workers.api_access import Access, load_access
+from podrelay_workers.api_errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    Gone,
+    NotFound,
+    Overloaded,
+    QuotaExceeded,
+    Refused,
+    Silent,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
+from podrelay_workers.pods_api import PodsApi
+from tests.integration.watch.scripted import (
+    Step,
+    answers,
+    breaks,
+    configuration,
+    event,
+    expired,
+    lists,
+    pod,
+    refuses,
+    scripted,
+    streams,
+)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 10))  # type: ignore[arg-type]
+
+
+REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [
+    (refuses(409, "AlreadyExists", "pods a already exists"), AlreadyExists, {"message": "pods a already exists"}),
+    (refuses(409, "Conflict", "the UID differs"), Conflict, {}),
+    (refuses(404, "NotFound"), NotFound, {}),
+    (refuses(410, "Expired"), Gone, {}),
+    (refuses(403, "Forbidden", "pods is forbidden: exceeded quota: q"), QuotaExceeded, {}),
+    (
+        refuses(403, "Forbidden", "pods is forbidden: User cannot create"),
+        Refused,
+        {"status": 403, "reason": "Forbidden"},
+    ),
+    (refuses(422, "Invalid"), Refused, {"status": 422}),
+    (refuses(401, "Unauthorized"), Unauthorized, {}),
+    (refuses(429, "TooManyRequests", Retry_After="7"), Throttled, {"retry_after_s": 7.0}),
+    (refuses(429, "TooManyRequests"), Throttled, {"retry_after_s": None}),
+    (refuses(429, "TooManyRequests", Retry_After="soon"), Throttled, {"retry_after_s": None}),
+    (refuses(503, "ServiceUnavailable", Retry_After="1"), Overloaded, {"retry_after_s": 1.0}),
+    (answers({"message": "m", "details": {"retryAfterSeconds": 3}}, 500), Overloaded, {"retry_after_s": 3.0}),
+    (answers("<html>bad gateway</html>", 502), Overloaded, {"message": "Bad Gateway"}),
+    (answers("", 500), Overloaded, {"message": "Internal Server Error"}),
+    (answers({"message": "x" * 5000}, 400), Refused, {"message": "x" * 1000}),
+    (answers("[]", 200), Unreachable, {}),
+    (answers("{", 200), Unreachable, {}),
+    (breaks(), Unreachable, {}),
+]
+
+
+@pytest.mark.parametrize(("step", "error", "values"), REFUSALS)
+def test_answers_become_errors(
+    step: Step, error: type[ApiError], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_other(team: str | None) -> Access:
+        raise ConfigError("no other credentials")
+
+    monkeypatch.setattr(pods_api, "load_access", no_other)
+
+    async def test() -> None:
+        async with scripted(step) as (_, api):
+            with pytest.raises(error) as caught:
+                await api.create_pod("default", {"spec": {"secret": "tok3n"}})
+        assert type(caught.value) is error
+        assert {name: getattr(caught.value, name) for name in values} == values
+        assert "tok3n" not in str(caught.value)
+
+    run(test)
+
+
+def test_retry_after_as_a_date() -> None:
+    async def test() -> None:
+        async with scripted(refuses(429, Retry_After=formatdate(time.time() + 20, usegmt=True))) as (_, api):
+            with pytest.raises(Throttled) as caught:
+                await api.get_pod("default", "a")
+        assert caught.value.retry_after_s == pytest.approx(20, abs=3)
+
+    run(test)
+
+
+def test_what_is_sent() -> None:
+    async def test() -> None:
+        async with scripted(answers({"kind": "Pod"})) as (script, api):
+            await api.create_pod("de/v", {"kind": "Pod"})
+            await api.patch_pod("dev", "a/b", {"metadata": {"labels": {"x": None}}})
+            await api.delete_pod("dev", "a", uid="u", grace_s=0, options={"propagation_policy": "Background"})
+            await api.list_page(None, labels="a=b,c!=d", limit=2, metadata_only=True)
+        create, patch, delete, page = script.requests
+        assert (create.method, create.raw_path) == ("POST", "/api/v1/namespaces/de%2Fv/pods")
+        assert (patch.method, patch.raw_path) == ("PATCH", "/api/v1/namespaces/dev/pods/a%2Fb")
+        assert patch.headers["Content-Type"] == "application/merge-patch+json"
+        assert json.loads(script.bodies[2]) == {
+            "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background", "gracePeriodSeconds": 0,
+            "preconditions": {"uid": "u"},
+        }  # fmt: skip
+        assert delete.method == "DELETE"
+        assert dict(page.query) == {"labelSelector": "a=b,c!=d", "limit": "2"}
+        assert "PartialObjectMetadataList" in page.headers["Accept"]
+
+    run(test)
+
+
+def test_pages() -> None:
+    async def test() -> None:
+        async with scripted(lists(pod(), version="7", more="t0k"), lists(version="7")) as (script, api):
+            first = await api.list_page("default")
+            second = await api.list_page("default", continuation=first.continuation)
+        assert (first.version, first.continuation, len(first.items), second.continuation) == ("7", "t0k", 1, "")
+        assert script.queries("continue") == ["", "t0k"]
+
+    run(test)
+
+
+async def collect(api: PodsApi, **options: Any) -> list[str]:
+    return [item["type"] async for item in api.watch_stream("default", version="5", **options)]
+
+
+def test_watch_decodes_events_however_they_are_cut() -> None:
+    async def test() -> None:
+        whole = b"".join(json.dumps(event("ADDED", f"p{n}")).encode() + b"\n" for n in range(3))
+        pieces = [whole[n : n + 7] for n in range(0, len(whole), 7)]
+        async with scripted(streams(*pieces, b"\n")) as (script, api):
+            assert await collect(api) == ["ADDED"] * 3
+        assert script.requests[0].query["resourceVersion"] == "5"
+        assert script.requests[0].query["allowWatchBookmarks"] == "true"
+
+    run(test)
+
+
+def test_watch_failures() -> None:
+    async def test() -> None:
+        async with scripted(streams(event("ADDED"), then="hang")) as (_, api):
+            with pytest.raises(Silent):
+                await collect(api, silence_s=0.3)
+        async with scripted(streams(event("ADDED"), b'{"type":"MODI', then="cut")) as (_, api):
+            with pytest.raises(Unreachable):
+                await collect(api)
+        async with scripted(streams(b'{"type":"MODI')) as (_, api):
+            with pytest.raises(Unreachable):
+                await collect(api)
+        async with scripted(refuses(410, "Expired")) as (_, api):
+            with pytest.raises(Gone):
+                await collect(api)
+        async with scripted(streams(expired())) as (_, api):
+            assert await collect(api) == ["ERROR"]
+
+    run(test)
+
+
+def test_a_hanging_answer_is_unreachable() -> None:
+    async def test() -> None:
+        async def step(_: Any) -> Any:
+            await asyncio.sleep(5)
+
+        async with scripted(step, request_s=0.3) as (_, api):
+            with pytest.raises(Unreachable):
+                await api.get_pod("default", "a")
+        async with PodsApi(Access(configuration("http://127.0.0.1:9"))) as api:
+            with pytest.raises(Unreachable):
+                await api.get_pod("default", "a")
+
+    run(test)
+
+
+def test_log_tail_keeps_the_end() -> None:
+    async def test() -> None:
+        async with scripted(answers("\n".join(f"line {n}" for n in range(1000)))) as (_, api):
+            assert await api.read_log_tail("default", "a", tail_lines=2) == ["line 998", "line 999"]
+        async with scripted(answers("x" * 100_000 + "end")) as (_, api):
+            (line,) = await api.read_log_tail("default", "a", limit_bytes=50)
+            assert line.endswith("end")
+            assert len(line) == 50
+
+    run(test)
+
+
+def test_a_401_reads_the_credentials_once_for_many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async def step(request: Any) -> Any:
+            good = request.headers.get("Authorization") == "Bearer new"
+            return await (answers({"kind": "Pod"}) if good else refuses(401, "Unauthorized"))(request)
+
+        loads = []
+        async with scripted(step) as (script, api):
+
+            async def load(team: str | None) -> Access:
+                loads.append(team)
+                await asyncio.sleep(0.05)
+                return Access(configuration(script.url, "new"))
+
+            monkeypatch.setattr(pods_api, "load_access", load)
+            assert len(await asyncio.gather(*(api.get_pod("default", f"p{n}") for n in range(20)))) == 20
+            assert len(loads) == 1
+            # Credentials that stay refused are not read again for every request.
+            script.steps = [refuses(401, "Unauthorized")]
+            for _ in range(3):
+                with pytest.raises(Unauthorized):
+                    await api.get_pod("default", "a")
+            assert len(loads) == 1
+
+    run(test)
+
+
+@pytest.fixture
+def kube_options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def write(**options: str) -> None:
+        for name, value in options.items():
+            monkeypatch.setenv(f"AIRFLOW__KUBERNETES_EXECUTOR__{name.upper()}", value)
+
+    return write
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: one
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1/prefix/"}}]
+users: [{name: u, user: {token: s3cret}}]
+contexts: [{name: one, context: {cluster: c, user: u}}]
+"""
+
+
+def test_access_by_kubeconfig(tmp_path: Any, kube_options: Callable[..., None]) -> None:
+    path = tmp_path / "config"
+    path.write_text(KUBECONFIG)
+    kube_options(in_cluster="False", config_file=str(path), kube_client_request_args='{"_request_timeout": [3, 9]}')
+
+    async def test() -> None:
+        access = await load_access()
+        assert access.host == "http://127.0.0.1:1/prefix"
+        assert (access.connect_s, access.request_s, access.read_s) == (3.0, 60.0, 9.0)
+        assert await access.headers() == {"Authorization": "Bearer s3cret"}
+        assert "s3cret" not in repr(access)
+        await PodsApi(access).close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("broken", ["missing", "context", "yaml"])
+def test_no_access_names_the_option(tmp_path: Any, kube_options: Callable[..., None], broken: str) -> None:
+    path = tmp_path / "config"
+    if broken != "missing":
+        path.write_text(KUBECONFIG if broken == "context" else "{{{")
+    kube_options(in_cluster="False", config_file=str(path), cluster_context="two" if broken == "context" else "")
+
+    async def test() -> None:
+        with pytest.raises(ConfigError, match=r"\[kubernetes_executor\] config_file"):
+            await PodsApi.connect()
+
+    run(test)
+
+
+def test_access_by_a_client_factory(monkeypatch: pytest.MonkeyPatch, kube_options: Callable[..., None]) -> None:
+    from kubernetes import client
+
+    def factory() -> Any:
+        made = client.Configuration(host="https://elsewhere:6443")
+        made.api_key["authorization"] = "Bearer of-factory"
+        return client.CoreV1Api(client.ApiClient(made))
+
+    monkeypatch.setattr(api_access, "factory", factory, raising=False)
+    kube_options(client_factory="podrelay_workers.api_access.factory")
+
+    async def test() -> None:
+        access = await load_access()
+        assert access.host == "https://elsewhere:6443"
+        assert await access.headers() == {"Authorization": "Bearer of-factory"}
+
+    run(test)
