@@ -1,0 +1,35 @@
+"""Wall-clock time as Kubernetes writes it (RFC 3339); only for wire fields, never for durations."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+EPOCH = "1970-01-01T00:00:00Z"
+"""What a zero time looks like, e.g. `startedAt` of a container that never started."""
+
+
+def text(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def now_text() -> str:
+    """Now, with the resolution of one second that `metav1.Time` has."""
+    return text(now())
+
+
+def text_fine(moment: datetime) -> str:
+    """With microseconds, for log lines; such texts sort by time."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def now_text_fine() -> str:
+    return text_fine(now())
+
+
+def parse(value: str) -> datetime:
+    """Raises ValueError for text that is no RFC 3339 time."""
+    return datetime.fromisoformat(value.replace("Z", "+00:00"))

@@ -1,0 +1,144 @@
+"""Pure: the environment and the command line of a container ("Define Environment Variables", "Define a Command").
+
+`$(NAME)` is replaced by a variable defined before; `$$(NAME)` is the text `$(NAME)`; an undefined name stays as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+Json = dict[str, Any]
+Lookup = Callable[[str, str], Json | None]
+"""(resource, name) -> the object of the pod's namespace, or None."""
+
+_REFERENCE = re.compile(r"\$\$|\$\(([^()]*)\)")
+_SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
+_QUANTITY = re.compile(r"([0-9.]+)([a-zA-Z]*)")
+_SUFFIX = {
+    "": Fraction(1),
+    "m": Fraction(1, 1000),
+    **{name: Fraction(1000) ** power for power, name in enumerate("kMGTPE", start=1)},
+    **{f"{name}i": Fraction(1024) ** power for power, name in enumerate("KMGTPE", start=1)},
+}
+
+
+class MissingReference(Exception):
+    """A Secret, ConfigMap or key that the container needs is not there; the text is the kubelet's."""
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        return variables.get(match[1], match[0])
+
+    return _REFERENCE.sub(replace, text)
+
+
+def command_line(container: Json, variables: Mapping[str, str]) -> list[str]:
+    """Command and arguments, expanded; empty when the image would have to decide."""
+    words = (container.get("command") or []) + (container.get("args") or [])
+    return [expand(word, variables) for word in words]
+
+
+def variables(container: Json, pod: Json, lookup: Lookup) -> dict[str, str]:
+    """The variables the container's spec defines. Raises `MissingReference`."""
+    values: dict[str, str] = {}
+    for source in container.get("envFrom") or []:
+        values.update(_env_from(source, lookup))
+    for item in container.get("env") or []:
+        if item.get("valueFrom"):
+            value = _value_from(item["valueFrom"], container, pod, lookup)
+            if value is not None:
+                values[item["name"]] = value
+        else:
+            values[item["name"]] = expand(item.get("value") or "", values)
+    return values
+
+
+def missing_volume_source(spec: Json, lookup: Lookup) -> str:
+    """Why a volume of the pod cannot be mounted yet; empty when none is in the way."""
+    for volume in spec.get("volumes") or []:
+        for field, resource, key in (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name")):
+            source = volume.get(field)
+            if source and not source.get("optional") and lookup(resource, source.get(key, "")) is None:
+                kind = "secret" if resource == "secrets" else "configmap"
+                return (
+                    f'MountVolume.SetUp failed for volume "{volume["name"]}" : {kind} "{source.get(key, "")}" not found'
+                )
+    return ""
+
+
+def _env_from(source: Json, lookup: Lookup) -> dict[str, str]:
+    prefix = source.get("prefix") or ""
+    for field, resource in (("configMapRef", "configmaps"), ("secretRef", "secrets")):
+        reference = source.get(field)
+        if reference:
+            data = _data(resource, reference, lookup)
+            return {prefix + key: value for key, value in data.items()}
+    return {}
+
+
+def _data(resource: str, reference: Json, lookup: Lookup) -> dict[str, str]:
+    """Empty for an optional object that is not there. Raises `MissingReference` for another."""
+    name = reference.get("name", "")
+    found = lookup(resource, name)
+    if found is None:
+        if reference.get("optional"):
+            return {}
+        raise MissingReference(f'{"secret" if resource == "secrets" else "configmap"} "{name}" not found')
+    data = dict(found.get("data") or {})
+    if resource == "configmaps":
+        return data
+    return {key: base64.b64decode(value).decode("utf-8", "replace") for key, value in data.items()}
+
+
+def _value_from(source: Json, container: Json, pod: Json, lookup: Lookup) -> str | None:
+    if source.get("fieldRef"):
+        return field_value(pod, source["fieldRef"]["fieldPath"])
+    if source.get("resourceFieldRef"):
+        return _resource_value(source["resourceFieldRef"], container)
+    for field, resource, kind in (
+        ("secretKeyRef", "secrets", "Secret"),
+        ("configMapKeyRef", "configmaps", "ConfigMap"),
+    ):
+        reference = source.get(field)
+        if not reference:
+            continue
+        data = _data(resource, reference, lookup)
+        if reference["key"] in data:
+            return data[reference["key"]]
+        if reference.get("optional"):
+            return None
+        place = f"{pod['metadata']['namespace']}/{reference.get('name', '')}"
+        raise MissingReference(f"couldn't find key {reference['key']} in {kind} {place}")
+    return None
+
+
+def field_value(pod: Json, path: str) -> str:
+    """The downward API's fields that a variable may refer to; empty for one that is not set."""
+    subscript = _SUBSCRIPT.fullmatch(path)
+    if subscript:
+        return (pod["metadata"].get(subscript[1]) or {}).get(subscript[2], "")
+    if path in ("status.podIPs", "status.hostIPs"):
+        return ",".join(item["ip"] for item in (pod.get("status") or {}).get(path.partition(".")[2]) or [])
+    value: Any = pod
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return "" if value is None else str(value)
+
+
+def _resource_value(reference: Json, container: Json) -> str:
+    kind, _, name = reference.get("resource", "").partition(".")
+    amount = _number(((container.get("resources") or {}).get(kind) or {}).get(name, "0"))
+    return str(math.ceil(amount / (_number(reference.get("divisor") or "1") or 1)))
+
+
+def _number(quantity: object) -> Fraction:
+    match = _QUANTITY.fullmatch(str(quantity))
+    return Fraction(match[1]) * _SUFFIX.get(match[2], Fraction(1)) if match else Fraction(0)
