@@ -31,7 +31,8 @@ launches = st.builds(
 )  # fmt: skip
 results = st.builds(
     PodResult,
-    launch_id=text, attempt=st.integers(0, 99), outcome=st.sampled_from(["pending", "started", "succeeded", "failed", "expired"]),
+    launch_id=text, attempt=st.integers(0, 99),
+    outcome=st.sampled_from(["pending", "started", "succeeded", "failed", "expired"]),
     reason=text, message=text, exit_code=st.none() | st.integers(), log_tail=st.lists(text).map(tuple),
 )  # fmt: skip
 
