@@ -379,7 +379,7 @@ def run(team: str | None = None) -> int:
     from airflow.configuration import conf
 
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
-    return asyncio.run(run_watcher(settings, team=team))
+    return asyncio.run(run_watcher(settings, team=team, cluster=team or names.DEFAULT_CLUSTER))
 
 
 def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Rules, Scope]:
