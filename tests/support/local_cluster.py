@@ -19,12 +19,18 @@ _STOP_LIMIT_S = 15.0
 
 
 class LocalCluster:
-    """One server process. It can be stopped, killed, and started again (with `data_dir`: with the same port and objects)."""
+    """One server process. It can be stopped, killed, and started again (with `data_dir`: with the same port and objects).
 
-    def __init__(self, folder: Path, *options: str, data_dir: Path | None = None) -> None:
+    `options` are those of the command line: ``LocalCluster(folder, runner="simulate", watch_window=50)``.
+    """
+
+    def __init__(self, folder: Path, **options: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.kubeconfig = folder / "local-cluster.kubeconfig"
         self.log_path = folder / "local-cluster.log"
-        self._options = [*options, *(["--data-dir", str(data_dir)] if data_dir is not None else [])]
+        self._options = [
+            word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         """Address without the token; send `headers`."""

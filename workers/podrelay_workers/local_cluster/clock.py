@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
+from functools import lru_cache
 
 EPOCH = "1970-01-01T00:00:00Z"
 """What a zero time looks like, e.g. `startedAt` of a container that never started."""
@@ -18,7 +20,12 @@ def now() -> datetime:
 
 def now_text() -> str:
     """Now, with the resolution of one second that `metav1.Time` has."""
-    return text(now())
+    return _text_of_second(int(time.time()))
+
+
+@lru_cache(maxsize=4)
+def _text_of_second(second: int) -> str:
+    return text(datetime.fromtimestamp(second, timezone.utc))
 
 
 def text_fine(moment: datetime) -> str:

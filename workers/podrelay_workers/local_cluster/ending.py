@@ -91,5 +91,6 @@ class Ending:
 
 
 def _replaced(conditions: list[Json], kind: str, body: Json) -> list[Json]:
-    fresh = pod_status.condition(conditions, kind, body)
+    before = next((item for item in conditions if item.get("type") == kind), None)
+    fresh = pod_status.condition(before, kind, body)
     return [item for item in conditions if item.get("type") != kind] + [fresh]

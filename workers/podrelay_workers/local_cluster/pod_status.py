@@ -172,7 +172,6 @@ def build(
 
 def conditions(old: Iterable[Json], states: Sequence[ContainerState], now_phase: str) -> list[Json]:
     """The four conditions a kubelet and a scheduler keep, then those that others have set."""
-    old = list(old)
     waiting = [
         state.name
         for state in states
@@ -195,20 +194,19 @@ def conditions(old: Iterable[Json], states: Sequence[ContainerState], now_phase:
         text = f"containers with incomplete status: [{' '.join(waiting)}]"
         initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": text}
     wanted = (initialized, ready, ready, {"status": "True"})
-    kept = [item for item in old if item.get("type") not in _OUR_CONDITIONS]
-    ours = [condition(old, kind, body) for kind, body in zip(_OUR_CONDITIONS, wanted, strict=True)]
-    return ours + kept
+    known = {item.get("type"): item for item in old}
+    ours = [condition(known.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, wanted, strict=True)]
+    return ours + list(known.values())
 
 
 def _has_started(state: ContainerState) -> bool:
     return state.is_running or state.exit_code is not None or bool(state.last_state)
 
 
-def condition(old: Iterable[Json], kind: str, body: Json) -> Json:
+def condition(before: Json | None, kind: str, body: Json) -> Json:
     """A condition; its transition time moves only when its status does."""
-    before = next((item for item in old if item.get("type") == kind), None)
     unchanged = before is not None and before.get("status") == body["status"]
-    moved = before["lastTransitionTime"] if unchanged and before else clock.now_text()
+    moved = before.get("lastTransitionTime") if before is not None and unchanged else clock.now_text()
     return {"type": kind, "lastProbeTime": None, "lastTransitionTime": moved, **body}
 
 
@@ -216,7 +214,7 @@ def unschedulable(pod: Json, message: str) -> Json:
     """The status of a pod that no node will have."""
     old = pod.get("status") or {}
     body = {"status": "False", "reason": "Unschedulable", "message": message}
-    return {**old, "phase": "Pending", "conditions": [condition(old.get("conditions") or [], "PodScheduled", body)]}
+    return {**old, "phase": "Pending", "conditions": [condition(None, "PodScheduled", body)]}
 
 
 def why_unschedulable(spec: Json, node_labels: dict[str, str]) -> str:

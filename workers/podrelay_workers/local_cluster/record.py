@@ -20,8 +20,18 @@ class _Text:
 
     __slots__ = ("text",)
 
-    def __init__(self) -> None:
-        self.text: bytes | None = None
+    def __init__(self, text: bytes | None = None) -> None:
+        self.text = text
+
+
+def _text_of_bound(spec: Json, old: Record) -> _Text:
+    """The text of a spec that differs from the old record's only in the node it is bound to, without encoding it again."""
+    before, node = old.obj.get("spec"), spec.get("nodeName")
+    if old._spec.text is None or not before or not node or "nodeName" in before or len(spec) != len(before) + 1:
+        return _Text()
+    if any(before.get(key) is not value for key, value in spec.items() if key != "nodeName"):
+        return _Text()
+    return _Text(b'{"nodeName":%s,%s' % (to_json(node), old._spec.text[1:]))
 
 
 class Record:
@@ -36,8 +46,10 @@ class Record:
         self.name: str = metadata["name"]
         self.version = version
         self.obj = obj
-        same_spec = previous is not None and previous.obj.get("spec") is obj.get("spec")
-        self._spec: _Text = previous._spec if previous is not None and same_spec else _Text()
+        self._spec: _Text = _Text()
+        if previous is not None and "spec" in obj:
+            same = previous.obj.get("spec") is obj["spec"]
+            self._spec = previous._spec if same else _text_of_bound(obj["spec"], previous)
         self._json: bytes | None = None
         self._partial_json: bytes | None = None
 
