@@ -8,6 +8,9 @@ BIN := .venv/bin
 ENV := .venv/.installed-to-run
 DEV := .venv/.installed-to-test
 
+# Without bytecode each process would compile Airflow again.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:
 	@echo 'make demo   run a DAG through podrelay on this machine, show it, clean up'
 	@echo 'make up     the same, and stay: Airflow and rq-dashboard to look around in'

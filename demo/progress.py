@@ -96,7 +96,7 @@ def table(launches: Sequence[Launch], tasks: Sequence[TaskState]) -> str:
                 launch.launcher.rpartition(".")[2] or "-",
                 _seconds(launch.waiting_s),
                 _seconds(launch.creating_s),
-                _seconds(launch.running_s),
+                _seconds(launch.running_s, 0),
                 _state(task, launch, launches),
                 launch.pod or "-",
             )
@@ -126,5 +126,6 @@ def _between(start: float, end: float) -> float | None:
     return max(0.0, end - start) if start and end else None
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s"
+def _seconds(value: float | None, digits: int = 2) -> str:
+    """Kubernetes tells the times of containers in whole seconds."""
+    return "-" if value is None else f"{value:.{digits}f} s"

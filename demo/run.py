@@ -94,6 +94,7 @@ def _run(stack: Stack, screen: Screen, stay: bool) -> bool:
     screen.say(f"all of it runs after {time.monotonic() - began:.0f} s; triggering {DAG_ID}")
     run_id = stack.api.trigger(DAG_ID)
     state, tasks = _follow(stack, run_id, screen)
+    _let_pods_end(stack.redis_url, run_id)
     screen.say(progress.table(read_launches(stack.redis_url, run_id), tasks))
     if state == "success":
         screen.say(f"The run succeeded: {len(tasks)} tasks.")
@@ -133,6 +134,13 @@ def _follow(stack: Stack, run_id: str, screen: Screen) -> tuple[str, list[TaskSt
             waiting = ", ".join(f"{task.label} {task.state}" for task in tasks if task.state not in _OVER)
             raise StackError(f"the run is not over after {_RUN_LIMIT_S:g} s: {waiting}")
         time.sleep(0.5)
+
+
+def _let_pods_end(redis_url: str, run_id: str) -> None:
+    """A pod ends a few seconds after its task; the table wants to know when. Not worth more than a short wait."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and not all(launch.t_finished for launch in read_launches(redis_url, run_id)):
+        time.sleep(0.3)
 
 
 def read_launches(redis_url: str, run_id: str) -> list[progress.Launch]:

@@ -195,7 +195,8 @@ class Stack:
 
 def _inherited() -> dict[str, str]:
     """The environment of this process without what would steer another Airflow, Python or cluster."""
-    foreign = ("AIRFLOW", "PODRELAY", "KUBE", "PYTHONPATH", "PYTHONHOME", "RQ_")
+    # Without bytecode each process and each pod would compile Airflow again, five seconds of a core.
+    foreign = ("AIRFLOW", "PODRELAY", "KUBE", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "RQ_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     # Pods run `python` and `airflow` from the PATH of the local cluster.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
