@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from podrelay.errors import ConfigError
+from podrelay_workers.last_look import LookingConnector
 
 CONNECT_S = 10.0  # a node that answers at all accepts a connection in far less
 REQUEST_S = 60.0  # what the API server allows itself for one request
@@ -64,7 +65,7 @@ class Access:
         options: dict[str, Any] = {}
         if self.keepalive and "socket_factory" in inspect.signature(aiohttp.TCPConnector.__init__).parameters:
             options["socket_factory"] = self._socket
-        connector = aiohttp.TCPConnector(limit=limit, ssl=self._tls(), keepalive_timeout=30.0, **options)
+        connector = LookingConnector(limit=limit, ssl=self._tls(), keepalive_timeout=30.0, **options)
         # A pod may be as large as etcd allows (1.5 MB): one watch event should not need many reads.
         return aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=2**20)
 

@@ -59,11 +59,13 @@ class Holdings:
 
         :raises RelayUnavailable: it cannot be said.
         """
-        if job.lost:
-            return False
-        if time.monotonic() - job.held_at_s < self._lease_s * 2 / 3:
-            return True
+        if job.lost or self.certain(job):
+            return not job.lost
         return (await self._intake.renew([job]))[0] == 1
+
+    def certain(self, job: Job) -> bool:
+        """Is the lease ours without asking?"""
+        return not job.lost and time.monotonic() - job.held_at_s < self._lease_s * 2 / 3
 
     async def renew(self) -> None:
         """Prolong every lease; what is lost is not ours any more."""

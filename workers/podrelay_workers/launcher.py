@@ -110,9 +110,7 @@ class Launcher:
             # Leases are renewed and outcomes written while the last creations end.
             await self._end_work()
         finally:
-            for task in (stop, *tasks):
-                task.cancel()
-            await asyncio.gather(stop, *tasks, return_exceptions=True)
+            await _cancel(stop, *tasks)
         await self._write_the_rest()
         await self._presence.end()
 
@@ -124,11 +122,9 @@ class Launcher:
             return
         log.info("Stopping: %d jobs are in flight", len(tasks))
         _, late = await asyncio.wait(tasks, timeout=GRACE_S)
-        for task in late:
-            task.cancel()
         if late:
             log.warning("Put back %d jobs that did not end within %.0f s", len(late), GRACE_S)
-            await asyncio.gather(*late, return_exceptions=True)
+            await _cancel(*late)
 
     async def _write_the_rest(self) -> None:
         for part in self._holdings:
@@ -190,6 +186,15 @@ class Launcher:
     def _ring(self) -> None:
         for lane in self._lanes:
             lane.ring()
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    """End them. A client that is just connecting may take the cancellation for a timeout: then it is told again."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)
 
 
 # --- process ----------------------------------------------------------------------------------------------------------

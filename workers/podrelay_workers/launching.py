@@ -28,6 +28,7 @@ from podrelay_workers.creation import (
 )
 from podrelay_workers.holdings import Holdings
 from podrelay_workers.intake import NEWS_S, PROBE_S, Intake, Job, News, Outcome, back, created, done, failed, wait
+from podrelay_workers.last_look import last_look
 from podrelay_workers.manifest import ManifestError, Manifests
 from podrelay_workers.pauses import Pauses
 from podrelay_workers.pods_api import PodsApi
@@ -41,6 +42,10 @@ Json = dict[str, Any]
 _NEWS_AFTER_S = 5.0
 # A request that broke sooner is sent again at once: mostly a kept connection that the server had just closed.
 _BROKE_EARLY_S = 2.0
+
+
+class NotNow(Exception):  # noqa: N818 - not an error
+    """The request was kept back at the last moment: all are asked to wait, or the lease may have ended."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,11 @@ class Launching:
     # --- creation -----------------------------------------------------------------------------------------------------
     async def _create(self, job: Job, request: LaunchRequest, pod: Json) -> Outcome | None:
         began_s = time.monotonic()
+        last_look.set(lambda: self._look(job))
         try:
             made = await self._post(job, request, pod)
+        except NotNow:
+            return back(job)
         except ApiError as error:
             self._count("pod_creation_status", str(error.status or "error"))
             return await self._judged(job, request, pod, judge(error, job.tries))
@@ -142,6 +150,10 @@ class Launching:
         metadata = made["metadata"]
         log.debug("Launch %s: created pod %s/%s", job.id, metadata["namespace"], metadata["name"])
         return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
+
+    def _look(self, job: Job) -> None:
+        if self._pauses.left_s or not self._holdings.certain(job):
+            raise NotNow
 
     async def _post(self, job: Job, request: LaunchRequest, pod: Json) -> Json | None:
         """The pod of this launch, made now or before; None where the launch is not ours to make any more."""

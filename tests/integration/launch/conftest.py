@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,20 @@ spec:
   restartPolicy: Never
   containers: [{name: base, image: "apache/airflow:3.3.2"}]
 """
+# Importing Airflow takes seconds: launcher processes are forked from one that has done it.
+_NURSERY = multiprocessing.get_context("forkserver")
+_NURSERY.set_forkserver_preload(["podrelay_workers.launcher"])
 TOKEN = "tok3n-that-nobody-may-see"
+
+
+def launcher_main(environment: dict[str, str], log: str) -> None:
+    """Become a launcher, as `python -m podrelay_workers.launcher` does."""
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 2)
+    from podrelay_workers.launcher import main
+
+    sys.exit(main([]))
 
 
 class Bench:
@@ -53,14 +67,14 @@ class Bench:
         self.template = folder / "template.yaml"
         self.template.write_text(TEMPLATE)
         self.kubeconfig = api.kubeconfig(folder)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[BaseProcess] = []
 
     # --- the scheduler's side -----------------------------------------------------------------------------------------
     def request(self, number: int = 0, **changes: Any) -> LaunchRequest:
         values: dict[str, Any] = {
             "launch_id": str(uuid.uuid4()), "attempt": 0, "kind": "task", "subject": f"ti-{uuid.uuid4()}",
             "key": ("etl", f"load{number}", "manual__2026-11-20", 1, -1), "owner": "7",
-            "args": ("python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string", f'{{"token":"{TOKEN}"}}'),
+            "args": ("python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string", TOKEN),
         }  # fmt: skip
         return LaunchRequest(**(values | changes))
 
@@ -107,28 +121,24 @@ class Bench:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         }
 
-    def start_process(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start_process(self, **environment: str) -> BaseProcess:
         """A launcher as a process of its own, its log in the folder."""
-        root = Path(__file__).parents[3]
-        number = len(self.processes)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "podrelay_workers.launcher"],
-            env=os.environ | self.environment() | environment | {"PYTHONPATH": f"{root}/executor:{root}/workers"},
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / f"launcher{number}.log").open("wb"),
-        )
+        log = self.folder / f"launcher{len(self.processes)}.log"
+        process = _NURSERY.Process(target=launcher_main, args=(self.environment() | environment, str(log)))
+        process.start()
         self.processes.append(process)
         return process
 
     def log_of(self, number: int) -> str:
-        return (self.folder / f"launcher{number}.log").read_text()
+        path = self.folder / f"launcher{number}.log"
+        return path.read_text() if path.exists() else ""
 
     def stop_processes(self) -> None:
         for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
+            if process.is_alive() and process.pid:
+                os.kill(process.pid, signal.SIGCONT)
                 process.kill()
-            process.wait()
+            process.join()
 
     @asynccontextmanager
     async def launcher(self, **changes: Any) -> AsyncIterator[Any]:

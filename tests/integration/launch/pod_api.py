@@ -132,6 +132,13 @@ class PodApi:
 
 
 def status(code: int, reason: str, message: str, retry_after: str | None = None) -> web.Response:
-    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "code": code,
+        "reason": reason,
+        "message": message,
+    }
     headers = {"Retry-After": retry_after} if retry_after is not None else {}
     return web.json_response(body, status=code, headers=headers)

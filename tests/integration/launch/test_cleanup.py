@@ -1,0 +1,101 @@
+"""Clean-up jobs: delete, done, revoke; beside launches, by uid, and without noise where there is nothing left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from podrelay import names
+from podrelay.launch_queue import Acknowledgement
+from podrelay.wire import CleanupRequest
+from tests.integration.launch.conftest import Bench, until
+from tests.integration.launch.pod_api import status
+
+
+def put_pod(bench: Bench, name: str, uid: str = "u1") -> None:
+    bench.api.pods["default", name] = {"metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {}}}
+
+
+def order(bench: Bench, action: str, pod: str, uid: str = "u1") -> str:
+    request = bench.request()
+    cleanup = CleanupRequest(request.launch_id, action, "default", pod, uid)  # type: ignore[arg-type]
+    bench.queue.acknowledge([Acknowledgement(request.launch_id, 0, request.subject, cleanup=cleanup)])
+    return f"rq:job:{request.launch_id}_0-{action}"
+
+
+def statuses(bench: Bench, jobs: list[str]) -> set[str | None]:
+    return {bench.redis.hget(job, "status") for job in jobs}
+
+
+def test_each_action(bench: Bench) -> None:
+    for pod in ("a", "b", "c", "d"):
+        put_pod(bench, pod)
+    jobs = [
+        order(bench, "delete", "a"),
+        order(bench, "done", "b"),
+        order(bench, "revoke", "c"),
+        order(bench, "delete", "d", uid="another pod's"),
+        order(bench, "delete", "gone"),
+        order(bench, "done", "gone"),
+    ]
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, jobs) == {"finished"})
+
+    asyncio.run(scenario())
+    assert {name for _, name in bench.api.pods} == {"b", "d"}
+    assert bench.api.pods["default", "b"]["metadata"]["labels"] == {names.LABEL_DONE: "True"}
+    assert bench.in_hand() == 0
+
+
+def test_a_refusal_is_told_once_and_disturbs_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(5):
+        put_pod(bench, f"p{number}")
+    bench.api.fault = lambda request, _: (
+        status(403, "Forbidden", "pods is forbidden: cannot delete") if request.method == "DELETE" else None
+    )
+    jobs = [order(bench, "delete", f"p{number}") for number in range(5)]
+    requests = bench.offer_many(20)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, jobs) == {"failed"} and bench.states(requests) == {"created": 20})
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(scenario())
+    assert len([record for record in caplog.records if "Clean-up is refused" in record.getMessage()]) == 1
+
+
+def test_a_failing_server_is_waited_for(bench: Bench) -> None:
+    put_pod(bench, "a")
+    answers = [status(500, "InternalError", "no"), status(429, "TooManyRequests", "later", retry_after="1")]
+    bench.api.fault = lambda request, _: answers.pop() if answers else None
+    job = order(bench, "delete", "a")
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, [job]) == {"finished"})
+
+    asyncio.run(scenario())
+    assert not bench.api.pods
+
+
+def test_launches_and_clean_ups_do_not_starve_each_other(bench: Bench) -> None:
+    bench.api.latency_s = 0.05
+    for number in range(200):
+        put_pod(bench, f"p{number}")
+    jobs = [order(bench, "delete", f"p{number}") for number in range(200)]
+    requests = bench.offer_many(200)
+
+    async def scenario() -> None:
+        async with bench.launcher(launcher_concurrency=8, cleanup_concurrency=8):
+            await until(lambda: bench.states(requests).get("created", 0) > 60)
+            done = sum(bench.redis.hget(job, "status") == "finished" for job in jobs)
+            assert done > 20
+            bench.api.latency_s = 0.0
+            await until(lambda: bench.states(requests) == {"created": 200} and statuses(bench, jobs) == {"finished"})
+
+    asyncio.run(scenario())

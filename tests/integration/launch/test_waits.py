@@ -1,0 +1,141 @@
+"""Quota, throttling and an ailing API server: launches wait, together, and none is lost or failed for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiohttp import web
+
+from podrelay_workers.launching import Patience
+from tests.integration.launch.conftest import Bench, until
+from tests.integration.launch.pod_api import Json, status
+
+
+def test_no_launcher_creates_inside_a_retry_after_window(bench: Bench) -> None:
+    requests = bench.offer_many(200)
+    refused: list[float] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        if len(bench.api.pods) >= 60 and (not refused or time.monotonic() - refused[0] < 0.02):
+            refused.append(time.monotonic())
+            return status(429, "TooManyRequests", "slow down", retry_after="1")
+        return None
+
+    async def scenario() -> None:
+        bench.api.latency_s = 0.02
+        bench.api.fault = throttle
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 200}, 20)
+
+    asyncio.run(scenario())
+    # What was under way when the answer came cannot be taken back: a round trip and a message to the other launcher.
+    inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[-1] + 1.0]
+    assert inside == []
+    assert set(bench.api.names.values()) == {1}
+
+
+def test_a_full_quota_costs_few_refusals(bench: Bench) -> None:
+    requests = bench.offer_many(60, namespace="small")
+    other = bench.offer_many(5, namespace="default")
+    bench.api.quota["small"] = 10
+
+    async def end_pods() -> None:
+        while True:
+            await asyncio.sleep(0.6)
+            for key in [key for key in list(bench.api.pods) if key[0] == "small"][:10]:
+                bench.api.pods.pop(key, None)
+
+    async def scenario() -> None:
+        ending = asyncio.ensure_future(end_pods())
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: bench.states(other) == {"created": 5}, 2, "another namespace is not held up")
+            await until(lambda: bench.states(requests) == {"created": 60}, 60)
+        ending.cancel()
+
+    asyncio.run(scenario())
+    assert bench.api.calls["create"] - 5 <= 120
+    assert not [result for result in bench.results() if result.outcome == "failed"]
+
+
+def test_users_hear_of_a_launch_that_waits_for_quota(bench: Bench) -> None:
+    request = bench.request(namespace="full")
+    bench.api.quota["full"] = 0
+    bench.offer(request)
+    # It was offered a while ago: short waits are no news.
+    bench.redis.hset(bench.names.launch(request.launch_id), "t_offered", time.time() - 60)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(bench.results)
+            await asyncio.sleep(2.5)
+
+    asyncio.run(scenario())
+    (result,) = bench.results()
+    assert (result.outcome, result.reason) == ("pending", "QuotaExceeded")
+    assert "exceeded quota" in result.message
+    entry = bench.ledger(request)
+    assert (entry["state"], entry["reason"]) == ("waiting", "QuotaExceeded")
+
+
+def test_a_failing_server_is_waited_for(bench: Bench) -> None:
+    requests = bench.offer_many(50)
+    until_s = time.monotonic() + 2.0
+    bench.api.fault = lambda *_: (
+        status(500, "InternalError", "etcdserver: leader changed") if time.monotonic() < until_s else None
+    )
+
+    async def scenario() -> None:
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 50}, 20)
+
+    asyncio.run(scenario())
+    assert not bench.results()
+    # Two seconds of outage are a few tries, not a storm.
+    assert bench.api.calls["create"] < 50 + 80
+
+
+def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
+    requests = bench.offer_many(10)
+
+    def refuse(request: web.Request, _: Json) -> web.Response | None:
+        if time.monotonic() < until_s:
+            assert request.transport is not None
+            request.transport.close()
+        return None
+
+    until_s = time.monotonic() + 1.0
+    bench.api.fault = refuse
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 10}, 20)
+
+    asyncio.run(scenario())
+    assert set(bench.api.names.values()) == {1}
+
+
+def fails_with(bench: Bench, answer: Any, patience: Patience) -> Any:
+    request = bench.request(namespace="full")
+    bench.api.fault = lambda *_: answer()
+    bench.offer(request)
+
+    async def scenario() -> None:
+        async with bench.launcher(patience=patience):
+            await until(lambda: [item for item in bench.results() if item.outcome == "failed"], 15)
+
+    asyncio.run(scenario())
+    return next(item for item in bench.results() if item.outcome == "failed")
+
+
+def test_patience_ends_with_the_servers_words(bench: Bench) -> None:
+    result = fails_with(bench, lambda: status(403, "Forbidden", "pods is forbidden: exceeded quota: q"), Patience(1.5))
+    assert (result.reason, result.failure_class, result.pod) == ("QuotaExceeded", "infrastructure", "")
+    assert result.message.endswith("exceeded quota: q")
+
+
+def test_the_users_own_number_of_tries_is_kept(bench: Bench) -> None:
+    result = fails_with(bench, lambda: status(429, "TooManyRequests", "slow down"), Patience(600.0, tries_max=1))
+    assert result.reason == "Throttled"
+    assert bench.api.calls["create"] == 2
