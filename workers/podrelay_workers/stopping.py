@@ -69,7 +69,7 @@ class Stopping:
                 return work.result()
             raise Stopped
         finally:
-            await _end(work)
+            await end(work, again_s=2.0)  # longer than the work needs to end tasks of its own
 
 
 async def _first_of(*awaited: asyncio.Future[Any], timeout_s: float | None = None) -> None:
@@ -80,10 +80,17 @@ async def _first_of(*awaited: asyncio.Future[Any], timeout_s: float | None = Non
         awaited[0].cancel()
 
 
-async def _end(work: asyncio.Future[Any]) -> None:
-    """Cancel what still runs and wait for it, so that nothing of it happens after the caller went on."""
-    if not work.done():
-        work.cancel()
-        await asyncio.wait([work])
-    if not work.cancelled():
-        work.exception()  # looked at: asyncio would otherwise complain that nobody did
+async def end(*tasks: asyncio.Future[Any], again_s: float = 0.2) -> None:
+    """Cancel what still runs of these and wait for it, so that nothing of it happens after the caller went on.
+
+    Cancels again what is still there after `again_s`: on Python 3.10 and 3.11 `asyncio.wait_for`, which redis-py uses
+    too, forgets a cancellation that comes in the moment in which its work is done.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=again_s)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # looked at: asyncio would otherwise complain that nobody did

@@ -30,7 +30,7 @@ from podrelay_workers.pod_watch import Listed, PodWatch, Seen
 from podrelay_workers.pods_api import PodsApi
 from podrelay_workers.publisher import NotLeader, Publisher
 from podrelay_workers.scripts import Scripts
-from podrelay_workers.stopping import Stopped, Stopping
+from podrelay_workers.stopping import Stopped, Stopping, end
 from podrelay_workers.verdict import Later, Rules, explain
 
 log = logging.getLogger(__name__)
@@ -156,9 +156,7 @@ class _Lead:
             for item in done:
                 item.result()
         finally:
-            for task in (*tasks, *self._errands):
-                task.cancel()
-            await asyncio.gather(*tasks, *self._errands, return_exceptions=True)
+            await end(*tasks, *self._errands)
             self._broken.cancel()
 
     # --- tasks ----------------------------------------------------------------------------------------------------
@@ -429,9 +427,19 @@ async def _redis(settings: Settings) -> AsyncGenerator[Scripts, None]:
         await client.aclose()
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+def main() -> int:
+    """The process by itself, with its log on stderr."""
+    import airflow.settings  # noqa: F401 - it sets up logging of its own, once
+
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
     try:
-        sys.exit(run())
-    except PodrelayError as problem:
-        sys.exit(f"podrelay: {problem}")
+        return run()
+    except PodrelayError as error:
+        print(f"podrelay: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

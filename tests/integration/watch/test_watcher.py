@@ -1,0 +1,272 @@
+"""A watcher on a real local cluster and a real Redis: what becomes of pods is published, each end exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from tests.integration.watch.bench import Bench, until
+
+
+def run(test: Awaitable[None], seconds: float = 90.0) -> None:
+    asyncio.run(asyncio.wait_for(test, seconds))  # type: ignore[arg-type]
+
+
+def test_a_pods_life(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.watching():
+            good, bad = bench.launch(lasts_s=0.3), bench.launch(lasts_s=0.3, exit_code=3)
+            await until(lambda: len(bench.ends()) == 2)
+            assert [result.outcome for result in bench.results(good)][-2:] == ["started", "succeeded"]
+            end = bench.end_of(bad)
+            assert end is not None
+            assert (end.outcome, end.exit_code, end.container, end.failure_class) == (
+                "failed",
+                3,
+                "base",
+                "application",
+            )
+            assert end.log_tail
+            ledger = bench.ledger(bad)
+            assert (ledger["state"], ledger["started"], ledger["uid"]) == ("finished", "1", bad.uid)
+            assert float(ledger["t_scheduled"]) <= float(ledger["t_started"]) <= float(ledger["t_finished"])
+            assert bench.redis.zcard(bench.names.unacknowledged) == 2
+            # Cleaning up afterwards is no news.
+            bench.delete(good)
+            bench.label(bad, airflow_executor_done="True")
+            await asyncio.sleep(0.5)
+            assert bench.ends() == {good.launch_id: 1, bad.launch_id: 1}
+        assert bench.watch()["leader"] == ""
+
+    run(test())
+
+
+ENDINGS: dict[str, tuple[dict[str, Any], tuple[str, int | None, str]]] = {
+    "OOMKilled": ({"exit_code": 137, "reason": "OOMKilled"}, ("OOMKilled", 137, "application")),
+    "Evicted": ({"exit_code": 137, "pod_reason": "Evicted", "pod_message": "disk"}, ("Evicted", 137, "infrastructure")),
+    "StartError": (
+        {"exit_code": 128, "reason": "StartError", "message": "no such file"},
+        ("StartError", 128, "configuration"),
+    ),
+    "node shutdown": ({"exit_code": 143, "pod_reason": "Terminated"}, ("Terminated", 143, "infrastructure")),
+    "preemption": (
+        {
+            "exit_code": 143,
+            "conditions": [{"type": "DisruptionTarget", "reason": "PreemptionByScheduler", "message": "m"}],
+        },
+        ("PreemptionByScheduler", 143, "infrastructure"),
+    ),
+}
+
+
+def test_reasons(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.watching():
+            launches = {name: bench.launch() for name in ENDINGS}
+            await until(lambda: bench.said("started") == len(ENDINGS))
+            for name, launch in launches.items():
+                bench.end(launch, **ENDINGS[name][0])
+            await until(lambda: len(bench.ends()) == len(ENDINGS))
+            for name, launch in launches.items():
+                end = bench.end_of(launch)
+                assert end is not None
+                assert (end.reason, end.exit_code, end.failure_class) == ENDINGS[name][1], name
+                assert end.node
+
+    run(test())
+
+
+def test_deletions_from_outside(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.watching():
+            running, forced, revoked, waiting = (bench.launch() for _ in range(4))
+            await until(lambda: bench.said("started") == 4)
+            bench.label(revoked, airflow_pod_revoked="True")
+            for launch in (forced, revoked):
+                bench.delete(launch)
+            bench.vanish(running)
+            bench.delete(waiting, grace_s=1)
+            await until(lambda: len(bench.ends()) == 3)
+            for launch in (running, forced, waiting):
+                end = bench.end_of(launch)
+                assert end is not None
+                assert (end.outcome, end.failure_class) == ("failed", "infrastructure")
+                assert end.reason in ("PodDeleted", "PodVanished")
+            assert revoked.launch_id not in bench.ends()
+
+    run(test())
+
+
+def test_pods_that_ended_while_nobody_watched(bench: Bench) -> None:
+    async def test() -> None:
+        launches = [bench.launch(lasts_s=0.1) for _ in range(20)]
+        vanished = bench.launch(created_s=time.time() - 60)
+        bench.vanish(vanished)
+        young = bench.launch()
+        bench.vanish(young)
+        async with bench.watching():
+            await until(lambda: len(bench.ends()) == 21)
+            end = bench.end_of(vanished)
+            assert end is not None
+            assert (end.reason, end.failure_class) == ("PodVanished", "infrastructure")
+            assert set(bench.ends()) == {launch.launch_id for launch in [*launches, vanished]}
+        async with bench.watching():  # a second life says nothing twice
+            await asyncio.sleep(0.5)
+        assert set(bench.ends().values()) == {1}
+        assert young.launch_id not in bench.ends()  # its clock may differ from the API server's: a later comparison
+
+    run(test())
+
+
+def gap_410(bench: Bench) -> None:
+    bench.cluster.control("compact")
+    bench.cluster.control("drop-streams")
+
+
+GAPS = {
+    "410": ([{"verbs": ["list", "watch"], "reset": True}], gap_410),
+    "injected 410": (
+        [{"verbs": ["watch"], "gone": True, "count": 2}],
+        lambda bench: bench.cluster.control("drop-streams"),
+    ),
+    "silence": ([{"verbs": ["watch"], "silence": True}], lambda bench: None),
+    "truncated": ([{"verbs": ["watch"], "truncate_stream": True, "count": 1}], lambda bench: None),
+    "server errors": (
+        [{"verbs": ["list", "watch"], "status": 503, "count": 3}],
+        lambda bench: bench.cluster.control("drop-streams"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_gaps(bench: Bench, name: str) -> None:
+    """Pods end, and some vanish, while the watch is broken; afterwards every end is known, once."""
+
+    async def test() -> None:
+        async with bench.watching():
+            launches = [bench.launch(created_s=time.time() - 30) for _ in range(12)]
+            await until(lambda: bench.said("started") == 12)
+            rules, gap = GAPS[name]
+            bench.cluster.faults(*rules)
+            gap(bench)
+            for launch in launches[:8]:
+                bench.end(launch)
+            for launch in launches[8:]:
+                bench.vanish(launch)
+            if name == "410":  # the versions of all this are forgotten before the watcher comes back
+                bench.cluster.control("compact")
+                bench.cluster.faults()
+            await until(lambda: len(bench.ends()) == 12, 20)
+            assert set(bench.ends().values()) == {1}
+
+    run(test())
+
+
+def test_a_pod_that_cannot_start_fails_after_its_grace(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW__KUBERNETES_EXECUTOR__WORKER_POD_PENDING_FATAL_CONTAINER_STATE_REASONS",
+        "ErrImagePull, InvalidImageName",
+    )
+
+    def waits_for(launch: Any, reason: str) -> None:
+        path = f"/api/v1/namespaces/{launch.namespace}/pods/{launch.pod}"
+        found = bench.cluster.call("GET", path)
+        state = {"waiting": {"reason": reason, "message": "manifest unknown"}}
+        found["status"] = {"phase": "Pending", "containerStatuses": [{"name": "base", "image": "x", "state": state}]}
+        bench.cluster.call("PUT", path + "/status", found)
+
+    async def test() -> None:
+        async with bench.watching(pending_grace_s=1.5):
+            blip, wrong = bench.launch(), bench.launch()
+            await until(lambda: bench.said("started") == 2)
+            for launch in (blip, wrong):  # as new pods: their table entries begin anew
+                bench.redis.delete(bench.names.launch(launch.launch_id))
+        async with bench.watching(pending_grace_s=1.5):
+            waits_for(blip, "ErrImagePull")
+            waits_for(wrong, "ErrImagePull")
+
+    run(test())
+
+
+def test_pods_that_are_not_ours_are_skipped(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with bench.watching():
+            bench.launch(ledger=False, labels={"podrelay/attempt": "x"})
+            bench.launch(ledger=False, labels={"podrelay/launch-id": "a_b.c"})
+            other = bench.launch(lasts_s=0.2)
+            await until(lambda: bench.end_of(other))
+            await asyncio.sleep(0.3)
+        assert len([record for record in caplog.records if "Skipping pod" in record.getMessage()]) == 2
+        assert set(bench.ends()) == {other.launch_id}
+
+    with caplog.at_level("WARNING"):
+        run(test())
+
+
+def test_flushall(bench: Bench) -> None:
+    """Redis loses everything: ledger and results are rebuilt from the pods, also those nobody had read."""
+
+    async def test() -> None:
+        async with bench.watching():
+            alive, done, deleted = bench.launch(), bench.launch(), bench.launch()
+            await until(lambda: bench.said("started") == 3)
+            bench.end(done)
+            bench.delete(deleted)
+            await until(lambda: len(bench.ends()) == 2)
+            bench.redis.flushall()
+            await until(lambda: len(bench.ends()) == 2, what="both ends again")
+            await until(lambda: bench.ledger(alive).get("state") == "started")
+            ledger = bench.ledger(alive)
+            assert (ledger["owner"], ledger["subject"], ledger["cluster"]) == ("7", f"ti-{alive.launch_id}", "default")
+            assert (ledger["pod"], ledger["uid"], ledger["kind"]) == (alive.pod, alive.uid, "task")
+            assert ledger["key"] == '["etl", "load", "r", 1, -1]'
+            assert bench.ends() == {done.launch_id: 1, deleted.launch_id: 1}
+
+    run(test())
+
+
+def test_redis_away(redis_server: Any, bench: Bench) -> None:
+    """What ends while Redis hangs is published when it is back."""
+
+    async def test() -> None:
+        async with bench.watching():
+            launches = [bench.launch() for _ in range(5)]
+            await until(lambda: bench.said("started") == 5)
+            redis_server.pause()
+            try:
+                for launch in launches:
+                    bench.end(launch)
+                await asyncio.sleep(3.0)
+            finally:
+                redis_server.resume()
+            await until(lambda: len(bench.ends()) == 5)
+            assert set(bench.ends().values()) == {1}
+
+    run(test())
+
+
+def test_a_refused_namespace_does_not_stop_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
+    namespaces = f"{bench.namespace}-x, {bench.namespace} ,nowhere-{bench.namespace}"
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE_NAMESPACE_LIST", namespaces)
+    other = f"{bench.namespace}-x"
+    bench.cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": other}})
+
+    async def test() -> None:
+        bench.cluster.faults(
+            {"verbs": ["list"], "namespace": other, "status": 403, "reason": "Forbidden", "message": "no"}
+        )
+        async with bench.watching():
+            refused, seen = bench.launch(lasts_s=0.1, namespace=other), bench.launch(lasts_s=0.1)
+            await until(lambda: bench.end_of(seen))
+            assert bench.end_of(refused) is None
+            await until(lambda: other in bench.watch().get("trouble", ""))
+            bench.cluster.faults()
+            await until(lambda: bench.end_of(refused), 20)
+            assert set(bench.ends().values()) == {1}
+
+    run(test())
