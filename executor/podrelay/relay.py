@@ -17,8 +17,9 @@ from podrelay.errors import RelayUnavailable
 from podrelay.redis_client import connect, unavailable
 from podrelay.settings import Settings
 
-# After a failure Redis is left alone for this long; a hand-over then comes within two of these of its return.
-BREAK_S = 1.0
+# After a failure Redis is left alone for this long, twice as long after each further one, up to the longest: a Redis that
+# hangs then costs the scheduler a tenth of its time, and a hand-over comes within seconds of its return.
+BREAK_S, LONGEST_BREAK_S = 1.0, 4.0
 
 
 def script(name: str) -> str:
@@ -38,6 +39,7 @@ class Relay:
         self._scripts: dict[str, Any] = {}
         self._loaded: set[str] = set()
         self._closed_until = 0.0
+        self._failures = 0
         self._why = ""
 
     @property
@@ -77,13 +79,16 @@ class Relay:
         if not self.available:
             raise RelayUnavailable(self._why, self._closed_until - time.monotonic())
         try:
-            return command(self._client)
+            answer = command(self._client)
         except (RedisError, OSError) as error:
-            problem = unavailable(error)
-            self._closed_until, self._why = time.monotonic() + BREAK_S, str(problem)
+            pause_s = min(LONGEST_BREAK_S, BREAK_S * 2.0**self._failures)
+            self._failures += 1
+            self._closed_until, self._why = time.monotonic() + pause_s, str(unavailable(error))
             if isinstance(error, AuthenticationError):
                 self._why = f"[podrelay] redis_url: Redis refuses the user or password ({error})."
-            raise RelayUnavailable(self._why, BREAK_S) from error
+            raise RelayUnavailable(self._why, pause_s) from error
+        self._failures = 0
+        return answer
 
     def close(self) -> None:
         self._client.close()
