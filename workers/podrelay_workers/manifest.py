@@ -163,25 +163,12 @@ class Manifests:
             args=("x",),
             namespace="",
         )
-        template.skeleton = self._merged(template, empty)
+        template.skeleton = self._construct(template, empty)
         template.meta = template.skeleton["metadata"]
         template.container = template.skeleton["spec"]["containers"][0]
         if self._filled(template, request) != self._by_provider(template, request):
             template.skeleton = None
             log.warning("This pod template is merged anew for each pod: the short way made another pod of it.")
-
-    def _merged(self, template: _Template, request: LaunchRequest) -> Json:
-        base = PodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
-        dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
-        try:
-            pod = PodGenerator.construct_pod(
-                dag_id=dag_id, task_id=task_id, pod_id="x", try_number=try_number, kube_image=None,  # type: ignore[arg-type]
-                date=None, args=["x"], pod_override_object=None, base_worker_pod=base, namespace="", scheduler_job_id="",
-                run_id=run_id, map_index=map_index,
-            )  # fmt: skip
-            return self._sanitize(pod)
-        except Exception as error:  # noqa: BLE001 - a template may hold anything
-            raise ManifestError("InvalidPod", f"the pod template is not a pod: {_cause(error)}") from error
 
     def _filled(self, template: _Template, request: LaunchRequest) -> Json:
         """The merged pod with this launch's fields. What does not change is shared by all pods: nobody may write to it."""
