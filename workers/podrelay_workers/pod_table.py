@@ -51,8 +51,8 @@ class Row:
     """One live pod."""
 
     __slots__ = (
-        "attempt", "later", "launch_id", "name", "namespace", "news_at", "reason", "said", "since", "told_wait", "uid",
-        "wait",
+        "attempt", "doubt", "later", "launch_id", "name", "namespace", "news_at", "reason", "said", "since", "told_wait",
+        "uid", "wait",
     )  # fmt: skip
 
     namespace: str
@@ -67,6 +67,7 @@ class Row:
     told_wait: str
     news_at: float
     later: tuple[Later, ...]
+    doubt: PodResult | None  # what became of it if it is gone
 
 
 class PodTable:
@@ -98,13 +99,14 @@ class PodTable:
             self._rows[key] = row
             restore = _restorable(pod, verdict, self._rules.cluster) if event == "LISTED" else None
         news = self._news(row, verdict, clock_s)
-        if event == "DELETED" and not verdict.confirm:
+        row.doubt = verdict.confirm
+        if event == "DELETED" and row.doubt is None:
             self.forget(key)
         if news is None and restore is not None:
             news = News(verdict.launch_id, verdict.attempt)
         if news is not None and restore is not None:
             news = replace(news, restore=restore)
-        return Taken(news, row if verdict.confirm and row.said != "over" else None)
+        return Taken(news, row if row.doubt is not None and row.said != "over" else None)
 
     def due(self, clock_s: float) -> list[tuple[Row, Later]]:
         """What falls due by the clock alone: a fatal reason that lasted, a start that takes long. Told by `tell`."""
@@ -133,7 +135,7 @@ class PodTable:
     def gone(self, row: Row, now_s: float, clock_s: float) -> News | None:
         """A pod that the API server no longer knows: None where its end was published before."""
         self.forget((row.namespace, row.name))
-        result = vanished(row.launch_id, row.attempt, row.namespace, row.name, self._rules, now_s)
+        result = row.doubt or vanished(row.launch_id, row.attempt, row.namespace, row.name, self._rules, now_s)
         return self._say(row, replace(result, uid=row.uid), _whereabouts(row), clock_s)
 
     def forget(self, key: Key) -> None:
@@ -233,7 +235,7 @@ def _map(value: Any) -> Json:
 
 def row_of(namespace: str, name: str, launch_id: str, attempt: int, uid: str = "") -> Row:
     """A pod of which nothing was said yet."""
-    return Row(namespace, name, uid, launch_id, attempt, "", "", 0.0, "", "", 0.0, ())
+    return Row(namespace, name, uid, launch_id, attempt, "", "", 0.0, "", "", 0.0, (), None)
 
 
 def _whereabouts(row: Row) -> dict[str, str]:

@@ -83,8 +83,8 @@ class Verdict:
     """What a pod's state means.
 
     result: to be published now, if it is news. wait: what the pod waits for; the same text is the same wait, whose
-    `later` fall due by the clock alone. confirm: the pod may be gone, only the API server can tell. fields: for the
-    ledger. skipped: why this pod is none of ours.
+    `later` fall due by the clock alone. confirm: true if the pod is gone, which only the API server can tell. fields:
+    for the ledger. skipped: why this pod is none of ours.
     """
 
     launch_id: str = ""
@@ -92,7 +92,7 @@ class Verdict:
     result: PodResult | None = None
     wait: str = ""
     later: tuple[Later, ...] = ()
-    confirm: bool = False
+    confirm: PodResult | None = None
     fields: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
 
@@ -249,7 +249,7 @@ class _View:
         )
 
     def unsure(self) -> Verdict:
-        return Verdict(*self.who, confirm=True, fields=self.fields())
+        return Verdict(*self.who, confirm=self.deleted().result, fields=self.fields())
 
     def started(self) -> Verdict:
         at_s = epoch_s(_state(self.base, "running").get("startedAt"))

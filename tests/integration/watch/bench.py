@@ -39,7 +39,7 @@ class Cluster:
         self.kubeconfig = folder / "kubeconfig"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "podrelay_workers.local_cluster", "--kubeconfig-out", str(self.kubeconfig),
-             "--runner", "simulate", "--bookmark-interval-s", "0.5", *options],
+             *(options or ("--runner", "simulate")), "--bookmark-interval-s", "0.5"],
             env=environment({}),
             stdout=subprocess.DEVNULL,
             stderr=(folder / "cluster.log").open("wb"),

@@ -30,7 +30,6 @@ def test_a_pods_life(bench: Bench) -> None:
                 "base",
                 "application",
             )
-            assert end.log_tail
             ledger = bench.ledger(bad)
             assert (ledger["state"], ledger["started"], ledger["uid"]) == ("finished", "1", bad.uid)
             assert float(ledger["t_scheduled"]) <= float(ledger["t_started"]) <= float(ledger["t_finished"])
@@ -166,28 +165,51 @@ def test_gaps(bench: Bench, name: str) -> None:
     run(test())
 
 
-def test_a_pod_that_cannot_start_fails_after_its_grace(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(
-        "AIRFLOW__KUBERNETES_EXECUTOR__WORKER_POD_PENDING_FATAL_CONTAINER_STATE_REASONS",
-        "ErrImagePull, InvalidImageName",
-    )
+def test_an_image_that_cannot_be_pulled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fatal after the grace period, not before: what recovers in time has not failed."""
+    fatal = "AIRFLOW__KUBERNETES_EXECUTOR__WORKER_POD_PENDING_FATAL_CONTAINER_STATE_REASONS"
+    monkeypatch.setenv(fatal, "CreateContainerConfigError, ErrImagePull")
 
-    def waits_for(launch: Any, reason: str) -> None:
-        path = f"/api/v1/namespaces/{launch.namespace}/pods/{launch.pod}"
-        found = bench.cluster.call("GET", path)
-        state = {"waiting": {"reason": reason, "message": "manifest unknown"}}
-        found["status"] = {"phase": "Pending", "containerStatuses": [{"name": "base", "image": "x", "state": state}]}
-        bench.cluster.call("PUT", path + "/status", found)
+    def image(name: str) -> dict[str, Any]:
+        return {"spec": {"containers": [{"name": "base", "image": name}]}}
 
     async def test() -> None:
-        async with bench.watching(pending_grace_s=1.5):
-            blip, wrong = bench.launch(), bench.launch()
-            await until(lambda: bench.said("started") == 2)
-            for launch in (blip, wrong):  # as new pods: their table entries begin anew
-                bench.redis.delete(bench.names.launch(launch.launch_id))
-        async with bench.watching(pending_grace_s=1.5):
-            waits_for(blip, "ErrImagePull")
-            waits_for(wrong, "ErrImagePull")
+        async with bench.watching(pending_grace_s=2.0):
+            message = "manifest unknown"
+            wrong, blip = ({"pattern": f"repo/{name}:*", "message": message} for name in ("wrong", "blip"))
+            bench.cluster.faults(images=[wrong, blip])
+            began = time.monotonic()
+            lost, saved = bench.launch(**image("repo/wrong:1")), bench.launch(lasts_s=0.1, **image("repo/blip:1"))
+            await until(lambda: bench.results(lost) and bench.results(saved))
+            news = bench.results(lost)[0]
+            assert (news.outcome, news.image, news.failure_class) == ("pending", "repo/wrong:1", "configuration")
+            assert message in news.message
+            bench.cluster.faults(images=[wrong])
+            end = await until(lambda: bench.end_of(lost))
+            assert 2.0 <= time.monotonic() - began < 6.0
+            assert (end.outcome, end.image, end.failure_class) == ("failed", "repo/wrong:1", "configuration")
+            assert end.reason in ("ErrImagePull", "ImagePullBackOff")
+            assert message in end.message or "Back-off" in end.message
+            good = await until(lambda: bench.end_of(saved), 25)
+            assert good.outcome == "succeeded"
+            assert len(bench.results(lost)) <= 3  # not one row per event
+
+    run(test())
+
+
+def test_no_node_fits(bench: Bench) -> None:
+    async def test() -> None:
+        async with bench.watching():
+            launch = bench.launch(spec={"nodeSelector": {"gpu": "yes"}})
+            await until(lambda: bench.results(launch))
+            news = bench.results(launch)[0]
+            assert (news.outcome, news.reason) == ("pending", "Unschedulable")
+            assert "node" in news.message
+            assert bench.ledger(launch)["reason"] == "Unschedulable"
+            bench.delete(launch)
+            end = await until(lambda: bench.end_of(launch))
+            assert (end.reason, end.phase, end.failure_class) == ("PodDeleted", "Pending", "infrastructure")
+            assert "started" not in bench.ledger(launch)
 
     run(test())
 

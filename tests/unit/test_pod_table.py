@@ -1,0 +1,147 @@
+"""What the watcher remembers of pods, and what of it is news."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from podrelay.wire import PodResult
+from podrelay_workers.pod_table import News, PodTable, row_of
+from podrelay_workers.verdict import Rules
+
+NOW_S = 1_800_000_000.0
+RULES = Rules(frozenset({"ErrImagePull"}), grace_s=60.0)
+
+
+def pod(state: dict[str, Any] | None = None, phase: str = "Running", uid: str = "u", **labels: str) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "p", "namespace": "n", "uid": uid,
+            "labels": {"podrelay/launch-id": "l", "podrelay/attempt": "0", "airflow-worker": "7", **labels},
+            "annotations": {"podrelay/subject": "ti-1", "dag_id": "d", "task_id": "t", "run_id": "r", "try_number": "2"},
+            "creationTimestamp": "2026-11-20T10:00:00Z",
+        },
+        "spec": {"containers": [{"name": "base", "image": "i"}]},
+        "status": {"phase": phase, "containerStatuses": [{"name": "base", "state": state}] if state else []},
+    }  # fmt: skip
+
+
+RUNNING = pod({"running": {"startedAt": "2026-11-20T10:00:05Z"}})
+DONE = pod({"terminated": {"exitCode": 0, "reason": "Completed"}}, "Succeeded")
+
+
+def waiting(reason: str, message: str = "m") -> dict[str, Any]:
+    return pod({"waiting": {"reason": reason, "message": message}}, "Pending")
+
+
+def said(news: News | None) -> str:
+    return f"{news.result.outcome} {news.result.reason}".strip() if news and news.result else ""
+
+
+def take(table: PodTable, event: str, given: dict[str, Any], clock_s: float = 0.0) -> str:
+    return said(table.take(event, given, NOW_S, clock_s).news)
+
+
+def test_each_outcome_is_news_once() -> None:
+    table = PodTable(RULES)
+    events = [("ADDED", waiting("ContainerCreating")), ("MODIFIED", RUNNING), ("MODIFIED", RUNNING), ("MODIFIED", DONE),
+              ("MODIFIED", DONE), ("DELETED", DONE)]  # fmt: skip
+    assert [take(table, *event) for event in events] == ["", "started", "", "succeeded", "", ""]
+    assert len(table) == 0
+    assert take(table, "DELETED", DONE) == ""  # also when it comes once more
+
+
+def test_a_list_restores_what_the_ledger_may_have_lost() -> None:
+    news = PodTable(RULES).take("LISTED", waiting("ContainerCreating"), NOW_S, 0.0).news
+    assert news is not None
+    assert news.result is None
+    assert news.restore == {
+        "pod": "p", "namespace": "n", "uid": "u", "cluster": "default", "owner": "7", "subject": "ti-1",
+        "t_created": "1795168800.000", "kind": "task", "key": '["d", "t", "r", 2, -1]',
+    }  # fmt: skip
+    broken = RUNNING | {"metadata": RUNNING["metadata"] | {"annotations": ["x"], "creationTimestamp": 3}}
+    assert PodTable(RULES).take("LISTED", broken, NOW_S, 0.0).news is not None
+
+
+def test_the_same_wait_is_news_at_most_once_a_minute() -> None:
+    table = PodTable(RULES)
+    times = [(0, "ErrImagePull", "a"), (1, "ErrImagePull", "a"), (5, "ImagePullBackOff", "b"), (30, "ErrImagePull", "c"),
+             (61, "ErrImagePull", "c"), (62, "CreateContainerError", "d")]  # fmt: skip
+    told = [take(table, "MODIFIED", waiting(reason, message), at_s) for at_s, reason, message in times]
+    assert told == ["pending ErrImagePull", "", "", "", "pending ErrImagePull", "pending CreateContainerError"]
+
+
+def due(table: PodTable, clock_s: float) -> list[str]:
+    return [said(table.tell(row, item.result, NOW_S, clock_s)) for row, item in table.due(clock_s)]
+
+
+def test_a_fatal_wait_falls_due_without_an_event_and_once() -> None:
+    table = PodTable(RULES)
+    take(table, "MODIFIED", waiting("ErrImagePull"), 10.0)
+    take(table, "MODIFIED", waiting("ImagePullBackOff"), 40.0)
+    assert due(table, 69.0) == []
+    assert due(table, 70.0) == ["failed ImagePullBackOff"]
+    assert due(table, 71.0) == []
+    assert take(table, "MODIFIED", RUNNING, 72.0) == ""
+
+
+def test_another_wait_begins_anew() -> None:
+    table = PodTable(RULES)
+    take(table, "MODIFIED", waiting("ErrImagePull"), 0.0)
+    take(table, "MODIFIED", waiting("ContainerCreating"), 30.0)
+    take(table, "MODIFIED", waiting("ErrImagePull"), 31.0)
+    assert due(table, 61.0) == []
+    assert due(table, 91.0) == ["failed ErrImagePull"]
+
+
+def test_a_slow_start_is_told_once() -> None:
+    table = PodTable(RULES)
+    take(table, "MODIFIED", waiting("ContainerCreating"), 0.0)
+    assert [(item.ask, item.bare) for _, item in table.due(8.0)] == [(True, False)]
+    take(table, "MODIFIED", waiting("ContainerCreating"), 9.0)
+    assert table.due(10.0) == []
+    assert due(table, 30.0) == ["pending ContainerCreating"]
+    take(table, "MODIFIED", waiting("ContainerCreating"), 31.0)
+    assert due(table, 300.0) == []
+
+
+def test_missing_and_gone() -> None:
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    assert table.missing("n", frozenset({("n", "p")})) == []
+    assert table.missing("other", frozenset()) == []
+    (row,) = table.missing(None, frozenset())
+    assert said(table.gone(row, NOW_S, 0.0)) == "failed PodVanished"
+    assert table.gone(row, NOW_S, 0.0) is None
+    assert len(table) == 0
+
+
+def test_a_pod_that_is_gone_without_a_time_of_deletion() -> None:
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    taken = table.take("DELETED", RUNNING, NOW_S, 0.0)
+    assert taken.news is None
+    assert taken.confirm is not None
+    assert said(table.gone(taken.confirm, NOW_S, 0.0)) == "failed PodDeleted"
+
+
+def test_an_end_is_not_overtaken_by_its_pods_absence() -> None:
+    """The result may still be on its way to the ledger when a comparison misses the pod."""
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    assert take(table, "DELETED", DONE, 5.0) == "succeeded"
+    assert table.gone(row_of("n", "p", "l", 0, "u"), NOW_S, 6.0) is None
+
+
+def test_skipped_with_one_line() -> None:
+    table = PodTable(RULES)
+    foreign = {"metadata": {"name": "x", "namespace": "n"}}
+    assert table.take("ADDED", foreign, NOW_S, 0.0).skipped.startswith("n/x: no launch id")
+    assert table.take("MODIFIED", foreign, NOW_S, 0.0).skipped == ""
+    assert table.take("MODIFIED", pod(airflow_pod_revoked="1"), NOW_S, 0.0).skipped == ""
+
+
+def test_news_carries_what_the_ledger_should_know() -> None:
+    news = PodTable(RULES).take("MODIFIED", RUNNING, NOW_S, 0.0).news
+    assert news is not None
+    assert isinstance(news.result, PodResult)
+    assert news.fields == {"pod": "p", "namespace": "n", "uid": "u", "t_started": "1795168805.000", "started": "1"}
