@@ -42,6 +42,7 @@ class Holdings:
 
     def give(self, outcome: Outcome) -> None:
         """Give a job back, soon. Its lease is renewed until Redis has said that it knows."""
+        outcome.job.given = True
         self._given.append(outcome)
         self._bell.set()
 
@@ -73,7 +74,7 @@ class Holdings:
         if not jobs:
             return
         for job, answer in zip(jobs, await self._intake.renew(jobs), strict=True):
-            if answer == 0:
+            if answer == 0 and not job.given:  # what is given may have been taken a moment ago
                 log.info("Lost the lease of %s: another launcher has it.", job.id)
                 self.forget(job)
 

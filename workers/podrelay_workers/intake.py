@@ -66,6 +66,7 @@ class Job:
     probe: bool = False
     overdue: tuple[str, str] | None = None
     lost: bool = False
+    given: bool = False
 
     @property
     def launch_id(self) -> str:
