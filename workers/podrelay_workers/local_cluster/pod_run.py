@@ -307,7 +307,8 @@ class PodRun:
         current = self._node.pods.latest(self._record)
         if self._abandoned or current is None:
             return
-        reason, message = self._failure if ended_for_good else ("", "")
+        still_running = any(state.is_running for state in self._states)
+        reason, message = ("", "") if still_running else self._failure
         status = pod_status.build(
             current.obj, self._states, ended_for_good=ended_for_good, reason=reason, message=message
         )

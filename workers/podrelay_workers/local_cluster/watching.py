@@ -105,6 +105,8 @@ class WatchStream:
         try:
             if gone:
                 raise expired(f"too old resource version: {self._request.version} (injected by a fault rule)")
+            while self._is_silent():
+                await _next_change(changed)
             await self._begin()
             await self._follow(changed)
         except ApiError as exc:
@@ -138,8 +140,8 @@ class WatchStream:
         end, next_bookmark = loop.time() + self._request.timeout_s, loop.time() + interval_s
         while self._generation == self._streams.generation:
             changed.clear()
-            if self._streams.faults.silences(self._request.info, self._opened, self._silencers):
-                await changed.wait()
+            if self._is_silent():
+                await _next_change(changed)
                 continue
             if await self._send_events():
                 continue
@@ -151,6 +153,9 @@ class WatchStream:
                 await self._send_bookmark()
                 next_bookmark = now + interval_s
             await _wait(changed, min(end, next_bookmark) - now)
+
+    def _is_silent(self) -> bool:
+        return self._streams.faults.silences(self._request.info, self._opened, self._silencers)
 
     async def _send_events(self) -> bool:
         """False when there is nothing new."""
@@ -206,6 +211,11 @@ def translate(event: Event, selector: Selector) -> tuple[str, Record] | None:
 
 def _line(kind: str, obj: bytes) -> bytes:
     return b'{"type":"%s","object":%s}\n' % (kind.encode("ascii"), obj)
+
+
+async def _next_change(changed: asyncio.Event) -> None:
+    changed.clear()
+    await changed.wait()
 
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:

@@ -1,0 +1,191 @@
+"""The server as a process: its kubeconfig, its signals, what it leaves behind, and what a data directory keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podrelay_workers.local_cluster.main import run_local_cluster
+from podrelay_workers.local_cluster.reaper import groups_left
+from tests.integration.local_cluster.api import Api, held, pod, state
+from tests.support.local_cluster import ROOT, LocalCluster
+
+STUBBORN = ("sh", "-c", "trap '' TERM; echo $$$$; sh -c 'trap \"\" TERM; echo $$$$; while :; do sleep 0.2; done'")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[LocalCluster]:
+    """A server of the test's own that keeps its objects."""
+    with LocalCluster(tmp_path / "files", data_dir=tmp_path / "data", namespaces="first,second") as cluster:
+        yield cluster
+
+
+def start_stubborn(api: Api, name: str = "p") -> list[int]:
+    """A pod of two processes that ignore SIGTERM; their ids."""
+    api.create(pod(name, *STUBBORN))
+    api.wait_phase(name, "Running")
+    with api.client.stream("GET", f"{api.path}/{name}/log", params={"follow": "true"}) as response:
+        lines = response.iter_lines()
+        return [int(next(lines)), int(next(lines))]
+
+
+def wait_dead(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(_is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still alive: {pids}"
+        time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_kubeconfig(own: LocalCluster) -> None:
+    assert stat.S_IMODE(own.kubeconfig.stat().st_mode) == 0o600
+    config = json.loads(own.kubeconfig.read_text())
+    assert config["contexts"][0]["context"]["namespace"] == "first"
+    assert own.url.startswith("http://127.0.0.1:")
+    assert len(own.token) >= 30
+    names = {item["metadata"]["name"] for item in own.call("GET", "/api/v1/namespaces")["items"]}
+    assert names == {"default", "first", "second", "kube-system"}
+    assert own.token not in own.log_path.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_every_process_and_exits_0(own: LocalCluster, number: int) -> None:
+    pids = start_stubborn(Api(own, "first"))
+    assert own.process is not None
+    own.process.send_signal(number)
+    assert own.process.wait(15) == 0
+    wait_dead(pids)
+    assert own.kubeconfig.exists()
+
+
+def test_sigkill_leaves_no_process(own: LocalCluster) -> None:
+    pids = start_stubborn(Api(own, "first"))
+    own.kill()
+    wait_dead(pids)
+
+
+def test_force_deletion_and_vanishing_leave_no_process(api: Api) -> None:
+    first, second = start_stubborn(api, "p"), start_stubborn(api, "q")
+    api.delete("p", gracePeriodSeconds="0")
+    api.cluster.vanish_pod(api.namespace, "q")
+    wait_dead(first + second)
+
+
+def test_temporary_files_go_with_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    cluster = LocalCluster(tmp_path / "files")
+    cluster.start()
+    assert len(list(temporary.iterdir())) == 1
+    assert cluster.stop() == 0
+    assert list(temporary.iterdir()) == []
+
+
+class TestDataDirectory:
+    """A killed server's successor on the same directory."""
+
+    def restarted(self, own: LocalCluster) -> Api:
+        url, token = own.url, own.token
+        own.kill()
+        own.start()
+        assert (own.url, own.token) == (url, token)
+        return Api(own, "first")
+
+    def test_objects_and_versions_are_kept(self, own: LocalCluster) -> None:
+        api = Api(own, "first")
+        api.create(held("a", {"x": "y"}))
+        kept = api.wait("a", lambda found: "startTime" in found["status"])
+        api.create(pod("b", "true"))
+        done = api.wait_phase("b", "Succeeded")
+        api.create(held("c"))
+        api.cluster.vanish_pod("first", "c")
+        version = int(api.version())
+        api = self.restarted(own)
+        assert api.names() == ["a", "b"]
+        assert api.get("b") == done
+        assert api.get("a")["metadata"]["uid"] == kept["metadata"]["uid"]
+        assert int(api.version()) >= version
+        made = api.create(held("d"))
+        assert int(made["metadata"]["resourceVersion"]) > version
+        with api.watch(resourceVersion=str(version - 1)) as events:
+            assert next(events)["object"]["code"] == 410
+
+    def test_process_lost_with_the_server(self, own: LocalCluster) -> None:
+        api = Api(own, "first")
+        pids = start_stubborn(api)
+        api.create(pod("again", "sleep", "60", restartPolicy="Always"))
+        api.wait_phase("again", "Running")
+        api = self.restarted(own)
+        ended = state(api.wait_phase("p", "Failed"))["terminated"]
+        assert (ended["exitCode"], ended["reason"]) == (137, "ContainerStatusUnknown")
+        found = api.wait("again", lambda now: now["status"]["containerStatuses"][0]["restartCount"] == 1)
+        assert found["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
+        wait_dead(pids)
+
+    def test_deletion_begun_before_is_finished(self, own: LocalCluster) -> None:
+        api = Api(own, "first")
+        start_stubborn(api)
+        api.delete("p")
+        api = self.restarted(own)
+        with api.watch(timeoutSeconds="10", fieldSelector="metadata.name=p") as events:
+            if api.names():
+                assert any(event["type"] == "DELETED" for event in events)
+        assert api.names() == []
+
+    def test_simulated_pods_go_on(self, tmp_path: Path) -> None:
+        with LocalCluster(tmp_path, data_dir=tmp_path / "data", runner="simulate", namespaces="first") as own:
+            api = Api(own, "first")
+            body = pod("p")
+            body["metadata"]["annotations"] = {"local-cluster/duration-s": "0.5", "local-cluster/exit-code": "3"}
+            api.create(body)
+            api.wait_phase("p", "Running")
+            found = self.restarted(own).wait_phase("p", "Failed")
+            assert state(found)["terminated"]["exitCode"] == 3
+
+    def test_broken_last_line_is_left_out(self, own: LocalCluster, tmp_path: Path) -> None:
+        api = Api(own, "first")
+        api.create(held("a"))
+        api.wait("a", lambda found: "startTime" in found["status"])
+        own.kill()
+        with (tmp_path / "data" / "journal.jsonl").open("ab") as journal:
+            journal.write(b'{"version": 99, "resource": "po')
+        own.start()
+        assert Api(own, "first").names() == ["a"]
+
+    def test_second_server_is_refused(self, own: LocalCluster, tmp_path: Path) -> None:
+        second = LocalCluster(tmp_path / "second", data_dir=tmp_path / "data")
+        with pytest.raises(RuntimeError, match="another local cluster uses"):
+            second.start()
+
+
+def test_command_line_that_makes_no_sense(tmp_path: Path) -> None:
+    sources = os.pathsep.join([str(ROOT / "executor"), str(ROOT / "workers")])
+    for options in (["--runner", "magic"], ["--token", "short"], []):
+        command = [sys.executable, "-m", "podrelay_workers.local_cluster", *options]
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": sources}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "usage:" in done.stderr
+    with pytest.raises(ValueError, match="token"):
+        run_local_cluster(0, tmp_path / "k", token="short")
+
+
+def test_reaper_kills_what_was_not_taken_back() -> None:
+    assert groups_left(["+5\n", "+6\n", "-5\n", "+7\n"]) == {6, 7}

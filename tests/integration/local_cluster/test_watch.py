@@ -1,0 +1,210 @@
+"""Watches: where they begin, what they show through selectors, bookmarks, ends, and versions too old."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.local_cluster.api import Api, Json, held, pod
+from tests.integration.local_cluster.test_objects import status_of
+
+PARTIAL = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"}
+
+
+def brief(events: Iterator[Json], count: int) -> list[tuple[str, str]]:
+    return [(event["type"], event["object"]["metadata"]["name"]) for event in itertools.islice(events, count)]
+
+
+@pytest.mark.parametrize("version", ["", "0"])
+def test_begins_with_the_present(simulated: Api, version: str) -> None:
+    for name in "ba":
+        simulated.create(held(name))
+        simulated.wait(name, lambda found: "startTime" in found["status"])
+    with simulated.watch(resourceVersion=version) as events:
+        assert brief(events, 2) == [("ADDED", "a"), ("ADDED", "b")]
+        simulated.create(held("c"))
+        assert brief(events, 2) == [("ADDED", "c"), ("MODIFIED", "c")]
+        simulated.delete("a", gracePeriodSeconds="0")
+        assert brief(events, 1) == [("DELETED", "a")]
+
+
+def test_resumes_exactly(simulated: Api) -> None:
+    version = simulated.version()
+    for name in "abc":
+        simulated.create(held(name))
+        simulated.wait(name, lambda found: "startTime" in found["status"])
+    with simulated.watch(resourceVersion=version) as events:
+        all_events = list(itertools.islice(events, 6))
+    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in all_events]
+    assert versions == sorted(set(versions))
+    for index, event in enumerate(all_events[:-1]):
+        with simulated.watch(resourceVersion=event["object"]["metadata"]["resourceVersion"]) as events:
+            assert next(events) == all_events[index + 1]
+
+
+def test_order_of_a_pods_life(simulated: Api) -> None:
+    version = simulated.version()
+    body = pod()
+    body["metadata"]["annotations"] = {"local-cluster/duration-s": "0.05"}
+    simulated.create(body)
+    with simulated.watch(resourceVersion=version) as events:
+        life = [(event["type"], event["object"]["status"]["phase"]) for event in itertools.islice(events, 4)]
+    assert life == [("ADDED", "Pending"), ("MODIFIED", "Pending"), ("MODIFIED", "Running"), ("MODIFIED", "Succeeded")]
+
+
+def test_one_namespace_only(simulated: Api) -> None:
+    with simulated.watch() as events, simulated.watch("/api/v1/pods", labelSelector="mine") as everywhere:
+        simulated.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere", {"mine": ""}))
+        simulated.create(held("here", {"mine": ""}))
+        assert brief(events, 1) == [("ADDED", "here")]
+        assert brief(everywhere, 1) == [("ADDED", "elsewhere")]
+    simulated.cluster.vanish_pod("default", "elsewhere")
+
+
+class TestSelectors:
+    """An object that enters or leaves the selection."""
+
+    def test_leaving_is_deleted_and_entering_is_added(self, simulated: Api) -> None:
+        simulated.create(held("p", {"app": "x"}))
+        simulated.wait("p", lambda found: "startTime" in found["status"])
+        with simulated.watch(labelSelector="app=x") as events:
+            assert next(events)["type"] == "ADDED"
+            changed = simulated.patch("p", {"metadata": {"labels": {"app": "y"}}}).json()
+            left = next(events)
+            assert left["type"] == "DELETED"
+            assert "deletionTimestamp" not in left["object"]["metadata"]
+            assert left["object"]["metadata"]["labels"] == {"app": "x"}
+            assert left["object"]["metadata"]["resourceVersion"] == changed["metadata"]["resourceVersion"]
+            simulated.patch("p", {"metadata": {"labels": {"other": "1"}}})
+            simulated.patch("p", {"metadata": {"labels": {"app": "x"}}})
+            entered = next(events)
+            assert (entered["type"], entered["object"]["metadata"]["labels"]) == ("ADDED", {"app": "x", "other": "1"})
+            simulated.patch("p", {"metadata": {"labels": {"other": "2"}}})
+            assert next(events)["type"] == "MODIFIED"
+            simulated.delete("p", gracePeriodSeconds="0")
+            assert next(events)["type"] == "DELETED"
+
+    def test_deletion_outside_the_selection_is_not_seen(self, simulated: Api) -> None:
+        with simulated.watch(labelSelector="app=x") as events:
+            simulated.create(held("q", {"app": "y"}))
+            simulated.delete("q", gracePeriodSeconds="0")
+            simulated.create(held("p", {"app": "x"}))
+            assert brief(events, 1) == [("ADDED", "p")]
+
+    def test_field_selector_follows_the_phase(self, simulated: Api) -> None:
+        simulated.create(held())
+        with simulated.watch(fieldSelector="status.phase=Running") as events:
+            simulated.wait("p", lambda found: "startTime" in found["status"])
+            simulated.set_phase("p", "Running")
+            assert next(events)["type"] == "ADDED"
+            simulated.set_phase("p", "Succeeded")
+            gone = next(events)
+            assert (gone["type"], gone["object"]["status"]["phase"]) == ("DELETED", "Running")
+
+
+class TestEnds:
+    """Bookmarks and the end of a stream."""
+
+    def test_timeout_ends_cleanly_with_a_bookmark(self, api: Api) -> None:
+        version = api.version()
+        with api.watch(resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds="1") as events:
+            marks = list(events)
+        assert len(marks) >= 3  # every 0.2 s here, and one at the end
+        assert {event["type"] for event in marks} == {"BOOKMARK"}
+        assert marks[-1]["object"]["kind"] == "Pod"
+        assert int(marks[-1]["object"]["metadata"]["resourceVersion"]) >= int(version)
+
+    def test_no_bookmarks_unasked(self, api: Api) -> None:
+        with api.watch(resourceVersion=api.version(), timeoutSeconds="1") as events:
+            assert list(events) == []
+
+    def test_bookmark_carries_the_version_of_other_namespaces_events(self, api: Api) -> None:
+        version = api.version()
+        made = api.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere"))
+        api.cluster.vanish_pod("default", "elsewhere")
+        with api.watch(resourceVersion=version, allowWatchBookmarks="true") as events:
+            mark = next(events)
+        assert int(mark["object"]["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
+
+    def test_initial_events_end_with_a_bookmark(self, simulated: Api) -> None:
+        simulated.create(held())
+        initial = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
+        with simulated.watch(**initial) as events:
+            assert next(events)["type"] == "ADDED"
+            for event in events:
+                if event["type"] == "BOOKMARK":
+                    break
+        assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+        with simulated.watch(**{**initial, "sendInitialEvents": "false"}) as events:
+            simulated.create(held("later"))
+            assert brief(events, 1) == [("ADDED", "later")]
+        params = {"watch": "1", "sendInitialEvents": "true"}
+        status_of(simulated.request("GET", "", params=params), 422, "Invalid")
+
+    def test_drop_streams(self, simulated: Api) -> None:
+        with simulated.watch() as one, simulated.watch() as two:
+            simulated.cluster.drop_streams()
+            assert list(one) == list(two) == []
+
+
+class TestTooOld:
+    """410, as a watch's first event."""
+
+    def check_expired(self, api: Api, version: str) -> None:
+        with api.watch(resourceVersion=version) as events:
+            found = list(events)
+        assert [event["type"] for event in found] == ["ERROR"]
+        status = found[0]["object"]
+        assert (status["kind"], status["code"], status["reason"]) == ("Status", 410, "Expired")
+
+    def test_version_before_the_window(self, simulated: Api) -> None:
+        version = simulated.version()
+        simulated.create(held())
+        for number in range(210):  # the server keeps 200 events
+            simulated.patch("p", {"metadata": {"labels": {"n": str(number)}}})
+        self.check_expired(simulated, version)
+        self.check_expired(simulated, "1")
+        with simulated.watch(resourceVersion=simulated.version(), timeoutSeconds="1") as events:
+            assert list(events) == []
+
+    def test_compaction(self, simulated: Api) -> None:
+        version = simulated.version()
+        simulated.create(held())
+        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.cluster.compact()
+        self.check_expired(simulated, version)
+        now = simulated.version()
+        with simulated.watch(resourceVersion=now) as events:
+            simulated.set_phase("p", "Running")
+            assert brief(events, 1) == [("MODIFIED", "p")]
+
+    def test_open_watch_survives_compaction(self, simulated: Api) -> None:
+        with simulated.watch() as events:
+            simulated.cluster.compact()
+            simulated.create(held())
+            assert brief(events, 1) == [("ADDED", "p")]
+
+    def test_version_that_is_none(self, simulated: Api) -> None:
+        params = {"watch": "true", "resourceVersion": "x"}
+        status_of(simulated.request("GET", "", params=params), 400, "BadRequest")
+
+
+def test_many_watchers_see_the_same(simulated: Api) -> None:
+    version, found = simulated.version(), []
+
+    def follow() -> None:
+        with simulated.watch(resourceVersion=version) as events:
+            found.append([event["object"]["metadata"]["resourceVersion"] for event in itertools.islice(events, 40)])
+
+    threads = [threading.Thread(target=follow) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        simulated.create(held(f"p-{number}"))
+    for thread in threads:
+        thread.join(20)
+    assert len(found) == 8
+    assert all(versions == found[0] and len(versions) == 40 for versions in found)
