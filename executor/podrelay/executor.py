@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -380,7 +381,8 @@ class RedisKubernetesExecutor(BaseExecutor):
             what = gone.get(launch.launch_id)
             if launch.kind == "task" and self._unwanted(launch, row):
                 self._to_withdraw[launch.launch_id] = launch.subject
-                if what:
+                # One that is withdrawn already may have a pod that runs: its end is still to be told and cleaned up.
+                if what and what != "withdrawn":
                     self._drop(launch)
             elif what == "withdrawn":
                 self._drop(launch)
@@ -396,6 +398,10 @@ class RedisKubernetesExecutor(BaseExecutor):
     def _unwanted(self, launch: Launch, row: Any) -> bool:
         if launch.withdrawn or not self.launches.is_newest(launch):
             return True
+        if launch.foreign_id is not None:
+            return (
+                row is None or (row.launch_id or "") != launch.foreign_id or row.state not in ("running", "restarting")
+            )
         return superseded(launch.launch_id, launch.key.try_number, row) or row.state not in _WANTED
 
     def _take_found_results(self, findings: Sequence[Finding]) -> None:
@@ -406,7 +412,7 @@ class RedisKubernetesExecutor(BaseExecutor):
             if launch is None:
                 continue
             if finding.what == "ahead":
-                launch.attempt = finding.attempt
+                launch.attempt, launch.relaunches = finding.attempt, finding.relaunches
             if finding.sealed_result:
                 try:
                     results.append(self._results.open(finding.sealed_result))
@@ -431,11 +437,12 @@ class RedisKubernetesExecutor(BaseExecutor):
             # A launch that a newer one of its key supersedes has run: that is how its task came to be queued again. Its
             # pod is about to end by itself, and may still be writing its log.
             outrun = launch is not None and not self.launches.is_newest(launch)
-            if known.pod and known.state == "created" and not known.started and not outrun:
+            revoked = known.pod and known.state in ("created", "withdrawn") and not known.started and not outrun
+            if revoked:
                 cleanups.append(self._revocation(launch_id, subject, known))
             if launch is not None:
                 launch.withdrawn = True
-                if known.state in ("", "offered", "waiting", "withdrawn") and not known.pod:
+                if revoked or (known.state in ("", "offered", "waiting", "withdrawn") and not known.pod):
                     self._drop(launch)
         self._queue.acknowledge(cleanups)
         for launch_id, _ in items:
@@ -506,14 +513,14 @@ class RedisKubernetesExecutor(BaseExecutor):
         key = compat.task_key(self, ti)
         if key in self.running:  # the scheduler repeats the call after a database error
             return True
-        launch_id = ti.external_executor_id
+        launch_id, foreign_id = ti.external_executor_id, None
         if not launch_id or not _is_launch_id(launch_id):
             # Not launched by us: a running one goes on without our help, the database will say how it ends.
             if ti.state not in (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING):
                 return False
-            launch_id = str(uuid.uuid4())
+            launch_id, foreign_id = str(uuid.uuid4()), launch_id or ""
         # First into running, then ask the ledger (the next sync does): no event can fall in between.
-        self.launches.add(Launch(launch_id, key, "task", str(ti.id)))
+        self.launches.add(Launch(launch_id, key, "task", str(ti.id), foreign_id=foreign_id))
         self.running.add(key)
         self.log.info("Adopted launch %s of %s", launch_id, key)
         return True
@@ -551,6 +558,7 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def cleanup_stuck_queued_tasks(self, tis: list[TaskInstance]) -> list[str]:
         """Revoke and fail tasks that are stuck in queued; the deprecated form of `revoke_task`."""
+        warnings.warn("cleanup_stuck_queued_tasks is deprecated: use revoke_task", DeprecationWarning, stacklevel=2)
         texts = []
         for ti in tis:
             texts.append(repr(ti))

@@ -27,6 +27,8 @@ class Launch:
     workload: Any = field(default=None, repr=False)
     # Taken back: its slot is free, only its pod's end is still of interest.
     withdrawn: bool = False
+    # What the database calls the launch of a running task that another executor started; we only hold its slot.
+    foreign_id: str | None = None
     # Reasons that were told, and when (monotonic); made when the first one comes, for most launches have none.
     told: dict[str, float] | None = field(default=None, repr=False)
 

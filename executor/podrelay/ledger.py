@@ -25,13 +25,14 @@ class Finding:
     """A launch on which the executor and the ledger disagree. `sealed_result` is empty unless there is one.
 
     missing: no entry for this attempt. lost: it waits, but its RQ job is gone. finished: its result is there.
-    withdrawn: it was taken back. ahead: the ledger is at a later attempt.
+    withdrawn: it was taken back. ahead: the ledger is at a later attempt, after so many relaunches.
     """
 
     launch_id: str
     what: What
     attempt: int
     sealed_result: str
+    relaunches: int = 0
 
 
 class Ledger:
@@ -50,10 +51,10 @@ class Ledger:
         for launch_id, attempt in launches:
             args += (launch_id, attempt)
         answer = [_text(item) for item in self._relay.run("survey", [self._names.epoch], args)]
-        rows = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
+        rows = zip(*(answer[field::5] for field in range(1, 6)), strict=True)
         return answer[0], [
-            Finding(launch_id, what, int(attempt or -1), result)  # type: ignore[arg-type]
-            for launch_id, what, attempt, result in rows
+            Finding(launch_id, what, int(attempt or -1), result, int(relaunches))
+            for launch_id, what, attempt, result, relaunches in rows
         ]
 
     def entries(self, launch_ids: Sequence[str]) -> list[dict[str, str]]:
