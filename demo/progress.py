@@ -28,6 +28,7 @@ _STEP_OF_STATE = {
 class Launch:
     """One pod of the run, from the ledger. Times are seconds since the epoch, 0 where the step was not reached."""
 
+    launch_id: str
     label: str
     try_number: int
     pod: str
@@ -39,15 +40,15 @@ class Launch:
     t_finished: float
 
     @classmethod
-    def of_run(cls, entries: Iterable[Mapping[str, str]], run_id: str) -> list[Launch]:
-        """The launches of one run, in the order in which they were handed over."""
+    def of_run(cls, ledger: Mapping[str, Mapping[str, str]], run_id: str) -> list[Launch]:
+        """The launches of one run, in the order in which they were handed over, from entries by launch id."""
         found = []
-        for entry in entries:
+        for launch_id, entry in ledger.items():
             key = json.loads(entry.get("key") or "[]")
             if len(key) == 5 and key[2] == run_id:
                 label = key[1] if key[4] < 0 else f"{key[1]}[{key[4]}]"
                 times = (float(entry.get(f"t_{step}") or 0) for step in _STEPS_IN_TIME)
-                found.append(cls(label, key[3], entry.get("pod", ""), entry.get("launcher", ""), *times))
+                found.append(cls(launch_id, label, key[3], entry.get("pod", ""), entry.get("launcher", ""), *times))
         return sorted(found, key=lambda launch: launch.t_offered)
 
     @property

@@ -146,8 +146,9 @@ def _let_pods_end(redis_url: str, run_id: str) -> None:
 def read_launches(redis_url: str, run_id: str) -> list[progress.Launch]:
     """What the ledger says of one run's launches. A look from outside; the demo's ledger is small enough to scan."""
     with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=2) as client:
-        keys = list(client.scan_iter(match=Names().launch_prefix + "*", count=1000))
-        return progress.Launch.of_run((client.hgetall(key) for key in keys), run_id)
+        prefix = Names().launch_prefix
+        keys = list(client.scan_iter(match=prefix + "*", count=1000))
+        return progress.Launch.of_run({key.removeprefix(prefix): client.hgetall(key) for key in keys}, run_id)
 
 
 def _dag_is_there(api: AirflowApi) -> bool:

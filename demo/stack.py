@@ -175,6 +175,8 @@ class Stack:
             "kubernetes_executor.in_cluster": "False",
             "kubernetes_executor.namespace": NAMESPACE,
             "kubernetes_executor.pod_template_file": str(HERE / "pod_template.yaml"),
+            # Five processes and all pods share this file: on a busy machine SQLite's own five seconds are too short.
+            "database.sql_alchemy_conn": f"sqlite:///{self.home}/airflow.db?timeout=60",
             "core.dags_folder": str(self.shape.dags),
             "core.load_examples": "False",
             "core.dags_are_paused_at_creation": "False",

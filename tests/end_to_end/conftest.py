@@ -1,0 +1,55 @@
+"""One whole stack for all end-to-end tests: starting Airflow takes most of a minute on two cores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo import stack as demo_stack
+from demo.processes import marked
+from demo.stack import Shape, Stack
+from tests.end_to_end.bench import Bench
+
+_LOG_LINES = 25
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("stack")
+    dags = home / "dags"
+    shutil.copytree(demo_stack.HERE / "dags", dags)
+    shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
+    running = Stack(home, Shape(dags=dags))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+    assert marked(home) == []
+
+
+@pytest.fixture
+def bench(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """The stack as a test uses it: all processes up, no faults; repaired after a test that killed some."""
+    bench = Bench(stack)
+    bench.repair()
+    request.node.stash[_STACK] = stack
+    yield bench
+    bench.repair()
+
+
+_STACK = pytest.StashKey[Stack]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A red test shows the end of each process's log."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed and _STACK in item.stash:
+        for path in sorted((item.stash[_STACK].home / "processes").glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            report.sections.append((f"end of {path.name}", "\n".join(lines)))

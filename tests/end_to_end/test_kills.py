@@ -1,0 +1,58 @@
+"""Processes die in the middle; no task is lost and no pod is made twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.end_to_end.bench import Bench, Run
+
+pytestmark = pytest.mark.timeout(300)
+
+COUNT = 8
+
+
+def test_launcher_killed_in_the_middle_of_a_batch(bench: Bench) -> None:
+    run = bench.trigger("spread", count=COUNT)
+    bench.until("the first task is over", lambda: any(task.state == "success" for task in run.tasks()))
+    # Slow creation, so that the kill finds launches which are claimed and have no pod, and requests on their way.
+    bench.cluster.faults({"verbs": ["create"], "resource": "pods", "latency_s": 3.0})
+    bench.until("launches are claimed", lambda: _held(run))
+    victim = bench.launcher_of(_held(run)[0])
+    bench.stack.processes.kill(victim)
+    bench.cluster.faults()
+    assert run.finish() == "success"
+    run.settle()
+    assert run.pods_made() == _one_pod_each()
+    assert victim not in bench.stack.launchers
+
+
+def test_watcher_killed_while_pods_end(bench: Bench) -> None:
+    run = bench.trigger("spread", count=COUNT, seconds=4.0, dies=3)
+    bench.until("tasks run", lambda: _running(run) >= 3)
+    bench.stack.processes.kill("watcher.1")
+    bench.until("pods have ended", lambda: sum(_ended(pod) for pod in bench.pods()) >= COUNT // 2)
+    bench.stack.start_watcher("watcher.1")
+    assert run.finish() == "success"
+    run.settle()
+    # The task whose process died without a word: only the new watcher's first list could tell.
+    assert {task.label: task.try_number for task in run.tasks() if task.try_number > 1} == {"work[3]": 2}
+    assert run.pods_made() == _one_pod_each() + Counter({("work[3]", 2): 1})
+
+
+def _one_pod_each() -> Counter[tuple[str, int]]:
+    return Counter([("numbers", 1), *((f"work[{number}]", 1) for number in range(COUNT))])
+
+
+def _held(run: Run) -> list[str]:
+    """Launchers that hold a launch without a pod, once for each such launch."""
+    return [launch.launcher for launch in run.launches() if launch.t_claimed and not launch.t_created]
+
+
+def _running(run: Run) -> int:
+    return sum(task.state == "running" for task in run.tasks())
+
+
+def _ended(pod: dict[str, dict[str, str]]) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
