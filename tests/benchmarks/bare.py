@@ -19,7 +19,7 @@ def bodies(template: Path, count: int) -> list[bytes]:
     made = []
     base = PodGenerator.deserialize_model_file(str(template))
     pod = PodGenerator.construct_pod(
-        dag_id="bench", task_id="bare", pod_id="bare", try_number=1, kube_image=None, date=None,
+        dag_id="bench", task_id="bare", pod_id="bare", try_number=1, kube_image="", date=None,
         args=["python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string", "x" * 1200],
         pod_override_object=None, base_worker_pod=base, namespace="default", scheduler_job_id="1", run_id="run",
     )  # fmt: skip

@@ -35,7 +35,7 @@ def make_task_instances(
     dag_id = dag_id or f"dag_{uuid.uuid4().hex[:8]}"
     now = datetime.now(timezone.utc)
     with DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)):
-        operators = [EmptyOperator(task_id=f"task_{number}") for number in range(count)]
+        operators: list[Any] = [EmptyOperator(task_id=f"task_{number}") for number in range(count)]
     ids = []
     with create_session() as session:
         if session.get(DagBundleModel, "dags-folder") is None:

@@ -39,7 +39,7 @@ def test_nothing_reaches_redis_before_the_heartbeat(executor: RedisKubernetesExe
     assert outside.queued() == []
     assert workload.key in executor.queued_tasks
     executor.heartbeat()
-    assert outside.queued() == [names.job_id(workload.ti.external_executor_id, 0)]
+    assert outside.queued() == [names.job_id(str(workload.ti.external_executor_id), 0)]
     assert workload.key in executor.running
     assert workload.key not in executor.queued_tasks
 
@@ -75,7 +75,7 @@ def test_hundreds_in_one_heartbeat_keep_their_order(executor: RedisKubernetesExe
     executor.parallelism = 500
     workloads = [workload_of(ti_id) for ti_id in make_task_instances(300)]
     executor._process_workloads(workloads)
-    assert outside.queued() == [names.job_id(w.ti.external_executor_id, 0) for w in workloads]
+    assert outside.queued() == [names.job_id(str(w.ti.external_executor_id), 0) for w in workloads]
     assert len(executor.running) == 300
 
 
@@ -89,7 +89,7 @@ def test_a_repeated_hand_over_queues_nothing_twice(executor: RedisKubernetesExec
 def test_priority_chooses_the_queue(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     workload = workload_of(make_task_instances(priority_weight=10)[0])
     executor._process_workloads([workload])
-    assert outside.queued(level=3) == [names.job_id(workload.ti.external_executor_id, 0)]
+    assert outside.queued(level=3) == [names.job_id(str(workload.ti.external_executor_id), 0)]
 
 
 def test_redis_away_keeps_the_work_and_bounds_the_heartbeat(
