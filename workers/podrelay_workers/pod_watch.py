@@ -94,7 +94,7 @@ class PodWatch:
         began_s, continuation, names = time.time(), "", set()
         while True:
             page = await self._api.list_page(
-                self.namespace, labels=self._selector, limit=LIST_PAGE, continuation=continuation
+                self.namespace, labels=self._selector, limit=LIST_PAGE, continuation=continuation, brief=True
             )
             for pod in page.items:
                 names.add(_name(pod))
@@ -136,6 +136,7 @@ class PodWatch:
             version=self.position.version,
             labels=self._selector,
             silence_s=self._silence_s,
+            brief=True,
             timeout_s=WATCH_S + random.random() * WATCH_SPREAD_S,
         )
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ from podrelay_workers.api_errors import (
     Unreachable,
     error_of,
 )
+from podrelay_workers.brief import decode_event, decode_list
 
 __all__ = [
     "AlreadyExists",
@@ -124,15 +125,18 @@ class PodsApi:
         continuation: str = "",
         version: str = "",
         metadata_only: bool = False,
+        brief: bool = False,
     ) -> Page:
         """One page of pods; namespace None means all. `version` "0" allows the server to answer from its cache.
 
+        :param brief: only the fields that `brief` names; several times as fast.
         :raises Gone: the continuation is too old; begin again.
         """
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
         query |= {"continue": continuation, "resourceVersion": "" if continuation else version}
         accept = _METADATA_LIST + ",application/json" if metadata_only else "application/json"
-        document = await self._json("GET", _pods(namespace), query=query, accept=accept)
+        decode = decode_list if brief else json.loads
+        document = await self._json("GET", _pods(namespace), query=query, accept=accept, decode=decode)
         metadata = document.get("metadata") or {}
         return Page(
             items=document.get("items") or [],
@@ -150,11 +154,13 @@ class PodsApi:
         silence_s: float = 75.0,
         timeout_s: float = 300.0,
         metadata_only: bool = False,
+        brief: bool = False,
     ) -> AsyncGenerator[Json, None]:
         """The events of one watch request, decoded, until the server ends it. Bookmarks and ERROR events are included.
 
         :param silence_s: longest time without a byte; the server sends a bookmark about once a minute.
         :param timeout_s: after this time the server ends the request by itself.
+        :param brief: only the fields that `brief` names; several times as fast.
         :raises Silent: nothing came for `silence_s`.
         :raises Unreachable: the stream broke, also in the middle of an event.
         """
@@ -164,15 +170,15 @@ class PodsApi:
         silence_s = min(silence_s, self._access.read_s or silence_s)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
         async with self._answer("GET", _pods(namespace), query=query, accept=accept, timeout=timeout) as answer:
-            rest = b""
+            decode, rest = (decode_event if brief else json.loads), b""
             async for chunk in answer.content.iter_any():
                 # One read often holds many events, and one large event may need many reads.
                 *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
                 for line in lines:
                     if line.strip():
-                        yield _event(line)
+                        yield _event(line, decode)
             if rest.strip():
-                yield _event(rest)
+                yield _event(rest, decode)
 
     async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
         """JSON merge patch: `{"metadata": {"labels": {...}}}`; null removes a field."""
@@ -230,6 +236,7 @@ class PodsApi:
         body: Json | None = None,
         accept: str = "application/json",
         content_type: str = "application/json",
+        decode: Callable[[bytes], Any] = json.loads,
     ) -> Json:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         async with self._answer(
@@ -237,7 +244,7 @@ class PodsApi:
         ) as answer:
             text = await answer.read()
         try:
-            document = json.loads(text)
+            document = decode(text)
         except ValueError as error:
             raise Unreachable("the answer of the API server is not JSON", status=200) from error
         if not isinstance(document, dict):
@@ -339,9 +346,9 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in more)
 
 
-def _event(line: bytes) -> Json:
+def _event(line: bytes, decode: Callable[[bytes], Any]) -> Json:
     try:
-        event = json.loads(line)
+        event = decode(line)
     except ValueError as error:
         raise Unreachable("the watch broke in the middle of an event") from error
     if not isinstance(event, dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from podrelay import names
@@ -136,8 +137,11 @@ def explain(result: PodResult, events: list[Any]) -> PodResult:
 
 def epoch_s(text: Any) -> float:
     """Seconds since the epoch of one of Kubernetes' times, 0.0 where there is none."""
-    if not isinstance(text, str) or not text:
-        return 0.0
+    return _epoch_s(text) if isinstance(text, str) and text else 0.0
+
+
+@lru_cache(maxsize=4096)  # they count whole seconds: many pods share them, and each event brings them again
+def _epoch_s(text: str) -> float:
     try:
         # fromisoformat of Python 3.10 knows neither Z nor nine digits of a second.
         return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 import time
@@ -364,6 +365,9 @@ async def run_watcher(
             _redis(settings) as scripts,
             await PodsApi.connect(team, limit=len(scope.namespaces) + 2 * ASKING) as api,
         ):
+            # What was imported stays: the collector need not look through it again and again.
+            gc.collect()
+            gc.freeze()
             await Watcher(settings, api, scripts, scope, rules, stopping).run()
     log.info("Stopped.")
     return 0

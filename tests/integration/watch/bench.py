@@ -97,7 +97,7 @@ class Bench:
         self.settings = Settings(url, key, f"d{uuid.uuid4().hex[:8]}", watch_silence_s=3.0, watch_lease_s=2.0)
         self.names = Names(self.settings.deployment)
         self.seal = Seal(key)
-        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.redis: Any = redis.Redis.from_url(url, decode_responses=True)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     # --- pods -------------------------------------------------------------------------------------------------------
@@ -162,10 +162,10 @@ class Bench:
         return ends[0] if ends else None
 
     def ledger(self, launch: Launch) -> dict[str, str]:
-        return self.redis.hgetall(self.names.launch(launch.launch_id))
+        return dict(self.redis.hgetall(self.names.launch(launch.launch_id)))
 
     def watch(self) -> dict[str, str]:
-        return self.redis.hgetall(self.names.watch("default"))
+        return dict(self.redis.hgetall(self.names.watch("default")))
 
     def said(self, outcome: str) -> int:
         return sum(result.outcome == outcome for result in self.results())

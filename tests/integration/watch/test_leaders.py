@@ -13,7 +13,7 @@ from tests.integration.watch.bench import Bench, Cluster, until
 
 
 def run(test: Awaitable[None], seconds: float = 110.0) -> None:
-    asyncio.run(asyncio.wait_for(test, seconds))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test, seconds))
 
 
 async def two(bench: Bench) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:

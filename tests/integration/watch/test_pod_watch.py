@@ -20,8 +20,10 @@ async def follow(api: PodsApi, count: int, silence_s: float = 5.0) -> tuple[list
     found: list[str] = []
     async with aclosing(watch.forever()) as items:
         async for item in items:
-            listed = isinstance(item, Listed)
-            found.append(f"complete {len(item.pods)}" if listed else f"{item.event} {item.pod['metadata']['name']}")
+            if isinstance(item, Listed):
+                found.append(f"complete {len(item.pods)}")
+            else:
+                found.append(f"{item.event} {item.pod['metadata']['name']}")
             if len(found) == count:
                 break
     return found, watch

@@ -13,7 +13,7 @@ from tests.integration.watch.bench import Bench, until
 
 
 def run(test: Awaitable[None], seconds: float = 90.0) -> None:
-    asyncio.run(asyncio.wait_for(test, seconds))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test, seconds))
 
 
 def test_a_pods_life(bench: Bench) -> None:
