@@ -49,7 +49,8 @@ CHECKED_AT_ONCE = 500
 # A reason why a task still waits is written to its event log at most once in this time.
 TELL_AGAIN_S = 60.0
 # Results that nobody acknowledged for this long may belong to a scheduler that is dead.
-ABANDONED_AFTER_S = 60.0
+# Twice that, and the way of a pod, fit into a minute.
+ABANDONED_AFTER_S = 20.0
 # The states in which a task instance needs its launch.
 _WANTED = frozenset({"queued", "running", "restarting"})
 
