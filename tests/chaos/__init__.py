@@ -1,0 +1,1 @@
+"""Real processes, faults on a seeded schedule, and a judgement from outside. `python -m tests.chaos --help`."""

@@ -1,0 +1,143 @@
+"""Break things on a seeded schedule and judge what became of the tasks. Prints one row per fault and seed."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import threading
+import time
+import traceback
+
+from tests.chaos.faults import FAULTS, Turn
+from tests.chaos.judge import Judgement, judge, leftovers, refused
+from tests.chaos.rig import Rig
+
+_FEED_EVERY_S = 0.25
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parse(argv)
+    names = list(FAULTS) if options.fault == ["all"] else options.fault
+    verdicts: list[Judgement] = []
+    print(
+        "| fault | seed | tasks | verdict | recovered (s) | longest heartbeat (s) |\n|---|---|---|---|---|---|",
+        flush=True,
+    )
+    for drivers in sorted({FAULTS[name].drivers for name in names}):
+        verdicts += _run_all([name for name in names if FAULTS[name].drivers == drivers], drivers, options)
+    bad = [verdict for verdict in verdicts if verdict.wrong]
+    for verdict in bad:
+        print(f"\n{verdict.fault} seed {verdict.seed}: {'; '.join(verdict.wrong)}", file=sys.stderr)
+        print(
+            f"replay: python -m tests.chaos --fault {verdict.fault} --seed {verdict.seed} --tasks {options.tasks} "
+            f"--scale {options.scale:g}\n" + "\n".join(verdict.notes[-60:]),
+            file=sys.stderr,
+        )
+    return 1 if bad else 0
+
+
+def _run_all(names: list[str], drivers: int, options: argparse.Namespace) -> list[Judgement]:
+    """All rounds that need this many schedulers, on one deployment; after a bad round on a new one."""
+    verdicts: list[Judgement] = []
+    rig: Rig | None = None
+    try:
+        for name in names:
+            for seed in range(options.seed, options.seed + options.seeds):
+                if rig is None:
+                    rig = Rig(drivers, sqlite=options.sqlite)
+                    rig.start()
+                verdict = _round(rig, name, seed, options)
+                verdicts.append(verdict)
+                _print(verdict)
+                if verdict.wrong:
+                    rig.stop(keep=True)
+                    rig = None
+    finally:
+        if rig is not None:
+            rig.stop()
+    return verdicts
+
+
+def _round(rig: Rig, name: str, seed: int, options: argparse.Namespace) -> Judgement:
+    fault = FAULTS[name]
+    verdict = Judgement(name, seed, options.tasks)
+    rng = random.Random(f"{name} {seed}")
+    tasks = rig.make_tasks(options.tasks, f"chaos_{name.replace('-', '_')}_{seed}_{random.randrange(1 << 30)}")
+    before = rig.cluster.audit()
+    mark = before[-1]["number"] if before else 0
+    refused_before, since_s = len(rig.task_api.refused), time.time()
+    seconds = max(3.0, fault.seconds * options.scale)
+    feeder = threading.Thread(target=_feed, args=(rig, tasks, seconds))
+    feeder.start()
+    turn = Turn(rig, rng, seconds, verdict.notes)
+    try:
+        fault.inject(turn)
+    except Exception:  # noqa: BLE001 - the round is judged as failed, and the next one runs
+        verdict.wrong.append("the fault could not be injected: " + traceback.format_exc(limit=3))
+    feeder.join()
+    healed_s = time.monotonic()
+    turn.note("healed")
+    if ended := rig.revive():
+        verdict.wrong.append(f"ended by themselves: {', '.join(ended)}")
+    left = ["?"]
+    try:
+        rig.until(lambda: not _refresh(left, leftovers(rig, tasks)), options.recover, "the end")
+    except TimeoutError:
+        verdict.wrong.append(f"not over {options.recover:g} s after healing: {'; '.join(left)}")
+    verdict.recovered_s = time.monotonic() - healed_s
+    judge(rig, tasks, rig.cluster.audit(mark), since_s, verdict, options.heartbeat)
+    verdict.wrong += refused(rig, refused_before)
+    return verdict
+
+
+def _refresh(left: list[str], found: list[str]) -> list[str]:
+    left[:] = found
+    return found
+
+
+def _feed(rig: Rig, tasks: list[str], seconds: float) -> None:
+    """Tasks become ready evenly while the fault lasts."""
+    began_s, given = time.monotonic(), 0
+    while given < len(tasks):
+        due = min(len(tasks), 1 + int(len(tasks) * (time.monotonic() - began_s) / seconds))
+        if due > given:
+            rig.rows.schedule(tasks[given:due])
+            given = due
+        time.sleep(_FEED_EVERY_S)
+
+
+def _print(verdict: Judgement) -> None:
+    words = "holds" if not verdict.wrong else "BROKEN: " + "; ".join(verdict.wrong)
+    beat = f"{verdict.heartbeat_s:.2f}" if verdict.heartbeat_s else "< 0.25"
+    cells = [verdict.fault, verdict.seed, verdict.tasks, words.splitlines()[0], f"{verdict.recovered_s:.1f}", beat]
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    told = "\n".join(f"  {fault.name:<22}{fault.about} ({fault.seconds:g} s)" for fault in FAULTS.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, epilog=f"faults:\n{told}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "--fault", nargs="+", default=["all"], choices=["all", *FAULTS], metavar="NAME", help="default: all"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="rounds per fault, each with the next seed (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed (default 1)")
+    parser.add_argument("--tasks", type=int, default=300, help="tasks per round (default 300)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for how long faults last (default 1)")
+    parser.add_argument(
+        "--recover", type=float, default=60.0, help="seconds after healing when all must be over (default 60)"
+    )
+    parser.add_argument(
+        "--heartbeat", type=float, default=1.5, help="longest heartbeat allowed, in seconds (default 1.5)"
+    )
+    parser.add_argument(
+        "--sqlite", action="store_true", help="SQLite even where PostgreSQL is installed; one scheduler only"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""A scheduler reduced to what an executor sees of it: queue, heartbeat, events, adoption; the last two are Airflow's code.
+
+One process of the harness; killed and started again like any other. It tells of itself in a JSON file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+_TURN_S = 0.1
+_ADOPT_EVERY_S = 2.0
+_SLOW_S = 0.25
+
+
+class Driver:
+    """Takes tasks in SCHEDULED from the database, as many as there are free slots."""
+
+    def __init__(self, status: Path) -> None:
+        from airflow.jobs.job import Job
+        from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+        from airflow.models.dagbag import DBDagBag
+        from airflow.utils.session import create_session
+        from airflow.utils.state import JobState
+
+        from podrelay.executor import RedisKubernetesExecutor
+
+        self._status = status
+        self._beats: list[tuple[float, float]] = []
+        self.executor = RedisKubernetesExecutor()
+        with create_session() as session:
+            job = Job(state=JobState.RUNNING, latest_heartbeat=datetime.now(timezone.utc))
+            job.job_type = "SchedulerJob"
+            session.add(job)
+            session.flush()
+            self.job_id = int(job.id)
+        self._runner = SchedulerJobRunner(job=job, executors=[self.executor])
+        self._bag = DBDagBag()
+        self.executor.job_id = self.job_id
+        self.executor.start()
+        self._adopted_s = 0.0
+
+    def run(self) -> None:
+        while os.getppid() != 1:
+            began_s = time.monotonic()
+            self._turn()
+            time.sleep(max(0.01, _TURN_S - (time.monotonic() - began_s)))
+
+    def _turn(self) -> None:
+        from airflow.utils.session import create_session
+
+        self._live()
+        if time.monotonic() - self._adopted_s > _ADOPT_EVERY_S:
+            self._adopted_s = time.monotonic()
+            with create_session() as session:
+                self._runner.adopt_or_reset_orphaned_tasks(session=session)
+        self._queue()
+        began_s = time.monotonic()
+        self.executor.heartbeat()
+        took_s = time.monotonic() - began_s
+        if took_s > _SLOW_S:
+            self._beats.append((time.time(), took_s))
+        with create_session() as session:
+            self._runner.process_executor_events(self.executor, self.job_id, self._bag, session)
+        self._tell()
+
+    def _live(self) -> None:
+        from airflow.jobs.job import Job
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            job = session.get(Job, self.job_id)
+            if job is not None:
+                job.latest_heartbeat = datetime.now(timezone.utc)
+
+    def _queue(self) -> None:
+        from airflow.executors import workloads
+        from airflow.models.dagrun import DagRun
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+        from airflow.utils.state import TaskInstanceState
+        from sqlalchemy import select
+        from sqlalchemy.orm import joinedload
+
+        free = min(self.executor.slots_available, 32)
+        if free <= 0:
+            return
+        with create_session() as session:
+            found = session.scalars(
+                select(TaskInstance)
+                .where(TaskInstance.state == TaskInstanceState.SCHEDULED)
+                .order_by(TaskInstance.id)
+                .limit(free)
+                .options(
+                    joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model)
+                )
+                .with_for_update(of=TaskInstance, skip_locked=True)
+            ).unique()
+            for ti in found.all():
+                ti.state = TaskInstanceState.QUEUED
+                ti.queued_dttm = datetime.now(timezone.utc)
+                ti.queued_by_job_id = self.job_id
+                ti.external_executor_id = str(uuid.uuid4())
+                session.flush()
+                workload = workloads.ExecuteTask.make(ti, generator=self.executor.jwt_generator)
+                self.executor.queue_workload(workload, session)
+
+    def _tell(self) -> None:
+        told: dict[str, Any] = {
+            "job_id": self.job_id,
+            "at_s": time.time(),
+            "running": [str(key) for key in list(self.executor.running)[:5]],
+            "slots": self.executor.slots_occupied,
+            "launches": len(self.executor.launches),
+            "beats": self._beats[-50:],
+        }
+        new = self._status.with_suffix(".new")
+        new.write_text(json.dumps(told))
+        new.replace(self._status)

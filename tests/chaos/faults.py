@@ -1,0 +1,338 @@
+"""The faults, by name. Each one lasts for its nominal time times the scale, heals what it broke, and returns."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tests.chaos.rig import Rig
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`seconds` at scale 1; `drivers` schedulers."""
+
+    name: str
+    seconds: float
+    inject: Callable[[Turn], None]
+    drivers: int = 1
+    about: str = ""
+
+
+@dataclass
+class Turn:
+    """What a fault has at hand."""
+
+    rig: Rig
+    rng: random.Random
+    seconds: float
+    log: list[str]
+
+    @property
+    def ends_s(self) -> float:
+        return self.began_s + self.seconds
+
+    def __post_init__(self) -> None:
+        self.began_s = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self.ends_s
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(max(0.0, min(seconds, self.ends_s - time.monotonic())))
+
+    def note(self, what: str) -> None:
+        self.log.append(f"{time.monotonic() - self.began_s:6.2f} {what}")
+
+    def pick(self, role: str) -> str:
+        return self.rng.choice(self.rig.of(role))
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str, seconds: float, drivers: int = 1) -> Callable[[Callable[[Turn], None]], Callable[[Turn], None]]:
+    def add(inject: Callable[[Turn], None]) -> Callable[[Turn], None]:
+        FAULTS[name] = Fault(name, seconds, inject, drivers, (inject.__doc__ or "").strip())
+        return inject
+
+    return add
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+def _kill_and_restart(turn: Turn, name: str, away_s: float) -> None:
+    turn.note(f"SIGKILL {name}, back after {away_s:.1f} s")
+    turn.rig.kill(name)
+    time.sleep(away_s)
+    turn.rig.launch(name)
+
+
+@fault("none", 10)
+def none(turn: Turn) -> None:
+    """Nothing: what the judge says of a quiet day."""
+    turn.wait(turn.seconds)
+
+
+@fault("kill-launchers", 30)
+def kill_launchers(turn: Turn) -> None:
+    """SIGKILL of a launcher every 2 s."""
+    while not turn.over:
+        _kill_and_restart(turn, turn.pick("launcher"), 0.0)
+        turn.wait(2.0)
+
+
+@fault("kill-watchers", 30)
+def kill_watchers(turn: Turn) -> None:
+    """SIGKILL of a watcher every 5 s, mostly of the leader."""
+    while not turn.over:
+        name = turn.rig.leader() if turn.rng.random() < 0.7 else turn.pick("watcher")
+        _kill_and_restart(turn, name, turn.rng.random())
+        turn.wait(5.0)
+
+
+@fault("freeze-leader", 30)
+def freeze_leader(turn: Turn) -> None:
+    """SIGSTOP of the leading watcher."""
+    with frozen(turn, turn.rig.leader()):
+        turn.wait(turn.seconds)
+
+
+@fault("freeze-launcher", 20)
+def freeze_launcher(turn: Turn) -> None:
+    """SIGSTOP of a launcher beyond its lease."""
+    with frozen(turn, turn.pick("launcher")):
+        turn.wait(turn.seconds)
+
+
+@contextlib.contextmanager
+def frozen(turn: Turn, name: str) -> Iterator[None]:
+    turn.note(f"SIGSTOP {name}")
+    turn.rig.signal(name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        turn.note(f"SIGCONT {name}")
+        turn.rig.signal(name, signal.SIGCONT)
+
+
+@fault("kill-scheduler", 30)
+def kill_scheduler(turn: Turn) -> None:
+    """SIGKILL of the only scheduler at any moment, and restart."""
+    while not turn.over:
+        turn.wait(turn.rng.uniform(1.0, 5.0))
+        _kill_and_restart(turn, turn.pick("driver"), turn.rng.random())
+
+
+@fault("kill-one-scheduler", 30, drivers=2)
+def kill_one_scheduler(turn: Turn) -> None:
+    """SIGKILL of one of two schedulers, and restart."""
+    while not turn.over:
+        turn.wait(turn.rng.uniform(2.0, 6.0))
+        _kill_and_restart(turn, turn.pick("driver"), turn.rng.uniform(0.0, 5.0))
+
+
+@fault("freeze-one-scheduler", 40, drivers=2)
+def freeze_one_scheduler(turn: Turn) -> None:
+    """SIGSTOP of one of two schedulers, beyond scheduler_health_check_threshold: both then think it is theirs."""
+    with frozen(turn, turn.pick("driver")):
+        turn.wait(turn.seconds)
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+@fault("redis-kill-aof", 20)
+def redis_kill_aof(turn: Turn) -> None:
+    """SIGKILL of Redis and restart with its append-only file."""
+    _lose_redis(turn, keep_data=True)
+
+
+@fault("redis-kill-empty", 20)
+def redis_kill_empty(turn: Turn) -> None:
+    """SIGKILL of Redis and restart without any data."""
+    _lose_redis(turn, keep_data=False)
+
+
+def _lose_redis(turn: Turn, keep_data: bool) -> None:
+    while not turn.over:
+        turn.wait(turn.rng.uniform(2.0, 8.0))
+        turn.note("SIGKILL Redis")
+        turn.rig.restart_redis(keep_data)
+
+
+@fault("redis-flushall", 20)
+def redis_flushall(turn: Turn) -> None:
+    """FLUSHALL at any moment."""
+    while not turn.over:
+        turn.wait(turn.rng.uniform(2.0, 8.0))
+        turn.note("FLUSHALL")
+        turn.rig.client().flushall()
+
+
+@fault("redis-freeze", 60)
+def redis_freeze(turn: Turn) -> None:
+    """SIGSTOP of Redis."""
+    turn.wait(min(2.0, turn.seconds / 5))
+    turn.note("SIGSTOP Redis")
+    turn.rig.redis.pause()
+    try:
+        turn.wait(turn.seconds)
+    finally:
+        turn.rig.redis.resume()
+
+
+@fault("redis-full", 20)
+def redis_full(turn: Turn) -> None:
+    """Maxmemory reached: every write is refused."""
+    turn.wait(min(2.0, turn.seconds / 5))
+    client = turn.rig.client()
+    turn.note("maxmemory reached")
+    client.config_set("maxmemory", 1)
+    try:
+        turn.wait(turn.seconds)
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+@fault("drop-stream", 20)
+def drop_stream(turn: Turn) -> None:
+    """About 10 % of the stream's entries vanish before anybody can read them (and more may be read first)."""
+    client, last, dropped = turn.rig.client(), "0-0", 0
+    while not turn.over:
+        with contextlib.suppress(redis.RedisError):
+            entries: Any = client.xrange("podrelay:default:results", f"({last}", "+", 100)
+            for entry_id, _ in entries:
+                last = entry_id
+                if turn.rng.random() < 0.1:
+                    dropped += client.xdel("podrelay:default:results", entry_id)
+        time.sleep(0.001)
+    turn.note(f"{dropped} entries dropped")
+
+
+# --- API server -------------------------------------------------------------------------------------------------------
+_ALL: dict[str, Any] = {"resource": "pods"}
+
+
+@contextlib.contextmanager
+def faulty(turn: Turn, **rule: Any) -> Iterator[None]:
+    turn.note(f"API server: {rule}")
+    rule_id = turn.rig.cluster.add_fault(**_ALL, **rule)
+    try:
+        yield
+    finally:
+        turn.rig.cluster.remove_fault(rule_id)
+
+
+@fault("api-restart", 20)
+def api_restart(turn: Turn) -> None:
+    """The API server is down for a while; pods go on."""
+    turn.wait(min(2.0, turn.seconds / 5))
+    turn.note("API server down")
+    turn.rig.cluster.restart(max(1.0, turn.ends_s - time.monotonic()))
+    turn.wait(turn.seconds)
+    turn.rig.until(turn.rig.cluster.stats, 30, "the API server")
+
+
+@fault("api-429", 60)
+def api_429(turn: Turn) -> None:
+    """429 with Retry-After as long as the fault."""
+    turn.wait(min(2.0, turn.seconds / 5))
+    left_s = max(1, round(turn.ends_s - time.monotonic()))
+    with faulty(turn, status=429, retry_after_s=float(left_s)):
+        turn.wait(turn.seconds)
+
+
+@fault("api-500", 60)
+def api_500(turn: Turn) -> None:
+    """500 to every request."""
+    with faulty(turn, status=500):
+        turn.wait(turn.seconds)
+
+
+@fault("api-reset", 60)
+def api_reset(turn: Turn) -> None:
+    """Connections are reset without an answer."""
+    with faulty(turn, reset=True):
+        turn.wait(turn.seconds)
+
+
+@fault("api-lost-answers", 30)
+def api_lost_answers(turn: Turn) -> None:
+    """30 % of the requests are performed, and their answers lost."""
+    with faulty(turn, lost_response=True, probability=0.3):
+        turn.wait(turn.seconds)
+
+
+# --- partitions -------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def cut(turn: Turn, name: str, server: str) -> Iterator[None]:
+    member = turn.rig.members[name]
+    link = member.to_redis if server == "redis" else member.to_api
+    turn.note(f"{name} is cut off from {server}")
+    turn.rig.links.cut(link)
+    try:
+        yield
+    finally:
+        turn.rig.links.mend(link)
+
+
+def _partition(role: str, server: str) -> None:
+    def inject(turn: Turn) -> None:
+        name = turn.rig.leader() if role == "watcher" else turn.pick(role)
+        with cut(turn, name, server):
+            turn.wait(turn.seconds)
+
+    inject.__doc__ = f"One {'scheduler' if role == 'driver' else role} is cut off from {server}."
+    fault(f"cut-{'scheduler' if role == 'driver' else role}-{server}", 20)(inject)
+
+
+for _role, _server in (
+    ("launcher", "redis"),
+    ("launcher", "api"),
+    ("watcher", "redis"),
+    ("watcher", "api"),
+    ("driver", "redis"),
+):
+    _partition(_role, _server)
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+_SHORT = (
+    "kill-launchers", "kill-watchers", "freeze-leader", "freeze-launcher", "kill-one-scheduler", "redis-kill-aof",
+    "redis-kill-empty", "redis-flushall", "redis-freeze", "redis-full", "drop-stream", "api-restart", "api-429", "api-500",
+    "api-reset", "api-lost-answers", "cut-launcher-redis", "cut-launcher-api", "cut-watcher-redis", "cut-watcher-api",
+    "cut-scheduler-redis",
+)  # fmt: skip
+
+
+@fault("random", 600, drivers=2)
+def at_random(turn: Turn) -> None:
+    """All of them in a random order, two at a time, each for 2 to 10 s."""
+
+    def strand(rng: random.Random, names: list[str]) -> None:
+        while not turn.over:
+            name = rng.choice(names)
+            seconds = min(rng.uniform(2.0, 10.0), max(0.5, turn.ends_s - time.monotonic()))
+            turn.note(f"--- {name} for {seconds:.1f} s")
+            inner = Turn(turn.rig, rng, seconds, turn.log)
+            with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
+                FAULTS[name].inject(inner)
+            time.sleep(rng.random())
+
+    # Processes belong to one strand and servers to the other: what one of them stops, the other cannot start.
+    people = [name for name in _SHORT if not name.startswith(("redis", "api"))]
+    servers = [name for name in _SHORT if name.startswith(("redis", "api"))]
+    threads = [
+        threading.Thread(target=strand, args=(random.Random(turn.rng.random()), names)) for names in (people, servers)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

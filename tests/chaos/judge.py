@@ -1,0 +1,117 @@
+"""The judgement from outside: the database, the API server's audit log, the file that tasks write, and what Redis holds."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.rig import Rig
+
+_LAUNCH = "podrelay/launch-id"
+# Creations that were under way when the server asked for patience.
+_UNDER_WAY_S = 1.0
+
+
+@dataclass
+class Judgement:
+    """`wrong` is empty when everything held."""
+
+    fault: str
+    seed: int
+    tasks: int
+    wrong: list[str] = field(default_factory=list)
+    recovered_s: float = 0.0
+    heartbeat_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def leftovers(rig: Rig, tasks: list[str]) -> list[str]:
+    """What is not over yet; empty when tasks, slots, Redis and pods are all done."""
+    found = []
+    states = Counter(state for state, _ in rig.rows.states(tasks).values())
+    if unfinished := {state: n for state, n in states.items() if state not in ("success", "failed")}:
+        found.append(f"tasks {unfinished}")
+    for name in rig.of("driver"):
+        told = rig.told(name)
+        if not told or time.time() - told["at_s"] > 5:
+            found.append(f"{name} is silent")
+        elif told["slots"] or told["launches"]:
+            found.append(f"{name} has {told['slots']} slots and {told['launches']} launches: {told['running']}")
+    found += _left_in_redis(rig)
+    if pods := len(rig.cluster.pods()):
+        found.append(f"{pods} pods")
+    return found
+
+
+def _left_in_redis(rig: Rig) -> list[str]:
+    client = rig.client()
+    counts: Counter[str] = Counter()
+    for key in client.keys("rq:queue:podrelay.*"):
+        counts["queued jobs"] += client.llen(key)
+    for key in client.keys("rq:wip:podrelay.*"):
+        counts["leases"] += client.zcard(key)
+    for key in client.keys("rq:scheduled:podrelay.*"):
+        counts["waiting jobs"] += client.zcard(key)
+    counts["unacknowledged"] += client.zcard("podrelay:default:unacknowledged")
+    counts["current"] += client.hlen("podrelay:default:current")
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+def judge(
+    rig: Rig, tasks: list[str], audit: list[dict[str, Any]], since_s: float, verdict: Judgement, limit_s: float
+) -> None:
+    """Add to the judgement what did not hold."""
+    wrong = verdict.wrong
+    rows = rig.rows.states(tasks)
+    states = Counter(state for state, _ in rows.values())
+    if states != Counter({"success": len(tasks)}):
+        wrong.append(f"tasks {dict(states)}")
+    if again := sum(1 for _, number in rows.values() if number != 1):
+        wrong.append(f"{again} try numbers bumped")
+    wrong += _runs(rig, tasks)
+    wrong += _pods(audit)
+    wrong += _patience(audit)
+    beats = [took for name in rig.of("driver") for at, took in rig.told(name).get("beats", ()) if at >= since_s]
+    verdict.heartbeat_s = max(beats, default=0.0)
+    if verdict.heartbeat_s > limit_s:
+        wrong.append(f"a heartbeat took {verdict.heartbeat_s:.2f} s")
+
+
+def _runs(rig: Rig, tasks: list[str]) -> list[str]:
+    wanted = set(tasks)
+    lines = rig.runs.read_text().splitlines() if rig.runs.exists() else []
+    runs = Counter(task for task in (line.split()[0] for line in lines) if task in wanted)
+    wrong = []
+    if missing := len(wanted) - len(runs):
+        wrong.append(f"{missing} tasks never ran")
+    if twice := [task for task, count in runs.items() if count > 1]:
+        wrong.append(f"{len(twice)} tasks ran twice, as {twice[0]}")
+    return wrong
+
+
+def _pods(audit: list[dict[str, Any]]) -> list[str]:
+    made = Counter(
+        (entry["labels"] or {}).get(_LAUNCH, entry["name"])
+        for entry in audit
+        if entry["verb"] == "create" and entry["resource"] == "pods" and entry["uid"]
+    )
+    twice = [launch for launch, count in made.items() if count > 1]
+    return [f"{len(twice)} launches have two pods, as {twice[0]}"] if twice else []
+
+
+def _patience(audit: list[dict[str, Any]]) -> list[str]:
+    """Creations between two that were answered 429: the first one asked for patience until the fault's end."""
+    refused = [entry["time"] for entry in audit if entry["verb"] == "create" and entry["status"] == 429]
+    early = [at for at in refused if at > refused[0] + _UNDER_WAY_S]
+    return [f"{len(early)} creations inside the Retry-After window"] if early else []
+
+
+def refused(rig: Rig, since: int) -> list[str]:
+    """Pods that found their task already begun: each is a pod too many, unless its own first request was answered late."""
+    pods = [pod for what, pod in rig.task_api.refused[since:] if what == "run"]
+    lines = rig.runs.read_text() if rig.runs.exists() else ""
+    strange = [pod for pod in pods if not re.search(rf"\b{re.escape(pod)}\b", lines)]
+    return [f"{len(strange)} pods were refused by the task API, as {strange[0]}"] if strange else []

@@ -1,0 +1,87 @@
+"""Processes of the deployment, forked from one that has imported Airflow: a restart takes a moment, not seconds of a core."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.chaos.imports"])
+
+
+def start(role: str, environment: Mapping[str, str], log: Path) -> BaseProcess:
+    """A launcher, a watcher or a driver, with these variables on top of the harness' own."""
+    process = _CONTEXT.Process(target=_become, args=(role, {**_options(), **environment}, str(log)), name=role)
+    process.start()
+    return process
+
+
+def run(function: str, *words: object) -> None:
+    """Run `tests.chaos.imports.<function>` in a process of its own, to its end."""
+    process = _CONTEXT.Process(target=_call, args=(function, words, _options()))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{function} failed with exit code {process.exitcode}")
+
+
+def send(process: BaseProcess, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if process.pid and process.is_alive():
+            os.kill(process.pid, number)
+
+
+def kill(process: BaseProcess) -> None:
+    send(process, signal.SIGKILL)
+    process.join(10)
+
+
+def _options() -> dict[str, str]:
+    """Airflow's options, which change with each deployment of one harness."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW")}
+
+
+def _grow_up(environment: Mapping[str, str]) -> None:
+    import airflow.settings
+
+    os.environ.update(environment)
+    airflow.settings.configure_vars()
+    airflow.settings.configure_orm()
+
+
+def _call(function: str, words: tuple[object, ...], environment: dict[str, str]) -> None:
+    import structlog
+
+    from tests.chaos import imports
+
+    _grow_up(environment)
+    logging.disable(logging.WARNING)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    getattr(imports, function)(*words)
+
+
+def _become(role: str, environment: dict[str, str], log: str) -> None:
+    _grow_up(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if role == "launcher":
+        from podrelay_workers.launcher import main as launcher
+
+        sys.exit(launcher([]))
+    if role == "watcher":
+        from podrelay_workers.watcher import main as watcher
+
+        sys.exit(watcher())
+    from tests.chaos.driver import Driver
+    from tests.chaos.imports import logged
+
+    logged()
+    Driver(Path(environment["CHAOS_STATUS"])).run()

@@ -1,0 +1,242 @@
+"""One deployment under test: database, Redis, local cluster, launchers, watchers and schedulers, all real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.chaos import nursery
+from tests.chaos.links import Link, Links
+from tests.chaos.postgres import Postgres, find_binaries
+from tests.chaos.rows import Rows
+from tests.chaos.task_api import TaskApi
+from tests.support.local_cluster import ROOT, LocalCluster
+from tests.support.redis_server import RedisServer
+
+FERNET_KEY = "bm90LWEtc2VjcmV0LWtleS1mb3ItdGVzdHMtb25seSE="
+TEMPLATE = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: template}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: base, image: chaos, command: {command}}}]
+"""
+SLOTS = 64
+DEAD_AFTER_S = 15
+
+
+@dataclass
+class Member:
+    """One process of the deployment, with its own links to Redis and to the API server."""
+
+    name: str
+    role: str
+    to_redis: Link
+    to_api: Link
+    environment: dict[str, str]
+    process: BaseProcess | None = None
+    starts: int = 0
+    job_ids: list[int] = field(default_factory=list)
+
+
+class Rig:
+    """Start it once, run several rounds on it, stop it."""
+
+    def __init__(self, drivers: int = 1, launchers: int = 2, watchers: int = 2, *, sqlite: bool = False) -> None:
+        self._binaries = None if sqlite else find_binaries()
+        self.folder = Path(tempfile.mkdtemp(prefix="podrelay-chaos-"))
+        self.folder.chmod(0o755)
+        self.shape = {"launcher": launchers, "watcher": watchers, "driver": drivers}
+        self.runs = self.folder / "runs"
+        self.redis_folder = self.folder / "redis"
+        self.redis_folder.mkdir()
+        self.redis = RedisServer(self.redis_folder, "--maxmemory-policy", "noeviction")
+        self.redis.options = (*self.redis.options, "--appendonly", "yes", "--appendfsync", "everysec")
+        self.cluster = LocalCluster(self.folder)
+        self.links = Links()
+        self.members: dict[str, Member] = {}
+        self.postgres: Postgres | None = None
+        self._stack = contextlib.ExitStack()
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        self._stack.callback(shutil.rmtree, self.folder, True)
+        self._stack.callback(self.links.stop)
+        url = self._start_database()
+        os.environ.update(self._options(url))
+        nursery.run("make_database")
+        self.rows = Rows(url)
+        self._stack.callback(self.rows.close)
+        self.task_api = TaskApi(self.rows)
+        self._stack.callback(self.task_api.stop)
+        self._write_template(0.3)
+        self._stack.enter_context(self.redis)
+        self._stack.enter_context(self.cluster)
+        for role, count in self.shape.items():
+            for number in range(1, count + 1):
+                self._add(f"{role}-{number}", role)
+        self._stack.callback(self._end_members)
+        for name in self.members:
+            self.launch(name)
+        self.until(self._ready, 60, "launchers, watcher and schedulers")
+
+    def stop(self, keep: bool = False) -> None:
+        """:param keep: leave the folder with the logs, and say where."""
+        if keep:
+            kept = Path(f"{self.folder}-kept")
+            shutil.copytree(
+                self.folder, kept, ignore=shutil.ignore_patterns("postgres", "local-cluster.kubeconfig"),
+                ignore_dangling_symlinks=True,
+            )  # fmt: skip
+            print(f"logs: {kept}", file=sys.stderr)
+        self._stack.close()
+
+    def _start_database(self) -> str:
+        if self._binaries is None:
+            if self.shape["driver"] > 1:
+                raise RuntimeError("two schedulers need PostgreSQL: install Debian's postgresql")
+            return f"sqlite:///{self.folder}/airflow.db"
+        self.postgres = Postgres(self.folder, self._binaries)
+        self._stack.callback(self.postgres.stop)
+        self.postgres.start()
+        return self.postgres.url
+
+    def _options(self, database_url: str) -> dict[str, str]:
+        path = [str(ROOT / "executor"), str(ROOT / "workers"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        return {
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "AIRFLOW_HOME": str(self.folder / "airflow"),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+            "AIRFLOW__CORE__PARALLELISM": str(SLOTS),
+            "AIRFLOW__CORE__EXECUTOR": "podrelay.executor.RedisKubernetesExecutor",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "chaos-needs-a-secret-of-some-length-and-this-one-is-long-enough-0123456789",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": str(DEAD_AFTER_S),
+            "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
+            "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(self.folder / "template.yaml"),
+        }
+
+    def _write_template(self, seconds: float) -> None:
+        words = [sys.executable, "-S", "-E", str(ROOT / "tests/chaos/pod.py"), str(self.task_api.port), str(self.runs),
+                 str(seconds)]  # fmt: skip
+        (self.folder / "template.yaml").write_text(TEMPLATE.format(command=json.dumps(words)))
+
+    def _ready(self) -> bool:
+        client = self.client()
+        listed = client.hget("podrelay:default:watch:default", "t_listed")
+        told = all(self.told(name) for name in self.of("driver"))
+        return bool(client.scard("rq:workers") >= self.shape["launcher"] and listed and told)
+
+    # --- members ------------------------------------------------------------------------------------------------------
+    def _add(self, name: str, role: str) -> None:
+        to_redis = self.links.open(self.redis.port)
+        api_port = int(self.cluster.url.rpartition(":")[2])
+        to_api = self.links.open(api_port)
+        kubeconfig = self.folder / f"{name}.kubeconfig"
+        kubeconfig.touch(mode=0o600)
+        kubeconfig.write_text(self.cluster.kubeconfig.read_text().replace(f":{api_port}", f":{to_api.port}"))
+        environment = {
+            "AIRFLOW__PODRELAY__REDIS_URL": f"redis://127.0.0.1:{to_redis.port}/0",
+            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(kubeconfig),
+            "CHAOS_STATUS": str(self.folder / f"{name}.json"),
+        }
+        self.members[name] = Member(name, role, to_redis, to_api, environment)
+
+    def of(self, role: str) -> list[str]:
+        return [member.name for member in self.members.values() if member.role == role]
+
+    def launch(self, name: str) -> None:
+        member = self.members[name]
+        member.process = nursery.start(member.role, member.environment, self.folder / f"{name}.log")
+        member.starts += 1
+
+    def kill(self, name: str) -> None:
+        """SIGKILL. A scheduler's death is known at once; Airflow would need scheduler_health_check_threshold."""
+        member = self.members[name]
+        told = self.told(name) if member.role == "driver" else {}
+        if member.process is not None:
+            nursery.kill(member.process)
+        if told:
+            self.rows.bury(int(told["job_id"]))
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def signal(self, name: str, number: int) -> None:
+        process = self.members[name].process
+        if process is not None:
+            nursery.send(process, number)
+
+    def told(self, name: str) -> dict[str, Any]:
+        try:
+            told: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return told
+
+    def leader(self) -> str:
+        """Name of the leading watcher."""
+        held = str(self.client().hget("podrelay:default:watch:default", "leader") or "")
+        for name in self.of("watcher"):
+            process = self.members[name].process
+            if process is not None and f":{process.pid}:" in held:
+                return name
+        return self.of("watcher")[0]
+
+    def revive(self) -> list[str]:
+        """Start whatever has ended by itself, which nothing should; the names."""
+        ended = []
+        for name, member in self.members.items():
+            if member.process is None or not member.process.is_alive():
+                ended.append(name)
+                self.launch(name)
+        return ended
+
+    def _end_members(self) -> None:
+        for member in self.members.values():
+            if member.process is not None:
+                nursery.send(member.process, signal.SIGCONT)
+                nursery.kill(member.process)
+
+    # --- the rest of the world ----------------------------------------------------------------------------------------
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.redis.url, decode_responses=True, socket_timeout=5)
+
+    def restart_redis(self, keep_data: bool) -> None:
+        """SIGKILL and start."""
+        self.redis.kill()
+        if not keep_data:
+            shutil.rmtree(self.redis_folder / "appendonlydir", True)
+        self.redis.start()
+
+    def make_tasks(self, count: int, name: str) -> list[str]:
+        out = self.folder / "tasks.json"
+        nursery.run("make_tasks", count, name, str(out))
+        ids: list[str] = json.loads(out.read_text())
+        return ids
+
+    @staticmethod
+    def until(condition: Callable[[], Any], most_s: float, what: str) -> None:
+        end = time.monotonic() + most_s
+        while True:
+            with contextlib.suppress(redis.RedisError, OSError):
+                if condition():
+                    return
+            if time.monotonic() > end:
+                raise TimeoutError(f"not there after {most_s:g} s: {what}")
+            time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""A short selection of the chaos harness, for every test run."""

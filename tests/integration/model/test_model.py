@@ -1,0 +1,155 @@
+"""Nothing lost, nothing twice, whoever dies when: the real parts of the relay in every order that Hypothesis finds.
+
+Checked after each step: a job that waits is in a list or in a hand; a withdrawn launch is not claimed; no launch has a
+second pod that could run; a pod is deleted only when its task no longer needs it. Checked at the end, when nothing breaks
+any more: each task ran once and ended, all slots are free, nothing is left in Redis or in the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.integration.model.world import LossyRelay, World
+
+# PODRELAY_MODEL_EXAMPLES=1000 looks longer.
+EXAMPLES = int(os.environ.get("PODRELAY_MODEL_EXAMPLES", "25"))
+_TASKS_MAX = 6
+NUMBER = st.integers(0, 1)
+CHANCE = st.sampled_from([False, False, False, True])
+ANY = st.integers(0, 100)
+
+
+class Relayed(RuleBasedStateMachine):
+    """Steps of schedulers, launchers, watchers, pods, and of misfortune."""
+
+    url: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.url)
+
+    def teardown(self) -> None:
+        try:
+            self.world.settle()
+            for task in self.world.tasks:
+                assert self.world.runs[task] == 1 or self.world.broken[task], "a task did not run exactly once"
+        finally:
+            self.world.close()
+
+    # --- schedulers
+    @precondition(lambda self: len(self.world.tasks) < _TASKS_MAX)
+    @rule(who=NUMBER, commit_only=CHANCE)
+    def task(self, who: int, commit_only: bool) -> None:
+        self.world.task(who, commit_only)
+
+    @rule(who=NUMBER, compare=st.booleans(), lose=CHANCE)
+    def beat(self, who: int, compare: bool, lose: bool) -> None:
+        self.world.beat(self.world.minds[who], compare, lose)
+
+    @rule(who=NUMBER)
+    def scheduler_dies(self, who: int) -> None:
+        self.world.die_mind(who)
+
+    @precondition(lambda self: self.world.tasks)
+    @rule(who=NUMBER, which=ANY)
+    def requeue(self, who: int, which: int) -> None:
+        self.world.requeue(self.world.minds[who], self.world.tasks[which % len(self.world.tasks)])
+
+    @rule(who=NUMBER)
+    def queue_again(self, who: int) -> None:
+        self.world.queue_again(self.world.minds[who])
+
+    # --- launchers
+    @rule(who=NUMBER, most=st.integers(1, 4), lose=CHANCE)
+    def claim(self, who: int, most: int, lose: bool) -> None:
+        self.world.claim(self.world.hands[who], most, lose)
+
+    @rule(who=NUMBER, which=ANY)
+    def make(self, who: int, which: int) -> None:
+        hands = self.world.hands[who]
+        if hands.held:
+            self.world.make(hands, hands.held[which % len(hands.held)])
+
+    @rule(who=NUMBER, which=ANY, lose=CHANCE)
+    def finish(self, who: int, which: int, lose: bool) -> None:
+        hands = self.world.hands[who]
+        if hands.held:
+            self.world.finish(hands, hands.held[which % len(hands.held)], lose)
+
+    @rule(who=NUMBER, which=ANY, later=st.booleans())
+    def put_back(self, who: int, which: int, later: bool) -> None:
+        hands = self.world.hands[who]
+        if hands.held:
+            self.world.put_back(hands, hands.held[which % len(hands.held)], later)
+
+    @rule(who=NUMBER)
+    def launcher_dies(self, who: int) -> None:
+        self.world.die_hands(who)
+
+    @rule()
+    def leases_end(self) -> None:
+        self.world.leases_end()
+
+    @rule(who=NUMBER)
+    def reap(self, who: int) -> None:
+        self.world.reap(self.world.hands[who])
+
+    @rule(who=NUMBER, die=CHANCE)
+    def clean(self, who: int, die: bool) -> None:
+        self.world.clean(self.world.hands[who], die)
+
+    # --- pods
+    @precondition(lambda self: self.world.pods)
+    @rule(which=ANY, what=st.sampled_from(["start", "start", "end", "end", "break", "vanish"]))
+    def pod(self, which: int, what: str) -> None:
+        pod = list(self.world.pods.values())[which % len(self.world.pods)]
+        getattr(self.world, f"{what}_pod")(pod)
+
+    # --- watchers
+    @rule(who=NUMBER, lose=CHANCE)
+    def watch(self, who: int, lose: bool) -> None:
+        self.world.watch(self.world.eyes[who], lose)
+
+    @rule()
+    def lead_ends(self) -> None:
+        self.world.lead_ends()
+
+    # --- Redis
+    @rule()
+    def lose_data(self) -> None:
+        self.world.lose_data()
+
+    @rule()
+    def drop_stream(self) -> None:
+        self.world.drop_stream()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.world.lost_jobs() == []
+
+
+@pytest.mark.timeout(600)
+def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    monkeypatch.setenv("AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S", "0.2")
+    monkeypatch.setattr("podrelay.executor.Relay", LossyRelay)
+    logging.disable(logging.CRITICAL)
+    Relayed.url = redis_url
+    quick = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    try:
+        run_state_machine_as_test(Relayed, settings=quick)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,490 @@
+"""A small world around the real parts: pods as a dict, launchers, watchers and schedulers that Hypothesis moves by steps.
+
+Executor, intake, scripts, leadership, publisher and pod table are the real ones, on a real Redis and database; what is
+made here is the order in which they act, the pods, and everybody's death. Time passes only when a step says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import typing
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import redis
+from airflow.jobs.job import Job as SchedulerJob
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dagbag import DBDagBag
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from airflow.utils.state import JobState, TaskInstanceState
+
+from podrelay import names
+from podrelay.errors import RelayUnavailable
+from podrelay.executor import RedisKubernetesExecutor
+from podrelay.names import Names
+from podrelay.redis_client import connect_async
+from podrelay.relay import Relay
+from podrelay.sealing import Seal
+from podrelay.settings import Settings
+from podrelay.wire import CleanupRequest
+from podrelay_workers.intake import Intake, Job, Kind, Outcome, back, created, done, wait
+from podrelay_workers.leadership import Leadership, Term
+from podrelay_workers.pod_table import PodTable
+from podrelay_workers.publisher import NotLeader, Publisher
+from podrelay_workers.scripts import Scripts
+from podrelay_workers.verdict import Rules
+from tests.conftest import FERNET_KEY
+from tests.support.task_instances import load, make_task_instances, update, workload_of
+
+_OPEN = ("queued", "running", "restarting", "scheduled", None)
+
+
+class LossyRelay(Relay):
+    """The executor's way to Redis, whose next answer may get lost."""
+
+    lose_next = False
+
+    def call(self, command: Any) -> Any:
+        answer = super().call(command)
+        if LossyRelay.lose_next:
+            LossyRelay.lose_next = False
+            raise RelayUnavailable("the answer was lost", 0.0)
+        return answer
+
+
+@dataclass
+class Pod:
+    """One pod of the cluster."""
+
+    name: str
+    launch_id: str
+    attempt: int
+    subject: str
+    key: tuple[Any, ...]
+    uid: str
+    phase: str = "Pending"
+
+    def manifest(self) -> dict[str, Any]:
+        states: dict[str, Any] = {
+            "Pending": {"waiting": {"reason": "ContainerCreating"}},
+            "Running": {"running": {"startedAt": "2026-11-20T10:00:00Z"}},
+            "Succeeded": {"terminated": {"exitCode": 0, "reason": "Completed"}},
+            "Failed": {"terminated": {"exitCode": 1, "reason": "Broken"}},
+        }
+        annotations = dict(
+            zip(("dag_id", "task_id", "run_id", "try_number", "map_index"), map(str, self.key), strict=True)
+        )
+        return {
+            "metadata": {
+                "name": self.name, "namespace": "default", "uid": self.uid,
+                "labels": {names.LABEL_LAUNCH_ID: self.launch_id, names.LABEL_ATTEMPT: str(self.attempt)},
+                "annotations": {**annotations, names.ANNOTATION_SUBJECT: self.subject},
+            },
+            "spec": {"containers": [{"name": "base", "image": "x"}]},
+            "status": {"phase": self.phase, "containerStatuses": [{"name": "base", "state": states[self.phase]}]},
+        }  # fmt: skip
+
+
+@dataclass
+class Held:
+    """A job in a launcher's hand. `certain`: its lease cannot have ended, as far as this launcher knows."""
+
+    job: Job
+    certain: bool = True
+    outcome: Outcome | None = None
+
+
+@dataclass
+class Hands:
+    """A launcher."""
+
+    launches: Intake
+    cleanups: Intake
+    held: list[Held] = field(default_factory=list)
+
+
+@dataclass
+class Eyes:
+    """A watcher."""
+
+    leadership: Leadership
+    publisher: Publisher
+    table: PodTable
+    term: Term | None = None
+    epoch: str = ""
+
+
+@dataclass
+class Mind:
+    """A scheduler."""
+
+    executor: RedisKubernetesExecutor
+    runner: SchedulerJobRunner
+    job_id: int
+
+
+class World:
+    """Every method is one step that a real process could take at any moment."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.redis.flushall()
+        self.names = Names()
+        self.settings = Settings(redis_url=url, fernet_key=FERNET_KEY, redis_timeout_s=1.0)
+        self._seal = Seal(FERNET_KEY)
+        self._loop = asyncio.new_event_loop()
+        self._client = connect_async(self.settings, timeout_s=5.0)
+        self._rules = Rules(frozenset(), 60.0)
+        self._bag = DBDagBag()
+        self._uids = 0
+        LossyRelay.lose_next = False
+        self.pods: dict[str, Pod] = {}
+        self.made: Counter[tuple[str, int]] = Counter()
+        self.runs: Counter[str] = Counter()
+        self.tasks: list[str] = []
+        self.broken: Counter[str] = Counter()
+        self.withdrawn: set[str] = set()
+        self.hands = [self._new_hands(), self._new_hands()]
+        self.eyes = [self._new_eyes(), self._new_eyes()]
+        self.minds = [self._new_mind(), self._new_mind()]
+
+    def close(self) -> None:
+        for mind in self.minds:
+            mind.executor.end()
+            self._bury(mind)
+        with create_session() as session:
+            for task in self.tasks:
+                ti = session.get(TaskInstance, uuid.UUID(task))
+                if ti is not None:
+                    ti.state = TaskInstanceState.REMOVED
+        self._run(self._client.aclose())
+        self._loop.close()
+        self.redis.close()
+
+    # --- schedulers ---------------------------------------------------------------------------------------------------
+    def _new_mind(self) -> Mind:
+        executor = RedisKubernetesExecutor()
+        with create_session() as session:
+            job = SchedulerJob(state=JobState.RUNNING, latest_heartbeat=datetime.now(timezone.utc) + timedelta(days=1))
+            job.job_type = "SchedulerJob"
+            session.add(job)
+            session.flush()
+            job_id = int(job.id)
+        executor.job_id = job_id
+        executor.start()
+        return Mind(executor, SchedulerJobRunner(job=job, executors=[executor]), job_id)
+
+    def _bury(self, mind: Mind) -> None:
+        with create_session() as session:
+            job = session.get(SchedulerJob, mind.job_id)
+            if job is not None:
+                job.state = JobState.FAILED
+
+    def task(self, number: int, commit_only: bool = False) -> None:
+        """A new task is queued. `commit_only`: the scheduler dies after its commit, before the hand-over."""
+        ids = make_task_instances(1, queued_by_job_id=self.minds[number].job_id)
+        self.tasks += ids
+        if commit_only:
+            self.die_mind(number)
+        else:
+            self._queue(self.minds[number], ids[0])
+
+    def _queue(self, mind: Mind, task: str) -> None:
+        workload = workload_of(task, mind.executor.jwt_generator)
+        with create_session() as session:
+            mind.executor.queue_workload(workload, session)
+
+    def queue_again(self, mind: Mind) -> None:
+        """Tasks that were reset or requeued become queued anew, each with a new launch id."""
+        for task in self.tasks:
+            ti = load(task)
+            if ti.state in (None, TaskInstanceState.SCHEDULED):
+                update(task, state="queued", queued_by_job_id=mind.job_id, external_executor_id=str(uuid.uuid4()))
+                self._queue(mind, task)
+
+    def beat(self, mind: Mind, compare: bool = False, lose: bool = False) -> None:
+        """One heartbeat. `compare`: the time of reconciliation has come. `lose`: one answer of Redis gets lost."""
+        if compare:
+            mind.executor._next_check_s = 0.0
+            mind.executor._next_sweep_s = 0.0
+        LossyRelay.lose_next = lose
+        mind.executor.heartbeat()
+        LossyRelay.lose_next = False
+        for key, (state, _) in mind.executor.event_buffer.items():
+            assert str(state) in ("failed", "success", "up_for_retry"), f"{key}: event {state}"
+        with create_session() as session:
+            mind.runner.process_executor_events(mind.executor, mind.job_id, self._bag, session)
+
+    def adopt(self, mind: Mind) -> None:
+        with create_session() as session:
+            mind.runner.adopt_or_reset_orphaned_tasks(session=session)
+
+    def die_mind(self, number: int) -> None:
+        """SIGKILL of a scheduler, and a new one that adopts."""
+        self._bury(self.minds[number])
+        self.minds[number].executor._relay.close()
+        self.minds[number] = self._new_mind()
+        self.adopt(self.minds[number])
+
+    def requeue(self, mind: Mind, task: str) -> None:
+        """As the scheduler does with a task that is stuck in queued: revoke, then schedule again under the same id."""
+        ti = load(task)
+        if ti.state == TaskInstanceState.QUEUED and ti.queued_by_job_id == mind.job_id:
+            mind.executor.revoke_task(ti=ti)
+            update(task, state="scheduled", external_executor_id=None)
+            self.withdrawn.add(str(ti.external_executor_id))
+
+    # --- launchers ----------------------------------------------------------------------------------------------------
+    def _new_hands(self) -> Hands:
+        worker = f"launcher-{uuid.uuid4().hex[:8]}"
+        launches, cleanups = (
+            Intake(self._client, self.settings, self._seal, kind, worker, "default") for kind in typing.get_args(Kind)
+        )
+        return Hands(launches, cleanups)
+
+    def claim(self, hands: Hands, most: int, lose: bool = False) -> None:
+        """`lose`: the answer gets lost, or the launcher dies of it."""
+        jobs = self._run(hands.launches.claim(most)).jobs
+        for job in jobs:
+            assert job.launch_id not in self.withdrawn, "a withdrawn launch was claimed"
+        if not lose:
+            hands.held += [Held(job) for job in jobs]
+
+    def make(self, hands: Hands, held: Held) -> None:
+        """The launcher makes the pod, or finds that it must not."""
+        if held.outcome is not None:
+            return
+        if not held.certain and self._run(hands.launches.renew([held.job]))[0] != 1:
+            hands.held.remove(held)
+            return
+        request = hands.launches.open_launch(held.job)
+        name = names.pod_name("pod", request.launch_id, request.attempt)
+        if name not in self.pods:
+            self._uids += 1
+            uid = f"u{self._uids}"
+            self.made[(request.launch_id, request.attempt)] += 1
+            self.pods[name] = Pod(name, request.launch_id, request.attempt, request.subject, request.key, uid)
+        held.outcome = created(held.job, name, "default", self.pods[name].uid)
+
+    def finish(self, hands: Hands, held: Held, lose: bool = False) -> None:
+        """Give the job back. `lose`: Redis did it, and the launcher does not know."""
+        if held.outcome is None:
+            return
+        answer = self._run(hands.launches.finish([held.outcome]))[0]
+        if lose:
+            return
+        if answer == "unwanted":
+            parsed = names.parse_job_id(held.job.id)
+            assert parsed is not None
+            pod, namespace, uid = map(str, held.outcome.args[:3])
+            cleanup = CleanupRequest(parsed[0], "revoke", namespace, pod, uid)
+            self._run(hands.launches.finish([hands.launches.order(held.job, cleanup, parsed[1], "abandon")]))
+        hands.held.remove(held)
+
+    def put_back(self, hands: Hands, held: Held, later: bool) -> None:
+        """Nothing was made: to the front of the queue, or to wait (the API server asked for patience)."""
+        if held.outcome is None:
+            outcome = wait(held.job, 0.0, "Throttled", "too many requests") if later else back(held.job)
+            self._run(hands.launches.finish([outcome]))
+            hands.held.remove(held)
+
+    def die_hands(self, number: int) -> None:
+        self.hands[number] = self._new_hands()
+
+    def leases_end(self) -> None:
+        """Time passes: every lease may be taken over, and no launcher is certain of its own any more."""
+        for key in self.redis.keys("rq:wip:podrelay.*"):
+            for member in self.redis.zrange(key, 0, -1):
+                self.redis.zadd(key, {member: 0.0})
+        for hands in self.hands:
+            for held in hands.held:
+                held.certain = False
+
+    def reap(self, hands: Hands) -> None:
+        for intake in (hands.launches, hands.cleanups):
+            _, crashed = self._run(intake.reap())
+            for job in crashed:
+                self._run(intake.finish([back(job)]))
+
+    def clean(self, hands: Hands, die: bool = False) -> None:
+        """`die`: after the deletion, before Redis is told."""
+        for job in self._run(hands.cleanups.claim(8)).jobs:
+            request = hands.cleanups.open_cleanup(job)
+            pod = self.pods.get(request.pod)
+            if pod is not None and (not request.uid or pod.uid == request.uid):
+                assert self._may_go(pod), f"pod {pod} is deleted and was not over"
+                del self.pods[request.pod]
+            if not die:
+                self._run(hands.cleanups.finish([done(job)]))
+
+    def _may_go(self, pod: Pod) -> bool:
+        if pod.phase in ("Succeeded", "Failed"):
+            return True
+        ti = load(pod.subject)
+        return ti.external_executor_id != pod.launch_id or ti.state not in ("queued", "running", "restarting")
+
+    # --- pods ---------------------------------------------------------------------------------------------------------
+    def start_pod(self, pod: Pod) -> None:
+        """The task's process asks whether it may run: only from queued. A withdrawn pod is about to go: it stays pending."""
+        if pod.phase != "Pending" or pod.launch_id in self.withdrawn:
+            return
+        ti = load(pod.subject)
+        if ti.state == TaskInstanceState.QUEUED:
+            assert ti.external_executor_id == pod.launch_id, "a superseded launch began to run"
+            update(pod.subject, state="running")
+            pod.phase = "Running"
+            self.runs[pod.subject] += 1
+        else:
+            assert ti.external_executor_id != pod.launch_id or self.broken[pod.subject], f"{pod}: a pod too many"
+            pod.phase = "Failed"
+
+    def end_pod(self, pod: Pod) -> None:
+        if pod.phase == "Running":
+            update(pod.subject, state="success")
+            pod.phase = "Succeeded"
+
+    def break_pod(self, pod: Pod) -> None:
+        """It dies before its task begins: a node is lost, an image is missing."""
+        if pod.phase == "Pending":
+            self.broken[pod.subject] += 1
+            pod.phase = "Failed"
+
+    def vanish_pod(self, pod: Pod) -> None:
+        """Removed from outside, before its task begins or after it ended."""
+        if pod.phase != "Running":
+            if pod.phase == "Pending":
+                self.broken[pod.subject] += 1
+            del self.pods[pod.name]
+
+    # --- watchers -----------------------------------------------------------------------------------------------------
+    def _new_eyes(self) -> Eyes:
+        scripts = Scripts(self._client)
+        return Eyes(
+            Leadership(scripts, self.names, "default", 3600.0),
+            Publisher(scripts, self.names, self._seal, "default", 100_000),
+            PodTable(self._rules),
+        )
+
+    def watch(self, eyes: Eyes, lose: bool = False) -> None:
+        """Lead or stand by; the leader lists, compares and publishes. `lose`: it dies before it publishes."""
+        term = self._run(eyes.leadership.claim())
+        if term is None:
+            eyes.publisher.forget()
+            eyes.term = None
+            return
+        if eyes.epoch not in ("", term.epoch):
+            eyes.publisher.say_again()
+        if term != eyes.term:
+            eyes.table = PodTable(self._rules)
+        eyes.term, eyes.epoch = term, term.epoch
+        self._look(eyes)
+        if lose:
+            self.eyes[self.eyes.index(eyes)] = self._new_eyes()
+            return
+        try:
+            self._run(eyes.publisher.flush(term))
+        except NotLeader:
+            eyes.term = None
+
+    def _look(self, eyes: Eyes) -> None:
+        now_s, clock_s = time.time(), time.monotonic()
+        for pod in self.pods.values():
+            news = eyes.table.take("LISTED", pod.manifest(), now_s, clock_s).news
+            if news is not None:
+                eyes.publisher.put(news)
+        gone = eyes.table.missing(None, frozenset(("default", name) for name in self.pods))
+        gone += [row for row in self._run(self._believed(eyes)) if row.name not in self.pods]
+        for row in gone:
+            news = eyes.table.gone(row, now_s, clock_s)
+            if news is not None:
+                eyes.publisher.put(news)
+
+    @staticmethod
+    async def _believed(eyes: Eyes) -> list[Any]:
+        return [row async for row in eyes.publisher.believed_live(time.time() + 60.0)]
+
+    def lead_ends(self) -> None:
+        """Time passes: the leader's lease ends; it does not know."""
+        key = self.names.watch("default")
+        if self.redis.exists(key):
+            self.redis.hset(key, "expires", "0")
+
+    # --- Redis --------------------------------------------------------------------------------------------------------
+    def lose_data(self) -> None:
+        self.redis.flushall()
+
+    def drop_stream(self) -> None:
+        self.redis.delete(self.names.results)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+    def settle(self) -> None:
+        """Everybody works, nothing breaks any more, and time passes."""
+        for turn in range(40):
+            for mind in self.minds:
+                self.adopt(mind)
+                self.queue_again(mind)
+                self.beat(mind, compare=True)
+            self.lead_ends()
+            for eyes in self.eyes:
+                self.watch(eyes)
+            self.leases_end()
+            for hands in self.hands:
+                self.reap(hands)
+                self.claim(hands, 16)
+                for held in list(hands.held):
+                    self.make(hands, held)
+                    if held in hands.held:
+                        self.finish(hands, held)
+                self.clean(hands)
+            for pod in list(self.pods.values()):
+                self.end_pod(pod)
+                self.start_pod(pod)
+            for launch_id in self.redis.zrange(self.names.unacknowledged, 0, -1):
+                self.redis.zadd(self.names.unacknowledged, {launch_id: 0.0})
+            if not self.left():
+                return
+            if turn > 10:
+                time.sleep(0.05)  # failures are reported again after a while
+        raise AssertionError(f"not over: {self.left()}")
+
+    def left(self) -> list[str]:
+        found = [f"{task} is {load(task).state}" for task in self.tasks if load(task).state in _OPEN]
+        for mind in self.minds:
+            found += [f"slot of {key}" for key in mind.executor.running]
+            found += [f"launch {launch.launch_id}" for launch in mind.executor.launches]
+        found += [f"pod {pod}" for pod in self.pods.values()]
+        for pattern in ("rq:queue:podrelay.*", "rq:wip:podrelay.*", "rq:scheduled:podrelay.*"):
+            found += [f"{key} is not empty" for key in self.redis.keys(pattern) if self._not_empty(key)]
+        found += [f"unacknowledged {one}" for one in self.redis.zrange(self.names.unacknowledged, 0, -1)]
+        return found + [f"current {one}" for one in self.redis.hkeys(self.names.current)]
+
+    def _not_empty(self, key: str) -> bool:
+        if ":queue:" not in key:
+            return bool(self.redis.zcard(key))
+        ids = self.redis.lrange(key, 0, -1)
+        return any(self.redis.hget(names.RQ_JOB_PREFIX + job, "status") == "queued" for job in ids)
+
+    def lost_jobs(self) -> list[str]:
+        """Launches that wait by the ledger, and whose job is in no list: I2 would be broken."""
+        lost = []
+        for key in self.redis.keys(self.names.launch_prefix + "*"):
+            entry = self.redis.hgetall(key)
+            if entry.get("state") not in ("offered", "waiting", "claimed"):
+                continue
+            job, queue = f"{key[len(self.names.launch_prefix) :]}_{entry['attempt']}", entry["queue"]
+            places = [
+                job in self.redis.lrange(names.rq_queue(queue), 0, -1),
+                any(member.startswith(job + ":") for member in self.redis.zrange(names.rq_started(queue), 0, -1)),
+                self.redis.zscore(names.rq_scheduled(queue), job) is not None,
+            ]
+            if not any(places):
+                lost.append(job)
+        return lost
+
+    def _run(self, work: Any) -> Any:
+        return self._loop.run_until_complete(work)
