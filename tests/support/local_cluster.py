@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,18 @@ class LocalCluster:
         self.call("POST", "/local-cluster/drop-streams")
 
     def restart(self, down_s: float, forget: bool = False) -> None:
-        """Refuse connections for `down_s` while the pods go on; returns when the server is going down."""
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            self.call("POST", "/local-cluster/restart", {"down_s": down_s, "forget": forget})
+        """Refuse connections for `down_s` while the pods go on; returns when all connections are broken."""
+        connection = http.client.HTTPConnection(self.url.partition("//")[2], timeout=30)
+        body = json.dumps({"down_s": down_s, "forget": forget})
+        connection.request("POST", "/local-cluster/restart", body, self.headers)
+        sock = connection.sock
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"no restart: {answer!r}")
+        with contextlib.suppress(ConnectionError):
+            sock.recv(1)
+        connection.close()
 
     def end_pod(self, namespace: str, name: str, **ending: Any) -> Any:
         """Make a pod end: exit_code, signal, reason, message, container, phase, pod_reason, pod_message, conditions."""

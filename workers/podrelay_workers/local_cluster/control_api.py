@@ -59,7 +59,7 @@ class ControlApi:
         elif path == "drop-streams":
             self.streams.drop()
         elif path == "restart":
-            self._restart(body or {})
+            self._restart({} if body is None else body)
         elif path.startswith("pods/"):
             return self._pod(path.split("/")[1:], body)
         else:

@@ -32,6 +32,9 @@ class MissingReference(Exception):
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
+    if "$" not in text:
+        return text
+
     def replace(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from podrelay_workers.local_cluster.container_run import NodeServices
 from podrelay_workers.local_cluster.ending import Ending
-from podrelay_workers.local_cluster.pod_run import HOLD_DELETION_ANNOTATION, NodeServices, PodRun
+from podrelay_workers.local_cluster.pod_run import HOLD_DELETION_ANNOTATION, PodRun
 from podrelay_workers.local_cluster.pod_status import TERMINAL_PHASES
 from podrelay_workers.local_cluster.record import Record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -217,7 +217,7 @@ def unschedulable(pod: Json, message: str) -> Json:
     return {**old, "phase": "Pending", "conditions": [condition(None, "PodScheduled", body)]}
 
 
-def why_unschedulable(spec: Json, node_labels: dict[str, str]) -> str:
+def why_unschedulable(spec: Json, node_labels: Mapping[str, str]) -> str:
     """Empty when the node's labels satisfy the pod's node selector; otherwise the scheduler's sentence."""
     selector = spec.get("nodeSelector") or {}
     if all(node_labels.get(key) == value for key, value in selector.items()):

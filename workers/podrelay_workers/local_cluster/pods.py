@@ -140,16 +140,9 @@ class PodRegistry:
         """Remove the object at once, finalizers or not, as if its node and its grace period had never been."""
         return self._remove(record)
 
-    def bind(self, record: Record, node_name: str) -> Record | None:
-        """Put the pod on a node; None when this pod is gone."""
-        current = self._current(record)
-        if current is None or current.obj["spec"].get("nodeName"):
-            return current
-        return self._store.put("pods", {**current.obj, "spec": {**current.obj["spec"], "nodeName": node_name}})
-
     def bind_with_status(self, record: Record, node_name: str, status: Json) -> Record | None:
         """Bind and first status in one change; None when this pod is gone."""
-        current = self._current(record)
+        current = self.latest(record)
         if current is None:
             return None
         spec = current.obj["spec"]
@@ -158,16 +151,13 @@ class PodRegistry:
 
     def set_status(self, record: Record, status: Json) -> Record | None:
         """The node's report; unchanged status is no change. None when this pod is gone."""
-        current = self._current(record)
+        current = self.latest(record)
         if current is None or current.obj["status"] == status:
             return current
         return self._store.put("pods", {**current.obj, "status": status})
 
     def latest(self, record: Record) -> Record | None:
         """The present state of this very pod (same uid), or None."""
-        return self._current(record)
-
-    def _current(self, record: Record) -> Record | None:
         current = self._store.get("pods", record.namespace, record.name)
         return current if current is not None and current.uid == record.uid else None
 

@@ -141,7 +141,7 @@ class LocalProcess:
         self._watch_exit()
 
     async def wait(self) -> int:
-        return await asyncio.shield(self._exit_code)
+        return await self._exit_code
 
     def send(self, number: int) -> None:
         if not self._exit_code.done():
@@ -241,7 +241,7 @@ class SimulatedProcess:
         self._timer = None if duration_s is None else loop.call_later(duration_s, self._end, exit_code)
 
     async def wait(self) -> int:
-        return await asyncio.shield(self._exit_code)
+        return await self._exit_code
 
     def send(self, number: int) -> None:
         self._end(SIGNALLED + number)

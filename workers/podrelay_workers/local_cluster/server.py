@@ -15,6 +15,7 @@ from aiohttp import web
 from podrelay_workers.local_cluster import kubeconfig
 from podrelay_workers.local_cluster.audit import Audit
 from podrelay_workers.local_cluster.container_log import LogDirectory
+from podrelay_workers.local_cluster.container_run import NodeServices
 from podrelay_workers.local_cluster.control_api import ControlApi
 from podrelay_workers.local_cluster.core_api import CoreApi
 from podrelay_workers.local_cluster.faults import Faults
@@ -24,7 +25,6 @@ from podrelay_workers.local_cluster.listing import Lister
 from podrelay_workers.local_cluster.node import LocalNode
 from podrelay_workers.local_cluster.objects import NODE_LABELS, ObjectRegistry, node
 from podrelay_workers.local_cluster.options import Options, RunnerKind
-from podrelay_workers.local_cluster.pod_run import NodeServices
 from podrelay_workers.local_cluster.pod_status import NODE_NAME
 from podrelay_workers.local_cluster.pods import PodRegistry
 from podrelay_workers.local_cluster.processes import ProcessStarter, SimulatedStarter, Starter
@@ -81,7 +81,7 @@ class LocalCluster:
             max_field_size=_LONGEST_LINE,
         )
         self._listener: asyncio.Server | None = None
-        self._restarts: set[asyncio.Task[None]] = set()
+        self._restarting: asyncio.Task[None] | None = None
         self._furnish(objects)
 
     async def start(self) -> None:
@@ -97,8 +97,8 @@ class LocalCluster:
 
     async def stop(self) -> None:
         """Answer nobody any more, end all pods' processes, close the journal."""
-        for task in list(self._restarts):
-            task.cancel()
+        if self._restarting is not None:
+            self._restarting.cancel()
         await self._hang_up()
         await self.node.stop(_STOP_GRACE_S)
         self._starter.close()
@@ -106,16 +106,23 @@ class LocalCluster:
             self._journal.close()
 
     def restart(self, down_s: float) -> None:
-        """Be away for `down_s` as a restarting API server is, while the pods go on."""
-        task = asyncio.get_running_loop().create_task(self._restart(down_s))
-        self._restarts.add(task)
-        task.add_done_callback(self._restarts.discard)
+        """Be away for `down_s` as a restarting API server is, while the pods go on; nothing new while that lasts."""
+        if self._restarting is None:
+            self._close_listener()
+            self._restarting = asyncio.get_running_loop().create_task(self._restart(down_s))
+            self._restarting.add_done_callback(self._restarted)
 
     async def _restart(self, down_s: float) -> None:
         await asyncio.sleep(_RESTART_DELAY_S)
         await self._hang_up()
         await asyncio.sleep(down_s)
         await self._listen()
+
+    def _restarted(self, task: asyncio.Task[None]) -> None:
+        self._restarting = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the server could not come back", exc_info=task.exception())
+            self.node.failed.set()
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -124,13 +131,16 @@ class LocalCluster:
 
     async def _hang_up(self) -> None:
         """Close the listener and break every connection."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._close_listener()
         for connection in list(self._http.connections):
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.sleep(0)
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def _identity(self) -> Json:
         if self._options.data_dir is None or not self._identity_path.exists():
