@@ -49,7 +49,7 @@ CHECKED_AT_ONCE = 500
 # A reason why a task still waits is written to its event log at most once in this time.
 TELL_AGAIN_S = 60.0
 # Results that nobody acknowledged for this long may belong to a scheduler that is dead.
-# Twice that, and the way of a pod, fit into a minute.
+# Half as long again passes until somebody looks, and all of it fits into a minute.
 ABANDONED_AFTER_S = 20.0
 # The states in which a task instance needs its launch.
 _WANTED = frozenset({"queued", "running", "restarting"})
@@ -340,13 +340,21 @@ class RedisKubernetesExecutor(BaseExecutor):
         for launch in wanted:
             workload, executor_config = made.get(launch.subject, (None, None))
             if workload is None:
+                if executor_config is not None:
+                    self._refuse(launch, executor_config)
                 continue
             try:
                 request = self._request(workload, launch.launch_id, executor_config, workload.ti.queue)
             except InvalidExecutorConfig as error:
-                self.log.error("Invalid executor_config for %s: %s", launch.key, error)
+                self._refuse(launch, error)
                 continue
             launch.workload, launch.request = workload, replace(request, attempt=launch.attempt)
+
+    def _refuse(self, launch: Launch, error: Exception) -> None:
+        """The row of this launch holds an executor_config that can never become a pod."""
+        self.log.error("Invalid executor_config for %s: %s", launch.key, error)
+        self.launches.forget(launch)
+        self.fail(key=launch.key, info="Invalid executor_config passed")
 
     # --- reconciliation -----------------------------------------------------------------------------------------------
     def _reconcile(self) -> None:

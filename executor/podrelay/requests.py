@@ -5,6 +5,7 @@ The workload's own JSON leaves out executor_config and external_executor_id, so 
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def _pod_options(executor_config: Any) -> tuple[dict[str, Any] | None, str | Non
     try:
         pod = PodGenerator.from_obj(executor_config)
         override = PodGenerator.serialize_pod(pod) if pod is not None else None
+        json.dumps(override, allow_nan=False)  # a pod may hold values that no wire carries
         template = executor_config.get("pod_template_file") if executor_config else None
     except Exception as error:  # noqa: BLE001  whatever a user put there fails this task and no other
         raise InvalidExecutorConfig(f"{type(error).__name__}: {error}") from error

@@ -19,7 +19,8 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import JobState, TaskInstanceState
 from sqlalchemy import select
-from sqlalchemy.orm import joinedload
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import defer, joinedload
 
 from podrelay.outcomes import TaskRow
 
@@ -79,7 +80,8 @@ def coordinates(key: Any) -> tuple[str, str, str, int]:
 def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tuple[Any, Any]]:
     """Make the workloads of queued task instances anew, with fresh tokens: (workload, executor_config) by id.
 
-    For launches whose request was only in a dead scheduler's memory or in a Redis that lost its data.
+    For launches whose request was only in a dead scheduler's memory or in a Redis that lost its data. A row of which no
+    workload can be made has the error in the place of its executor_config, and None for the workload.
     """
     with create_session(scoped=False) as session:
         found = session.scalars(
@@ -88,9 +90,24 @@ def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tupl
                 TaskInstance.id.in_([UUID(subject) for subject in subjects]),
                 TaskInstance.state == TaskInstanceState.QUEUED,
             )
-            .options(joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model))
+            .options(
+                joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model),
+                joinedload(TaskInstance.dag_model),
+                # A pickle that this release cannot read must not hide the other rows.
+                defer(TaskInstance.executor_config),
+            )
         ).unique()
-        return {str(ti.id): (workloads.ExecuteTask.make(ti, generator=generator), ti.executor_config) for ti in found}
+        return {str(ti.id): _rebuilt(ti, generator) for ti in found.all()}
+
+
+def _rebuilt(ti: TaskInstance, generator: Any) -> tuple[Any, Any]:
+    try:
+        config = ti.executor_config
+        return workloads.ExecuteTask.make(ti, generator=generator), config
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a row of an older release holds fails this task and no other
+        return None, error
 
 
 def alive_schedulers(threshold_s: int) -> set[str]:
