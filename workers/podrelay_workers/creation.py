@@ -78,6 +78,7 @@ class Concurrency:
         self._flat_s = 0.0
         self._recent_s = 0.0
         self._halved_at_s = float("-inf")
+        self._peak = 0.0
 
     @property
     def limit(self) -> int:
@@ -88,11 +89,12 @@ class Concurrency:
         return max(0, self.limit - self.in_flight)
 
     def succeeded(self, latency_s: float) -> None:
-        """Count an answer. Without load to speak of it says nothing about more load, so the limit stays."""
+        """Count an answer. While less than half of what is allowed is used, it says nothing about more: no growth."""
         self._recent_s += 0.1 * (latency_s - self._recent_s) if self._recent_s else latency_s
         # The best latency seen, forgotten slowly: a server that became slower for good has a new normal.
         self._flat_s = min(self._flat_s * 1.001, latency_s) if self._flat_s else latency_s
-        if self.in_flight < self.limit * 0.75:
+        self._peak = max(float(self.in_flight), self._peak * 0.99)
+        if self._peak < self._limit / 2:
             return
         if self._recent_s > 2.0 * self._flat_s + 0.1:
             self._doubling = False

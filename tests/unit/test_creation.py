@@ -1,0 +1,76 @@
+"""What an answer of the API server means for a launch, and how many creations are in flight."""
+
+from __future__ import annotations
+
+import pytest
+
+from podrelay_workers.api_errors import error_of
+from podrelay_workers.creation import PAUSE_MOST_S, Concurrency, judge
+
+
+def error(status: int, message: str = "m", reason: str = "", retry_after: str | None = None) -> object:
+    body = f'{{"kind":"Status","message":"{message}","reason":"{reason}"}}'.encode()
+    return error_of(status, "phrase", {"Retry-After": retry_after} if retry_after else {}, body)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "reason", "retry_after", "scope", "seconds"),
+    [
+        (429, "slow", "TooManyRequests", "7", "cluster", 7.0),
+        (429, "slow", "TooManyRequests", None, "cluster", None),
+        (429, "slow", "TooManyRequests", "99999", "cluster", PAUSE_MOST_S),
+        (500, "etcd", "InternalError", None, "cluster", None),
+        (503, "busy", "ServiceUnavailable", "2", "cluster", 2.0),
+        (401, "who", "Unauthorized", None, "cluster", None),
+        (403, "exceeded quota: q", "Forbidden", None, "namespace", None),
+        (403, "cannot create", "Forbidden", None, "never", None),
+        (400, "bad", "BadRequest", None, "never", None),
+        (404, "no namespace", "NotFound", None, "never", None),
+        (422, "bad", "Invalid", None, "never", None),
+        (413, "large", "RequestEntityTooLarge", None, "never", None),
+    ],
+)
+def test_verdicts(
+    status: int, message: str, reason: str, retry_after: str | None, scope: str, seconds: float | None
+) -> None:
+    verdict = judge(error(status, message, reason, retry_after), 0)  # type: ignore[arg-type]
+    assert (verdict.scope, verdict.seconds, verdict.message) == (scope, seconds, message)
+
+
+def test_a_conflict_waits_longer_each_time() -> None:
+    waits = [judge(error(409, "object has been modified", "Conflict"), tries).seconds for tries in (0, 8)]  # type: ignore[arg-type]
+    assert waits[0] is not None
+    assert waits[1] is not None
+    assert waits[0] <= 0.2 < waits[1] <= 5.0
+
+
+def test_concurrency_doubles_while_latency_is_flat_up_to_the_ceiling() -> None:
+    concurrency = Concurrency(64, start=8)
+    for _ in range(3):
+        concurrency.in_flight = concurrency.limit
+        for _ in range(concurrency.limit):
+            concurrency.succeeded(0.05)
+    assert concurrency.limit == 64
+
+
+def test_concurrency_does_not_grow_with_latency_nor_without_load() -> None:
+    slow = Concurrency(1000, start=100)
+    slow.in_flight = 100
+    slow.succeeded(0.05)
+    for _ in range(1000):
+        slow.succeeded(0.5)
+    assert slow.limit < 130
+    idle = Concurrency(1000, start=100)
+    for _ in range(1000):
+        idle.succeeded(0.05)
+    assert idle.limit == 100
+
+
+def test_concurrency_halves_once_for_what_failed_together_and_never_below_one() -> None:
+    concurrency = Concurrency(64, start=64)
+    for _ in range(10):
+        concurrency.failed(100.0)
+    assert concurrency.limit == 32
+    for second in range(101, 130, 2):
+        concurrency.failed(float(second))
+    assert (concurrency.limit, concurrency.free) == (1, 1)
