@@ -115,7 +115,7 @@ class Bench:
                 "annotations": {
                     "podrelay/subject": f"ti-{launch_id}", "local-cluster/duration-s": str(lasts_s),
                     "local-cluster/exit-code": str(exit_code), "dag_id": "etl", "task_id": "load", "run_id": "r",
-                    "try_number": "1",
+                    "try_number": "1", **changes.get("annotations", {}),
                 },
             },
             "spec": {"restartPolicy": "Never", "containers": [{"name": "base", "image": "repo/airflow:3"}],

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.integration.watch.bench import Bench, until
+from tests.integration.watch.scripted import answers, lists, scripted, streams
 
 
 def run(test: Awaitable[None], seconds: float = 90.0) -> None:
@@ -210,6 +213,39 @@ def test_no_node_fits(bench: Bench) -> None:
             end = await until(lambda: bench.end_of(launch))
             assert (end.reason, end.phase, end.failure_class) == ("PodDeleted", "Pending", "infrastructure")
             assert "started" not in bench.ledger(launch)
+
+    run(test())
+
+
+def test_what_only_kubernetes_events_tell(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing volume leaves a pod in ContainerCreating without a word in its status."""
+    labels = {"podrelay/launch-id": "l-1", "podrelay/attempt": "0"}
+    waiting = {
+        "metadata": {"name": "p", "namespace": bench.namespace, "uid": "u", "labels": labels},
+        "spec": {"containers": [{"name": "base"}]},
+        "status": {"phase": "Pending"},
+    }
+    event = {"type": "Warning", "reason": "FailedMount", "message": 'secret "db" not found'}
+
+    async def step(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/events"):
+            assert "involvedObject.name=p,involvedObject.uid=u" in request.query["fieldSelector"]
+            return await answers({"items": [event]})(request)
+        return await (streams(then="hang") if request.query.get("watch") else lists(waiting))(request)
+
+    async def test() -> None:
+        async with scripted(step) as (script, _):
+            kubeconfig = tmp_path / "scripted"
+            kubeconfig.write_text(
+                "{apiVersion: v1, kind: Config, current-context: c, users: [{name: u, user: {}}],"
+                f" clusters: [{{name: c, cluster: {{server: '{script.url}'}}}}],"
+                " contexts: [{name: c, context: {cluster: c, user: u}}]}"
+            )
+            monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE", str(kubeconfig))
+            async with bench.watching():
+                await until(bench.results, 15)
+                news = bench.results()[0]
+                assert (news.outcome, news.reason, news.message) == ("pending", "FailedMount", 'secret "db" not found')
 
     run(test())
 
