@@ -111,6 +111,7 @@ class Processes:
 
     def end_all(self, last: Sequence[str] = ()) -> None:
         """End every child, those of `last` after the others and in that order; then whatever else carries our mark."""
+        known = marked(self.home)
         first = [child for name, child in self.children.items() if name not in last]
         for group in [first, *([self.children[name]] for name in last if name in self.children)]:
             for child in group:
@@ -119,7 +120,7 @@ class Processes:
             for child in group:
                 _kill_group(child)
         self.children.clear()
-        kill_marked(self.home)
+        kill_marked(self.home, known)
 
 
 def marked(home: Path) -> list[psutil.Process]:
@@ -127,20 +128,35 @@ def marked(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            # A zombie is over already: only its parent, or init, has not looked yet.
-            if process.environ().get(MARK) == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == str(home) and _lives(process):
                 found.append(process)
     return found
 
 
-def kill_marked(home: Path) -> None:
-    """SIGKILL to all that carry the mark of this home, until none is left (or three seconds have passed)."""
-    deadline = time.monotonic() + 3
-    while (left := [process for process in marked(home) if process.pid != os.getpid()]) and time.monotonic() < deadline:
+def kill_marked(home: Path, known: Sequence[psutil.Process] = ()) -> None:
+    """SIGKILL to all that carry the mark of this home; returns when they are gone, or after ten seconds.
+
+    :param known: waited for as well: a process that is about to vanish shows its environment to nobody.
+    """
+    deadline = time.monotonic() + 10
+    killed = set(known)
+    while time.monotonic() < deadline:
+        left = [process for process in marked(home) if process.pid != os.getpid()]
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=1)
+        killed.update(left)
+        if not any(_lives(process) for process in killed):
+            return
+        time.sleep(0.05)
+
+
+def _lives(process: psutil.Process) -> bool:
+    # A zombie is over already: only its parent, or init, has not looked yet.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

@@ -203,4 +203,6 @@ def _inherited() -> dict[str, str]:
     # Pods run `python` and `airflow` from the PATH of the local cluster.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     no_proxy = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1", "localhost"]))
-    return {**kept, "PATH": path, "NO_PROXY": no_proxy, "no_proxy": no_proxy, "PYTHONUNBUFFERED": "1"}
+    # SPT_NOENV: Airflow names its processes, and must not write the name over the mark in their environment.
+    more = {"PATH": path, "NO_PROXY": no_proxy, "no_proxy": no_proxy, "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+    return {**kept, **more}
