@@ -10,7 +10,7 @@ import time
 import traceback
 
 from tests.chaos.faults import FAULTS, Turn
-from tests.chaos.judge import Judgement, judge, leftovers, refused
+from tests.chaos.judge import Judgement, judge, leftovers, refused, samples
 from tests.chaos.rig import Rig
 
 _FEED_EVERY_S = 0.25
@@ -42,8 +42,8 @@ def _run_all(names: list[str], drivers: int, options: argparse.Namespace) -> lis
     verdicts: list[Judgement] = []
     rig: Rig | None = None
     try:
-        for name in names:
-            for seed in range(options.seed, options.seed + options.seeds):
+        for seed in range(options.seed, options.seed + options.seeds):
+            for name in names:
                 if rig is None:
                     rig = Rig(drivers, sqlite=options.sqlite)
                     rig.start()
@@ -85,6 +85,7 @@ def _round(rig: Rig, name: str, seed: int, options: argparse.Namespace) -> Judge
         rig.until(lambda: not _refresh(left, leftovers(rig, tasks)), options.recover, "the end")
     except TimeoutError:
         verdict.wrong.append(f"not over {options.recover:g} s after healing: {'; '.join(left)}")
+        verdict.notes += samples(rig)
     verdict.recovered_s = time.monotonic() - healed_s
     judge(rig, tasks, rig.cluster.audit(mark), since_s, verdict, options.heartbeat)
     verdict.wrong += refused(rig, refused_before)

@@ -115,3 +115,14 @@ def refused(rig: Rig, since: int) -> list[str]:
     lines = rig.runs.read_text() if rig.runs.exists() else ""
     strange = [pod for pod in pods if not re.search(rf"\b{re.escape(pod)}\b", lines)]
     return [f"{len(strange)} pods were refused by the task API, as {strange[0]}"] if strange else []
+
+
+def samples(rig: Rig) -> list[str]:
+    """Ledger entries of a few launches that are not over, without their sealed results."""
+    client = rig.client()
+    found = []
+    for launch_id in client.zrange("podrelay:default:unacknowledged", 0, 2):
+        entry = client.hgetall(f"podrelay:default:launch:{launch_id}")
+        entry.pop("result", "")
+        found.append(f"{launch_id}: {entry}")
+    return found
