@@ -69,7 +69,7 @@ class PodWatch:
         self._api = api
         self._selector = selector
         self._silence_s = silence_s
-        self._waits = waits or Backoff(first_s=0.2, most_s=15.0)
+        self._waits = waits or Backoff(first_s=0.2, most_s=10.0)
         self._told_at = 0.0
 
     async def forever(self) -> AsyncGenerator[Seen | Listed, None]:

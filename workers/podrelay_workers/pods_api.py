@@ -35,6 +35,7 @@ from podrelay_workers.api_errors import (
     Unreachable,
     error_of,
 )
+from podrelay_workers.last_look import LookingBody, body_of
 from podrelay_workers.brief import decode_event, decode_list
 
 __all__ = [
@@ -58,6 +59,9 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+# The API server begins to answer a list or a watch at once; who has not heard from it after this time asks again. A
+# request that hangs must not outlive an outage.
+ANSWER_S = 20.0
 # Credentials that are refused are read again at most this often: an exec plugin may be a costly login.
 RELOAD_PAUSE_S = 5.0
 
@@ -136,7 +140,8 @@ class PodsApi:
         query |= {"continue": continuation, "resourceVersion": "" if continuation else version}
         accept = _METADATA_LIST + ",application/json" if metadata_only else "application/json"
         decode = decode_list if brief else json.loads
-        document = await self._json("GET", _pods(namespace), query=query, accept=accept, decode=decode)
+        limits = self._timeout(read_s=ANSWER_S)
+        document = await self._json("GET", _pods(namespace), query=query, accept=accept, decode=decode, timeout=limits)
         metadata = document.get("metadata") or {}
         return Page(
             items=document.get("items") or [],
@@ -169,7 +174,8 @@ class PodsApi:
         accept = _METADATA + ",application/json" if metadata_only else "application/json"
         silence_s = min(silence_s, self._access.read_s or silence_s)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
-        async with self._answer("GET", _pods(namespace), query=query, accept=accept, timeout=timeout) as answer:
+        request: dict[str, Any] = {"query": query, "accept": accept, "timeout": timeout, "head_s": ANSWER_S}
+        async with self._answer("GET", _pods(namespace), **request) as answer:
             decode, rest = (decode_event if brief else json.loads), b""
             async for chunk in answer.content.iter_any():
                 # One read often holds many events, and one large event may need many reads.
@@ -237,11 +243,11 @@ class PodsApi:
         accept: str = "application/json",
         content_type: str = "application/json",
         decode: Callable[[bytes], Any] = json.loads,
+        timeout: aiohttp.ClientTimeout | None = None,
     ) -> Json:
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        async with self._answer(
-            method, path, query=query, data=data, accept=accept, content_type=content_type
-        ) as answer:
+        data = None if body is None else body_of(json.dumps(body, separators=(",", ":")).encode())
+        request: dict[str, Any] = {"query": query, "data": data, "accept": accept, "content_type": content_type}
+        async with self._answer(method, path, timeout=timeout, **request) as answer:
             text = await answer.read()
         try:
             document = decode(text)
@@ -258,22 +264,24 @@ class PodsApi:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        data: bytes | None = None,
+        data: bytes | LookingBody | None = None,
         accept: str,
         content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout | None = None,
+        head_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer of a request that succeeded, and every failure (also while it is being read) as an ApiError."""
-        access = self._access
-        if timeout is None:
-            timeout = aiohttp.ClientTimeout(access.request_s, sock_connect=access.connect_s, sock_read=access.read_s)
+        """The answer of a request that succeeded, and every failure (also while it is being read) as an ApiError.
+
+        :param head_s: the answer must begin within this time, however long its body may be silent.
+        """
+        timeout = timeout or self._timeout()
         headers = {"Accept": accept, "User-Agent": "podrelay"}
         if data is not None:
             headers["Content-Type"] = content_type
         params = {key: value for key, value in (query or {}).items() if value}
         try:
-            answer = await self._send(method, path, params=params, data=data, headers=headers, timeout=timeout)
-            async with answer:
+            sending = self._send(method, path, params=params, data=data, headers=headers, timeout=timeout)
+            async with await (asyncio.wait_for(sending, head_s) if head_s else sending) as answer:
                 if answer.status >= 400:
                     body = await answer.read()
                     raise error_of(answer.status, answer.reason or "", answer.headers, body)
@@ -282,6 +290,11 @@ class PodsApi:
             raise Silent(f"the API server said nothing for {timeout.sock_read:g} s") from error
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"the API server is not reached: {_why(error)}") from error
+
+    def _timeout(self, read_s: float | None = None) -> aiohttp.ClientTimeout:
+        access = self._access
+        read_s = access.read_s or read_s
+        return aiohttp.ClientTimeout(access.request_s, sock_connect=access.connect_s, sock_read=read_s)
 
     async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:
         """Send it, and once more after a 401 where new credentials could be read."""

@@ -140,11 +140,8 @@ class Publisher:
     def _publication(self, term: Term, news: News, ledger: str, watch: str, now_s: str) -> Call:
         result = news.result
         assert result is not None
-        said = dict(news.fields)
-        if result.reason:
-            said["reason"] = result.reason
-        if result.message:
-            said["message"] = result.message
+        # Empty ones too: why a pod waited is no news once it runs.
+        said = {**news.fields, "reason": result.reason, "message": result.message}
         sealed = self._seal.close(result.encode())
         args: list[str | int | float] = [term.leader, term.fence, news.launch_id, news.attempt, result.outcome, sealed]
         args += [now_s, self._stream_length, *(part for item in said.items() for part in item)]

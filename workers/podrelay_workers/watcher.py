@@ -6,6 +6,7 @@ Killed at any moment it loses nothing: the next leader lists the pods and compar
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import gc
@@ -41,6 +42,7 @@ TICK_S = 1.0  # how exactly grace periods are kept
 COMPARE_S = 60.0  # pods that vanish without an event, from outside of our watch, are found after at most this
 # Clocks of launchers and of this process differ: a pod younger than this may be missing from a list.
 SLACK_S = 5.0
+GATHER_LISTS_S = 0.2
 REDIS_TIMEOUT_S = 2.0  # nobody waits for a watcher's round trip, and a busy Redis is better waited for
 LOG_TAIL_S = 3.0  # a result waits no longer than this for the last lines of its log
 LOG_TAIL_BYTES = 8192
@@ -139,6 +141,8 @@ class _Lead:
             PodWatch(self._api, namespace, self._scope.selector, self._settings.watch_silence_s)
             for namespace in self._scope.namespaces
         ]
+        self._listed = asyncio.Event()
+        self._elsewhere: set[str] = set()
         self._asking = asyncio.Semaphore(ASKING)
         self._errands: set[asyncio.Task[None]] = set()
         self._doubted: set[tuple[str, str]] = set()
@@ -196,9 +200,12 @@ class _Lead:
                     self._tell(row, due.result)
 
     async def _compare_often(self) -> None:
-        """Look for launches whose pod is gone, after every list and then every minute."""
+        """Look for launches whose pod is gone, after lists (several namespaces' at once) and then every minute."""
         while True:
-            await asyncio.sleep(COMPARE_S)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._listed.wait(), COMPARE_S)
+                await asyncio.sleep(GATHER_LISTS_S)
+            self._listed.clear()
             healthy = [
                 watch.namespace for watch in self._watches if watch.position.listed_s and not watch.position.trouble
             ]
@@ -219,15 +226,28 @@ class _Lead:
     def _complete(self, namespace: str | None, listed: Listed) -> None:
         for row in self._table.missing(namespace, listed.pods):
             self._doubt(row)
-        self._errand(self._compare((namespace,), listed.began_s - SLACK_S))
+        self._listed.set()
 
     async def _compare(self, namespaces: Sequence[str | None], before_s: float) -> None:
         with contextlib.suppress(RelayUnavailable):  # the next comparison is never far
             async with contextlib.aclosing(self._publisher.believed_live(before_s)) as rows:
                 async for row in rows:
-                    watched = None in namespaces or row.namespace in namespaces
-                    if watched and (row.namespace, row.name) not in self._table:
+                    if (row.namespace, row.name) in self._table:
+                        continue
+                    if None in namespaces or row.namespace in namespaces or self._is_elsewhere(row.namespace):
                         self._doubt(row)
+
+    def _is_elsewhere(self, namespace: str) -> bool:
+        """Is this namespace not watched at all? Then its pods are asked for one by one, every minute."""
+        if None in self._scope.namespaces or namespace in self._scope.namespaces:
+            return False
+        if namespace not in self._elsewhere:
+            self._elsewhere.add(namespace)
+            log.warning(
+                "Pods run in namespace %s, which is not watched: their ends are noticed late. Add it to "
+                "[kubernetes_executor] multi_namespace_mode_namespace_list.", namespace,
+            )  # fmt: skip
+        return True
 
     # --- single pods ----------------------------------------------------------------------------------------------
 
@@ -238,17 +258,20 @@ class _Lead:
             self._errand(self._confirm(row))
 
     async def _confirm(self, row: Row) -> None:
-        """Ask for one pod that seems to be gone, and believe only a clear answer."""
-        try:
-            async with self._asking:
-                pod = await self._api.get_pod(row.namespace, row.name)
-        except NotFound:
-            pod = None
-        except ApiError as error:
-            log.info("Whether pod %s/%s is gone stays open for now: %s", row.namespace, row.name, error)
-            return
-        finally:
-            self._doubted.discard((row.namespace, row.name))
+        """Ask for one pod that seems to be gone, until there is a clear answer."""
+        pod, waits = None, Backoff(first_s=0.5, most_s=10.0)
+        while True:
+            try:
+                async with self._asking:
+                    pod = await self._api.get_pod(row.namespace, row.name)
+                break
+            except NotFound:
+                break
+            except ApiError as error:
+                if not waits.failures:
+                    log.info("Whether pod %s/%s is gone stays open for now: %s", row.namespace, row.name, error)
+                await asyncio.sleep(waits.failed("", error.retry_after_s))
+        self._doubted.discard((row.namespace, row.name))
         if pod is not None and same_launch(pod, row):
             self._take("MODIFIED", pod)
             # Our watch does not tell of it (its labels were changed), so the next comparison has to ask again.
@@ -431,15 +454,18 @@ async def _redis(settings: Settings) -> AsyncGenerator[Scripts, None]:
         await client.aclose()
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The process by itself, with its log on stderr."""
+    parser = argparse.ArgumentParser(prog="podrelay-watcher", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--team", default=None, help="follow the pods of this team; default: those of no team")
+    args = parser.parse_args(argv)
     import airflow.settings  # noqa: F401 - it sets up logging of its own, once
 
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
     try:
-        return run()
+        return run(args.team)
     except PodrelayError as error:
         print(f"podrelay: {error}", file=sys.stderr)
         return 1

@@ -92,6 +92,7 @@ def streams(*events: Json | bytes, then: str = "end") -> Step:
         if then == "hang":
             await asyncio.sleep(30)
         if then == "cut":
+            await asyncio.sleep(0.3)  # a reset takes with it what the other side has not read yet
             assert request.transport is not None
             request.transport.abort()
         return response
