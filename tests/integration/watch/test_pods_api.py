@@ -45,7 +45,7 @@ from tests.integration.watch.scripted import (
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [

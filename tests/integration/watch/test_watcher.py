@@ -136,6 +136,10 @@ GAPS = {
         lambda bench: bench.cluster.control("drop-streams"),
     ),
     "silence": ([{"verbs": ["watch"], "silence": True}], lambda bench: None),
+    "no packets": (
+        [{"verbs": ["list", "watch"], "hang": True}, {"verbs": ["watch"], "silence": True, "also_new_streams": True}],
+        lambda bench: None,
+    ),
     "truncated": ([{"verbs": ["watch"], "truncate_stream": True, "count": 1}], lambda bench: None),
     "server errors": (
         [{"verbs": ["list", "watch"], "status": 503, "count": 3}],
@@ -161,6 +165,9 @@ def test_gaps(bench: Bench, name: str) -> None:
                 bench.vanish(launch)
             if name == "410":  # the versions of all this are forgotten before the watcher comes back
                 bench.cluster.control("compact")
+                bench.cluster.faults()
+            if name == "no packets":  # longer than silence is borne: new requests meet the same wall
+                await asyncio.sleep(5.0)
                 bench.cluster.faults()
             await until(lambda: len(bench.ends()) == 12, 20)
             assert set(bench.ends().values()) == {1}
