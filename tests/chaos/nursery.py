@@ -79,7 +79,7 @@ def _become(role: str, environment: dict[str, str], log: str) -> None:
     if role == "watcher":
         from podrelay_workers.watcher import main as watcher
 
-        sys.exit(watcher())
+        sys.exit(watcher([]))
     from tests.chaos.driver import Driver
     from tests.chaos.imports import logged
 

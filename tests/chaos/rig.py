@@ -93,7 +93,7 @@ class Rig:
         self._stack.callback(self._end_members)
         for name in self.members:
             self.launch(name)
-        self.until(self._ready, 60, "launchers, watcher and schedulers")
+        self.until(self._ready, 240, "launchers, watcher and schedulers")
 
     def stop(self, keep: bool = False) -> None:
         """:param keep: leave the folder with the logs, and say where."""
