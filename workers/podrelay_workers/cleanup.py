@@ -26,6 +26,9 @@ from podrelay_workers.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
+# Each kind of refusal is told once; no more kinds than this.
+_TOLD_MAX = 100
+
 
 class FixedSlots:
     """A fixed number of clean-ups at once, so that they neither starve launches nor are starved by them."""
@@ -60,11 +63,7 @@ class CleaningUp:
         self._told: set[str] = set()
 
     async def work(self, job: Job) -> None:
-        outcome = await self._outcome(job)
-        if outcome is None:
-            self._holdings.forget(job)
-        else:
-            self._holdings.give(outcome)
+        self._holdings.settle(job, await self._outcome(job))
 
     async def crashed(self, job: Job) -> None:
         """A job that lost every launcher that held it (`reap.lua`)."""
@@ -120,9 +119,9 @@ class CleaningUp:
     async def _judged(self, job: Job, request: CleanupRequest, error: ApiError) -> Outcome:
         verdict = judge(error, job.tries)
         if verdict.scope == "never":
-            told = f"{request.action} of pods in {request.namespace}: {verdict.message}"
-            if told not in self._told and len(self._told) < 1000:
-                self._told.add(told.replace(request.pod, "*"))
+            told = f"{request.action} of pods in {request.namespace}: {verdict.message.replace(request.pod, '*')}"
+            if told not in self._told and len(self._told) < _TOLD_MAX:
+                self._told.add(told)
                 log.error("Clean-up is refused, %s", told)
             return failed(job, f"{verdict.reason}: {verdict.message}")
         if verdict.scope == "cluster":

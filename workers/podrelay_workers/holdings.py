@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from podrelay.errors import RelayUnavailable
 from podrelay_workers.backoff import Backoff
-from podrelay_workers.intake import CHUNK, Intake, Job, Outcome
+from podrelay_workers.intake import CHUNK, Intake, Job, Outcome, back
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,15 @@ class Holdings:
         self._given.append(outcome)
         self._bell.set()
 
+    def settle(self, job: Job, outcome: Outcome | None) -> None:
+        """Give it back; None: nothing was done, because it is not ours or not wanted any more."""
+        if outcome is not None:
+            self.give(outcome)
+        elif job.lost:
+            self.forget(job)
+        else:
+            self.give(back(job))  # the next claim drops it, if nobody wants it
+
     def forget(self, job: Job) -> None:
         """Another launcher has it."""
         if self._held.get(job.id) is job:
@@ -60,13 +69,13 @@ class Holdings:
 
         :raises RelayUnavailable: it cannot be said.
         """
-        if job.lost or self.certain(job):
-            return not job.lost
+        if job.lost or job.unwanted or self.certain(job):
+            return not (job.lost or job.unwanted)
         return (await self._intake.renew([job]))[0] == 1
 
     def certain(self, job: Job) -> bool:
         """Is the lease ours without asking?"""
-        return not job.lost and time.monotonic() - job.held_at_s < self._lease_s * 2 / 3
+        return not (job.lost or job.unwanted) and time.monotonic() - job.held_at_s < self._lease_s * 2 / 3
 
     async def renew(self) -> None:
         """Prolong every lease; what is lost is not ours any more."""

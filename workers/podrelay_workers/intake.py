@@ -52,7 +52,10 @@ _PAYLOAD_MAX = 8 << 20  # zlib data of a forged job may unfold to anything
 
 @dataclass
 class Job:
-    """A job in hand. `held_at_s` (monotonic) is when its lease was last known to begin; it only ever moves forward."""
+    """A job in hand. `held_at_s` (monotonic) is when its lease was last known to begin; it only ever moves forward.
+
+    lost: another launcher has it. unwanted: the launch was withdrawn or superseded. given: its outcome is on its way.
+    """
 
     id: str
     queue: str
@@ -66,6 +69,7 @@ class Job:
     probe: bool = False
     overdue: tuple[str, str] | None = None
     lost: bool = False
+    unwanted: bool = False
     given: bool = False
 
     @property
@@ -185,10 +189,9 @@ class Intake:
                 args += (job.id, job.execution, job.queue, job.kind)
             answers += await self._run("renew", [self._names.current], args)
         for job, answer in zip(jobs, answers, strict=True):
+            job.lost, job.unwanted = answer == 0, answer < 0
             if answer:
                 job.held_at_s = max(job.held_at_s, at_s)
-            else:
-                job.lost = True
         return answers
 
     async def reap(self) -> tuple[int, list[Job]]:

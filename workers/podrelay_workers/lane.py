@@ -11,7 +11,7 @@ from typing import Protocol
 from podrelay.errors import RelayUnavailable
 from podrelay_workers.backoff import Backoff
 from podrelay_workers.holdings import Holdings
-from podrelay_workers.intake import Claim, Intake, Job, News, back
+from podrelay_workers.intake import Claim, Intake, Job, News, back, wait
 from podrelay_workers.pauses import Pauses
 from podrelay_workers.stopping import Stopping
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 # Slots that become free one by one are filled together: a claim costs as much for one job as for several.
 GATHER_S = 0.002
+# A job that meets a fault of ours is tried again after this long, here or by another launcher.
+_FAULT_S = 5.0
 
 
 class Slots(Protocol):
@@ -112,6 +114,9 @@ class Lane:
             raise
         except RelayUnavailable:
             self._holdings.give(back(job))
+        except Exception as error:  # noqa: BLE001 - whatever a job does to us, the others go on
+            log.exception("Job %s met a fault of the launcher", job.id)
+            self._holdings.give(wait(job, _FAULT_S, "LauncherError", type(error).__name__))
         finally:
             self._slots.in_flight -= 1
             if self._more:

@@ -40,6 +40,9 @@ from podrelay_workers.stopping import Stopping
 log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
+# A launcher may wait longer for Redis than a scheduler's heartbeat may: a claim whose answer is given up is held until its
+# lease ends.
+REDIS_TIMEOUT_S = 2.0
 # What is in flight when the stop comes may finish for so long; Kubernetes allows a pod 30 s in all.
 GRACE_S = 10.0
 
@@ -156,7 +159,11 @@ class Launcher:
             log.warning("Put back %d jobs whose launcher was lost", back)
         holdings.take(crashed)
         for job in crashed:
-            await fail(job)
+            try:
+                await fail(job)
+            except RelayUnavailable:
+                holdings.forget(job)  # its lease ends, and the next look finds it again
+                raise
 
     async def _listen_forever(self) -> None:
         """Wake up when there is work, and hear of pauses that other launchers were asked for."""
@@ -247,7 +254,7 @@ async def _serve(settings: Settings, manifests: Manifests, patience: Patience, t
         limit = settings.launcher_concurrency + settings.cleanup_concurrency
         async with await PodsApi.connect(team, limit) as pods:
             await _await_redis(settings, stopping)
-            client = connect_async(settings)
+            client = connect_async(settings, timeout_s=max(REDIS_TIMEOUT_S, settings.redis_timeout_s))
             cluster = team or names.DEFAULT_CLUSTER
             launcher = Launcher(settings, client, pods, manifests, patience, stopping, cluster=cluster, team=team)
             # Airflow's modules stay for ever: the garbage collector need not look at them again and again.

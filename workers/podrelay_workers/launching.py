@@ -85,14 +85,10 @@ class Launching:
         self._tags = {"team_name": team} if team else {}
 
     async def work(self, job: Job) -> None:
-        outcome = await self._outcome(job)
-        if outcome is None:
-            self._holdings.forget(job)
-        else:
-            self._holdings.give(outcome)
+        self._holdings.settle(job, await self._outcome(job))
 
     async def _outcome(self, job: Job) -> Outcome | None:
-        """What became of the job; None where it is another launcher's by now."""
+        """What became of the job; None where it is not ours, or not wanted, by now."""
         try:
             request = self._intake.open_launch(job)
         except WireError as error:

@@ -35,8 +35,8 @@ from podrelay_workers.api_errors import (
     Unreachable,
     error_of,
 )
-from podrelay_workers.last_look import LookingBody, body_of
 from podrelay_workers.brief import decode_event, decode_list
+from podrelay_workers.last_look import LookingBody, body_of
 
 __all__ = [
     "AlreadyExists",

@@ -26,7 +26,7 @@ HEARTBEAT_S = 5.0
 # Unheard of for so long (s), a launcher is not listed any more.
 _GONE_AFTER_S = 60
 # RQ derives its own time limits from this one.
-_WORKER_TTL_S = 20
+_WORKER_TTL_S = 16
 
 
 def unique_name() -> str:

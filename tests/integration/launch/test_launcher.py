@@ -8,7 +8,10 @@ import pickle
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import pytest
 
 from podrelay import names
 from podrelay.wire import LaunchRequest
@@ -60,6 +63,10 @@ def test_a_finished_job_keeps_no_token_in_redis(bench: Bench) -> None:
     )
 
 
+def created(bench: Bench, request: LaunchRequest) -> bool:
+    return bench.states([request]) == {"created": 1}
+
+
 def test_an_idle_launcher_wakes_within_milliseconds(bench: Bench) -> None:
     waits = []
 
@@ -69,7 +76,7 @@ def test_an_idle_launcher_wakes_within_milliseconds(bench: Bench) -> None:
             request = bench.request(number)
             began = time.monotonic()
             bench.offer(request)
-            await until(lambda request=request: bench.states([request]) == {"created": 1})
+            await until(partial(created, bench, request))
             waits.append(bench.api.creates[-1][0] - began)
             await asyncio.sleep(0.05)
 
@@ -119,6 +126,24 @@ def test_a_launch_that_is_withdrawn_while_its_pod_is_made_loses_the_pod(bench: B
 
     during(bench, scenario)
     assert bench.states([request]) == {"withdrawn": 1}
+    assert bench.in_hand() == 0
+
+
+def test_a_launch_that_is_withdrawn_while_it_waits_for_its_template_gets_no_pod(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook that takes longer than a lease: the renewal finds out that nobody wants the pod any more."""
+    monkeypatch.setattr("airflow.settings.pod_mutation_hook", lambda pod: time.sleep(2.0))
+    request = bench.request()
+    bench.offer(request)
+
+    async def scenario() -> None:
+        await until(lambda: bench.states([request]) == {"claimed": 1})
+        bench.queue.withdraw([(request.launch_id, request.subject)])
+        await until(lambda: bench.redis.hget(f"rq:job:{request.launch_id}_0", "status") == "canceled")
+
+    during(bench, scenario)
+    assert not bench.api.creates
     assert bench.in_hand() == 0
 
 

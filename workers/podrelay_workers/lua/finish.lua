@@ -3,7 +3,7 @@
 -- KEYS: 1 results  2 rq:queues
 -- ARGV: 1 worker  2 now (RQ's text)  3 launch prefix  4 rq:job prefix  5 rq:queue prefix  6 rq:wip prefix
 --       7 rq:scheduled prefix  8 rq:finished prefix  9 rq:failed prefix  10 rq:results prefix  11 result ttl (s)
---       12 failure ttl (s)  13 finished jobs kept at most, per queue  14 data that replaces a finished job's payload
+--       12 failure ttl (s)  13 finished, and failed, jobs kept at most, per queue  14 data that replaces a finished job's payload
 --       15 greatest length of the results stream  16 wake channel  then 10 per job: what, job id, execution id, queue, a .. f
 --   created   a pod  b namespace  c uid  d t_created (s)
 --   done
@@ -133,15 +133,16 @@ for i = 17, #ARGV, 10 do
   answers[#answers + 1] = answer
 end
 
-for queue in pairs(finished) do
-  local registry = ARGV[8] .. queue
+-- The oldest make room, however short the time: Redis must not fill up with what is over.
+local function trim(registry)
   redis.call('ZREMRANGEBYSCORE', registry, '-inf', seconds(now))
   local excess = redis.call('ZCARD', registry) - keep
-  if excess > 0 then  -- the oldest make room, however short the time: Redis must not fill up with what is done
-    local old = redis.call('ZPOPMIN', registry, math.min(excess, 512))
-    for i = 1, #old, 2 do redis.call('DEL', hashes .. old[i]) end
-  end
+  if excess <= 0 then return end
+  local old = redis.call('ZPOPMIN', registry, math.min(excess, 512))
+  for i = 1, #old, 2 do redis.call('DEL', hashes .. old[i], ARGV[10] .. old[i]) end
 end
-for queue in pairs(failed) do redis.call('ZREMRANGEBYSCORE', ARGV[9] .. queue, '-inf', seconds(now)) end
+
+for queue in pairs(finished) do trim(ARGV[8] .. queue) end
+for queue in pairs(failed) do trim(ARGV[9] .. queue) end
 if woken then redis.call('PUBLISH', ARGV[16], '1') end
 return answers
