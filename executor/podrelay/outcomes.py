@@ -26,6 +26,8 @@ class TaskRow:
     launch_id: str | None
     subject: str = ""
     queued_by: int | None = None
+    # Its process has begun since it was last queued.
+    began: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ _COLUMNS = (
     TaskInstance.state,
     TaskInstance.external_executor_id,
     TaskInstance.queued_by_job_id,
+    TaskInstance.queued_dttm,
+    TaskInstance.start_date,
 )
 
 
@@ -69,6 +71,7 @@ def _task_row(row: Any) -> TaskRow:
         launch_id=row.external_executor_id,
         subject=str(row.id),
         queued_by=row.queued_by_job_id,
+        began=row.start_date is not None and (row.queued_dttm is None or row.start_date >= row.queued_dttm),
     )
 
 

@@ -1,0 +1,62 @@
+"""A watcher that is late or cut off from the API server (chaos row cut-watcher-api, seed 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import pytest
+from airflow.utils.session import create_session
+
+from podrelay.executor import RedisKubernetesExecutor
+from tests.integration.executor.conftest import Outside, beat
+from tests.support.task_instances import make_task_instances, update, workload_of
+
+
+@pytest.fixture
+def executor(airflow_db: None, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisKubernetesExecutor]:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    executor = RedisKubernetesExecutor()
+    executor.job_id = 4242
+    executor.start()
+    yield executor
+    executor.end()
+
+
+def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_told(
+    executor: RedisKubernetesExecutor, redis_url: str
+) -> None:
+    outside = Outside(redis_url)
+    (ti_id,) = make_task_instances()
+    workload = workload_of(ti_id)
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    executor.heartbeat()
+    launch_id = str(workload.ti.external_executor_id)
+    outside.create(launch_id, pod="pod-1")
+    update(ti_id, state="success", start_date=datetime.now(timezone.utc))
+    for _ in range(3):
+        executor._next_check_s = 0.0
+        executor.heartbeat()
+    assert outside.cleanups() == [], "it may still be writing its log"
+    assert workload.key in executor.running
+    outside.publish(launch_id, "succeeded", pod="pod-1", uid="u")
+    beat(executor, until=lambda: not executor.running)
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+    assert outside.redis.zcard(outside.names.unacknowledged) == 0
+
+
+def test_a_task_marked_as_success_before_it_began_loses_its_pod(
+    executor: RedisKubernetesExecutor, redis_url: str
+) -> None:
+    outside = Outside(redis_url)
+    (ti_id,) = make_task_instances()
+    workload = workload_of(ti_id)
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    executor.heartbeat()
+    outside.create(str(workload.ti.external_executor_id), pod="pod-1")
+    update(ti_id, state="success")
+    executor._next_check_s = 0.0
+    beat(executor, until=lambda: not executor.running)
+    assert outside.cleanups() == ["revoke pod default/pod-1"]
