@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ _FEED_EVERY_S = 0.25
 
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`, which end what was started
     names = list(FAULTS) if options.fault == ["all"] else options.fault
     verdicts: list[Judgement] = []
     print(
