@@ -1,0 +1,124 @@
+"""The stock executor's metrics, under their names and tags (items 127 to 134)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podrelay.launch_queue import Acknowledgement
+from podrelay.wire import CleanupAction, CleanupRequest
+from tests.integration.launch.conftest import Bench, until
+from tests.integration.launch.pod_api import PodApi, status
+from tests.integration.parity.conftest import Rigs
+from tests.support.task_instances import load
+
+both = pytest.mark.parametrize("which", ["podrelay", "stock"])
+
+Told = tuple[str, str, tuple[tuple[str, Any], ...]]
+
+
+class Recorder:
+    """Airflow's Stats as far as executors use it; keeps (kind, name, tags)."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+
+    def _tell(self, kind: str, name: str, tags: Any) -> None:
+        self.told.append((kind, name, tuple(sorted((tags or {}).items()))))
+
+    def incr(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
+        self._tell("counter", name, tags)
+
+    def gauge(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
+        self._tell("gauge", name, tags)
+
+    def timing(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
+        self._tell("timer", name, tags)
+
+    @contextlib.contextmanager
+    def timer(self, name: str, *args: Any, tags: Any = None, **others: Any) -> Iterator[None]:
+        self._tell("timer", name, tags)
+        yield
+
+    def replace(self, monkeypatch: pytest.MonkeyPatch, *modules: types.ModuleType) -> None:
+        for module in modules:
+            for name in ("Stats", "stats"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, self)
+
+
+@both
+def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.executors import base_executor
+    from airflow.providers.cncf.kubernetes.executors import kubernetes_executor
+
+    from podrelay import executor
+
+    recorder = Recorder()
+    rig = rigs(which)
+    recorder.replace(monkeypatch, base_executor, kubernetes_executor, executor)
+    task = rig.submit()
+    rig.executor.try_adopt_task_instances([load(task.ti_id)])
+    name = type(rig.executor).__name__
+    told = set(recorder.told)
+    for gauge, status_tag in (("open_slots", "open"), ("queued_tasks", "queued"), ("running_tasks", "running")):
+        assert ("gauge", f"executor.{gauge}", (("executor_class_name", name), ("status", status_tag))) in told
+    assert ("timer", "kubernetes_executor.adopt_task_instances.duration", ()) in told
+    assert ("timer", "kubernetes_executor.pod_creation_batch_duration", ()) in told
+    assert ("gauge", "kubernetes_executor.pod_creation_batch_size", ()) in told
+
+
+@pytest.mark.parametrize("team", [None, "red"])
+def test_metrics_of_a_launcher(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, team: str | None
+) -> None:
+    from podrelay_workers import cleanup, launching
+
+    recorder = Recorder()
+    recorder.replace(monkeypatch, cleanup, launching)
+    tags = (("team_name", team),) if team else ()
+    with PodApi() as api:
+        bench = Bench(redis_url, api, tmp_path)
+        for name, value in bench.environment().items():
+            if name != "AIRFLOW_HOME":
+                monkeypatch.setenv(name, value)
+        asyncio.run(one_of_each(bench, api, team))
+    told = set(recorder.told)
+    for what, statuses in {
+        "pod_creation": ("200", "422"),
+        "pod_deletion": ("200", "404"),
+        "pod_patching": ("200",),
+    }.items():
+        assert ("timer", f"kubernetes_executor.{what}", tags) in told
+        for code in statuses:
+            assert ("counter", f"kubernetes_executor.{what}_status", (("status", code), *tags)) in told
+
+
+async def one_of_each(bench: Bench, api: PodApi, team: str | None) -> None:
+    """A creation that works and one that is refused; a label; a deletion, and one of a pod that is gone."""
+    good, bad = bench.request(1), bench.request(2)
+    api.fault = lambda _, pod: status(422, "Invalid", "no") if "load2" in str(pod) else None
+    bench.offer(good, bad)
+    async with bench.launcher() as launcher:
+        if team:
+            for part in (launcher._launching, launcher._cleaning):
+                part._tags = {"team_name": team}
+        await until(
+            lambda: bench.states([good, bad]) == {"created": 1, "finished": 1}, what=str(bench.states([good, bad]))
+        )
+        pod = bench.ledger(good)["pod"]
+        for attempt, (action, name) in enumerate((("done", pod), ("delete", pod), ("delete", "gone"))):
+            clean_up(bench, good.launch_id, attempt, action, name)  # type: ignore[arg-type]
+            await until(lambda attempt=attempt: api.calls["patch"] + api.calls["delete"] > attempt)
+        await asyncio.sleep(0.1)
+
+
+def clean_up(bench: Bench, launch_id: str, attempt: int, action: CleanupAction, pod: str) -> None:
+    request = CleanupRequest(launch_id, action, "default", pod)
+    bench.queue.acknowledge([Acknowledgement(launch_id, attempt, "", cleanup=request)])
