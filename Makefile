@@ -1,7 +1,7 @@
 # Each target installs what it needs into .venv by itself.
 # PYTHON=... chooses the interpreter (3.10 to 3.13); PYTEST=... adds arguments for pytest, as in make test PYTEST='-k fence'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint bench constraints clean
+.PHONY: help demo up test lint bench chaos constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -17,6 +17,7 @@ help:
 	@echo 'make test   lint, types, import rules and all tests'
 	@echo 'make lint   the first three of these only'
 	@echo 'make bench  measure against the stock executor'
+	@echo 'make chaos  kill, freeze, cut off and lose everything, and judge what became of the tasks (CHAOS=... for options)'
 	@echo 'make clean  remove .venv and all caches'
 
 $(ENV): pyproject.toml constraints.txt demo/install
@@ -44,6 +45,9 @@ test: lint
 
 bench: $(DEV)
 	$(BIN)/python -m tests.benchmarks
+
+chaos: $(DEV)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 # New pins for everything, from the ranges in pyproject.toml: for all of Python 3.10 to 3.13 in one file.
 constraints: $(DEV)
