@@ -16,7 +16,7 @@ help:
 	@echo 'make up     the same, and stay: Airflow and rq-dashboard to look around in'
 	@echo 'make test   lint, types, import rules and all tests'
 	@echo 'make lint   the first three of these only'
-	@echo 'make bench  measure against the stock executor'
+	@echo 'make bench  measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos  kill, freeze, cut off and lose everything, and judge what became of the tasks (CHAOS=... for options)'
 	@echo 'make clean  remove .venv and all caches'
 
@@ -44,7 +44,8 @@ test: lint
 	$(BIN)/python -m pytest tests/unit tests/integration tests/end_to_end $(PYTEST)
 
 bench: $(DEV)
-	$(BIN)/python -m tests.benchmarks
+	@demo/install dev,bench
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 chaos: $(DEV)
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -262,20 +262,6 @@ def test_a_slow_hook_does_not_hold_up_the_loop(tmp_path: Path, monkeypatch: pyte
     assert threading.main_thread() not in threads
 
 
-def test_rendering_is_much_faster_than_construct_pod(tmp_path: Path) -> None:
-    made = manifests(written(tmp_path, PLAIN))
-    item = request()
-    made.render(item)
-    began = time.process_time()
-    for _ in range(500):
-        made.render(item)
-    short_s = (time.process_time() - began) / 500
-    began = time.process_time()
-    for _ in range(20):
-        stock_pod(PLAIN, item, None)
-    assert (time.process_time() - began) / 20 > 20 * short_s
-
-
 # --- what is no pod ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("content", "told"),
