@@ -68,6 +68,9 @@ class RedisKubernetesExecutor(BaseExecutor):
     supports_connection_test: bool = True
     pre_assigns_external_executor_id: ClassVar[bool] = True
     is_production: bool = True
+    # From here on: names of the stock executor that plug-ins read. Ours are written in small letters.
+    RUNNING_POD_LOG_LINES = 100
+    supports_task_instance_uuid: bool = hasattr(BaseExecutor, "get_task_key")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -83,6 +86,10 @@ class RedisKubernetesExecutor(BaseExecutor):
                 f"got {self.running_pod_log_lines}."
             )
         self.policy = self._read_policy()
+        self.RUNNING_POD_LOG_LINES = self.running_pod_log_lines
+        self.task_publish_max_retries = self.conf.getint("kubernetes_executor", "task_publish_max_retries", fallback=0)
+        self.pod_launch_failure_max_retries = self.policy.relaunches
+        self.pod_launch_failure_excluded_container_reasons = self.policy.excluded_container_reasons
         self.scheduler_job_id: str | None = None
         self.launches = Launches()
         self._started = False
