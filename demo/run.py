@@ -21,7 +21,7 @@ from demo.stack import USER, Shape, Stack
 from podrelay.names import Names
 
 DAG_ID = "podrelay_demo"
-_RUN_LIMIT_S = 180.0
+_RUN_LIMIT_S = 300.0
 _OVER = ("success", "failed")
 
 

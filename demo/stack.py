@@ -25,7 +25,7 @@ USER = "admin"
 NAMESPACE = "default"
 
 # Airflow takes many seconds to import, and more while eight of its processes share two cores.
-_START_LIMIT_S = 150.0
+_START_LIMIT_S = 240.0
 _AIRFLOW_PARTS = ("scheduler", "dag_processor", "triggerer", "metadatabase")
 
 

@@ -73,7 +73,7 @@ class Run:
     def state(self) -> str:
         return self.bench.api.run_state(self.dag_id, self.run_id)
 
-    def finish(self, limit_s: float = 180.0) -> str:
+    def finish(self, limit_s: float = 300.0) -> str:
         """The run's final state."""
         self.bench.until(f"{self.dag_id} is over", lambda: self.state() in ("success", "failed"), limit_s)
         return self.state()

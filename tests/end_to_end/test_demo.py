@@ -15,7 +15,7 @@ from podrelay.dashboard import make_app
 from podrelay.names import DEFAULT_CLUSTER, Names
 from tests.end_to_end.bench import Bench, Run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 # Every task of the DAG with the tries it needs; `wait` has two launches in one try, for it comes back from a deferral.
 PODS = {

@@ -8,7 +8,7 @@ import pytest
 
 from tests.end_to_end.bench import Bench, Run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 COUNT = 8
 
