@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_LIMIT_S = 20.0
-_STOP_LIMIT_S = 15.0
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 30.0
 
 
 class LocalCluster:

@@ -82,9 +82,11 @@ class TestRequests:
 
     def test_hang(self, simulated: Api) -> None:
         simulated.cluster.faults({"verb": "create", "hang": True})
+        since = simulated.cluster.audit()[-1]["number"]
         with pytest.raises(httpx.ReadTimeout):
             simulated.request("POST", "", held(), timeout=0.3)
         simulated.cluster.faults()
+        assert [(entry["verb"], entry["status"]) for entry in simulated.cluster.audit(since)] == [("create", 0)]
         simulated.create(held())
 
     def test_hang_ends_with_its_rule(self, simulated: Api) -> None:

@@ -34,7 +34,7 @@ def test_defaults_are_one_second_and_success(simulated: Api) -> None:
     begun = time.monotonic()
     simulated.create(pod())
     simulated.wait_phase("p", "Succeeded")
-    assert 0.9 <= time.monotonic() - begun < 5
+    assert time.monotonic() - begun >= 0.9
 
 
 def test_graceful_deletion_ends_the_timer(simulated: Api) -> None:
@@ -85,6 +85,6 @@ def test_many_at_once(simulated: Api) -> None:
 
     begun = time.monotonic()
     asyncio.run(create_all(1000))
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
     assert len(simulated.names()) == 1000
     assert simulated.cluster.stats()["podsRunByNode"] >= 1000

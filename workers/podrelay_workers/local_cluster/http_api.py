@@ -69,6 +69,10 @@ class HttpApi:
             response = await self._faulty(call, name, decision)
         except ApiError as exc:
             response = status_response(exc)
+        except asyncio.CancelledError:  # the client has gone without waiting for the answer
+            if info.verb not in ("watch", "log"):
+                self._note(call, name, 0)
+            raise
         if response is None:
             self._note(call, name, 0)
             return web.Response()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ DURATION_ANNOTATION = "local-cluster/duration-s"
 EXIT_CODE_ANNOTATION = "local-cluster/exit-code"
 
 _READ_SIZE = 64 * 1024
+
+log = logging.getLogger(__name__)
 
 
 class Process(Protocol):
@@ -61,7 +64,7 @@ class Reaper:
     def __init__(self) -> None:
         script = Path(__file__).with_name("reaper.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(script)], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-I", "-S", str(script)], stdin=subprocess.PIPE, bufsize=0, start_new_session=True
         )
 
     def add(self, group: int) -> None:
@@ -73,14 +76,17 @@ class Reaper:
     def close(self) -> None:
         """Let it kill what is left, and wait for its end."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         self._process.wait()
 
     def _tell(self, line: str) -> None:
-        stdin = self._process.stdin
-        if stdin is not None:
-            stdin.write(line.encode("ascii"))
-            stdin.flush()
+        if self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(line.encode("ascii"))
+        except BrokenPipeError:
+            log.warning("the reaper is gone: pods' processes will outlive a killed server")
 
 
 class ProcessStarter:
