@@ -47,7 +47,7 @@ def judge(error: ApiError, tries: int) -> Verdict:
 
     :param tries: how often this launch was tried before.
     """
-    message = error.message or type(error).__name__
+    message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
     if isinstance(error, Throttled):
         return Verdict("cluster", "Throttled", message, asked_s, slower=True)
@@ -62,6 +62,11 @@ def judge(error: ApiError, tries: int) -> Verdict:
     if isinstance(error, (Conflict, Gone)):
         return Verdict("launch", "Conflict", message, exponential_s(tries + 1, 0.2, 5.0))
     return Verdict("never", "PodRefused", message)
+
+
+def printable(text: str) -> str:
+    """Without what JSON may hold and UTF-8 may not (half of a surrogate pair): such text must not stop the rest."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class Concurrency:

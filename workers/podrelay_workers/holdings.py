@@ -117,7 +117,9 @@ class Holdings:
             return
         if outcome.what != "order":
             self.forget(outcome.job)
-        if answer == "lost" and outcome.what != "back":
+        if answer == "broken":
+            log.error("The outcome of %s cannot be written: its keys in Redis are not of our making.", outcome.job.id)
+        elif answer == "lost" and outcome.what != "back":
             log.info("The outcome of %s came too late: another launcher has it.", outcome.job.id)
         elif outcome.what in ("created", "done"):
             self.finished += 1

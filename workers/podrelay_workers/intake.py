@@ -107,7 +107,7 @@ class Outcome:
 
     job: Job
     what: What
-    args: tuple[str | bytes | float | int, ...] = ()
+    args: tuple[str | int, ...] = ()
 
 
 class Intake:
@@ -209,15 +209,14 @@ class Intake:
     # --- finish -------------------------------------------------------------------------------------------------------
     async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Write outcomes down, many in one step: per job `ok`, `lost` or `unwanted`."""
-        args: list[Any] = [
+        # One argument for all: redis-py packs each argument by itself, which would cost as much as the script.
+        items = [[item.what, item.job.id, item.job.execution, item.job.queue, *item.args] for item in outcomes]
+        args = [
             self._worker, rq_time(), self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""),
             names.rq_started(""), names.rq_scheduled(""), names.rq_finished(""), names.rq_failed(""), "rq:results:",
             RESULT_TTL_S, FAILURE_TTL_S, FINISHED_MAX, self._stub, self._settings.results_max_length,
-            self._names.wake(self.cluster),
+            self._names.wake(self.cluster), json.dumps(items),
         ]  # fmt: skip
-        for outcome in outcomes:
-            job = outcome.job
-            args += (outcome.what, job.id, job.execution, job.queue, *outcome.args, *[""] * (6 - len(outcome.args)))
         answers = await self._run("finish", [self._names.results, names.RQ_QUEUES], args)
         return [text(answer) for answer in answers]
 
@@ -311,8 +310,7 @@ def done(job: Job) -> Outcome:
 
 
 def failed(job: Job, why: str) -> Outcome:
-    packed = zlib.compress(why.encode())
-    return Outcome(job, "failed", (packed, base64.b64encode(packed)))
+    return Outcome(job, "failed", (base64.b64encode(zlib.compress(why.encode())).decode("ascii"),))
 
 
 def back(job: Job) -> Outcome:

@@ -44,7 +44,7 @@ class ManifestError(PodrelayError):
     """No pod can be made of this request; trying again would not help. `reason` is one word, for the task's event."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message[:_MESSAGE_MAX])
+        super().__init__(message[:_MESSAGE_MAX].encode("utf-8", "replace").decode())
         self.reason = reason
 
 

@@ -215,6 +215,18 @@ def test_a_refused_pod_fails_its_launch_with_the_servers_words_and_no_other(benc
     assert bench.redis.ttl(f"rq:job:{bad.launch_id}_0") <= 86_400
 
 
+def test_what_the_server_says_may_be_any_text(bench: Bench) -> None:
+    bad = bench.request(1)
+    bench.api.fault = lambda *_: status(422, "Invalid", "half a pair: \ud800, a nul: \x00, a bell: \a")
+    bench.offer(bad)
+
+    async def scenario() -> None:
+        await until(lambda: bench.states([bad]) == {"finished": 1} and not bench.in_hand())
+
+    during(bench, scenario)
+    assert bench.results()[0].message.startswith("half a pair: ?")
+
+
 def test_a_missing_template_fails_only_the_launches_that_need_it(bench: Bench) -> None:
     bench.template.unlink()
     own = bench.folder / "own.yaml"
@@ -285,9 +297,13 @@ def test_poison_goes_to_quarantine_and_the_rest_goes_on(bench: Bench) -> None:
         bench.redis.hset(f"rq:job:{job}", mapping={"status": "queued", "data": pickle.dumps(Gadget()), "origin": "x"})
         bench.redis.rpush(queue, job)
 
+    # And one whose keys are of another type.
+    bench.redis.set("rq:job:0-0_0", "x")
+    bench.redis.lpush(queue, "0-0_0")
+
     async def scenario() -> None:
         await until(lambda: bench.states([good]) == {"created": 1})
-        await until(lambda: len(bench.quarantined()) == 6 and not bench.in_hand())
+        await until(lambda: len(bench.quarantined()) == 7 and not bench.in_hand())
 
     during(bench, scenario)
     assert bench.api.calls["create"] == 1

@@ -123,7 +123,9 @@ local function take(queue, want)
     if not ids then return end
     for _, id in ipairs(ids) do
       seen = seen + 1
-      admit(queue, id)
+      if not pcall(admit, queue, id) then  -- a key of another type than ours: one id, not the batch that it is in
+        redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'job', id, 'why', 'its keys are not of our making')
+      end
     end
   end
 end

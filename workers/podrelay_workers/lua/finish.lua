@@ -4,15 +4,16 @@
 -- ARGV: 1 worker  2 now (RQ's text)  3 launch prefix  4 rq:job prefix  5 rq:queue prefix  6 rq:wip prefix
 --       7 rq:scheduled prefix  8 rq:finished prefix  9 rq:failed prefix  10 rq:results prefix  11 result ttl (s)
 --       12 failure ttl (s)  13 finished, and failed, jobs kept at most, per queue  14 data that replaces a finished job's payload
---       15 greatest length of the results stream  16 wake channel  then 10 per job: what, job id, execution id, queue, a .. f
+--       15 greatest length of the results stream  16 wake channel  17 JSON, one array per job: what, job id, execution id, queue, a .. e
 --   created   a pod  b namespace  c uid  d t_created (s)
 --   done
---   failed    a error text, zlib  b the same in base64
+--   failed    a error text, as RQ keeps it in a result: zlib in base64
 --   back                                             to the front of its queue: nothing was tried
 --   wait      a seconds  b reason  c message  d sealed pending result or ''  e 1 if it was a try
 --   abandon   a clean-up queue  b clean-up job id  c its data  d its description: its pod is not wanted any more
 --   order     as abandon, for a job that is not held (any more)
 -- Returns one word per job: ok | lost | unwanted (created, but withdrawn or superseded meanwhile: still held, abandon it)
+--   | broken (a key is not of our making: the job is let go)
 local worker, text, ledgers, hashes, lists, wip = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
@@ -81,11 +82,11 @@ end
 
 function effects.done(id, queue) finish(id, queue, 'finished') end
 
-function effects.failed(id, queue, a, b)
-  if not set_job(id, 'status', 'failed', 'ended_at', text, 'exc_info', a) then return end
+function effects.failed(id, queue, a)
+  if not set_job(id, 'status', 'failed', 'ended_at', text) then return end
   redis.call('EXPIRE', hashes .. id, failure_ttl)
   redis.call('ZADD', ARGV[9] .. queue, seconds(now + failure_ttl), id)
-  redis.call('XADD', ARGV[10] .. id, 'MAXLEN', 10, '*', 'type', '2', 'worker_name', worker, 'exc_string', b)
+  redis.call('XADD', ARGV[10] .. id, 'MAXLEN', 10, '*', 'type', '2', 'worker_name', worker, 'exc_string', a)
   redis.call('EXPIRE', ARGV[10] .. id, failure_ttl)
   failed[queue] = true
 end
@@ -118,17 +119,18 @@ function effects.abandon(id, queue, a, b, c, d)
   order(a, b, c, d)
 end
 
-for i = 17, #ARGV, 10 do
-  local what, id, queue = ARGV[i], ARGV[i + 1], ARGV[i + 3]
-  local member = id .. ':' .. ARGV[i + 2]
+for _, item in ipairs(cjson.decode(ARGV[17])) do
+  local what, id, queue = item[1], item[2], item[4]
+  local member = id .. ':' .. item[3]
   local answer = 'ok'
   if what == 'order' then
-    order(ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
+    order(item[5], item[6], item[7], item[8])
   elseif not redis.call('ZSCORE', wip .. queue, member) then
     answer = 'lost'
   else
-    answer = effects[what](id, queue, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9]) or 'ok'
-    if answer == 'ok' then redis.call('ZREM', wip .. queue, member) end
+    local fine, told = pcall(effects[what], id, queue, item[5], item[6], item[7], item[8], item[9])
+    answer = fine and (told or 'ok') or 'broken'
+    if answer ~= 'unwanted' then redis.call('ZREM', wip .. queue, member) end
   end
   answers[#answers + 1] = answer
 end
