@@ -14,7 +14,14 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.integration.model.world import LossyRelay, World
 
@@ -44,6 +51,14 @@ class Relayed(RuleBasedStateMachine):
             self.world.close()
 
     # --- schedulers
+    @initialize()
+    def begin(self) -> None:
+        """Three launches are on their way, or the rest would be mostly about nothing."""
+        for number in (0, 0, 1):
+            self.world.task(number)
+        for mind in self.world.minds:
+            self.world.beat(mind)
+
     @precondition(lambda self: len(self.world.tasks) < _TASKS_MAX)
     @rule(who=NUMBER, commit_only=CHANCE)
     def task(self, who: int, commit_only: bool) -> None:
