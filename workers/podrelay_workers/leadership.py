@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Leadership:
         self.me = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.leader = ""
         self._epoch = ""
+        self._lost_at: float | None = None
         self._scripts = scripts
         self._keys = [names.watch(cluster), names.epoch]
         self._lease_s = lease_s
@@ -41,8 +43,22 @@ class Leadership:
         said = [part for item in (fields or {}).items() for part in item]
         args = [self.me, f"{self._lease_s:.3f}", secrets.token_hex(16), "", known, *said]
         leads, fence, leader, epoch = await self._scripts.run("lead", self._keys, args)
-        self.leader, self._epoch = leader.decode(), epoch.decode()
+        self.leader = leader.decode()
+        self._learn(epoch.decode())
         return Term(self.me, fence.decode(), self._epoch) if leads else None
+
+    def _learn(self, epoch: str) -> None:
+        """Believe in a new epoch: at once where somebody leads in it, else after a lease, so that the former leader, who
+        may hold results that went with the data, can come first.
+        """
+        if epoch == self._epoch:
+            self._lost_at = None
+        elif not self._epoch or self.leader:
+            self._epoch, self._lost_at = epoch, None
+        elif self._lost_at is None:
+            self._lost_at = time.monotonic()
+        elif time.monotonic() - self._lost_at >= self._lease_s:
+            self._epoch, self._lost_at = epoch, None
 
     async def leave(self) -> None:
         """Let a standby take over at once."""

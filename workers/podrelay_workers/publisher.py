@@ -162,10 +162,12 @@ class Publisher:
                 pipeline = self._scripts.client.pipeline(transaction=False)
                 for key in keys:
                     pipeline.hmget(key, wanted)
-                rows = await pipeline.execute() if keys else []
+                rows = await pipeline.execute(raise_on_error=False) if keys else []
             except (RedisError, OSError) as error:
                 raise unavailable(error) from error
             for key, row in zip(keys, rows, strict=True):
+                if isinstance(row, Exception):  # some other kind of key: not ours
+                    continue
                 state, cluster, created, namespace, pod, attempt, uid = (_text(value) for value in row)
                 if (
                     state not in ("created", "started")

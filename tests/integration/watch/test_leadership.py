@@ -1,0 +1,188 @@
+"""The lead and its fence, on a real Redis: one leader at a time, and nothing gets past a newer one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+from cryptography.fernet import Fernet
+
+from podrelay.errors import RelayUnavailable
+from podrelay.names import Names
+from podrelay.redis_client import connect_async
+from podrelay.sealing import Seal
+from podrelay.settings import Settings
+from podrelay.wire import PodResult
+from podrelay_workers.leadership import Leadership, Term
+from podrelay_workers.pod_table import News
+from podrelay_workers.publisher import NotLeader, Publisher
+from podrelay_workers.scripts import Scripts
+
+NAMES = Names()
+KEY = Fernet.generate_key().decode()
+
+
+@asynccontextmanager
+async def scripts_at(url: str) -> AsyncIterator[Scripts]:
+    client = connect_async(Settings(url, KEY), timeout_s=2.0)
+    try:
+        yield Scripts(client)
+    finally:
+        await client.aclose()
+
+
+def run(url: str, test: Callable[[Scripts, Any], Awaitable[None]]) -> None:
+    async def with_redis() -> None:
+        async with scripts_at(url) as scripts:
+            await test(scripts, redis.Redis.from_url(url, decode_responses=True))
+
+    asyncio.run(asyncio.wait_for(with_redis(), 20))
+
+
+def candidates(scripts: Scripts, lease_s: float) -> tuple[Leadership, Leadership]:
+    return Leadership(scripts, NAMES, "default", lease_s), Leadership(scripts, NAMES, "default", lease_s)
+
+
+def test_one_leads_until_its_lease_ends(redis_url: str) -> None:
+    async def test(scripts: Scripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.5)
+        term = await first.claim({"version": "7"})
+        assert term is not None
+        assert await second.claim() is None
+        assert second.leader == first.me
+        assert client.hget(NAMES.watch("default"), "version") == "7"
+        assert await first.claim() == term  # renewed, not taken anew
+        await asyncio.sleep(0.6)
+        later = await second.claim()
+        assert later is not None
+        assert int(later.fence) > int(term.fence)
+        assert await first.claim() is None
+        await second.leave()
+        assert await first.claim() is not None
+
+    run(redis_url, test)
+
+
+def test_after_a_loss_of_data_the_former_leader_comes_first(redis_url: str) -> None:
+    async def test(scripts: Scripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.5)
+        term = await first.claim()
+        assert term is not None
+        assert await second.claim() is None
+        client.flushall()
+        assert await second.claim() is None
+        again = await first.claim()
+        assert again is not None
+        assert again.epoch != term.epoch
+        assert int(again.fence) > int(term.fence)
+        client.flushall()  # and this time the leader is dead
+        assert await second.claim() is None
+        await asyncio.sleep(0.6)
+        await second.claim()
+        assert await second.claim() is not None
+
+    run(redis_url, test)
+
+
+def news(outcome: Any = "succeeded", attempt: int = 0) -> News:
+    return News("l-1", attempt, PodResult("l-1", attempt, outcome, pod="p", namespace="n"), {"pod": "p"})
+
+
+def publisher_of(scripts: Scripts) -> Publisher:
+    return Publisher(scripts, NAMES, Seal(KEY), "default", 1000)
+
+
+def test_a_former_leader_publishes_nothing(redis_url: str) -> None:
+    async def test(scripts: Scripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.2)
+        term = await first.claim()
+        assert term is not None
+        await asyncio.sleep(0.3)
+        await second.claim()
+        publisher = publisher_of(scripts)
+        publisher.put(news())
+        publisher.put(News("l-2", 0, restore={"pod": "p"}))
+        with pytest.raises(NotLeader):
+            await publisher.flush(term)
+        assert client.xlen(NAMES.results) == 0
+        assert not client.exists(NAMES.launch("l-2"))
+
+    run(redis_url, test)
+
+
+def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None:
+    async def test(scripts: Scripts, client: Any) -> None:
+        term = await candidates(scripts, 5.0)[0].claim()
+        assert term is not None
+        publisher = publisher_of(scripts)
+        for number in range(450):
+            launch = f"l-{number}"
+            publisher.put(News(launch, 0, PodResult(launch, 0, "started"), {"node": "a"}))
+            publisher.put(News(launch, 0, PodResult(launch, 0, "succeeded"), {"pod": "p"}))
+            publisher.put(News(launch, 0, PodResult(launch, 0, "pending")))  # late, and no news any more
+        await publisher.flush(term)
+        assert len(publisher) == 0
+        publisher.put(news())
+        await publisher.flush(term)
+        assert client.xlen(NAMES.results) == 450
+        ledger = client.hgetall(NAMES.launch("l-7"))
+        assert (ledger["state"], ledger["node"], ledger["pod"]) == ("finished", "a", "p")
+        client.flushall()
+        client.script_flush()
+        again = await candidates(scripts, 5.0)[0].claim()
+        assert isinstance(again, Term)
+        publisher.say_again()
+        await publisher.flush(again)
+        assert client.xlen(NAMES.results) == 450
+
+    run(redis_url, test)
+
+
+def test_what_redis_does_not_take_stays(redis_server: Any, redis_url: str) -> None:
+    async def test() -> None:
+        client = connect_async(Settings(redis_url, KEY), timeout_s=0.2)
+        scripts = Scripts(client)
+        term = await candidates(scripts, 30.0)[0].claim()
+        assert term is not None
+        publisher = publisher_of(scripts)
+        publisher.put(news())
+        redis_server.pause()
+        try:
+            with pytest.raises(RelayUnavailable):
+                await publisher.flush(term)
+            assert len(publisher) == 1
+        finally:
+            redis_server.resume()
+        await publisher.flush(term)
+        assert await client.xlen(NAMES.results) == 1
+        await client.aclose()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_what_the_ledger_believes_to_be_alive(redis_url: str) -> None:
+    async def test(scripts: Scripts, client: Any) -> None:
+        entry = {
+            "state": "created",
+            "cluster": "default",
+            "attempt": "1",
+            "namespace": "n",
+            "pod": "p",
+            "t_created": "100",
+        }
+        client.hset(NAMES.launch("a"), mapping=entry)
+        client.hset(NAMES.launch("b"), mapping=entry | {"state": "started", "t_created": ""})
+        for name, change in {
+            "young": {"t_created": "300"}, "done": {"state": "finished"}, "other": {"cluster": "other"},
+            "odd": {"attempt": "x"}, "waiting": {"state": "offered"},
+        }.items():  # fmt: skip
+            client.hset(NAMES.launch(name), mapping=entry | change)
+        client.set(NAMES.launch_prefix + "not-a-hash:", "x")
+        found = {row.launch_id async for row in publisher_of(scripts).believed_live(200.0)}
+        assert found == {"a", "b"}
+
+    run(redis_url, test)
