@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,3 +222,45 @@ def test_a_mapped_task_says_its_index(rigs: Rigs, which: str) -> None:
     task = rig.queue(ti_id)
     pod = rig.pod(task)
     assert pod["metadata"]["labels"]["map_index"] == pod["metadata"]["annotations"]["map_index"] == "3"
+
+
+class Coordinators:
+    """What `[sdk] coordinators` would declare."""
+
+    def __init__(self, extra: Any) -> None:
+        self.extra = extra
+
+    def extra_for_queue(self, queue: str) -> Any:
+        if isinstance(self.extra, Exception):
+            raise self.extra
+        return self.extra if queue == "special" else None
+
+
+@both
+def test_what_the_coordinator_of_a_queue_declares(
+    rigs: Rigs, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items 28, 29: its template wins over the task's, its image over the template's; a broken declaration is none."""
+    templates = {}
+    for name in ("coordinators", "tasks"):
+        templates[name] = tmp_path / f"{name}.yaml"
+        templates[name].write_text(
+            f"metadata: {{annotations: {{local-cluster/duration-s: '9', of: {name}}}}}\n"
+            "spec: {restartPolicy: Never, containers: [{name: base, image: 'template:1'}]}\n"
+        )
+    extra: dict[str, Any] = {
+        "pod_template_file": str(templates["coordinators"]),
+        "worker_container_repository": "coordinated",
+        "worker_container_tag": "2",
+    }
+    manager = Coordinators(extra)
+    monkeypatch.setattr("airflow.sdk.execution_time.coordinator.get_coordinator_manager", lambda: manager)
+    rig = rigs(which)
+    config = {"pod_template_file": str(templates["tasks"])}
+    special, usual = rig.submit(queue="special", executor_config=config), rig.submit(executor_config=config)
+    for task, of, image in ((special, "coordinators", "coordinated:2"), (usual, "tasks", "template:1")):
+        pod = rig.pod(task)
+        assert pod["metadata"]["annotations"]["of"] == of
+        assert pod["spec"]["containers"][0]["image"] == image
+    manager.extra = ValueError("no such coordinator")
+    rig.pod(rig.submit(queue="special"))

@@ -16,6 +16,7 @@ from podrelay.wire import CleanupAction, CleanupRequest
 from tests.integration.launch.conftest import Bench, until
 from tests.integration.launch.pod_api import PodApi, status
 from tests.integration.parity.conftest import Rigs
+from tests.support.redis_server import RedisServer
 from tests.support.task_instances import load
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
@@ -75,20 +76,18 @@ def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("team", [None, "red"])
-def test_metrics_of_a_launcher(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, team: str | None
-) -> None:
+def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, team: str | None) -> None:
     from podrelay_workers import cleanup, launching
 
     recorder = Recorder()
     recorder.replace(monkeypatch, cleanup, launching)
     tags = (("team_name", team),) if team else ()
-    with PodApi() as api:
-        bench = Bench(redis_url, api, tmp_path)
+    with RedisServer(tmp_path) as server, PodApi() as api:
+        bench = Bench(server.url, api, tmp_path)
         for name, value in bench.environment().items():
             if name != "AIRFLOW_HOME":
                 monkeypatch.setenv(name, value)
-        asyncio.run(one_of_each(bench, api, team))
+        asyncio.run(one_of_each(bench, api, recorder, team))
     told = set(recorder.told)
     for what, statuses in {
         "pod_creation": ("200", "422"),
@@ -100,7 +99,7 @@ def test_metrics_of_a_launcher(
             assert ("counter", f"kubernetes_executor.{what}_status", (("status", code), *tags)) in told
 
 
-async def one_of_each(bench: Bench, api: PodApi, team: str | None) -> None:
+async def one_of_each(bench: Bench, api: PodApi, recorder: Recorder, team: str | None) -> None:
     """A creation that works and one that is refused; a label; a deletion, and one of a pod that is gone."""
     good, bad = bench.request(1), bench.request(2)
     api.fault = lambda _, pod: status(422, "Invalid", "no") if "load2" in str(pod) else None
@@ -109,14 +108,14 @@ async def one_of_each(bench: Bench, api: PodApi, team: str | None) -> None:
         if team:
             for part in (launcher._launching, launcher._cleaning):
                 part._tags = {"team_name": team}
-        await until(
-            lambda: bench.states([good, bad]) == {"created": 1, "finished": 1}, what=str(bench.states([good, bad]))
-        )
+        await until(lambda: bench.states([good, bad]) == {"created": 1, "finished": 1})
         pod = bench.ledger(good)["pod"]
-        for attempt, (action, name) in enumerate((("done", pod), ("delete", pod), ("delete", "gone"))):
-            clean_up(bench, good.launch_id, attempt, action, name)  # type: ignore[arg-type]
-            await until(lambda attempt=attempt: api.calls["patch"] + api.calls["delete"] > attempt)
-        await asyncio.sleep(0.1)
+        clean_up(bench, good.launch_id, 0, "done", pod)
+        await until(lambda: api.calls["patch"])
+        clean_up(bench, good.launch_id, 1, "delete", pod)
+        await until(lambda: not api.pods)
+        clean_up(bench, good.launch_id, 2, "delete", "gone")
+        await until(lambda: any(("status", "404") in tags for _, _, tags in recorder.told))
 
 
 def clean_up(bench: Bench, launch_id: str, attempt: int, action: CleanupAction, pod: str) -> None:
