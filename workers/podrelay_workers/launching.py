@@ -142,6 +142,8 @@ class Launching:
         self._concurrency.succeeded(took_s)
         Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
         self._count("pod_creation_status", "200")
+        if job.offered_at_s:
+            Stats.timing("podrelay.launch_wait", max(0.0, time.time() - job.offered_at_s) * 1000.0, tags=self._tags)
         await self._all_clear(job, request)
         metadata = made["metadata"]
         log.debug("Launch %s: created pod %s/%s", job.id, metadata["namespace"], metadata["name"])
@@ -205,6 +207,7 @@ class Launching:
                 self._holdings.give(self._intake.order(job, _revocation(request, pod), request.attempt))
             return await self._give_up(job, request, verdict.reason, verdict.message)
         log.debug("Launch %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
+        Stats.incr("podrelay.launch_waits", tags={"reason": verdict.reason, **self._tags})
         news = ""
         if time.time() - job.told_at_s > NEWS_S and waited_s + seconds > _NEWS_AFTER_S:
             news = self._intake.sealed(_result(request, "pending", verdict.reason, verdict.message))

@@ -137,6 +137,19 @@ def test_a_missing_kubeconfig_is_one_clear_line(bench: Bench) -> None:
     assert "Traceback" not in process.stderr
 
 
+def test_a_password_that_redis_refuses_is_one_clear_line(bench: Bench, tmp_path: Path) -> None:
+    from tests.support.redis_server import RedisServer
+
+    with RedisServer(tmp_path) as server:
+        bench.redis.from_url(server.url).config_set("requirepass", "right")
+        url = server.url.replace("redis://", "redis://:wrong@")
+        process = bench.start_process(AIRFLOW__PODRELAY__REDIS_URL=url)
+        assert ended(process, START_S) == 2
+    last = bench.log_of(0).strip().splitlines()[-1]
+    assert last.startswith("podrelay: [podrelay] redis_url: Redis refuses the user or password")
+    assert ":wrong@" not in bench.log_of(0)
+
+
 def test_redis_away_at_start_is_waited_for(bench: Bench, tmp_path: Path) -> None:
     from tests.support.redis_server import RedisServer
 
