@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import Engine, bindparam, create_engine, text
@@ -20,7 +21,14 @@ class Rows:
         self._sqlite = "sqlite" in url
 
     def begin(self, task: str) -> bool:
-        return self._move([task], "running", "= 'queued'") == 1
+        """As the execution API does: once, with the time at which it began."""
+        now = datetime.now(timezone.utc)
+        began = now.strftime("%Y-%m-%d %H:%M:%S.%f") if self._sqlite else now.isoformat()
+        query = text(
+            "UPDATE task_instance SET state = 'running', start_date = :began WHERE id = :id AND state = 'queued'"
+        )
+        with self._engine.begin() as connection:
+            return int(connection.execute(query, {"began": began, "id": self._ids([task])[0]}).rowcount) == 1
 
     def succeed(self, task: str) -> bool:
         return self._move([task], "success", "= 'running'") == 1
