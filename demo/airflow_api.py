@@ -49,6 +49,13 @@ class AirflowApi:
             return {}
         return {name: part["status"] for name, part in answer.items()}
 
+    def execution_health(self) -> None:
+        """The first call to the part that serves tasks builds it, which takes many seconds: made before any task waits.
+
+        :raises ApiError: it does not answer.
+        """
+        self._checked("GET", "/execution/health")
+
     def dag_is_known(self, dag_id: str) -> bool:
         """Has the DAG processor brought this DAG to the database?"""
         listed = self.get(f"/api/v2/dags?dag_id_pattern={dag_id}")
@@ -113,5 +120,5 @@ class AirflowApi:
             request.add_header("Content-Type", "application/json")
         if token:
             request.add_header("Authorization", f"Bearer {token}")
-        with _OPENER.open(request, timeout=20) as answer:
+        with _OPENER.open(request, timeout=120) as answer:
             return json.load(answer)

@@ -92,6 +92,7 @@ class Stack:
         if self.shape.dashboard:
             self._start_dashboard()
         self.processes.wait_for("Airflow", self._airflow_is_healthy, _START_LIMIT_S, pause_s=0.3)
+        self.api.execution_health()
 
     def stop(self) -> None:
         """End all of it, what others need last."""
@@ -186,7 +187,8 @@ class Stack:
             "core.simple_auth_manager_passwords_file": str(self.home / "passwords.json"),
             "api.base_url": self.airflow_url,
             "api.secret_key": secrets.token_urlsafe(32),
-            "api_auth.jwt_secret": secrets.token_urlsafe(32),
+            "api_auth.jwt_secret": secrets.token_urlsafe(64),
+            "workers.execution_api_timeout": "60",
             "usage_data_collection.enabled": "False",
             "dag_processor.refresh_interval": "30",
         }
