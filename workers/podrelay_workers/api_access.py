@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import socket
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -170,6 +172,8 @@ def _what_to_change(conf: Any, error: Exception) -> str:
             "[kubernetes_executor] in_cluster = False and [kubernetes_executor] config_file to a kubeconfig."
         )
     path = conf.get("kubernetes_executor", "config_file", fallback=None) or "~/.kube/config"
+    if not any(Path(part).expanduser().exists() for part in path.split(os.pathsep)):
+        why = "there is no such file"
     context = conf.get("kubernetes_executor", "cluster_context", fallback=None)
     chosen = f" with [kubernetes_executor] cluster_context = {context}" if context else ""
     return (

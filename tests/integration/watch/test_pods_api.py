@@ -271,8 +271,9 @@ def test_no_access_names_the_option(tmp_path: Any, kube_options: Callable[..., N
     kube_options(in_cluster="False", config_file=str(path), cluster_context="two" if broken == "context" else "")
 
     async def test() -> None:
-        with pytest.raises(ConfigError, match=r"\[kubernetes_executor\] config_file"):
+        with pytest.raises(ConfigError, match=r"\[kubernetes_executor\] config_file") as caught:
             await PodsApi.connect()
+        assert ("no such file" in str(caught.value)) == (broken == "missing")
 
     run(test)
 
