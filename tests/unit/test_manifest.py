@@ -262,6 +262,30 @@ def test_a_slow_hook_does_not_hold_up_the_loop(tmp_path: Path, monkeypatch: pyte
     assert threading.main_thread() not in threads
 
 
+def test_a_hook_that_hangs_fails_its_own_launch_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+    monkeypatch.setattr(
+        "airflow.settings.pod_mutation_hook",
+        lambda pod: end.wait(30) if pod.metadata.labels["dag_id"] == "bad" else None,
+    )
+    made = Manifests(
+        "prod",
+        kube_config=SimpleNamespace(kube_image=None, pod_template_file=str(written(tmp_path, PLAIN))),
+        hook=True,
+        hook_most_s=0.5,
+    )
+
+    async def scenario() -> list[Any]:
+        launches = [request(key=(dag_id, "t", "r", 1, -1)) for dag_id in ("good", "bad", "good", "good")]
+        return await asyncio.gather(*map(made.make, launches), return_exceptions=True)
+
+    results = asyncio.run(scenario())
+    end.set()
+    assert [type(item) for item in results] == [dict, ManifestError, dict, dict]
+    assert "did not end within 0.5 s" in str(results[1])
+    assert made.hung
+
+
 # --- what is no pod ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("content", "told"),

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -219,10 +220,15 @@ def run(team: str | None = None) -> int:
         manifests.check()
     except ManifestError as error:
         log.error("Launches without a template of their own will fail: %s", error)
+    code = 1
     try:
-        return asyncio.run(_serve(settings, manifests, load_patience(conf, settings), team))
+        code = asyncio.run(_serve(settings, manifests, load_patience(conf, settings), team))
     finally:
         manifests.close()
+        if manifests.hung:  # the interpreter would wait for the hook's thread for ever
+            logging.shutdown()
+            os._exit(code)
+    return code
 
 
 def load_patience(conf: Any, settings: Settings) -> Patience:

@@ -12,8 +12,9 @@ import asyncio
 import copy
 import logging
 import os
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ Json = dict[str, Any]
 # dag id, task id, run id, try number, map index: what construct_pod and its labels are made of.
 Coordinates = tuple[str, str, "str | None", int, int]
 
+# Longer than any hook that looks something up, shorter than the patience of whoever waits for the task.
+HOOK_MOST_S = 60.0
 _MESSAGE_MAX = 500
 _CONFIGURED = "[kubernetes_executor] pod_template_file"
 _REQUESTED = "pod_template_file of this task's executor_config, or of its queue's coordinator,"
@@ -64,15 +67,23 @@ class Manifests:
     """Makes the pods of one team (None: of the deployment that has none). Keeps templates between launches."""
 
     def __init__(
-        self, deployment: str, team: str | None = None, *, kube_config: Any = None, hook: bool | None = None
+        self,
+        deployment: str,
+        team: str | None = None,
+        *,
+        kube_config: Any = None,
+        hook: bool | None = None,
+        hook_most_s: float = HOOK_MOST_S,
     ) -> None:
         self._deployment = deployment
         self._config = kube_config if kube_config is not None else kube_config_of(team)
         self._hook = has_mutation_hook() if hook is None else hook
+        self._hook_most_s = hook_most_s
         self._templates: dict[str, _Template] = {}
         self._sanitize: Callable[[Any], Json] = ApiClient(configuration=Configuration()).sanitize_for_serialization
-        # One thread: a user's hook was never asked to be thread-safe.
-        self._thread = ThreadPoolExecutor(1, "pod-builder")
+        self._thread = _one_thread()
+        self._began_s = 0.0
+        self.hung = False
 
     def check(self) -> None:
         """Look at the template once, at start.
@@ -91,7 +102,30 @@ class Manifests:
         """
         if self._is_plain(request):
             return self.render(request)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.render, request)
+        while True:
+            work = self._thread.submit(self._render_watched, request)
+            waiting = asyncio.wrap_future(work)
+            try:
+                while not (await asyncio.wait({waiting}, timeout=self._hook_most_s / 4))[0]:
+                    self._give_up_if_hung(work)
+            except BaseException:
+                work.cancel()
+                raise
+            if not work.cancelled():
+                return waiting.result()
+            # It stood behind a launch whose hook hung: again, on the new thread.
+
+    def _render_watched(self, request: LaunchRequest) -> Json:
+        self._began_s = time.monotonic()
+        return self.render(request)
+
+    def _give_up_if_hung(self, work: Future[Json]) -> None:
+        """A hook that never returns fails its own launch; the thread that it keeps is left behind."""
+        if not work.running() or time.monotonic() - self._began_s < self._hook_most_s:
+            return
+        hung, self._thread, self.hung = self._thread, _one_thread(), True
+        hung.shutdown(wait=False, cancel_futures=True)
+        raise ManifestError("PodMutationHookException", f"pod_mutation_hook did not end within {self._hook_most_s:g} s")
 
     def render(self, request: LaunchRequest) -> Json:
         """The same, in the caller's thread."""
@@ -234,6 +268,11 @@ class Manifests:
         if known is None or known.stamp != stamp:
             known = self._templates[path] = _Template(stamp, _read(path, option))
         return known
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """One, because a user's hook was never asked to be thread-safe."""
+    return ThreadPoolExecutor(1, "pod-builder")
 
 
 def has_mutation_hook() -> bool:

@@ -1,0 +1,30 @@
+"""How long and how often a launch is tried: what the user wrote counts, a provider's default does not."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.configuration import conf
+
+from podrelay.settings import Settings
+from podrelay_workers.launcher import load_patience
+from podrelay_workers.launching import Patience
+
+SETTINGS = Settings(redis_url="redis://x", fernet_key="")
+OPTION = "AIRFLOW__KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES"
+
+
+def test_the_default_waits_as_long_as_a_task_may_be_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OPTION, raising=False)
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "321")
+    assert load_patience(conf, SETTINGS) == Patience(321.0, None)
+
+
+def test_our_own_option_goes_first() -> None:
+    settings = Settings(redis_url="redis://x", fernet_key="", capacity_wait_s=5.0)
+    assert load_patience(conf, settings).wait_s == 5.0
+
+
+@pytest.mark.parametrize(("written", "tries"), [("0", 0), ("3", 3), ("-1", None)])
+def test_the_users_number_of_tries_counts(monkeypatch: pytest.MonkeyPatch, written: str, tries: int | None) -> None:
+    monkeypatch.setenv(OPTION, written)
+    assert load_patience(conf, SETTINGS).tries_max == tries
