@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+# A launch that meets a fault of ours is tried again so often, after this long and longer each time.
+FAULTS_MAX, FAULT_S = 4, 5.0
 # A wait shorter than this is no news.
 _NEWS_AFTER_S = 5.0
 # A request that broke sooner is sent again at once: mostly a kept connection that the server had just closed.
@@ -99,9 +101,9 @@ class Launching:
             outcome = await self._launch(job, request)
         except RelayUnavailable:
             raise
-        except Exception as error:  # a fault of ours or of a library fails this launch, not the process
-            log.exception("Launch %s: cannot be made", job.id)
-            outcome = await self._refuse(job, request, "LauncherError", f"{type(error).__name__} in the launcher")
+        except Exception as error:  # noqa: BLE001 - a fault of ours or of a library stops this launch, not the process
+            log.exception("Launch %s met a fault of the launcher", job.id)
+            outcome = await self._faulted(job, request, type(error).__name__)
         if job.probe and (outcome is None or outcome.what != "created"):
             # It says nothing about the quota, unless that is what it met: then this is ignored.
             await self._intake.throttle("passed", request.namespace, 1.0, PROBE_S)
@@ -250,6 +252,12 @@ class Launching:
         log.warning("Launch %s (%s) failed, %s: %s", job.id, request.description, reason, message)
         await self._publish(request, "failed", reason, message, failure_class)
         return failed(job, f"{reason}: {message}")
+
+    async def _faulted(self, job: Job, request: LaunchRequest, error: str) -> Outcome:
+        """Whether its pod was made is not known: another launcher, perhaps a newer one, tries before it is failed."""
+        if job.tries < FAULTS_MAX:
+            return wait(job, FAULT_S * (job.tries + 1), "LauncherError", error)
+        return await self._refuse(job, request, "LauncherError", f"{error} in each launcher that tried: see their logs")
 
     async def crashed(self, job: Job) -> None:
         """A job that lost every launcher that held it (`reap.lua`)."""

@@ -227,6 +227,23 @@ def test_what_the_server_says_may_be_any_text(bench: Bench) -> None:
     assert bench.results()[0].message.startswith("half a pair: ?")
 
 
+def test_a_fault_of_the_launcher_is_tried_again_before_it_fails_a_launch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Manifests, "render")
+    first, often = bench.request(1), bench.request(2)
+    bench.offer(first, often)
+    bench.redis.hset(f"rq:job:{often.launch_id}_0", "waits", 4)
+
+    async def scenario() -> None:
+        await until(lambda: bench.states([first, often]) == {"waiting": 1, "finished": 1})
+
+    during(bench, scenario)
+    (result,) = bench.results()
+    assert (result.launch_id, result.reason) == (often.launch_id, "LauncherError")
+    assert bench.ledger(first)["reason"] == "LauncherError"
+
+
 def test_a_missing_template_fails_only_the_launches_that_need_it(bench: Bench) -> None:
     bench.template.unlink()
     own = bench.folder / "own.yaml"
