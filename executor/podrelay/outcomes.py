@@ -114,6 +114,7 @@ def explain(result: PodResult) -> str:
 def _may_relaunch(result: PodResult, relaunches: int, policy: Policy) -> bool:
     if not result.pod:  # Kubernetes refused it: the same request would be refused again
         return False
-    if result.container_reason in policy.excluded_container_reasons:
+    # An evicted pod's container ends with Error too, and that says nothing of the task.
+    if result.failure_class != "infrastructure" and result.container_reason in policy.excluded_container_reasons:
         return False
     return policy.relaunches == -1 or relaunches < policy.relaunches

@@ -67,6 +67,7 @@ def test_a_task_that_a_trigger_rescheduled_is_not_failed() -> None:
         ({}, 100, Policy(relaunches=-1), True),
         ({}, 0, Policy(relaunches=0), False),
         ({"container_reason": "Error"}, 0, Policy(), False),
+        ({"container_reason": "Error", "failure_class": "infrastructure"}, 0, Policy(), True),
         ({"container_reason": "Error"}, 0, Policy(excluded_container_reasons=frozenset()), True),
         ({"container_reason": "ErrImagePull"}, 0, Policy(), True),
         ({"pod": ""}, 0, Policy(), False),
