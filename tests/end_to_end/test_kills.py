@@ -14,12 +14,11 @@ COUNT = 8
 
 
 def test_launcher_killed_in_the_middle_of_a_batch(bench: Bench) -> None:
-    run = bench.trigger("spread", count=COUNT)
-    bench.until("the first task is over", lambda: any(task.state == "success" for task in run.tasks()))
     # Slow creation, so that the kill finds launches which are claimed and have no pod, and requests on their way.
-    bench.cluster.faults({"verbs": ["create"], "resource": "pods", "latency_s": 3.0})
-    bench.until("launches are claimed", lambda: _held(run))
-    victim = bench.launcher_of(_held(run)[0])
+    bench.cluster.faults({"verbs": ["create"], "resource": "pods", "name_prefix": "spread-work", "latency_s": 4.0})
+    run = bench.trigger("spread", count=COUNT)
+    bench.until("launches are claimed", lambda: _held(run, "work"))
+    victim = bench.launcher_of(_held(run, "work")[0])
     bench.stack.processes.kill(victim)
     bench.cluster.faults()
     assert run.finish() == "success"
@@ -45,9 +44,10 @@ def _one_pod_each() -> Counter[tuple[str, int]]:
     return Counter([("numbers", 1), *((f"work[{number}]", 1) for number in range(COUNT))])
 
 
-def _held(run: Run) -> list[str]:
-    """Launchers that hold a launch without a pod, once for each such launch."""
-    return [launch.launcher for launch in run.launches() if launch.t_claimed and not launch.t_created]
+def _held(run: Run, task: str) -> list[str]:
+    """Launchers that hold a launch of this mapped task without a pod, once for each such launch."""
+    held = [launch for launch in run.launches() if launch.t_claimed and not launch.t_created]
+    return [launch.launcher for launch in held if launch.label.startswith(f"{task}[")]
 
 
 def _running(run: Run) -> int:
