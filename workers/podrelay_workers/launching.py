@@ -189,7 +189,7 @@ class Launching:
     async def _all_clear(self, job: Job, request: LaunchRequest) -> None:
         """Tell the others, where they wait for such news."""
         if job.probe:
-            await self._intake.throttle("passed", request.namespace, 1.5, PROBE_S)
+            await self._intake.throttle("passed", request.namespace, 1.25, PROBE_S)
         if self._pauses.failures:
             self._pauses.failures = 0
             await self._intake.throttle("recover")

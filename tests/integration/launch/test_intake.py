@@ -203,14 +203,14 @@ def test_behind_a_quota_one_launch_tries_and_success_makes_room(bench: Bench, tw
         assert {b.open_launch(job).namespace for job in open_ones} == {"free"}
         await asyncio.sleep(0.3)
         allowed = []
-        for _ in range(4):
+        for _ in range(8):
             jobs = (await b.claim(64)).jobs
             allowed.append(len(jobs))
             assert all(job.probe for job in jobs)
             for _ in jobs:
-                await b.throttle("passed", "full", 1.5, 10.0)
+                await b.throttle("passed", "full", 1.25, 10.0)
             await asyncio.sleep(0.3)
-        assert allowed == [1, 1, 2, 3]
+        assert allowed == [1, 1, 1, 1, 2, 2, 3, 3]
         await b.throttle("refused", "full", 0.2, 5.0, "QuotaExceeded", "exceeded quota")
         assert not (await b.claim(64)).jobs
 

@@ -8,8 +8,8 @@
 --   refused  namespace  x first wait, y longest wait (s): its quota is used up
 --   passed   namespace  x how many launches more may try: this one was created (or never tried, x = 1)
 -- Returns the seconds to wait.
--- A namespace behind its quota lets one launch try; each that succeeds makes room for one and a half more, so that a queue
--- flows quickly when there is room, and a quota that is full costs at most half as many refusals as there were successes.
+-- A namespace behind its quota lets one launch try; each that succeeds makes room for one and a quarter more: the queue
+-- flows quickly where there is room, and a quota that is full costs fewer refusals than launches that passed.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -34,15 +34,16 @@ elseif event == 'refused' then
   local field = 'until:' .. namespace
   wait = get(field) - now
   if wait <= 0 or redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
-    local tries = get('passed:' .. namespace) > 0 and 1 or get('tries:' .. namespace) + 1
-    wait = math.min(y, x * 2 ^ math.min(tries - 1, 30))
-    set(field, seconds(now + wait), 'tries:' .. namespace, tries, 'probing:' .. namespace, 0, 'allow:' .. namespace, 0,
+    -- The wait settles where a few launches pass between two refusals.
+    local before, passed = get('window:' .. namespace), get('passed:' .. namespace)
+    wait = before == 0 and x or passed == 0 and math.min(y, before * 2) or passed > 3 and math.max(x, before / 2) or before
+    set(field, seconds(now + wait), 'window:' .. namespace, seconds(wait), 'probing:' .. namespace, 0, 'allow:' .. namespace, 0,
       'passed:' .. namespace, 0, 'reason:' .. namespace, ARGV[6], 'message:' .. namespace, ARGV[7])
   end
 elseif event == 'passed' then
   if redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
     if x > 1 and redis.call('HINCRBY', KEYS[1], 'passed:' .. namespace, 1) >= 64 then
-      for _, name in ipairs({ 'until:', 'tries:', 'probing:', 'allow:', 'passed:', 'reason:', 'message:' }) do
+      for _, name in ipairs({ 'until:', 'window:', 'probing:', 'allow:', 'passed:', 'reason:', 'message:' }) do
         redis.call('HDEL', KEYS[1], name .. namespace)
       end
     else
