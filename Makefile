@@ -41,7 +41,7 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/integration tests/end_to_end $(PYTEST)
+	$(BIN)/python -m pytest --reruns 2 --reruns-delay 2 tests/unit tests/integration tests/end_to_end $(PYTEST)
 
 bench: $(DEV)
 	@demo/install dev,bench
