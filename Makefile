@@ -54,7 +54,7 @@ chaos: $(DEV)
 constraints: $(DEV)
 	@echo 'apache-airflow==$(AIRFLOW)' >.venv/airflow.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --constraints .venv/airflow.txt --output-file constraints.txt pyproject.toml
+		--constraints .venv/airflow.txt --output-file constraints.txt pyproject.toml
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
