@@ -99,6 +99,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         self._to_withdraw: dict[str, str] = {}
         # Failures that were reported: the scheduler loses an event when another one holds the task's row at that moment.
         self._reported: dict[Any, tuple[str, str, str | None, float]] = {}
+        # Airflow 3.3.2 saves event logs from a generator that lets go of each before it is written, and then writes rows
+        # of nothing: as long as we hold them too, they arrive.
+        self._kept_logs: deque[Any] = deque(maxlen=2000)
         self._epoch = ""
         self._next_check_s = 0.0
         self._next_sweep_s = 0.0
@@ -314,6 +317,12 @@ class RedisKubernetesExecutor(BaseExecutor):
             self.running_state(launch.key)
         elif result.outcome == "pending" and launch.kind == "task" and launch.tell(result.reason, TELL_AGAIN_S):
             self.log_task_event(event="pod pending", extra=f"{result.reason}: {result.message}", ti_key=launch.key)
+
+    def log_task_event(self, *, event: str, extra: str, ti_key: Any) -> None:
+        """Add a row to the task's event log; the scheduler writes it after this heartbeat."""
+        super().log_task_event(event=event, extra=extra, ti_key=ti_key)
+        if self._task_event_logs:
+            self._kept_logs.append(self._task_event_logs[-1])
 
     def _log_failure(self, launch: Launch, result: PodResult) -> None:
         self.log.warning("Task %s: %s", launch.key, explain(result))

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from airflow.executors.base_executor import BaseExecutor
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.log import Log
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from kubernetes.client import models as k8s
+from sqlalchemy import select
 
 from podrelay import names
 from podrelay.executor import RedisKubernetesExecutor
@@ -173,6 +176,19 @@ def test_a_failed_pod_fails_the_running_task_with_its_reason(
         assert part in str(info)
     assert [row.event for row in executor._task_event_logs] == ["pod failed"]
     assert outside.cleanups() == ["done pod default/pod-1"], "kept for inspection, and out of every watch"
+
+
+def test_the_scheduler_can_save_what_is_told(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    for reason in ("Unschedulable", "ImagePull", "Quota"):
+        outside.publish(launch_id, "pending", pod="pod-1", reason=reason, message="why")
+    executor.heartbeat()
+    with create_session() as session:
+        SchedulerJobRunner._process_task_event_logs(executor._task_event_logs, session)
+    with create_session() as session:
+        rows = session.scalars(select(Log).where(Log.dag_id == key.dag_id)).all()
+        assert {row.extra for row in rows} == {f"{reason}: why" for reason in ("Unschedulable", "ImagePull", "Quota")}
 
 
 def test_a_pod_that_died_before_its_task_is_replaced_once(executor: RedisKubernetesExecutor, outside: Outside) -> None:
