@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from podrelay_workers.api_errors import error_of
@@ -44,21 +46,24 @@ def test_a_conflict_waits_longer_each_time() -> None:
     assert waits[0] <= 0.2 < waits[1] <= 5.0
 
 
+def used(concurrency: Concurrency, latency_s: float, times: int = 1) -> None:
+    """Answers while every slot is in use."""
+    concurrency._sending = concurrency.limit
+    for _ in range(times):
+        concurrency.succeeded(latency_s)
+
+
 def test_concurrency_doubles_while_latency_is_flat_up_to_the_ceiling() -> None:
     concurrency = Concurrency(64, start=8)
     for _ in range(3):
-        concurrency.in_flight = concurrency.limit
-        for _ in range(concurrency.limit):
-            concurrency.succeeded(0.05)
+        used(concurrency, 0.05, concurrency.limit)
     assert concurrency.limit == 64
 
 
 def test_concurrency_does_not_grow_with_latency_nor_without_load() -> None:
     slow = Concurrency(1000, start=100)
-    slow.in_flight = 100
-    slow.succeeded(0.05)
-    for _ in range(1000):
-        slow.succeeded(0.5)
+    used(slow, 0.05)
+    used(slow, 0.5, 1000)
     assert slow.limit < 130
     idle = Concurrency(1000, start=100)
     for _ in range(1000):
@@ -74,3 +79,33 @@ def test_concurrency_halves_once_for_what_failed_together_and_never_below_one() 
     for second in range(101, 130, 2):
         concurrency.failed(float(second))
     assert (concurrency.limit, concurrency.free) == (1, 1)
+
+
+def test_no_more_are_sent_at_once_than_allowed_and_a_cancelled_turn_is_passed_on() -> None:
+    concurrency = Concurrency(8, start=8)
+    most, sent = 0, 0
+
+    async def send() -> None:
+        nonlocal most, sent
+        async with concurrency.slot():
+            most = max(most, concurrency._sending)
+            await asyncio.sleep(0)
+            sent += 1
+
+    async def scenario() -> None:
+        tasks = [asyncio.ensure_future(send()) for _ in range(100)]
+        await asyncio.sleep(0)
+        for task in tasks[20:40]:
+            task.cancel()
+        concurrency.failed(0.0)
+        await asyncio.wait(tasks)
+
+    asyncio.run(scenario())
+    assert (most, sent, concurrency._sending) == (8, 80, 0)
+
+
+def test_a_few_more_are_in_hand_than_sent() -> None:
+    concurrency = Concurrency(64, start=64)
+    assert concurrency.free == 80
+    concurrency.in_flight = 80
+    assert concurrency.free == 0

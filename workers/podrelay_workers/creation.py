@@ -1,7 +1,11 @@
-"""How many pods to create at once, and what an answer of the API server means for a launch. Pure; used by the launcher."""
+"""How many pods to create at once, and what an answer of the API server means for a launch. No I/O; used by the launcher."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,11 +77,15 @@ class Concurrency:
     """How many creations may be in flight: doubles per round trip at first, then grows by one, while latency stays flat.
 
     Halves when the server throttles or fails, at most once per round trip. Never above its ceiling, never below one.
+    A few jobs more than that are in hand (`in_flight`), ready to be sent when a `slot` is free: no more than a quarter,
+    because what is in hand cannot be overtaken.
     """
 
     def __init__(self, ceiling: int, start: int = 16) -> None:
         self.ceiling = ceiling
         self.in_flight = 0
+        self._sending = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._limit = float(min(start, ceiling))
         self._doubling = True
         self._flat_s = 0.0
@@ -91,14 +99,40 @@ class Concurrency:
 
     @property
     def free(self) -> int:
-        return max(0, self.limit - self.in_flight)
+        return max(0, self.limit + self.limit // 4 - self.in_flight)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """One of the creations in flight; in the order of asking."""
+        while self._sending >= self.limit:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._call_next()  # the turn may have come at the same moment
+                raise
+        self._sending += 1
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            self._call_next()
+
+    def _call_next(self) -> None:
+        room = self.limit - self._sending
+        while room > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1
 
     def succeeded(self, latency_s: float) -> None:
         """Count an answer. While less than half of what is allowed is used, it says nothing about more: no growth."""
         self._recent_s += 0.1 * (latency_s - self._recent_s) if self._recent_s else latency_s
         # The best latency seen, forgotten slowly: a server that became slower for good has a new normal.
         self._flat_s = min(self._flat_s * 1.001, latency_s) if self._flat_s else latency_s
-        self._peak = max(float(self.in_flight), self._peak * 0.99)
+        self._peak = max(float(self._sending), self._peak * 0.99)
         if self._peak < self._limit / 2:
             return
         if self._recent_s > 2.0 * self._flat_s + 0.1:

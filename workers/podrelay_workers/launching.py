@@ -120,12 +120,13 @@ class Launching:
             pod = await self._manifests.make(request)
         except ManifestError as error:
             return await self._refuse(job, request, error.reason, str(error))
-        if self._stopping.stopped or self._pauses.left_s:
-            return back(job)
-        closed_s = self._pauses.closed_s(request.namespace)
-        if closed_s and not job.probe:
-            return wait(job, closed_s, "QuotaExceeded", "the namespace's quota is used up", tried=False)
-        return await self._create(job, request, pod)
+        async with self._concurrency.slot():
+            if self._stopping.stopped or self._pauses.left_s:
+                return back(job)
+            closed_s = self._pauses.closed_s(request.namespace)
+            if closed_s and not job.probe:
+                return wait(job, closed_s, "QuotaExceeded", "the namespace's quota is used up", tried=False)
+            return await self._create(job, request, pod)
 
     # --- creation -----------------------------------------------------------------------------------------------------
     async def _create(self, job: Job, request: LaunchRequest, pod: Json) -> Outcome | None:
