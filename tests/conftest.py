@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -31,6 +32,15 @@ import pytest  # noqa: E402
 import redis  # noqa: E402
 
 from tests.support.redis_server import RedisServer, find_server  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _loggers_speak() -> None:
+    """What Airflow's start-up does to loggers that exist already (it disables them) must not reach the next test."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("podrelay") and isinstance(logger, logging.Logger):
+            logger.disabled = False
+            logger.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{name: base, image: "apache/airflow:3.3.2"}]
 """
-LONG_S = 15.0
+LONG_S = 45.0
 # So long a rig is watched where something must not happen.
 QUIET_S = 1.0
 

@@ -50,7 +50,7 @@ def test_a_full_quota_costs_few_refusals(bench: Bench) -> None:
     async def scenario() -> None:
         ending = asyncio.ensure_future(end_pods())
         async with bench.launcher(), bench.launcher():
-            await until(lambda: bench.states(other) == {"created": 5}, 2, "another namespace is not held up")
+            await until(lambda: bench.states(other) == {"created": 5}, 20, "another namespace is not held up")
             await until(lambda: bench.states(requests) == {"created": 60}, 60)
         ending.cancel()
 
