@@ -116,6 +116,11 @@ class Names:
         """String: a random id set once per life of the data (SETNX). Executors and watchers notice a FLUSHALL by its loss."""
         return self.key("epoch")
 
+    @property
+    def check(self) -> str:
+        """String that lives for seconds: `airflow podrelay check` tries with it whether Redis can be written to."""
+        return self.key("check")
+
     def watch(self, cluster: str) -> str:
         """Hash: leader, fence (a number that grows with each change of leader), expires, version, t_listed, t_event.
         The leading watcher writes; standbys and `status` read.
@@ -149,6 +154,13 @@ class Names:
 
 RQ_QUEUES = "rq:queues"
 RQ_JOB_PREFIX = "rq:job:"
+# Set of worker keys, each RQ_WORKER_PREFIX + name: launchers register there; status and rq-dashboard read.
+RQ_WORKERS = "rq:workers"
+RQ_WORKER_PREFIX = "rq:worker:"
+# Exists while an operator has suspended all workers (`rq suspend`); claims read.
+RQ_SUSPENDED = "rq:suspended"
+# + job id: RQ's stream of a job's results. Launchers write why a job failed; rq-dashboard reads.
+RQ_RESULTS_PREFIX = "rq:results:"
 
 
 def rq_queue(name: str) -> str:

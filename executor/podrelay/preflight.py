@@ -11,6 +11,7 @@ from airflow.configuration import conf
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
 from podrelay.errors import ConfigError, PodrelayError
+from podrelay.names import Names
 from podrelay.redis_client import check as check_redis
 from podrelay.redis_client import connect
 from podrelay.sealing import Seal
@@ -58,7 +59,7 @@ def _try(what: str, step: Callable[[], str]) -> Check:
 def _redis(settings: Settings) -> str:
     with connect(settings, timeout_s=5.0) as client:
         warnings = check_redis(client)
-        client.set("podrelay:check", "1", ex=5)
+        client.set(Names(settings.deployment).check, "1", ex=5)
     return "; ".join(warnings) or "answers and can be written to"
 
 

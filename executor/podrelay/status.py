@@ -131,7 +131,7 @@ def _launchers(client: redis.Redis, keys: Names, cluster: str, now_s: float) -> 
     """RQ's worker registrations that listen to our launch queue."""
     queue = keys.launch_queue(cluster)
     found = []
-    for member in sorted(client.smembers("rq:workers")):
+    for member in sorted(client.smembers(names.RQ_WORKERS)):
         name = _text(member)
         worker = _hash(client, name)
         if queue not in worker.get("queues", "").split(","):
@@ -140,7 +140,7 @@ def _launchers(client: redis.Redis, keys: Names, cluster: str, now_s: float) -> 
         at = datetime.strptime(heard, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp() if heard else 0
         found.append(
             {
-                "name": name.removeprefix("rq:worker:"),
+                "name": name.removeprefix(names.RQ_WORKER_PREFIX),
                 "state": worker.get("state", "?"),
                 "heard_s_ago": max(0.0, now_s - at),
             }

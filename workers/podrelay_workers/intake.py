@@ -142,7 +142,7 @@ class Intake:
         execution, at_s = uuid.uuid4().hex, time.monotonic()
         answer = await self._run(
             "claim",
-            [self._names.throttle(self.cluster), self._names.current, "rq:suspended", self._names.quarantine],
+            [self._names.throttle(self.cluster), self._names.current, names.RQ_SUSPENDED, self._names.quarantine],
             [most, low, self._settings.launch_lease_s, self._worker, execution, rq_time(), self.kind,
              self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), names.rq_started(""),
              names.rq_scheduled(""), patience_s, PROBE_S, NEWS_S, *self.queues],
@@ -213,7 +213,7 @@ class Intake:
         items = [[item.what, item.job.id, item.job.execution, item.job.queue, *item.args] for item in outcomes]
         args = [
             self._worker, rq_time(), self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""),
-            names.rq_started(""), names.rq_scheduled(""), names.rq_finished(""), names.rq_failed(""), "rq:results:",
+            names.rq_started(""), names.rq_scheduled(""), names.rq_finished(""), names.rq_failed(""), names.RQ_RESULTS_PREFIX,
             RESULT_TTL_S, FAILURE_TTL_S, FINISHED_MAX, self._stub, self._settings.results_max_length,
             self._names.wake(self.cluster), json.dumps(items),
         ]  # fmt: skip
