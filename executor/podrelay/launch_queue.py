@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Any, Literal
 
 from podrelay import names
 from podrelay.names import Names
 from podrelay.relay import Relay
 from podrelay.sealing import Seal
-from podrelay.wire import CleanupRequest, LaunchRequest
+from podrelay.wire import CleanupAction, CleanupRequest, LaunchRequest
 
 Answer = Literal["offered", "known", "finished", "withdrawn"]
 
@@ -54,12 +54,21 @@ class Withdrawn:
 class LaunchQueue:
     """:raises RelayUnavailable: from every method. All of them may be repeated: the scripts recognise what is done."""
 
-    def __init__(self, relay: Relay, names_: Names, seal: Seal, cluster: str, ledger_ttl_s: float) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        names_: Names,
+        seal: Seal,
+        cluster: str,
+        ledger_ttl_s: float,
+        delete_options: dict[str, Any] | None = None,
+    ) -> None:
         self._relay = relay
         self._names = names_
         self._seal = seal
         self._cluster = cluster
         self._ledger_ttl_s = ledger_ttl_s
+        self._delete_options = delete_options or {}
 
     def offer(self, launches: Sequence[tuple[LaunchRequest, int]]) -> list[Answer]:
         """Hand launches over, each with how often it was launched again before, in one round trip.
@@ -83,6 +92,10 @@ class LaunchQueue:
             calls.append((keys, args))
         answers = self._relay.run_many("offer", calls)
         return [_text(answer) for chunk in answers for answer in chunk]  # type: ignore[misc]
+
+    def cleanup(self, action: CleanupAction, launch_id: str, namespace: str, pod: str, uid: str) -> CleanupRequest:
+        """What to do with a pod of this cluster, with the user's `delete_option_kwargs`; for an Acknowledgement."""
+        return CleanupRequest(launch_id, action, namespace, pod, uid, self._cluster, dict(self._delete_options))
 
     def acknowledge(self, items: Sequence[Acknowledgement]) -> None:
         """Close launches in the ledger and order the clean-up of their pods."""

@@ -77,6 +77,12 @@ class Launches:
         if self.is_newest(launch):
             del self._by_key[launch.key]
 
+    def drop(self, launch: Launch, running: set[Any]) -> None:
+        """Neither entry, nor pod, nor wish: forgotten, and its slot among `running` is free if it is the newest."""
+        if self.is_newest(launch):
+            running.discard(launch.key)
+        self.forget(launch)
+
     def next_to_check(self, most: int) -> list[Launch]:
         """The next launches in a round over all of them, so that each check is bounded and each launch gets its turn."""
         if not self._round:

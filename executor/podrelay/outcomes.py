@@ -11,8 +11,8 @@ from typing import Literal
 
 from podrelay.wire import CleanupAction, PodResult
 
-# A task instance in one of these still waits for its executor. In any other state it has moved on by itself.
-_AWAITING = frozenset({"queued", "running", "restarting"})
+# A task instance in one of these still needs its launch. In any other state it has moved on by itself.
+WANTED = frozenset({"queued", "running", "restarting"})
 # (QUEUED, info) and (RUNNING, info) events would overwrite the launch id that Airflow keeps for the task instance.
 _NEVER_REPORTED = frozenset({"queued", "running"})
 
@@ -67,7 +67,7 @@ def decide(result: PodResult, try_number: int, relaunches: int, row: TaskRow | N
         return Decision(next_attempt="new_token" if row.state == "queued" else "")
     if result.outcome == "succeeded":
         return Decision(event=None if row.state in _NEVER_REPORTED else (row.state, None), cleanup=cleanup)
-    if row.state not in _AWAITING:
+    if row.state not in WANTED:
         return Decision(event=None if row.state == "scheduled" else (row.state, explain(result)), cleanup=cleanup)
     if row.state == "queued" and _may_relaunch(result, relaunches, policy):
         # A pod that only waits could start yet, beside its replacement: it goes, whatever the flags say.

@@ -415,7 +415,7 @@ def test_a_lost_event_is_reported_again(executor: RedisKubernetesExecutor, outsi
 def test_pods_of_dead_schedulers_are_cleaned_up(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podrelay.executor.ABANDONED_AFTER_S", 0.2)
+    monkeypatch.setattr("podrelay.reconciliation.ABANDONED_AFTER_S", 0.2)
     first = start_executor()
     ti_id = make_task_instances()[0]
     _, launch_id = hand_over(first, ti_id)

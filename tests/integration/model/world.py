@@ -210,8 +210,7 @@ class World:
     def beat(self, mind: Mind, compare: bool = False, lose: bool = False) -> None:
         """One heartbeat. `compare`: the time of reconciliation has come. `lose`: one answer of Redis gets lost."""
         if compare:
-            mind.executor._next_check_s = 0.0
-            mind.executor._next_sweep_s = 0.0
+            mind.executor.reconciliation.due_now()
         LossyRelay.lose_next = lose
         mind.executor.heartbeat()
         LossyRelay.lose_next = False

@@ -1,0 +1,181 @@
+"""What pods came to: results are taken from the stream, decided on with the database, acknowledged, and reported to Airflow.
+
+Owner of results that were read and could not be handled yet, and of the failures that were reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.utils.state import TaskInstanceState
+
+from podrelay import compat
+from podrelay.attempts import Attempts
+from podrelay.launch_queue import Acknowledgement, LaunchQueue
+from podrelay.launches import Launch, Launches
+from podrelay.outcomes import WANTED, Decision, Policy, cleanup_for, decide, explain, superseded
+from podrelay.result_stream import ResultStream
+from podrelay.task_rows import coordinates, rows_by_key
+from podrelay.wire import PodResult
+
+if TYPE_CHECKING:
+    from podrelay.executor import RedisKubernetesExecutor
+
+log = logging.getLogger(__name__)
+
+# A reason why a task still waits is written to its event log at most once in this time.
+TELL_AGAIN_S = 60.0
+
+
+class Endings:
+    """:raises RelayUnavailable, SQLAlchemyError: from all that handles results; they are kept and handled again."""
+
+    def __init__(
+        self,
+        executor: RedisKubernetesExecutor,
+        launches: Launches,
+        queue: LaunchQueue,
+        results: ResultStream,
+        attempts: Attempts,
+        policy: Policy,
+        most: int,
+    ) -> None:
+        self._executor = executor
+        self._launches = launches
+        self._queue = queue
+        self._results = results
+        self._attempts = attempts
+        self._policy = policy
+        # Results handled in one call: bounds the time of a heartbeat.
+        self._most = most
+        self._unhandled: deque[PodResult] = deque()
+        # Key -> launch id, state, info, when (monotonic): the scheduler loses an event when another one holds the row.
+        self._reported: dict[Any, tuple[str, str, str | None, float]] = {}
+
+    def take(self) -> None:
+        """Handle the next results of the stream."""
+        if len(self._unhandled) < self._most:
+            self._unhandled.extend(self._results.read(self._most))
+        batch = [self._unhandled[i] for i in range(min(len(self._unhandled), self._most))]
+        self.handle(batch)
+        for _ in batch:
+            self._unhandled.popleft()
+
+    def handle(self, results: Sequence[PodResult]) -> None:
+        """Act on results of our own launches; repeating it after a failure in the middle is safe."""
+        ended: list[tuple[Launch, PodResult]] = []
+        for result in results:
+            launch = self._launches.get(result.launch_id)
+            if launch is None or result.attempt != launch.attempt:
+                continue
+            if result.terminal:
+                ended.append((launch, result))
+            else:
+                self._tell(launch, result)
+        if not ended:
+            return
+        decided = self._decide(ended)
+        again = self._attempts.next([(launch, decision) for launch, _, decision in decided if decision.next_attempt])
+        self._queue.acknowledge(
+            [
+                self.acknowledgement(launch, result, d, over=launch.launch_id not in again)
+                for launch, result, d in decided
+            ]
+        )
+        self._offer_again(again)
+        for launch, result, decision in decided:
+            if launch.launch_id not in again:
+                self._finish(launch, result, decision)
+
+    def acknowledgement(self, launch: Launch, result: PodResult, decision: Decision, *, over: bool) -> Acknowledgement:
+        cleanup = None
+        if decision.cleanup:
+            cleanup = self._queue.cleanup(
+                decision.cleanup, launch.launch_id, result.namespace, result.pod, result.uid
+            )  # fmt: skip
+        return Acknowledgement(launch.launch_id, result.attempt, launch.subject, over=over, cleanup=cleanup)
+
+    def forget_report(self, key: Any) -> None:
+        """The task was handed over again or revoked: what was reported of it is no longer true."""
+        self._reported.pop(key, None)
+
+    def report_again(self, older_than_s: float) -> None:
+        """An event is lost when another scheduler holds the row at that moment: report it until the row shows it."""
+        now_s = time.monotonic()
+        due = {key: told for key, told in self._reported.items() if now_s - told[3] > older_than_s}
+        rows = rows_by_key(due)
+        for key, (launch_id, state, info, _) in due.items():
+            row = rows.get(coordinates(key))
+            if superseded(launch_id, key.try_number, row) or row is None or row.state not in WANTED:
+                del self._reported[key]
+            elif key not in self._executor.running and not compat.queued(self._executor, key):
+                self._executor.event_buffer[key] = (TaskInstanceState(state), info)
+
+    def _decide(self, ended: Sequence[tuple[Launch, PodResult]]) -> list[tuple[Launch, PodResult, Decision]]:
+        rows = rows_by_key(launch.key for launch, _ in ended if launch.kind == "task")
+        decided = []
+        for launch, result in ended:
+            if launch.kind != "task":
+                decision = self._decide_other(result)
+            elif not self._launches.is_newest(launch):
+                decision = Decision(cleanup=cleanup_for(result, self._policy))
+            else:
+                row = rows.get(coordinates(launch.key))
+                decision = decide(result, launch.key.try_number, launch.relaunches, row, self._policy)
+            decided.append((launch, result, decision))
+        return decided
+
+    def _decide_other(self, result: PodResult) -> Decision:
+        """A callback or a connection test has no row of a task instance: its pod's end is all there is."""
+        if result.outcome == "expired":
+            return Decision(next_attempt="new_token")
+        ended_well = result.outcome == "succeeded"
+        event = ("success", None) if ended_well else ("failed", explain(result))
+        return Decision(event=event, cleanup=cleanup_for(result, self._policy))
+
+    def _offer_again(self, again: dict[str, Launch]) -> None:
+        self._queue.offer([(launch.request, launch.relaunches) for launch in again.values() if launch.request])
+        for launch in again.values():
+            self._launches.add(launch)
+            log.info("Launch %s of %s goes into attempt %d", launch.launch_id, launch.key, launch.attempt + 1)
+
+    def _finish(self, launch: Launch, result: PodResult, decision: Decision) -> None:
+        newest = self._launches.is_newest(launch)
+        self._launches.forget(launch)
+        if not newest:
+            return
+        executor = self._executor
+        executor.running.discard(launch.key)
+        if result.outcome == "failed":
+            self._log_failure(launch, result)
+        # Another attempt that is not `again` was wanted and could not be made: the database no longer has it queued.
+        if decision.next_attempt or decision.event is None:
+            return
+        state, info = decision.event
+        if launch.kind == "task":
+            executor.event_buffer[launch.key] = (TaskInstanceState(state) if state else None, info)
+            if state == TaskInstanceState.FAILED and result.outcome == "failed":
+                self._reported[launch.key] = (launch.launch_id, state, info, time.monotonic())
+        elif state == "success":
+            executor.success(launch.key, info)
+        else:
+            executor.fail(launch.key, info)
+
+    def _tell(self, launch: Launch, result: PodResult) -> None:
+        """Why a task still waits, in its event log; that a callback runs, in the event buffer."""
+        if result.outcome == "started" and launch.kind == "callback":
+            self._executor.running_state(launch.key)
+        elif result.outcome == "pending" and launch.kind == "task" and launch.tell(result.reason, TELL_AGAIN_S):
+            extra = f"{result.reason}: {result.message}"
+            self._executor.log_task_event(event="pod pending", extra=extra, ti_key=launch.key)
+
+    def _log_failure(self, launch: Launch, result: PodResult) -> None:
+        log.warning("Task %s: %s", launch.key, explain(result))
+        if launch.kind == "task":
+            tail = "".join(f"\n    {line}" for line in result.log_tail)
+            extra = explain(result) + (tail and f"\nLast log lines:{tail}")
+            self._executor.log_task_event(event="pod failed", extra=extra, ti_key=launch.key)

@@ -1,0 +1,190 @@
+"""What the executor believes, compared with the ledger and the database every few seconds, and mended where they differ.
+
+Called by the executor's `sync`. Owner of when each comparison is due, and of the epoch: the life of Redis' data.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow.configuration import conf as airflow_conf
+
+from podrelay.attempts import Attempts
+from podrelay.endings import Endings
+from podrelay.errors import WireError
+from podrelay.launch_queue import LaunchQueue
+from podrelay.launches import Launch, Launches
+from podrelay.ledger import Finding, Ledger
+from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, superseded
+from podrelay.result_stream import ResultStream
+from podrelay.task_rows import alive_schedulers, rows_by_subject
+from podrelay.withdrawals import Withdrawals
+
+if TYPE_CHECKING:
+    from podrelay.executor import RedisKubernetesExecutor
+
+log = logging.getLogger(__name__)
+
+# Launches compared with ledger and database in one sync: bounds the time of a heartbeat, whatever is running.
+CHECKED_AT_ONCE = 500
+# Results that nobody acknowledged for this long may belong to a scheduler that is dead.
+# Half as long again passes until somebody looks, and all of it fits into a minute.
+ABANDONED_AFTER_S = 20.0
+
+
+class Reconciliation:
+    """:raises RelayUnavailable, SQLAlchemyError: from `turn`; what it had not mended is mended the next time."""
+
+    def __init__(
+        self,
+        executor: RedisKubernetesExecutor,
+        launches: Launches,
+        queue: LaunchQueue,
+        ledger: Ledger,
+        results: ResultStream,
+        attempts: Attempts,
+        endings: Endings,
+        withdrawals: Withdrawals,
+        policy: Policy,
+        cluster: str,
+        interval_s: float,
+    ) -> None:
+        self._executor = executor
+        self._launches = launches
+        self._queue = queue
+        self._ledger = ledger
+        self._results = results
+        self._attempts = attempts
+        self._endings = endings
+        self._withdrawals = withdrawals
+        self._policy = policy
+        self._cluster = cluster
+        self._interval_s = interval_s
+        self._epoch = ""
+        self._next_check_s = 0.0
+        self._next_sweep_s = 0.0
+
+    def due_now(self) -> None:
+        """The next turn compares everything, whenever it was last compared."""
+        self._next_check_s = self._next_sweep_s = 0.0
+        self._launches.check_all_again()
+
+    def turn(self) -> None:
+        """Compare what is due, at most CHECKED_AT_ONCE launches."""
+        now = time.monotonic()
+        if now >= self._next_check_s or not self._launches.round_is_over:
+            if self._launches.round_is_over:
+                self._next_check_s = now + self._interval_s
+                self._free_slots_without_launch()
+                self._endings.report_again(self._interval_s)
+            self._check(self._launches.next_to_check(CHECKED_AT_ONCE))
+        if now >= self._next_sweep_s:
+            self._next_sweep_s = now + ABANDONED_AFTER_S / 2
+            self._sweep_abandoned()
+
+    def _check(self, turn: Sequence[Launch]) -> None:
+        """Compare some launches with the ledger and the database, and mend what differs."""
+        epoch, findings = self._ledger.survey([(launch.launch_id, launch.attempt) for launch in turn])
+        if self._epoch and epoch != self._epoch:
+            log.warning("Redis lost its data; launches are handed over again")
+            self._results.rewind()
+            self._launches.check_all_again()
+        self._epoch = epoch
+        rows = rows_by_subject([launch.subject for launch in turn if launch.kind == "task"])
+        self._take_found_results(findings)
+        gone = {
+            finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")
+        }
+        offer = [
+            launch
+            for launch in turn
+            if self._launches.get(launch.launch_id) is launch
+            and self._lacks_an_offer(launch, rows.get(launch.subject), gone.get(launch.launch_id, ""))
+        ]
+        self._attempts.rebuild(launch for launch in offer if launch.request is None)
+        again = [(launch.request, launch.relaunches) for launch in offer if launch.request is not None]
+        if again:
+            log.warning("%d launches had no entry in Redis and are handed over again", len(again))
+            self._queue.offer(again)
+        self._withdrawals.tell()
+
+    def _lacks_an_offer(self, launch: Launch, row: TaskRow | None, gone: str) -> bool:
+        """Is this launch wanted, and nowhere in Redis? One that is not wanted any more is withdrawn or dropped.
+
+        :param gone: what the ledger lacks of it (`Finding.what`), empty where nothing is amiss.
+        """
+        if not gone and self._ended_by_itself(launch, row):
+            return False
+        if launch.kind == "task" and self._unwanted(launch, row):
+            self._withdrawals.note(launch.launch_id, launch.subject)
+            # One that is withdrawn already may have a pod that runs: its end is still to be told and cleaned up.
+            if gone and gone != "withdrawn":
+                self._launches.drop(launch, self._executor.running)
+            return False
+        if gone == "withdrawn":
+            self._launches.drop(launch, self._executor.running)
+            return False
+        return bool(gone) and (launch.kind != "task" or (row is not None and row.state == "queued"))
+
+    def _ended_by_itself(self, launch: Launch, row: TaskRow | None) -> bool:
+        """The task is over, and the watcher has not told of its pod yet: that pod may still be writing its log."""
+        if launch.kind != "task" or launch.withdrawn or launch.foreign_id is not None or row is None:
+            return False
+        if not self._launches.is_newest(launch) or superseded(launch.launch_id, launch.key.try_number, row):
+            return False
+        return row.began and row.state not in WANTED
+
+    def _unwanted(self, launch: Launch, row: TaskRow | None) -> bool:
+        if launch.withdrawn or not self._launches.is_newest(launch) or row is None:
+            return True
+        if launch.foreign_id is not None:
+            return (row.launch_id or "") != launch.foreign_id or row.state not in ("running", "restarting")
+        return superseded(launch.launch_id, launch.key.try_number, row) or row.state not in WANTED
+
+    def _take_found_results(self, findings: Sequence[Finding]) -> None:
+        """Results that the ledger has and the stream did not bring, and attempts that another process made."""
+        results = []
+        for finding in findings:
+            launch = self._launches.get(finding.launch_id)
+            if launch is None:
+                continue
+            if finding.what == "ahead":
+                launch.attempt, launch.relaunches = finding.attempt, finding.relaunches
+            if finding.sealed_result:
+                try:
+                    results.append(self._results.open(finding.sealed_result))
+                except WireError as error:
+                    log.warning("The ledger's result of launch %s cannot be trusted: %s", finding.launch_id, error)
+        self._endings.handle(results)
+
+    def _free_slots_without_launch(self) -> None:
+        running = self._executor.running
+        for key in [key for key in running if self._launches.of_key(key) is None]:
+            log.warning("%s holds a slot without a launch; the slot is freed", key)
+            running.discard(key)
+
+    def _sweep_abandoned(self) -> None:
+        """Acknowledge results of launches whose scheduler is dead and which nobody adopted: their pods must go."""
+        found = self._ledger.unacknowledged(ABANDONED_AFTER_S, time.time(), CHECKED_AT_ONCE)
+        nobodys = [launch_id for launch_id in found if self._launches.get(launch_id) is None]
+        if not nobodys:
+            return
+        alive = alive_schedulers(airflow_conf.getint("scheduler", "scheduler_health_check_threshold"))
+        others = alive - {self._executor.scheduler_job_id}
+        cleanups = []
+        for launch_id, entry in zip(nobodys, self._ledger.entries(nobodys), strict=True):
+            if not entry or (entry.get("owner") in others) or entry.get("cluster", self._cluster) != self._cluster:
+                continue
+            try:
+                result = self._results.open(entry.get("result", ""))
+            except WireError:
+                continue
+            launch = Launch(
+                launch_id, None, entry.get("kind", "task"), entry.get("subject", ""), attempt=result.attempt
+            )
+            decision = Decision(cleanup=cleanup_for(result, self._policy))
+            cleanups.append(self._endings.acknowledgement(launch, result, decision, over=True))
+        self._queue.acknowledge(cleanups)
