@@ -75,9 +75,9 @@ def test_commands_exist(name: str) -> None:
 
 
 def test_readme_names_targets_of_the_makefile() -> None:
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     assert {"demo", "up", "test", "lint", "bench", "clean"} <= targets
-    assert set(re.findall(r"\bmake ([a-z]+)", read("README.md"))) <= targets
+    assert set(re.findall(r"\bmake ([a-z-]+)", read("README.md"))) <= targets
 
 
 def test_procfile_is_the_two_workers() -> None:
