@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from podrelay import names
+from podrelay.preflight import run_checks
 from podrelay.wire import LaunchRequest
 from podrelay_workers.api_errors import (
     AlreadyExists,
@@ -327,3 +328,9 @@ def test_events_and_version(server: Server, name: str) -> None:
     told = ask(lambda api: api.list_events(server.namespace, name=name, uid=made["metadata"]["uid"]))
     assert all(event["involvedObject"]["name"] == name for event in told)
     assert ask(lambda api: api.server_version())["gitVersion"].startswith("v1.")
+
+
+def test_the_check_says_that_all_is_allowed(server: Server) -> None:
+    (check,) = [check for check in run_checks(None) if check.what == "Kubernetes"]
+    assert check.ok, check.detail
+    assert server.namespace in check.detail
