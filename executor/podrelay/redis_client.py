@@ -7,7 +7,7 @@ from typing import Any
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from podrelay.errors import ConfigError, RelayUnavailable
 from podrelay.settings import Settings

@@ -201,6 +201,7 @@ def test_manifests_stay_in_one_namespace() -> None:
         "Role",
         "RoleBinding",
         "Deployment",
+        "PodDisruptionBudget",
         "ConfigMap",
     }
     assert {item["metadata"]["namespace"] for item in manifests()} == {"airflow"}
@@ -223,6 +224,19 @@ def test_deployment(kind: str) -> None:
     assert pod["serviceAccountName"] in {item["metadata"]["name"] for item in of_kind("ServiceAccount")}
     assert pod["securityContext"]["runAsNonRoot"]
     assert not container["securityContext"]["allowPrivilegeEscalation"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    (budget,) = [item for item in of_kind("PodDisruptionBudget") if item["metadata"]["name"] == f"podrelay-{kind}"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert budget["spec"]["maxUnavailable"] == 1
+    # Whatever is secret comes from one Secret, whose making the kustomization explains.
+    told = (KUBERNETES / "kustomization.yaml").read_text()
+    for item in container["env"]:
+        reference = item["valueFrom"]["secretKeyRef"]
+        assert f"--from-literal={reference['key']}=" in told
+        assert reference["name"] == "podrelay"
     configured = {item["metadata"]["name"] for item in of_kind("ConfigMap")}
     assert {source["configMapRef"]["name"] for source in container["envFrom"]} <= configured
 

@@ -15,6 +15,7 @@ from kubernetes.client import models as k8s
 
 from podrelay.commands import status as status_command
 from podrelay.preflight import run_checks
+from podrelay.redis_client import unavailable
 from tests.real_cluster.loop import Loop
 from tests.real_cluster.server import POD_SPEC, Server, ended
 from tests.support.local_cluster import LocalCluster
@@ -138,3 +139,13 @@ def test_nothing_else_is(guarded: RedisServer, command: tuple[str, ...]) -> None
         (redis.exceptions.NoPermissionError, redis.exceptions.ResponseError), match=r"permission|can't access"
     ):
         client.execute_command(*command)
+
+
+def test_a_refusal_of_redis_says_what_to_do(guarded: RedisServer) -> None:
+    redis.Redis.from_url(guarded.url).execute_command("ACL", "SETUSER", "podrelay", "-xrevrange")
+    client = redis.Redis.from_url(guarded.url.replace("//", f"//podrelay:{PASSWORD}@"))
+    with pytest.raises(redis.exceptions.ResponseError) as caught:
+        client.xrevrange("podrelay:default:results")
+    error = unavailable(caught.value)
+    assert "refuses the user" in str(error)
+    assert "docs/redis.md" in str(error)
