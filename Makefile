@@ -1,7 +1,7 @@
 # Each target installs what it needs into .venv by itself.
 # PYTHON=... chooses the interpreter (3.10 to 3.13); PYTEST=... adds arguments for pytest, as in make test PYTEST='-k fence'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint bench chaos constraints clean
+.PHONY: help demo up test real-cluster lint bench chaos constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -16,6 +16,7 @@ help:
 	@echo 'make up     the same, and stay: Airflow and rq-dashboard to look around in'
 	@echo 'make test   lint, types, import rules and all tests'
 	@echo 'make lint   the first three of these only'
+	@echo 'make real-cluster KUBECONFIG=...  what podrelay relies on, on that cluster, in a namespace of its own'
 	@echo 'make bench  measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos  kill, freeze, cut off and lose everything, and judge what became of the tasks (CHAOS=... for options)'
 	@echo 'make clean  remove .venv and all caches'
@@ -41,7 +42,12 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --reruns 2 --reruns-delay 2 tests/unit tests/integration tests/end_to_end $(PYTEST)
+	$(BIN)/python -m pytest --reruns 2 --reruns-delay 2 tests/unit tests/integration tests/real_cluster tests/end_to_end $(PYTEST)
+
+# Without KUBECONFIG=... on the command line it would run wherever kubectl happens to point.
+real-cluster: $(DEV)
+	@test '$(origin KUBECONFIG)' = 'command line' || { echo 'say which cluster: make real-cluster KUBECONFIG=FILE'; exit 2; }
+	PODRELAY_REAL_KUBECONFIG='$(KUBECONFIG)' $(BIN)/python -m pytest tests/real_cluster $(PYTEST)
 
 bench: $(DEV)
 	@demo/install dev,bench

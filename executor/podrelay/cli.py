@@ -13,6 +13,12 @@ _PROBE = Arg(
     choices=("launcher", "watcher"),
     default=None,
 )
+_PROCESS = Arg(
+    ("--process",),
+    help="Ask for the permissions of this process only, where each has a user of its own; default: of both.",
+    choices=("launcher", "watcher"),
+    default=None,
+)
 _PORT = Arg(("--port",), help="Port on 127.0.0.1; 0 takes a free one.", type=int, default=0)
 _KUBECONFIG_OUT = Arg(("--kubeconfig-out",), help="File to write the kubeconfig to.", required=True)
 _NAMESPACES = Arg(
@@ -58,7 +64,7 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                     name="check",
                     help="Check options, Redis, kubeconfig, template and permissions before going live",
                     func=lazy_load_command("podrelay.commands.check"),
-                    args=(_TEAM,),
+                    args=(_TEAM, _PROCESS),
                 ),
                 ActionCommand(
                     name="dashboard",

@@ -109,7 +109,7 @@ def check(args: argparse.Namespace) -> int:
     from podrelay.preflight import run_checks
 
     failed = 0
-    for item in run_checks(args.team):
+    for item in run_checks(args.team, args.process):
         print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
         failed += not item.ok
     return 1 if failed else 0

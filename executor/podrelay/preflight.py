@@ -17,9 +17,12 @@ from podrelay.redis_client import connect
 from podrelay.sealing import Seal
 from podrelay.settings import Settings, load_settings
 
-# What launchers and watchers do with pods: (verb, resource), as in the Role under docker/.
-NEEDED = (("create", "pods"), ("get", "pods"), ("list", "pods"), ("watch", "pods"), ("patch", "pods"), ("delete", "pods"),
-          ("get", "pods/log"))  # fmt: skip
+# What each process does in Kubernetes: (verb, resource), as in the Roles under docker/.
+NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
+    "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
+    "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
+}
+_ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,11 @@ class Check:
     detail: str
 
 
-def run_checks(team: str | None) -> Iterator[Check]:
-    """Try everything, also when something before it failed."""
+def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
+    """Try everything, also when something before it failed.
+
+    :param process: ask for the permissions of this one only: `launcher` or `watcher`.
+    """
     settings: list[Settings] = []
 
     def options() -> str:
@@ -44,7 +50,7 @@ def run_checks(team: str | None) -> Iterator[Check]:
         yield _try("sealing key", lambda: repr(Seal(settings[0].fernet_key)))
         yield _try("Redis", lambda: _redis(settings[0]))
     yield _try("pod template", lambda: _template(_kube_config(team)))
-    yield _try("Kubernetes", lambda: _kubernetes(team, _kube_config(team)))
+    yield _try("Kubernetes", lambda: _kubernetes(team, _kube_config(team), (process,) if process else tuple(NEEDED)))
 
 
 def _try(what: str, step: Callable[[], str]) -> Check:
@@ -88,7 +94,7 @@ def _template(kube_config: KubeConfig) -> str:
     return str(path)
 
 
-def _kubernetes(team: str | None, kube_config: KubeConfig) -> str:
+def _kubernetes(team: str | None, kube_config: KubeConfig, processes: tuple[str, ...]) -> str:
     """Ask the API server what this user may do, without doing it."""
     from podrelay.pod_logs import _client
 
@@ -98,14 +104,22 @@ def _kubernetes(team: str | None, kube_config: KubeConfig) -> str:
         raise ConfigError(
             f"[kubernetes_executor] config_file, cluster_context or in_cluster: no client can be made ({error})."
         ) from error
-    refused = []
-    namespaces = kube_config.multi_namespace_mode_namespace_list or [kube_config.executor_namespace]
+    namespaces = [name.strip() for name in kube_config.multi_namespace_mode_namespace_list or ()]
+    if not namespaces:
+        namespaces = [""] if kube_config.multi_namespace_mode else [kube_config.executor_namespace]
+    refused: dict[str, list[str]] = {}
     for namespace in namespaces:
-        core.list_namespaced_pod(namespace.strip(), limit=1, _request_timeout=10)
-        refused += [f"{verb} {what} in {namespace}" for verb, what in NEEDED if not _may(core, namespace, verb, what)]
+        for verb, what in sorted({item for process in processes for item in NEEDED[process]}):
+            if not _may(core, namespace, verb, what):
+                lacking = " and ".join(process for process in processes if (verb, what) in NEEDED[process])
+                refused.setdefault(lacking, []).append(f"{verb} {what} in {namespace or 'all namespaces'}")
     if refused:
-        raise ConfigError("the Role of this user lacks: " + ", ".join(refused))
-    return f"may create, watch and delete pods in {', '.join(namespaces)}"
+        told = "; ".join(f"{', '.join(items)} (for the {process})" for process, items in refused.items())
+        hint = "" if len(processes) == 1 else ". With a user for each process, check each: --process launcher, watcher"
+        raise ConfigError(f"the Role of this user lacks: {told}{hint}")
+    return (
+        f"{' and '.join(processes)} may do their work in {', '.join(name or 'all namespaces' for name in namespaces)}"
+    )
 
 
 def _may(core: Any, namespace: str, verb: str, what: str) -> bool:
@@ -120,7 +134,9 @@ def _may(core: Any, namespace: str, verb: str, what: str) -> bool:
         )
     )
     try:
-        answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(review)
+        answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(
+            review, _request_timeout=_ANSWER_S
+        )
     except client.ApiException as error:
         if error.status == 404:  # a server without the authorization API, as the local cluster: nothing to ask
             return True

@@ -7,7 +7,7 @@ from typing import Any
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from podrelay.errors import ConfigError, RelayUnavailable
 from podrelay.settings import Settings
@@ -82,6 +82,10 @@ def check(client: redis.Redis) -> list[str]:
 
 def unavailable(error: Exception) -> RelayUnavailable:
     """The error of podrelay for a foreign error of Redis; raise it `from` the foreign one."""
+    if isinstance(error, NoPermissionError):
+        return RelayUnavailable(
+            f"Redis refuses the user of [podrelay] redis_url ({error}); docs/redis.md lists what it must be allowed."
+        )
     return RelayUnavailable(
         f"Redis does not answer ({type(error).__name__}: {error}); [podrelay] redis_url says where it is."
     )

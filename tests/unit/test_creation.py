@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
 from podrelay_workers.api_errors import error_of
-from podrelay_workers.creation import PAUSE_MOST_S, Concurrency, judge
+from podrelay_workers.creation import PAUSE_MOST_S, SETTLE_TRIES, Concurrency, judge
 
 
 def error(status: int, message: str = "m", reason: str = "", retry_after: str | None = None) -> object:
-    body = f'{{"kind":"Status","message":"{message}","reason":"{reason}"}}'.encode()
+    body = json.dumps({"kind": "Status", "message": message, "reason": reason}).encode()
     return error_of(status, "phrase", {"Retry-After": retry_after} if retry_after else {}, body)
+
+
+EXCEEDED = 'pods "x" is forbidden: exceeded quota: q, '
+FULL = EXCEEDED + "requested: limits.cpu=500m,pods=1, used: limits.cpu=4,pods=9, limited: limits.cpu=4,pods=9"
+HELD = EXCEEDED + "requested: count/pods=1,pods=1, used: count/pods=0,pods=0, limited: count/pods=0,pods=0"
+LARGE = EXCEEDED + "requested: requests.memory=9Gi, used: requests.memory=0, limited: requests.memory=8192Mi"
+NO_ACCOUNT = 'pods "x" is forbidden: error looking up service account n/default: serviceaccount "default" not found'
+NO_ROLE = 'pods is forbidden: User "u" cannot create resource "pods" in API group "" in the namespace "n"'
+DENIED = 'admission webhook "w" denied the request: no'
 
 
 @pytest.mark.parametrize(
@@ -25,7 +35,27 @@ def error(status: int, message: str = "m", reason: str = "", retry_after: str | 
         (503, "busy", "ServiceUnavailable", "2", "cluster", 2.0),
         (401, "who", "Unauthorized", None, "cluster", None),
         (403, "exceeded quota: q", "Forbidden", None, "namespace", None),
+        (403, FULL, "Forbidden", None, "namespace", None),
+        (403, HELD, "Forbidden", None, "namespace", None),
+        (
+            403,
+            'pods "x" is forbidden: status unknown for quota: q, resources: pods',
+            "Forbidden",
+            None,
+            "namespace",
+            None,
+        ),
+        (403, 'pods "x" is forbidden: failed quota: q: must specify cpu for: base', "Forbidden", None, "never", None),
+        (
+            403,
+            'pods "x" is forbidden: violates PodSecurity "baseline:latest": host namespaces',
+            "Forbidden",
+            None,
+            "never",
+            None,
+        ),
         (403, "cannot create", "Forbidden", None, "never", None),
+        (500, "etcdserver: request is too large", "", None, "never", None),
         (400, "bad", "BadRequest", None, "never", None),
         (404, "no namespace", "NotFound", None, "never", None),
         (422, "bad", "Invalid", None, "never", None),
@@ -37,6 +67,26 @@ def test_verdicts(
 ) -> None:
     verdict = judge(error(status, message, reason, retry_after), 0)  # type: ignore[arg-type]
     assert (verdict.scope, verdict.seconds, verdict.message) == (scope, seconds, message)
+
+
+def test_a_pod_larger_than_its_quota_holds_up_nobody_else() -> None:
+    waits = [judge(error(403, LARGE, "Forbidden"), tries) for tries in (0, 20)]  # type: ignore[arg-type]
+    assert [(wait.scope, wait.reason) for wait in waits] == [("launch", "QuotaExceeded")] * 2
+    assert (waits[0].seconds or 0) <= 1.0 < (waits[1].seconds or 0) <= 15.0
+
+
+@pytest.mark.parametrize("message", [NO_ACCOUNT, NO_ROLE])
+def test_what_a_new_namespace_lacks_is_waited_for_about_ten_seconds(message: str) -> None:
+    verdicts = [judge(error(403, message, "Forbidden"), tries) for tries in range(SETTLE_TRIES + 1)]  # type: ignore[arg-type]
+    assert [verdict.scope for verdict in verdicts] == ["launch"] * SETTLE_TRIES + ["never"]
+    assert 5.0 < sum(verdict.seconds or 0.0 for verdict in verdicts) < 30.0
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+def test_a_webhooks_own_code_says_nothing_about_the_server(status: int) -> None:
+    verdict = judge(error(status, DENIED), 3)  # type: ignore[arg-type]
+    assert (verdict.scope, verdict.slower) == ("launch", False)
+    assert judge(error(403, DENIED, "Forbidden"), 0).scope == "never"  # type: ignore[arg-type]
 
 
 def test_a_conflict_waits_longer_each_time() -> None:

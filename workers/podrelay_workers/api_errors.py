@@ -12,6 +12,8 @@ from typing import Any
 from podrelay.errors import PodrelayError
 
 MESSAGE_MAX = 1000
+# etcd's own limit, smaller than the API server's: told as 500, and as true the next time.
+_TOO_LARGE = ("request is too large", "message larger than max")
 
 
 class ApiError(PodrelayError):
@@ -106,8 +108,13 @@ def error_of_event(document: Any) -> ApiError:
 def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
     if status == 409:
         return AlreadyExists if reason == "AlreadyExists" else Conflict
-    if status == 403 and "exceeded quota" in message:  # the only sign there is: reason is Forbidden like any other
+    # The only sign there is: their reason is Forbidden, like any other's. The second passes when the quota has been counted.
+    if status == 403 and ("exceeded quota" in message or "status unknown for quota" in message):
         return QuotaExceeded
+    if status >= 500 and any(sign in message for sign in _TOO_LARGE):
+        return Refused
+    if 300 <= status < 400:
+        return Unreachable
     if status >= 500 or status == 408:
         return Overloaded
     return {401: Unauthorized, 404: NotFound, 410: Gone, 429: Throttled}.get(status, Refused)

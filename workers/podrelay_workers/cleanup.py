@@ -82,11 +82,24 @@ class CleaningUp:
             return None
         try:
             await self._act(request)
-        except (NotFound, Conflict):  # gone, or another pod of that name: what was to be cleaned up is not there
+        except NotFound:
             return done(job)
         except ApiError as error:
+            try:
+                if isinstance(error, Conflict) and await self._is_gone(request):
+                    return done(job)
+            except ApiError as another:
+                error = another
             return await self._judged(job, request, error)
         return done(job)
+
+    async def _is_gone(self, request: CleanupRequest) -> bool:
+        """After a conflict, which the server also reports where somebody else changed the pod at the same moment."""
+        try:
+            found = await self._pods.get_pod(request.namespace, request.pod)
+        except NotFound:
+            return True
+        return bool(request.uid) and found["metadata"].get("uid") != request.uid
 
     async def _act(self, request: CleanupRequest) -> None:
         if request.action == "done":
@@ -99,7 +112,10 @@ class CleaningUp:
         ))  # fmt: skip
 
     async def _label(self, request: CleanupRequest, label: str) -> None:
-        patch = {"metadata": {"labels": {label: "True"}}}
+        metadata: dict[str, Any] = {"labels": {label: "True"}}
+        if request.uid:
+            metadata["uid"] = request.uid
+        patch = {"metadata": metadata}
         await self._timed("pod_patching", self._pods.patch_pod(request.namespace, request.pod, patch))
 
     async def _timed(self, what: str, call: Any) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
+
+from kubernetes.utils import parse_quantity
 
 from podrelay_workers.api_errors import (
     ApiError,
@@ -27,6 +30,14 @@ STUMBLE_FIRST_S, STUMBLE_MOST_S = 0.25, 15.0
 QUOTA_FIRST_S, QUOTA_MOST_S = 1.0, 15.0
 # The longest pause that one Retry-After may ask for.
 PAUSE_MOST_S = 600.0
+# Refusals that end by themselves in a namespace or a deployment that was just made: so often a launch is tried (about ten
+# seconds in all) before they are believed.
+SETTLE_TRIES = 6
+_SETTLING = ("error looking up service account", "cannot create resource")
+_DENIED = "denied the request"
+_EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (.*?), used: .*?, limited: (.*)")
+_AMOUNT = re.compile(r"([^=,\s]+)=([^,\s]+)")
+_COUNTED = re.compile(r"pods$|count/")
 
 Scope = Literal["cluster", "namespace", "launch", "never"]
 
@@ -36,6 +47,7 @@ class Verdict:
     """What a failed creation means. `scope` is who waits; `never` fails the launch. `seconds` is None where Redis counts.
 
     slower: fewer creations at once from now on. ambiguous: the pod may exist all the same.
+    own_s: the first and the longest wait of this launch alone, beside what all wait.
     """
 
     scope: Scope
@@ -44,6 +56,7 @@ class Verdict:
     seconds: float | None = None
     slower: bool = False
     ambiguous: bool = False
+    own_s: tuple[float, float] | None = None
 
 
 def judge(error: ApiError, tries: int) -> Verdict:
@@ -53,19 +66,47 @@ def judge(error: ApiError, tries: int) -> Verdict:
     """
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
+    if (
+        isinstance(error, (Overloaded, Throttled, Unauthorized)) and _DENIED in message
+    ):  # a webhook's code, not the server's
+        return Verdict("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return Verdict("cluster", "Throttled", message, asked_s, slower=True)
     if isinstance(error, Overloaded):
-        return Verdict("cluster", "ApiServerUnavailable", message, asked_s, slower=True, ambiguous=True)
+        own_s = (STUMBLE_FIRST_S, STUMBLE_MOST_S)
+        return Verdict("cluster", "ApiServerUnavailable", message, asked_s, slower=True, ambiguous=True, own_s=own_s)
     if isinstance(error, Unreachable):
         return Verdict("cluster", "ApiServerUnreachable", message, slower=True, ambiguous=True)
     if isinstance(error, Unauthorized):
         return Verdict("cluster", "Unauthorized", message)
+    if isinstance(error, QuotaExceeded) and exceeds_alone(message):  # the others of its namespace may well fit
+        return Verdict("launch", "QuotaExceeded", message, exponential_s(tries + 1, QUOTA_FIRST_S, QUOTA_MOST_S))
     if isinstance(error, QuotaExceeded):
         return Verdict("namespace", "QuotaExceeded", message)
     if isinstance(error, (Conflict, Gone)):
         return Verdict("launch", "Conflict", message, exponential_s(tries + 1, 0.2, 5.0))
+    if error.status == 403 and tries < SETTLE_TRIES and any(sign in message for sign in _SETTLING):
+        return Verdict("launch", "PodRefused", message, exponential_s(tries + 1, 0.5, 8.0))
     return Verdict("never", "PodRefused", message)
+
+
+def exceeds_alone(message: str) -> bool:
+    """Does this pod ask for more than its quota holds, so that it cannot be made whatever ends?
+
+    The server names what is exceeded only, and no more than one quota. A number of objects does not count: whoever sets
+    it to 0 holds up a namespace, and will let it go on.
+    """
+    found = _EXCEEDED.search(message)
+    if found is None:
+        return False
+    requested, limited = (dict(_AMOUNT.findall(part)) for part in found.groups())
+    try:
+        return any(
+            name in limited and not _COUNTED.match(name) and parse_quantity(amount) > parse_quantity(limited[name])
+            for name, amount in requested.items()
+        )
+    except ValueError:
+        return False
 
 
 def printable(text: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
@@ -16,7 +17,16 @@ from podrelay import names
 from podrelay.errors import RelayUnavailable, WireError
 from podrelay.wire import CleanupRequest, FailureClass, LaunchRequest, PodResult
 from podrelay.wire import Outcome as ResultOutcome
-from podrelay_workers.api_errors import AlreadyExists, ApiError, Conflict, NotFound, Refused, Unreachable
+from podrelay_workers.api_errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    NotFound,
+    QuotaExceeded,
+    Refused,
+    Unreachable,
+)
+from podrelay_workers.backoff import exponential_s
 from podrelay_workers.creation import (
     QUOTA_FIRST_S,
     QUOTA_MOST_S,
@@ -30,8 +40,10 @@ from podrelay_workers.holdings import Holdings
 from podrelay_workers.intake import NEWS_S, PROBE_S, Intake, Job, News, Outcome, back, created, done, failed, wait
 from podrelay_workers.last_look import last_look
 from podrelay_workers.manifest import ManifestError, Manifests
+from podrelay_workers.own_pod import find_own, namespace_of
 from podrelay_workers.pauses import Pauses
 from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.redaction import hide
 from podrelay_workers.stopping import Stopping
 
 log = logging.getLogger(__name__)
@@ -111,7 +123,7 @@ class Launching:
 
     async def _launch(self, job: Job, request: LaunchRequest) -> Outcome | None:
         if job.overdue is not None:
-            return await self._give_up(job, request, *job.overdue)
+            return await self._overdue(job, request, *job.overdue)
         if request.not_after_s and time.time() + self._token_margin_s > request.not_after_s:
             log.info("Launch %s: its token ends too soon, no pod was made", job.id)
             await self._publish(request, "expired", "TokenExpired", "the task's token would have ended too soon")
@@ -119,7 +131,7 @@ class Launching:
         try:
             pod = await self._manifests.make(request)
         except ManifestError as error:
-            return await self._refuse(job, request, error.reason, str(error))
+            return await self._refuse(job, request, error.reason, hide(str(error), request.args))
         async with self._concurrency.slot():
             if self._stopping.stopped or self._pauses.left_s:
                 return back(job)
@@ -138,7 +150,9 @@ class Launching:
             return back(job)
         except ApiError as error:
             self._count("pod_creation_status", str(error.status or "error"))
-            return await self._judged(job, request, pod, judge(error, job.tries))
+            verdict = judge(error, job.tries)
+            verdict = replace(verdict, message=hide(verdict.message, request.args))
+            return await self._judged(job, request, pod, verdict)
         if made is None:
             return None
         took_s = time.monotonic() - began_s
@@ -148,9 +162,7 @@ class Launching:
         if job.offered_at_s:
             Stats.timing("podrelay.launch_wait", max(0.0, time.time() - job.offered_at_s) * 1000.0, tags=self._tags)
         await self._all_clear(job, request)
-        metadata = made["metadata"]
-        log.debug("Launch %s: created pod %s/%s", job.id, metadata["namespace"], metadata["name"])
-        return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
+        return _created(job, made)
 
     def _look(self, job: Job) -> None:
         if self._pauses.left_s or not self._holdings.certain(job):
@@ -165,27 +177,23 @@ class Launching:
                 return None
             began_s = time.monotonic()
             try:
-                return await self._pods.create_pod(_namespace(pod), pod)
-            except AlreadyExists:
-                return await self._existing(request, pod)
+                return await self._pods.create_pod(namespace_of(pod), pod)
+            except AlreadyExists as error:
+                found = await find_own(self._pods, pod)
+                if found is None:
+                    raise Conflict("the pod of this launch was there and is gone", status=409) from error
+                return found
+            except (QuotaExceeded, Refused, NotFound):
+                # Admission looks at a request before the name does: what refuses it may be the pod that an earlier try
+                # made, whose answer was lost.
+                found = await find_own(self._pods, pod) if again or job.tries else None
+                if found is None:
+                    raise
+                return found
             except Unreachable:
                 if again or time.monotonic() - began_s > _BROKE_EARLY_S:
                     raise
                 again = True
-
-    async def _existing(self, request: LaunchRequest, pod: Json) -> Json:
-        """The pod that has our name already: ours, from a request whose answer was lost, or a stranger's."""
-        name, namespace = pod["metadata"]["name"], _namespace(pod)
-        try:
-            found = await self._pods.get_pod(namespace, name)
-        except NotFound as error:
-            raise Conflict(f"pod {namespace}/{name} was there and is gone", status=409) from error
-        labels = found["metadata"].get("labels") or {}
-        ours = pod["metadata"]["labels"]
-        mark = (names.LABEL_LAUNCH_ID, names.LABEL_DEPLOYMENT, names.LABEL_ATTEMPT)
-        if all(labels.get(label) == ours[label] for label in mark):
-            return found
-        raise Refused(f"a pod named {name} is in namespace {namespace} and is not of this launch", status=409)
 
     async def _all_clear(self, job: Job, request: LaunchRequest) -> None:
         """Tell the others, where they wait for such news."""
@@ -209,6 +217,8 @@ class Launching:
             if verdict.ambiguous:  # the pod may exist after all, and nobody would wait for it
                 self._holdings.give(self._intake.order(job, _revocation(request, pod), request.attempt))
             return await self._give_up(job, request, verdict.reason, verdict.message)
+        # One pod that the server or a webhook stumbles over must not stop all the others again and again.
+        seconds = max(seconds, exponential_s(job.tries + 1, *verdict.own_s)) if verdict.own_s else seconds
         log.debug("Launch %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
         Stats.incr("podrelay.launch_waits", tags={"reason": verdict.reason, **self._tags})
         news = ""
@@ -241,6 +251,15 @@ class Launching:
     async def _refuse(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Outcome:
         """What can never succeed: the result first, then the job."""
         return await self._fail(job, request, reason, message, "configuration")
+
+    async def _overdue(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Outcome:
+        """Its time is up while it waits; an earlier try may have made its pod all the same."""
+        if job.tries:
+            with contextlib.suppress(ApiError, ManifestError):
+                found = await find_own(self._pods, await self._manifests.make(request))
+                if found is not None:
+                    return _created(job, found)
+        return await self._give_up(job, request, reason, message)
 
     async def _give_up(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Outcome:
         waited_s = max(0.0, time.time() - job.offered_at_s)
@@ -304,6 +323,12 @@ class Launching:
         return self._intake.order(outcome.job, cleanup, attempt, "abandon")
 
 
+def _created(job: Job, pod: Json) -> Outcome:
+    metadata = pod["metadata"]
+    log.debug("Launch %s: created pod %s/%s", job.id, metadata["namespace"], metadata["name"])
+    return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
+
+
 def _result(
     request: LaunchRequest, outcome: ResultOutcome, reason: str, message: str, failure_class: FailureClass = ""
 ) -> PodResult:
@@ -315,9 +340,5 @@ def _result(
 
 def _revocation(request: LaunchRequest, pod: Json) -> CleanupRequest:
     return CleanupRequest(
-        request.launch_id, "revoke", _namespace(pod), pod["metadata"]["name"], cluster=request.cluster
+        request.launch_id, "revoke", namespace_of(pod), pod["metadata"]["name"], cluster=request.cluster
     )
-
-
-def _namespace(pod: Json) -> str:
-    return str(pod["metadata"].get("namespace") or "default")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ import aiohttp
 from podrelay.errors import ConfigError
 from podrelay_workers.api_access import Access, load_access
 from podrelay_workers.api_errors import (
+    MESSAGE_MAX,
     AlreadyExists,
     ApiError,
     Conflict,
@@ -64,6 +66,9 @@ Json = dict[str, Any]
 ANSWER_S = 20.0
 # Credentials that are refused are read again at most this often: an exec plugin may be a costly login.
 RELOAD_PAUSE_S = 5.0
+# Each warning of the server is told once, and no more than so many of them.
+_WARNED_MAX = 100
+_WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
@@ -92,6 +97,7 @@ class PodsApi:
         self._retired: aiohttp.ClientSession | None = None
         self._reload = asyncio.Lock()
         self._reloaded_at: float | None = None
+        self._warned: set[str] = set()
 
     @classmethod
     async def connect(cls, team: str | None = None, limit: int = 100) -> PodsApi:
@@ -187,7 +193,10 @@ class PodsApi:
                 yield _event(rest, decode)
 
     async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
-        """JSON merge patch: `{"metadata": {"labels": {...}}}`; null removes a field."""
+        """JSON merge patch: `{"metadata": {"labels": {...}}}`; null removes a field.
+
+        :raises Conflict: the patch names a uid in its metadata, and the pod of this name has another one.
+        """
         return await self._json("PATCH", _pod(namespace, name), body=patch, content_type="application/merge-patch+json")
 
     async def delete_pod(
@@ -199,11 +208,11 @@ class PodsApi:
         :raises Conflict: a pod of this name has another uid.
         """
         body: Json = {"kind": "DeleteOptions", "apiVersion": "v1"}
-        body |= {_camel(key): value for key, value in (options or {}).items()}
+        body |= _camel(options or {})
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
         if uid:
-            body["preconditions"] = {"uid": uid}
+            body["preconditions"] = {**(body.get("preconditions") or {}), "uid": uid}
         return await self._json("DELETE", _pod(namespace, name), body=body)
 
     async def read_log_tail(
@@ -282,14 +291,23 @@ class PodsApi:
         try:
             sending = self._send(method, path, params=params, data=data, headers=headers, timeout=timeout)
             async with await (asyncio.wait_for(sending, head_s) if head_s else sending) as answer:
-                if answer.status >= 400:
+                if answer.status >= 300:
                     body = await answer.read()
                     raise error_of(answer.status, answer.reason or "", answer.headers, body)
+                self._warn(method, answer)
                 yield answer
         except aiohttp.SocketTimeoutError as error:
             raise Silent(f"the API server said nothing for {timeout.sock_read:g} s") from error
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"the API server is not reached: {_why(error)}") from error
+
+    def _warn(self, method: str, answer: aiohttp.ClientResponse) -> None:
+        """Tell once what the server warns of in an answer (RFC 9111, code 299): deprecations, a policy that only warns."""
+        for line in answer.headers.getall("Warning", ()):
+            found = _WARNING.match(line)
+            if found and found[1] not in self._warned and len(self._warned) < _WARNED_MAX:
+                self._warned.add(found[1])
+                log.warning("The API server warns (%s): %s", method, re.sub(r"\\(.)", r"\1", found[1])[:MESSAGE_MAX])
 
     def _timeout(self, read_s: float | None = None) -> aiohttp.ClientTimeout:
         access = self._access
@@ -321,7 +339,9 @@ class PodsApi:
         except Exception as error:  # noqa: BLE001 - a user's refresh hook may raise anything
             raise Unauthorized(f"the credentials cannot be renewed: {_why(error)}", status=401) from error
         url = URL(access.host + path, encoded=True)
-        return await session.request(method, url, headers=headers | credentials, **access.request_options(), **request)
+        # A redirect leads to a page for people, and would make a GET of a POST.
+        request |= {"allow_redirects": False, **access.request_options()}
+        return await session.request(method, url, headers=headers | credentials, **request)
 
     async def _read_credentials_again(self, refused: Access) -> bool:
         """True where there are credentials newer than the refused ones. Many requests at once read them once."""
@@ -354,9 +374,11 @@ def _pod(namespace: str, name: str) -> str:
     return f"{_pods(namespace)}/{quote(name, safe='')}"
 
 
-def _camel(name: str) -> str:
-    first, *more = name.split("_")
-    return first + "".join(part.capitalize() for part in more)
+def _camel(options: Any) -> Any:
+    """The same with the API's names of fields, at every depth."""
+    if not isinstance(options, dict):
+        return options
+    return {re.sub("_([a-z])", lambda found: found[1].upper(), key): _camel(value) for key, value in options.items()}
 
 
 def _event(line: bytes, decode: Callable[[bytes], Any]) -> Json:

@@ -113,6 +113,8 @@ class PodApi:
         if answer is not None or pod is None:
             return answer or status(404, "NotFound", "no such pod")
         patch = await request.json()
+        if patch["metadata"].get("uid") not in (None, pod["metadata"]["uid"]):
+            return status(409, "Conflict", "Precondition failed: UID in precondition, UID in object meta")
         pod["metadata"].setdefault("labels", {}).update(patch["metadata"]["labels"])
         return web.json_response(pod)
 

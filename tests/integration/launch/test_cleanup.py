@@ -99,3 +99,32 @@ def test_launches_and_clean_ups_do_not_starve_each_other(bench: Bench) -> None:
             await until(lambda: bench.states(requests) == {"created": 200} and statuses(bench, jobs) == {"finished"})
 
     asyncio.run(scenario())
+
+
+def test_a_conflict_that_is_not_about_the_pods_identity_is_tried_again(bench: Bench) -> None:
+    for pod in ("a", "b"):
+        put_pod(bench, pod)
+    why = 'Operation cannot be fulfilled on pods "a": the object has been modified; please apply your changes again'
+    answers = {method: [status(409, "Conflict", why)] for method in ("DELETE", "PATCH")}
+    bench.api.fault = lambda request, _: answers[request.method].pop() if answers.get(request.method) else None
+    jobs = [order(bench, "delete", "a"), order(bench, "done", "b")]
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, jobs) == {"finished"})
+
+    asyncio.run(scenario())
+    assert [pod["metadata"]["labels"] for pod in bench.api.pods.values()] == [{names.LABEL_DONE: "True"}]
+
+
+def test_a_label_reaches_no_other_pod_of_that_name(bench: Bench) -> None:
+    """The uid inside a patch is a precondition to the API server."""
+    put_pod(bench, "a", uid="newer")
+    job = order(bench, "done", "a", uid="older")
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, [job]) == {"finished"})
+
+    asyncio.run(scenario())
+    assert bench.api.pods["default", "a"]["metadata"]["labels"] == {}

@@ -72,6 +72,11 @@ REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [
     (answers("[]", 200), Unreachable, {}),
     (answers("{", 200), Unreachable, {}),
     (breaks(), Unreachable, {}),
+    (refuses(403, "Forbidden", "status unknown for quota: q, resources: pods"), QuotaExceeded, {}),
+    (refuses(500, "", "etcdserver: request is too large"), Refused, {"status": 500}),
+    (refuses(500, "", "etcdserver: leader changed"), Overloaded, {}),
+    (answers("<html>log in</html>", 302, Location="/login"), Unreachable, {"message": "Found"}),
+    (answers("Too many requests, please try again later.", 429, Retry_After="1"), Throttled, {"retry_after_s": 1.0}),
 ]
 
 
@@ -293,5 +298,36 @@ def test_access_by_a_client_factory(monkeypatch: pytest.MonkeyPatch, kube_option
         access = await load_access()
         assert access.host == "https://elsewhere:6443"
         assert await access.headers() == {"Authorization": "Bearer of-factory"}
+
+    run(test)
+
+
+def test_warnings_of_the_server_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    text = 'would violate PodSecurity \\"restricted:latest\\": allowPrivilegeEscalation'
+
+    async def test() -> None:
+        step = answers(pod(), 201, Warning=f'299 - "{text}"')
+        async with scripted(step) as (_, api):
+            for _ in range(3):
+                await api.create_pod("default", {})
+
+    with caplog.at_level("WARNING"):
+        run(test)
+    (record,) = caplog.records
+    assert 'would violate PodSecurity "restricted:latest"' in record.getMessage()
+
+
+def test_delete_options_are_named_as_in_the_api_at_every_depth() -> None:
+    async def test() -> None:
+        async with scripted(answers(pod())) as (script, api):
+            options = {
+                "grace_period_seconds": 3,
+                "preconditions": {"resource_version": "7"},
+                "propagationPolicy": "Orphan",
+            }
+            await api.delete_pod("default", "a", uid="u", options=options)
+            sent = json.loads(script.bodies[0])
+        assert sent["preconditions"] == {"resourceVersion": "7", "uid": "u"}
+        assert (sent["gracePeriodSeconds"], sent["propagationPolicy"]) == (3, "Orphan")
 
     run(test)

@@ -19,6 +19,8 @@ KIND_OF_RESOURCE = {
     "configmaps": "ConfigMap",
     "events": "Event",
     "nodes": "Node",
+    "resourcequotas": "ResourceQuota",
+    "serviceaccounts": "ServiceAccount",
 }
 
 

@@ -30,7 +30,7 @@ from podrelay_workers.local_cluster.watching import Streams, WatchRequest, Watch
 Json = dict[str, Any]
 Query = MultiMapping[str]
 
-_SUBRESOURCES = {"pods": ("", "log", "status"), "namespaces": ("",)}
+_SUBRESOURCES = {"pods": ("", "log", "status"), "resourcequotas": ("", "status")}
 
 
 class Call:
@@ -152,7 +152,7 @@ class CoreApi:
         _check_json(call)
         info, body = call.info, call.body()
         if info.resource != "pods":
-            return _answer(call, self._objects.replace(self._record(info), body, call.dry_run))
+            return _answer(call, self._objects.replace(self._record(info), body, info.subresource, call.dry_run))
         write = self._pods.replace_status if info.subresource == "status" else self._pods.replace
         return _answer(call, write(info.namespace, info.name, body, call.dry_run))
 
@@ -164,7 +164,7 @@ class CoreApi:
         if call.info.resource == "pods":
             changed = self._pods.patch(record, call.content_type, call.body(), call.info.subresource, call.dry_run)
         else:
-            changed = self._objects.patch(record, call.content_type, call.body(), call.dry_run)
+            changed = self._objects.patch(record, call.content_type, call.body(), call.info.subresource, call.dry_run)
         return _answer(call, changed)
 
     def _delete(self, call: Call) -> web.Response:

@@ -50,7 +50,10 @@ API_RESOURCES: Json = {
         _resource("pods", "Pod", _ALL, short="po", singular="pod"),
         _resource("pods/log", "Pod", ["get"]),
         _resource("pods/status", "Pod", ["get", "patch", "update"]),
+        _resource("resourcequotas", "ResourceQuota", _PLAIN, short="quota", singular="resourcequota"),
+        _resource("resourcequotas/status", "ResourceQuota", ["get", "patch", "update"]),
         _resource("secrets", "Secret", _PLAIN, singular="secret"),
+        _resource("serviceaccounts", "ServiceAccount", _PLAIN, short="sa", singular="serviceaccount"),
     ],
 }
 

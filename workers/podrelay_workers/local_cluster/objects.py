@@ -1,4 +1,4 @@
-"""The objects beside pods that a pod may need: namespaces, Secrets, ConfigMaps and the one node; kept, never acted upon."""
+"""The objects beside pods that a pod may need: namespaces, Secrets, quotas and the like; kept, never acted upon."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 from podrelay_workers.local_cluster import clock, metadata, patching, validation
+from podrelay_workers.local_cluster.admission import DEFAULT_ACCOUNT, check_namespace
 from podrelay_workers.local_cluster.api_errors import (
     KIND_OF_RESOURCE,
     already_exists,
@@ -16,7 +17,7 @@ from podrelay_workers.local_cluster.api_errors import (
     not_found,
 )
 from podrelay_workers.local_cluster.pod_status import ADDRESS, NODE_NAME
-from podrelay_workers.local_cluster.pods import DeleteOptions, PodRegistry, check_namespace
+from podrelay_workers.local_cluster.pods import DeleteOptions, PodRegistry
 from podrelay_workers.local_cluster.record import Record
 from podrelay_workers.local_cluster.store import ObjectStore
 
@@ -28,13 +29,16 @@ NODE_LABELS = {
     "kubernetes.io/os": "linux",
     "kubernetes.io/arch": _ARCHITECTURES.get(platform.machine(), platform.machine()),
 }
-_WRITABLE = frozenset({"namespaces", "secrets", "configmaps"})
+_CONTENT = ("secrets", "configmaps", "resourcequotas", "serviceaccounts")
+_WRITABLE = frozenset({"namespaces", *_CONTENT})
 _FIELDS = {
     "namespaces": ("spec", "status"),
     "secrets": ("data", "type", "immutable"),
     "configmaps": ("data", "binaryData", "immutable"),
     "nodes": ("spec", "status"),
     "events": (),
+    "resourcequotas": ("spec",),
+    "serviceaccounts": ("secrets", "imagePullSecrets", "automountServiceAccountToken"),
 }
 
 
@@ -64,26 +68,37 @@ class ObjectRegistry:
         obj = self._filled(resource, meta, body)
         if self._store.get(resource, namespace, name) is not None:
             raise already_exists(resource, name)
-        return Record(resource, obj, 0) if dry_run else self._store.put(resource, obj)
+        if dry_run:
+            return Record(resource, obj, 0)
+        record = self._store.put(resource, obj)
+        if resource == "namespaces":  # as a controller of a real cluster does
+            self.create("serviceaccounts", name, {"metadata": {"name": DEFAULT_ACCOUNT}})
+        return record
 
-    def replace(self, old: Record, body: Any, dry_run: bool = False) -> Record:
-        """Raises `ApiError` 400, 405, 409 or 422."""
+    def replace(self, old: Record, body: Any, subresource: str = "", dry_run: bool = False) -> Record:
+        """PUT of the object, or of its status alone. Raises `ApiError` 400, 405, 409 or 422."""
         if old.resource not in _WRITABLE:
             raise method_not_allowed()
         body = metadata.check_body(old.resource, body)
         obj = self._filled(old.resource, metadata.of_changed_object(old.resource, old, body), body)
-        if old.resource == "namespaces":
+        if subresource == "status":
+            obj = {**old.obj, "metadata": obj["metadata"], "status": body.get("status") or {}}
+        elif old.resource == "namespaces":
             obj.update({key: old.obj[key] for key in ("spec", "status")})
+        elif "status" in old.obj:
+            obj["status"] = old.obj["status"]
         same = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(old.version)}} == old.obj
         if same or dry_run:
             return old
         return self._store.put(old.resource, obj)
 
-    def patch(self, record: Record, content_type: str, patch: Any, dry_run: bool = False) -> Record:
-        return self.replace(record, patching.apply(content_type, record.obj, patch), dry_run)
+    def patch(
+        self, record: Record, content_type: str, patch: Any, subresource: str = "", dry_run: bool = False
+    ) -> Record:
+        return self.replace(record, patching.apply(content_type, record.obj, patch), subresource, dry_run)
 
     def delete(self, record: Record, options: DeleteOptions) -> Record:
-        """Secrets and ConfigMaps go at once, a namespace when its last pod has gone. Raises `ApiError` 405 or 409."""
+        """A namespace goes when its last pod has gone, everything else at once. Raises `ApiError` 405 or 409."""
         if record.resource not in _WRITABLE:
             raise method_not_allowed()
         metadata.check_preconditions(record.resource, record, options.preconditions)
@@ -97,7 +112,7 @@ class ObjectRegistry:
         if "deletionTimestamp" not in record.obj["metadata"]:
             meta = {**record.obj["metadata"], "deletionTimestamp": clock.now_text()}
             record = self._store.put("namespaces", {**record.obj, "metadata": meta, "status": {"phase": "Terminating"}})
-        for resource in ("secrets", "configmaps"):
+        for resource in _CONTENT:
             for content in self._store.records(resource, record.name):
                 self._store.remove(content)
         for pod in self._store.records("pods", record.name):

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
-from podrelay_workers.local_cluster import clock, defaults, metadata, patching, validation
-from podrelay_workers.local_cluster.api_errors import already_exists, bad_request, forbidden, invalid, not_found
+from podrelay_workers.local_cluster import admission, clock, defaults, metadata, patching, validation
+from podrelay_workers.local_cluster.api_errors import already_exists, bad_request, invalid, not_found
 from podrelay_workers.local_cluster.pod_status import TERMINAL_PHASES
 from podrelay_workers.local_cluster.record import Record
 from podrelay_workers.local_cluster.store import ObjectStore
@@ -32,10 +32,6 @@ class Node(Protocol):
     def pod_gone(self, record: Record) -> None: ...
 
 
-class Quota(Protocol):
-    def pod_limit(self, namespace: str) -> int | None: ...
-
-
 @dataclass(frozen=True)
 class DeleteOptions:
     """`DeleteOptions` of one request; `grace_s` None leaves the choice to the pod."""
@@ -48,7 +44,7 @@ class DeleteOptions:
 class PodRegistry:
     """All changes of pods go through here."""
 
-    def __init__(self, store: ObjectStore, quota: Quota) -> None:
+    def __init__(self, store: ObjectStore, quota: admission.Quota) -> None:
         self._store = store
         self._quota = quota
         self.node: Node | None = None
@@ -65,17 +61,20 @@ class PodRegistry:
         body = metadata.check_body("pods", body)
         meta = metadata.of_new_object(body, namespace)
         name = meta.get("name") or ""
-        check_namespace(self._store, namespace, "pods", name)
+        admission.check_namespace(self._store, namespace, "pods", name)
         pod: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": body.get("spec") or {}}
         validation.check_pod(pod)
         pod["spec"] = defaults.pod_spec(pod["spec"])
         pod["status"] = {"phase": "Pending", "qosClass": defaults.qos_class(pod["spec"])}
-        self._check_quota(namespace, name)
+        admission.check_service_account(self._store, pod)
+        counted = admission.check_quota(self._store, self._quota, pod)
         if self._store.get("pods", namespace, name) is not None:
             raise already_exists("pods", name)
         if dry_run:
             return Record("pods", pod, 0)
         record = self._store.put("pods", pod)
+        for quota in counted:
+            self._store.put("resourcequotas", quota)
         if self.node is not None:
             self.node.pod_created(record)
         return record
@@ -193,28 +192,6 @@ class PodRegistry:
         if wanted_s is None:
             wanted_s = pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S)
         return wanted_s if wanted_s >= 0 else 1
-
-    def _check_quota(self, namespace: str, name: str) -> None:
-        limit = self._quota.pod_limit(namespace)
-        if limit is None:
-            return
-        pods = self._store.unordered("pods", namespace)
-        used = sum(1 for record in pods if record.obj["status"].get("phase") not in TERMINAL_PHASES)
-        if used >= limit:
-            why = f"exceeded quota: local-cluster, requested: pods=1, used: pods={used}, limited: pods={limit}"
-            raise forbidden("pods", name, why)
-
-
-def check_namespace(store: ObjectStore, namespace: str, resource: str, name: str) -> None:
-    """Raises `ApiError` 404 for a namespace that is not there, 403 for one that is being terminated."""
-    record = store.get("namespaces", "", namespace)
-    if record is None:
-        raise not_found("namespaces", namespace)
-    if "deletionTimestamp" in record.obj["metadata"]:
-        text = f"namespace {namespace} is being terminated"
-        cause = {"reason": "NamespaceTerminating", "message": text, "field": "metadata.namespace"}
-        why = f"unable to create new content in namespace {namespace} because it is being terminated"
-        raise forbidden(resource, name, why, [cause])
 
 
 def delete_options(query: Any, body: Any) -> DeleteOptions:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-NAMESPACED = frozenset({"pods", "secrets", "configmaps", "events"})
+NAMESPACED = frozenset({"pods", "secrets", "configmaps", "events", "resourcequotas", "serviceaccounts"})
 CLUSTER_WIDE = frozenset({"namespaces", "nodes"})
 
 _VERB_ON_OBJECT = {"GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "POST": "create"}

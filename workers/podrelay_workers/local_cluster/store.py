@@ -14,7 +14,7 @@ from podrelay_workers.local_cluster.record import Record
 
 Json = dict[str, Any]
 
-RESOURCES = ("namespaces", "nodes", "pods", "secrets", "configmaps", "events")
+RESOURCES = ("namespaces", "nodes", "pods", "secrets", "configmaps", "events", "resourcequotas", "serviceaccounts")
 
 
 class ChangeListener(Protocol):

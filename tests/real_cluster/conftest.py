@@ -1,0 +1,58 @@
+"""One namespace of the API server that PODRELAY_REAL_KUBECONFIG names; without it, of a local cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.real_cluster.server import POD_SPEC, Server, unique_namespace
+from tests.support.local_cluster import LocalCluster
+
+VARIABLE = "PODRELAY_REAL_KUBECONFIG"
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    named = os.environ.get(VARIABLE)
+    if named:
+        path = Path(named).expanduser()
+        assert path.is_file(), f"{VARIABLE} names {path}, and there is no such file"
+        yield path.resolve()
+        return
+    with LocalCluster(tmp_path_factory.mktemp("real"), runner="simulate") as cluster:
+        yield cluster.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def server(kubeconfig: Path) -> Iterator[Server]:
+    server = Server(kubeconfig, unique_namespace())
+    server.make_namespace()
+    try:
+        yield server
+    finally:
+        server.drop_namespace()
+
+
+@pytest.fixture(scope="session")
+def environment(kubeconfig: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What executor, launcher and watcher are told of the cluster."""
+    template: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "template"}, "spec": POD_SPEC}
+    path = tmp_path_factory.mktemp("template") / "template.yaml"
+    path.write_text(yaml.safe_dump(template))
+    return {
+        "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
+        "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(kubeconfig),
+        "AIRFLOW__KUBERNETES_EXECUTOR__NAMESPACE": server.namespace,
+        "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(path),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _configured(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)

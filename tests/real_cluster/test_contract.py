@@ -1,0 +1,336 @@
+"""What podrelay relies on in an API server: each request that it makes, and each refusal that it tells apart."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from podrelay import names
+from podrelay.preflight import run_checks
+from podrelay.wire import LaunchRequest
+from podrelay_workers.api_errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    Gone,
+    NotFound,
+    QuotaExceeded,
+    Refused,
+    error_of_event,
+)
+from podrelay_workers.creation import judge
+from podrelay_workers.manifest import Manifests
+from podrelay_workers.pods_api import PodsApi
+from tests.real_cluster.conftest import VARIABLE
+from tests.real_cluster.server import Json, Server, ended, pod, running
+
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+def ask(work: Callable[[PodsApi], Awaitable[T]]) -> T:
+    """Let podrelay's own client do it."""
+
+    async def run() -> T:
+        async with await PodsApi.connect() as api:
+            return await asyncio.wait_for(work(api), 60)
+
+    return asyncio.run(run())
+
+
+def refusal(work: Callable[[PodsApi], Awaitable[Any]], kind: type[ApiError]) -> ApiError:
+    with pytest.raises(kind) as caught:
+        ask(work)
+    assert type(caught.value) is kind
+    return caught.value
+
+
+@pytest.fixture
+def name(server: Server) -> Iterator[str]:
+    """The name of a pod that is gone afterwards."""
+    name = f"pod-{next(_numbers)}"
+    yield name
+    found = server.get(name)
+    if found and found["metadata"].get("finalizers"):
+        server.patch(f"{server.pods_path}/{name}", {"metadata": {"finalizers": None}})
+    server.delete(name)
+
+
+# --- creation ---------------------------------------------------------------------------------------------------------
+def test_a_pod_is_made_once(server: Server, name: str) -> None:
+    made = ask(lambda api: api.create_pod(server.namespace, pod(name)))
+    assert (made["metadata"]["name"], made["metadata"]["namespace"]) == (name, server.namespace)
+    assert made["metadata"]["uid"]
+    refusal(lambda api: api.create_pod(server.namespace, pod(name)), AlreadyExists)
+    found = ask(lambda api: api.get_pod(server.namespace, name))
+    assert found["metadata"]["uid"] == made["metadata"]["uid"]
+
+
+def test_a_pod_that_is_being_deleted_still_has_its_name(server: Server, name: str) -> None:
+    body = pod(name, finalizers=["podrelay.test/stays"])
+    ask(lambda api: api.create_pod(server.namespace, body))
+    ask(lambda api: api.delete_pod(server.namespace, name))
+    refusal(lambda api: api.create_pod(server.namespace, pod(name)), AlreadyExists)
+
+
+def test_a_namespace_that_does_not_exist(server: Server) -> None:
+    error = refusal(lambda api: api.create_pod("podrelay-no-such-namespace", pod("a")), NotFound)
+    assert "podrelay-no-such-namespace" in error.message
+    assert judge(error, 0).scope == "never"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"name": "Upper_Case"}},
+        {"metadata": {"name": "a" * 254}},
+        {"metadata": {"name": "x", "labels": {"k": "v" * 64}}},
+        {"metadata": {"name": "x", "labels": {"k": "not/a value"}}},
+        {"metadata": {"name": "x", "annotations": {"k": "v" * 262_145}}},
+        {"metadata": {"name": "x"}, "spec": {"containers": []}},
+        {
+            "metadata": {"name": "x"},
+            "spec": {"restartPolicy": "Sometimes", "containers": [{"name": "b", "image": "i"}]},
+        },
+    ],
+    ids=["name", "long name", "long label", "label", "annotations", "no container", "restart policy"],
+)
+def test_what_is_invalid_is_refused_for_good(server: Server, change: Json) -> None:
+    error = refusal(lambda api: api.create_pod(server.namespace, pod("x") | change), Refused)
+    assert error.status == 422
+    assert judge(error, 0).scope == "never"
+
+
+def test_a_field_of_the_wrong_type_is_refused_for_good(server: Server) -> None:
+    body = pod("x")
+    body["spec"] = body["spec"] | {"containers": [{"name": "base", "image": "i", "args": [1]}]}
+    error = refusal(lambda api: api.create_pod(server.namespace, body), Refused)
+    assert error.status == 400
+
+
+def test_a_service_account_that_does_not_exist(server: Server) -> None:
+    body = pod("x")
+    body["spec"] = body["spec"] | {"serviceAccountName": "podrelay-none"}
+    error = refusal(lambda api: api.create_pod(server.namespace, body), Refused)
+    assert (error.status, judge(error, 0).scope, judge(error, 99).scope) == (403, "launch", "never")
+    assert "podrelay-none" in error.message
+
+
+def test_a_quota_that_is_used_up(server: Server) -> None:
+    """A server may learn of the quota, and of its count, a moment later: so some pods may pass."""
+    path = f"/api/v1/namespaces/{server.namespace}/resourcequotas"
+    server.call("POST", path, {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "1"}}})
+    counted = {"hard": {"pods": "1"}, "used": {"pods": str(len(server.pods()))}}
+    made: list[str] = []
+
+    async def fill(api: PodsApi) -> None:
+        while len(made) < 50:
+            await api.create_pod(server.namespace, pod(f"counted-{len(made)}"))
+            made.append(f"counted-{len(made)}")
+            await asyncio.sleep(0.1)
+
+    try:
+        server.patch(f"{path}/few/status", {"status": counted})  # where no controller counts
+        error = refusal(fill, QuotaExceeded)
+        assert "few" in error.message
+        assert judge(error, 0).scope == "namespace"
+        # Admission comes before the name: who had not heard of its own pod hears of the quota only.
+        refusal(lambda api: api.create_pod(server.namespace, pod(made[0])), QuotaExceeded)
+    finally:
+        server.call("DELETE", f"{path}/few")
+        for each in made:
+            server.delete(each)
+
+
+def test_the_longest_names_and_labels_that_podrelay_makes(server: Server) -> None:
+    """Ids of a length and of letters that neither names nor labels may have."""
+    long = "Ünï.code_" * 27
+    request = LaunchRequest(
+        launch_id="0199aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee", attempt=12, kind="task", subject=long,
+        key=(long[:250], long[:250], long[:250], 3, 1000), owner="1234567",
+        args=("python", "-c", "x" * 100_000), namespace=server.namespace,
+    )  # fmt: skip
+    body = Manifests("d" * 40).render(request)
+    made = ask(lambda api: api.create_pod(server.namespace, body))
+    try:
+        assert len(made["metadata"]["name"]) <= 63
+        assert made["metadata"]["labels"][names.LABEL_LAUNCH_ID] == request.launch_id
+        assert made["metadata"]["annotations"]["dag_id"] == long[:250]
+        assert made["spec"]["containers"][0]["args"] == list(request.args)
+    finally:
+        server.delete(made["metadata"]["name"])
+
+
+# --- lists and watches ------------------------------------------------------------------------------------------------
+@pytest.fixture
+def seven(server: Server) -> Iterator[list[str]]:
+    """Seven pods with a label of their own, by which they are asked for."""
+    made = [f"many-{next(_numbers)}" for _ in range(7)]
+    for each in made:
+        server.call("POST", server.pods_path, pod(each, labels={"podrelay.test/of": "seven"}))
+    yield made
+    for each in made:
+        server.delete(each)
+
+
+LABELS = "podrelay.test/of=seven"
+
+
+@pytest.mark.parametrize("metadata_only", [False, True])
+def test_a_list_in_pages(server: Server, seven: list[str], metadata_only: bool) -> None:
+    async def pages(api: PodsApi) -> list[list[Json]]:
+        found, continuation = [], ""
+        while True:
+            page = await api.list_page(
+                server.namespace, labels=LABELS, limit=3, continuation=continuation, metadata_only=metadata_only
+            )
+            assert page.version
+            found.append(page.items)
+            continuation = page.continuation
+            if not continuation:
+                return found
+
+    found = ask(pages)
+    assert [len(items) for items in found] == [3, 3, 1]
+    assert {item["metadata"]["name"] for items in found for item in items} == set(seven)
+    assert ("spec" in found[0][0]) != metadata_only
+
+
+def test_fields_select_too(server: Server, seven: list[str]) -> None:
+    server.set_status(seven[0], {"phase": "Failed"})
+    for fields, expected in (
+        ("status.phase=Failed", {seven[0]}),
+        ("status.phase!=Failed", set(seven[1:])),
+        (f"metadata.name={seven[3]}", {seven[3]}),
+        ("spec.nodeName=", set(seven)),
+    ):
+        page = ask(lambda api, fields=fields: api.list_page(server.namespace, labels=LABELS, fields=fields))  # type: ignore[misc]
+        assert {item["metadata"]["name"] for item in page.items} == expected, fields
+
+
+async def events(api: PodsApi, server: Server, version: str, count: int, **options: Any) -> list[Json]:
+    found: list[Json] = []
+    stream = api.watch_stream(server.namespace, version=version, labels=LABELS, timeout_s=20, **options)
+    async for event in stream:
+        if event["type"] != "BOOKMARK":
+            found.append(event)
+        if len(found) == count or event["type"] == "ERROR":
+            break
+    await stream.aclose()
+    return found
+
+
+def test_a_watch_goes_on_from_any_version_that_was_seen(server: Server, seven: list[str]) -> None:
+    begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
+    server.set_status(seven[0], running())
+    server.set_status(seven[0], ended(0))
+    server.delete(seven[0])
+    seen = ask(lambda api: events(api, server, begin, 3))
+    assert [event["type"] for event in seen] == ["MODIFIED", "MODIFIED", "DELETED"]
+    assert seen[1]["object"]["status"]["phase"] == "Succeeded"
+    middle = seen[1]["object"]["metadata"]["resourceVersion"]
+    again = ask(lambda api: events(api, server, middle, 1))
+    assert [event["object"]["metadata"]["uid"] for event in again] == [seen[2]["object"]["metadata"]["uid"]]
+    assert again[0]["type"] == "DELETED"
+
+
+def test_a_pod_that_leaves_the_selector_is_told_as_deleted(server: Server, seven: list[str]) -> None:
+    """The watcher may select by label: a label that changes must not look like nothing."""
+    begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
+    server.patch(f"{server.pods_path}/{seven[1]}", {"metadata": {"labels": {"podrelay.test/of": None}}})
+    (event,) = ask(lambda api: events(api, server, begin, 1))
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", seven[1])
+
+
+def test_a_version_of_long_ago_is_gone(server: Server, seven: list[str]) -> None:
+    """In the stream or before it, as the server likes; to podrelay both are the same."""
+
+    async def watch(api: PodsApi) -> None:
+        found = await events(api, server, "1", 1)
+        if found[0]["type"] != "ERROR" and VARIABLE in os.environ:
+            pytest.skip("this server is so young that it remembers everything")
+        assert found[0]["type"] == "ERROR"
+        raise error_of_event(found[0]["object"])
+
+    refusal(watch, Gone)
+
+
+def test_a_continuation_that_makes_no_sense_is_refused(server: Server) -> None:
+    error = refusal(lambda api: api.list_page(server.namespace, continuation="bm9uc2Vuc2U"), Refused)
+    assert error.status == 400
+
+
+# --- clean-up ---------------------------------------------------------------------------------------------------------
+def test_a_deletion_spares_another_pod_of_that_name(server: Server, name: str) -> None:
+    made = ask(lambda api: api.create_pod(server.namespace, pod(name)))
+    uid = made["metadata"]["uid"]
+    refusal(
+        lambda api: api.delete_pod(server.namespace, name, uid=uid[:-1] + ("0" if uid[-1] != "0" else "1")), Conflict
+    )
+    assert server.get(name) is not None
+    ask(lambda api: api.delete_pod(server.namespace, name, uid=uid))
+    assert server.get(name) is None, "a pod on no node goes at once"
+    refusal(lambda api: api.delete_pod(server.namespace, name, uid=uid), NotFound)
+
+
+def test_a_pod_with_a_finalizer_is_only_marked(server: Server, name: str) -> None:
+    made = ask(lambda api: api.create_pod(server.namespace, pod(name, finalizers=["podrelay.test/stays"])))
+    for _ in range(2):
+        ask(lambda api: api.delete_pod(server.namespace, name, uid=made["metadata"]["uid"]))
+    found = server.get(name)
+    assert found is not None
+    assert found["metadata"]["deletionTimestamp"]
+    server.patch(f"{server.pods_path}/{name}", {"metadata": {"finalizers": None}})
+    assert server.get(name) is None
+
+
+def test_delete_options(server: Server, name: str) -> None:
+    ask(lambda api: api.create_pod(server.namespace, pod(name)))
+    ask(lambda api: api.delete_pod(server.namespace, name, options={"dry_run": ["All"]}))
+    assert server.get(name) is not None
+    options = {"grace_period_seconds": 0, "propagation_policy": "Background"}
+    ask(lambda api: api.delete_pod(server.namespace, name, options=options))
+    assert server.get(name) is None
+
+
+def test_a_label_is_set_on_this_pod_only(server: Server, name: str) -> None:
+    made = ask(lambda api: api.create_pod(server.namespace, pod(name, labels={"kept": "1"})))
+    uid, label = made["metadata"]["uid"], {names.LABEL_DONE: "True"}
+    patched = ask(
+        lambda api: api.patch_pod(server.namespace, name, {"metadata": {"uid": uid, "labels": label}}),
+    )
+    assert patched["metadata"]["labels"] == {"kept": "1", **label}
+    other = uid[:-1] + ("0" if uid[-1] != "0" else "1")
+    change = {"metadata": {"uid": other, "labels": {names.LABEL_REVOKED: "True"}}}
+    refusal(lambda api: api.patch_pod(server.namespace, name, change), Conflict)
+    found = server.get(name)
+    assert found is not None
+    assert found["metadata"]["labels"] == {"kept": "1", **label}
+    server.delete(name)
+    refusal(lambda api: api.patch_pod(server.namespace, name, {"metadata": {"labels": label}}), NotFound)
+
+
+# --- what is asked beside pods ----------------------------------------------------------------------------------------
+def test_the_log_of_a_pod_that_never_ran_is_an_error_and_no_crash(server: Server, name: str) -> None:
+    ask(lambda api: api.create_pod(server.namespace, pod(name)))
+    with pytest.raises(ApiError):
+        ask(lambda api: api.read_log_tail(server.namespace, name, container="base"))
+
+
+def test_events_and_version(server: Server, name: str) -> None:
+    made = ask(lambda api: api.create_pod(server.namespace, pod(name)))
+    told = ask(lambda api: api.list_events(server.namespace, name=name, uid=made["metadata"]["uid"]))
+    assert all(event["involvedObject"]["name"] == name for event in told)
+    assert ask(lambda api: api.server_version())["gitVersion"].startswith("v1.")
+
+
+def test_the_check_says_that_all_is_allowed(server: Server) -> None:
+    (check,) = [check for check in run_checks(None) if check.what == "Kubernetes"]
+    assert check.ok, check.detail
+    assert server.namespace in check.detail

@@ -1,0 +1,154 @@
+"""A task from the executor through launcher and watcher to its event, and its pod to its end, on whatever cluster there is.
+
+The suite reports what a kubelet would; launcher and watcher are real processes, Redis and Airflow's database are real too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from kubernetes.client import models as k8s
+
+from podrelay import names
+from tests.real_cluster.loop import Loop
+from tests.real_cluster.server import Json, Server, ended, running
+from tests.support.parity_rig import workers
+from tests.support.redis_server import RedisServer, find_server
+from tests.support.task_instances import load, update
+
+DEPLOYMENT = "real"
+
+
+@pytest.fixture(scope="session")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Not the one of the other suites: they empty theirs."""
+    find_server()
+    with RedisServer(tmp_path_factory.mktemp("relay")) as redis_server:
+        yield redis_server
+
+
+@pytest.fixture(scope="session")
+def settings(relay: RedisServer, environment: dict[str, str]) -> dict[str, str]:
+    return environment | {
+        "AIRFLOW__PODRELAY__REDIS_URL": relay.url,
+        "AIRFLOW__PODRELAY__DEPLOYMENT": DEPLOYMENT,
+        "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.5",
+    }
+
+
+@pytest.fixture(scope="session")
+def processes(settings: dict[str, str], relay: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A launcher and a watcher; the folder of their logs."""
+    folder = tmp_path_factory.mktemp("workers")
+    with workers(folder, redis.Redis.from_url(relay.url), DEPLOYMENT, environment=settings):
+        yield folder
+
+
+@pytest.fixture
+def loop(
+    airflow_db: None, server: Server, processes: Path, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Loop]:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    loop = Loop(server)
+    yield loop
+    loop.executor.end()
+
+
+def marked(loop: Loop, name: str) -> bool:
+    pod = loop.server.get(name)
+    return pod is not None and pod["metadata"]["labels"].get(names.LABEL_DONE) == "True"
+
+
+def test_a_task_that_succeeds_leaves_no_pod(loop: Loop) -> None:
+    task, name = loop.run()
+    update(task.ti_id, state="success")
+    loop.server.set_status(name, ended(0))
+    assert loop.event(task)[0] == "success"
+    loop.until(lambda: loop.server.get(name) is None, "the pod goes")
+
+
+ENDS: dict[str, tuple[Json, tuple[str, ...]]] = {
+    "exit code": (ended(3), ("Error", "base", "exit code 3")),
+    "out of memory": (ended(137, "OOMKilled"), ("OOMKilled", "exit code 137")),
+    "evicted": (
+        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+        ("Evicted", "The node was low on resource"),
+    ),
+    "deadline": (ended(143, reason="Error") | {"reason": "DeadlineExceeded"}, ("DeadlineExceeded",)),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_task_whose_pod_fails_keeps_it_with_a_mark(loop: Loop, end: str) -> None:
+    status, words = ENDS[end]
+    task, name = loop.run()
+    loop.server.set_status(name, status)
+    state, told = loop.event(task)
+    assert state == "failed"
+    assert all(word in told for word in words), told
+    loop.until(lambda: marked(loop, name), "the pod is marked as done")
+
+
+def test_a_pod_that_somebody_deletes_fails_its_task(loop: Loop) -> None:
+    task, name = loop.run()
+    loop.server.delete(name)
+    state, told = loop.event(task)
+    assert state == "failed"
+    assert "PodDeleted" in told
+
+
+def test_a_pod_that_is_evicted_before_its_task_began_is_replaced(loop: Loop) -> None:
+    (task,) = loop.submit()
+    first = loop.pod(task)
+    loop.server.set_status(first, {"phase": "Failed", "reason": "Evicted", "message": "no room"})
+    second = loop.until(lambda: [p for p in loop.pods(task) if p["metadata"]["name"] != first], "another pod")
+    name = second[0]["metadata"]["name"]
+    assert second[0]["metadata"]["labels"][names.LABEL_ATTEMPT] == "1"
+    loop.server.set_status(name, running())
+    update(task.ti_id, state="success")
+    loop.server.set_status(name, ended(0))
+    assert loop.event(task)[0] == "success"
+
+
+def test_each_of_many_tasks_has_one_pod(loop: Loop) -> None:
+    tasks = loop.submit(30)
+    pods = [loop.pod(task) for task in tasks]
+    for task, name in zip(tasks, pods, strict=True):
+        update(task.ti_id, state="success")
+        loop.server.set_status(name, ended(0))
+    assert {loop.event(task)[0] for task in tasks} == {"success"}
+    loop.until(lambda: not any(loop.pods(task) for task in tasks), "all pods go")
+    assert len(set(pods)) == 30
+
+
+def test_a_pod_that_is_refused_fails_its_task_at_once(loop: Loop, processes: Path) -> None:
+    override = k8s.V1Pod(metadata=k8s.V1ObjectMeta(labels={"team": "no / label"}))
+    (task,) = loop.submit(executor_config={"pod_override": override})
+    state, told = loop.event(task)
+    assert state == "failed"
+    assert "no / label" in told
+    assert not loop.pods(task)
+    assert "eyJ" not in told + (processes / "launcher.log").read_text()
+
+
+def test_a_revoked_task_loses_its_pod(loop: Loop) -> None:
+    (task,) = loop.submit()
+    name = loop.pod(task)
+    loop.executor.revoke_task(ti=load(task.ti_id))
+    loop.until(lambda: loop.server.get(name) is None, "the pod goes")
+    assert task.key not in loop.executor.running
+
+
+def test_a_finalizer_holds_the_pod_and_nothing_else(loop: Loop) -> None:
+    override = k8s.V1Pod(metadata=k8s.V1ObjectMeta(finalizers=["podrelay.test/stays"]))
+    task, name = loop.run(executor_config={"pod_override": override})
+    update(task.ti_id, state="success")
+    loop.server.set_status(name, ended(0))
+    assert loop.event(task)[0] == "success"
+    loop.until(lambda: (loop.server.get(name) or {"metadata": {}})["metadata"].get("deletionTimestamp"), "marked to go")
+    loop.server.patch(f"{loop.server.pods_path}/{name}", {"metadata": {"finalizers": None}})
+    loop.until(lambda: loop.server.get(name) is None, "the pod goes")
