@@ -18,9 +18,12 @@ class Launch:
     """One launch of this executor. `request` and `workload` are None for one that was adopted and not yet needed."""
 
     launch_id: str
+    # Airflow's name for it, whatever that is; nobody looks inside.
     key: Any
     kind: str
     subject: str
+    # A task's dag, task, run, map index and try; None for other kinds.
+    task: Any = None
     attempt: int = 0
     relaunches: int = 0
     request: LaunchRequest | None = field(default=None, repr=False)

@@ -133,7 +133,7 @@ class Reconciliation:
         """The task is over, and the watcher has not told of its pod yet: that pod may still be writing its log."""
         if launch.kind != "task" or launch.withdrawn or launch.foreign_id is not None or row is None:
             return False
-        if not self._launches.is_newest(launch) or superseded(launch.launch_id, launch.key.try_number, row):
+        if not self._launches.is_newest(launch) or superseded(launch.launch_id, launch.task.try_number, row):
             return False
         return row.began and row.state not in WANTED
 
@@ -142,7 +142,7 @@ class Reconciliation:
             return True
         if launch.foreign_id is not None:
             return (row.launch_id or "") != launch.foreign_id or row.state not in ("running", "restarting")
-        return superseded(launch.launch_id, launch.key.try_number, row) or row.state not in WANTED
+        return superseded(launch.launch_id, launch.task.try_number, row) or row.state not in WANTED
 
     def _take_found_results(self, findings: Sequence[Finding]) -> None:
         """Results that the ledger has and the stream did not bring, and attempts that another process made."""

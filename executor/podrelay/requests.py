@@ -35,6 +35,7 @@ def request_for(
     executor_config: Any = None,
     queue: str | None = None,
     attempt: int = 0,
+    known_by_id: bool = False,
 ) -> LaunchRequest:
     """Everything a launcher needs to make the pod.
 
@@ -64,6 +65,7 @@ def request_for(
         image=image,
         priority=ti.priority_weight if ti is not None else _CALLBACK_PRIORITY,
         not_after_s=compat.token_end_s(workload.token),
+        known_by_id=known_by_id and kind == "task",
     )
 
 
