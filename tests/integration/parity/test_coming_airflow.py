@@ -112,7 +112,8 @@ def test_events_are_recorded_as_the_base_class_wants(ours: Rig, monkeypatch: pyt
     task, pod = ours.run()
     update(task.ti_id, state="success")
     ours.end_pod(pod, exit_code=0)
-    assert ours.event(task) == (TaskInstanceState.SUCCESS, None, "its run")
+    event: tuple[Any, ...] = ours.event(task)
+    assert event == (TaskInstanceState.SUCCESS, None, "its run")
 
 
 def test_what_is_declared(airflow_db: None) -> None:
