@@ -34,7 +34,7 @@ from podrelay.outcomes import Policy
 from podrelay.reconciliation import Reconciliation
 from podrelay.redis_client import check, connect
 from podrelay.relay import Relay
-from podrelay.requests import InvalidExecutorConfig
+from podrelay.requests import InvalidExecutorConfig, watches
 from podrelay.result_stream import ResultStream
 from podrelay.sealing import Seal
 from podrelay.settings import load_settings
@@ -200,6 +200,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(made))
         for (launch, pre_assigned), answer in zip(made, answers, strict=True):
             self._take_over(launch, announce=not pre_assigned)
+            self._warn_of_namespace(launch)
             self.log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, answer)
 
     def _take_over(self, launch: Launch, *, announce: bool) -> None:
@@ -213,6 +214,18 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.running.add(launch.key)
         if announce and launch.kind == "task":
             compat.record_event(self, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
+
+    def _warn_of_namespace(self, launch: Launch) -> None:
+        request = launch.request
+        if request is None or launch.kind != "task" or watches(self.kube_config, request.namespace):
+            return
+        self.log_task_event(
+            event="namespace not watched",
+            extra=f"Namespace {request.namespace} is not watched: the end of this task's pod is noticed late, and only "
+            "where the watcher may get pods in it. Set [kubernetes_executor] multi_namespace_mode = True and add it to "
+            "multi_namespace_mode_namespace_list, for scheduler, launchers and watcher.",
+            ti_key=launch.task,
+        )
 
     # --- results ------------------------------------------------------------------------------------------------------
     def sync(self) -> None:

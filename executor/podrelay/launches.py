@@ -32,6 +32,8 @@ class Launch:
     withdrawn: bool = False
     # What the database calls the launch of a running task that another executor started; we only hold its slot.
     foreign_id: str | None = None
+    # Since when (monotonic) its task is known to be over while its pod's end is not; 0 where that is not so.
+    over_since_s: float = 0.0
     # Reasons that were told, and when (monotonic); made when the first one comes, for most launches have none.
     told: dict[str, float] | None = field(default=None, repr=False)
 

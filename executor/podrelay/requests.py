@@ -75,6 +75,14 @@ def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tup
     return replace(request, args=compat.args_of(fresh), not_after_s=compat.token_end_s(fresh.token)), fresh
 
 
+def watches(kube_config: KubeConfig, namespace: str) -> bool:
+    """Does the watcher follow the pods of this namespace? Those of others it asks for one by one."""
+    if not kube_config.multi_namespace_mode:
+        return bool(namespace == (kube_config.kube_namespace or "default"))
+    listed = {item.strip() for item in kube_config.multi_namespace_mode_namespace_list or ()} - {""}
+    return not listed or namespace in listed
+
+
 # Callbacks complete work that is already done, and connection tests have a person waiting: Airflow puts them first.
 _CALLBACK_PRIORITY = 1 << 30
 
