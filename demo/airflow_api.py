@@ -79,6 +79,11 @@ class AirflowApi:
             for row in answer["task_instances"]
         ]
 
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task that is not mapped returned."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self.get(f"{path}?deserialize=true")["value"]
+
     def log_text(self, dag_id: str, run_id: str, task: TaskState) -> str:
         """The log of the latest try, one line per event."""
         answer = self.get(

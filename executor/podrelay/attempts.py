@@ -37,6 +37,7 @@ class Attempts:
         return request_for(
             workload, launch_id, executor.scheduler_job_id or "", executor.kube_config, cluster=self._cluster,
             team=executor.team_name, executor_config=executor_config, queue=queue,
+            known_by_id=executor.supports_task_instance_uuid,
         )  # fmt: skip
 
     def next(self, wanted: Sequence[tuple[Launch, Decision]]) -> dict[str, Launch]:

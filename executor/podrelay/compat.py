@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
-
-if TYPE_CHECKING:
-    from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancekey import TaskInstanceKey
 
 ExecuteTask = workloads.ExecuteTask
 ExecuteCallback: Any = getattr(workloads, "ExecuteCallback", None)  # 3.2
@@ -53,10 +52,50 @@ def args_of(workload: Any) -> tuple[str, ...]:
     return (*head, workload.model_dump_json())
 
 
-def task_key(executor: BaseExecutor, ti: TaskInstance) -> Any:
+def task_key(executor: BaseExecutor, ti: Any) -> Any:
     """The key under which the scheduler knows a task instance; from 3.4 on the executor is asked for it."""
     get_task_key = getattr(executor, "get_task_key", None)
     return get_task_key(ti) if get_task_key else ti.key
+
+
+def keys_are_ids(base: type[BaseExecutor]) -> bool:
+    """Does the scheduler know a task by its instance's id (3.4), or by dag, task, run, map index and try?"""
+    return hasattr(base, "get_task_key")
+
+
+def workload_key(executor: BaseExecutor, workload: Any) -> Any:
+    """The key under which the scheduler waits for news of a workload."""
+    return task_key(executor, workload.ti) if isinstance(workload, ExecuteTask) else workload.key
+
+
+def task_of(workload: Any) -> TaskInstanceKey | None:
+    """Dag, task, run, map index and try of a task; its row is found by them even after clearing gave it another id."""
+    ti = getattr(workload, "ti", None)
+    if ti is None:
+        return None
+    return TaskInstanceKey(ti.dag_id, ti.task_id, ti.run_id, ti.try_number, ti.map_index)
+
+
+def record_event(executor: BaseExecutor, key: Any, state: Any, info: Any) -> None:
+    """Tell the scheduler; the one place that knows what an event looks like."""
+    record = getattr(executor, "record_event", None)  # proposed for a later release: events of three parts
+    if record is not None:
+        record(key, state, info)
+    else:
+        executor.event_buffer[key] = (state, info)
+
+
+def workload_types() -> frozenset[Any]:
+    """The kinds of workload that pods can run, as 3.4 wants them declared; empty on releases that have flags instead."""
+    known = getattr(workloads, "WorkloadType", None)
+    names = ("EXECUTE_TASK", "EXECUTE_CALLBACK", "TEST_CONNECTION")
+    return frozenset(getattr(known, name) for name in names if hasattr(known, name))
+
+
+def only_current() -> tuple[Any, ...]:
+    """Conditions that leave out the rows of earlier tries, which 3.4 keeps in the same table."""
+    working_set = getattr(TaskInstance, "working_set", None)
+    return () if working_set is None else (working_set.is_(True),)
 
 
 def forget_queued(executor: BaseExecutor, key: Any) -> None:

@@ -54,7 +54,7 @@ class Endings:
         self._most = most
         self._unhandled: deque[PodResult] = deque()
         # Key -> launch id, state, info, when (monotonic): the scheduler loses an event when another one holds the row.
-        self._reported: dict[Any, tuple[str, str, str | None, float]] = {}
+        self._reported: dict[Any, tuple[Launch, str, str | None, float]] = {}
 
     def take(self) -> None:
         """Handle the next results of the stream."""
@@ -107,16 +107,16 @@ class Endings:
         """An event is lost when another scheduler holds the row at that moment: report it until the row shows it."""
         now_s = time.monotonic()
         due = {key: told for key, told in self._reported.items() if now_s - told[3] > older_than_s}
-        rows = rows_by_key(due)
-        for key, (launch_id, state, info, _) in due.items():
-            row = rows.get(coordinates(key))
-            if superseded(launch_id, key.try_number, row) or row is None or row.state not in WANTED:
+        rows = rows_by_key(told[0].task for told in due.values())
+        for key, (launch, state, info, _) in due.items():
+            row = rows.get(coordinates(launch.task))
+            if superseded(launch.launch_id, launch.task.try_number, row) or row is None or row.state not in WANTED:
                 del self._reported[key]
             elif key not in self._executor.running and not compat.queued(self._executor, key):
-                self._executor.event_buffer[key] = (TaskInstanceState(state), info)
+                compat.record_event(self._executor, key, TaskInstanceState(state), info)
 
     def _decide(self, ended: Sequence[tuple[Launch, PodResult]]) -> list[tuple[Launch, PodResult, Decision]]:
-        rows = rows_by_key(launch.key for launch, _ in ended if launch.kind == "task")
+        rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
         decided = []
         for launch, result in ended:
             if launch.kind != "task":
@@ -124,8 +124,8 @@ class Endings:
             elif not self._launches.is_newest(launch):
                 decision = Decision(cleanup=cleanup_for(result, self._policy))
             else:
-                row = rows.get(coordinates(launch.key))
-                decision = decide(result, launch.key.try_number, launch.relaunches, row, self._policy)
+                row = rows.get(coordinates(launch.task))
+                decision = decide(result, launch.task.try_number, launch.relaunches, row, self._policy)
             decided.append((launch, result, decision))
         return decided
 
@@ -157,9 +157,9 @@ class Endings:
             return
         state, info = decision.event
         if launch.kind == "task":
-            executor.event_buffer[launch.key] = (TaskInstanceState(state) if state else None, info)
+            compat.record_event(executor, launch.key, TaskInstanceState(state) if state else None, info)
             if state == TaskInstanceState.FAILED and result.outcome == "failed":
-                self._reported[launch.key] = (launch.launch_id, state, info, time.monotonic())
+                self._reported[launch.key] = (launch, state, info, time.monotonic())
         elif state == "success":
             executor.success(launch.key, info)
         else:
@@ -171,11 +171,11 @@ class Endings:
             self._executor.running_state(launch.key)
         elif result.outcome == "pending" and launch.kind == "task" and launch.tell(result.reason, TELL_AGAIN_S):
             extra = f"{result.reason}: {result.message}"
-            self._executor.log_task_event(event="pod pending", extra=extra, ti_key=launch.key)
+            self._executor.log_task_event(event="pod pending", extra=extra, ti_key=launch.task)
 
     def _log_failure(self, launch: Launch, result: PodResult) -> None:
         log.warning("Task %s: %s", launch.key, explain(result))
         if launch.kind == "task":
             tail = "".join(f"\n    {line}" for line in result.log_tail)
             extra = explain(result) + (tail and f"\nLast log lines:{tail}")
-            self._executor.log_task_event(event="pod failed", extra=extra, ti_key=launch.key)
+            self._executor.log_task_event(event="pod failed", extra=extra, ti_key=launch.task)

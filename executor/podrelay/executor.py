@@ -34,7 +34,7 @@ from podrelay.outcomes import Policy
 from podrelay.reconciliation import Reconciliation
 from podrelay.redis_client import check, connect
 from podrelay.relay import Relay
-from podrelay.requests import InvalidExecutorConfig
+from podrelay.requests import InvalidExecutorConfig, watches
 from podrelay.result_stream import ResultStream
 from podrelay.sealing import Seal
 from podrelay.settings import load_settings
@@ -57,11 +57,12 @@ class RedisKubernetesExecutor(BaseExecutor):
     supports_multi_team: bool = True
     supports_callbacks: bool = True
     supports_connection_test: bool = True
+    supported_workload_types = compat.workload_types()  # 3.4 asks this instead of the two above
     pre_assigns_external_executor_id: ClassVar[bool] = True
     is_production: bool = True
     # From here on: names of the stock executor that plug-ins read. Ours are written in small letters.
     RUNNING_POD_LOG_LINES = 100
-    supports_task_instance_uuid: bool = hasattr(BaseExecutor, "get_task_key")
+    supports_task_instance_uuid: bool = compat.keys_are_ids(BaseExecutor)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -154,7 +155,8 @@ class RedisKubernetesExecutor(BaseExecutor):
                 raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
             ti = getattr(workload, "ti", None)
             queue = ti.queue if ti is not None else getattr(workload, "queue", None)
-            items.append((workload.key, workload, queue, ti.executor_config if ti is not None else None))
+            key = compat.workload_key(self, workload)
+            items.append((key, workload, queue, ti.executor_config if ti is not None else None))
         self._hand_over(items)
 
     def _hand_over(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
@@ -173,7 +175,15 @@ class RedisKubernetesExecutor(BaseExecutor):
                 continue
             made.append(
                 (
-                    Launch(launch_id, key, request.kind, request.subject, request=request, workload=workload),
+                    Launch(
+                        launch_id,
+                        key,
+                        request.kind,
+                        request.subject,
+                        task=compat.task_of(workload),
+                        request=request,
+                        workload=workload,
+                    ),
                     pre_assigned,
                 )
             )
@@ -190,6 +200,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(made))
         for (launch, pre_assigned), answer in zip(made, answers, strict=True):
             self._take_over(launch, announce=not pre_assigned)
+            self._warn_of_namespace(launch)
             self.log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, answer)
 
     def _take_over(self, launch: Launch, *, announce: bool) -> None:
@@ -202,7 +213,19 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.endings.forget_report(launch.key)
         self.running.add(launch.key)
         if announce and launch.kind == "task":
-            self.event_buffer[launch.key] = (TaskInstanceState.QUEUED, launch.launch_id)
+            compat.record_event(self, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
+
+    def _warn_of_namespace(self, launch: Launch) -> None:
+        request = launch.request
+        if request is None or launch.kind != "task" or watches(self.kube_config, request.namespace):
+            return
+        self.log_task_event(
+            event="namespace not watched",
+            extra=f"Namespace {request.namespace} is not watched: the end of this task's pod is noticed late, and only "
+            "where the watcher may get pods in it. Set [kubernetes_executor] multi_namespace_mode = True and add it to "
+            "multi_namespace_mode_namespace_list, for scheduler, launchers and watcher.",
+            ti_key=launch.task,
+        )
 
     # --- results ------------------------------------------------------------------------------------------------------
     def sync(self) -> None:
@@ -251,7 +274,7 @@ class RedisKubernetesExecutor(BaseExecutor):
                 return False
             launch_id, foreign_id = str(uuid.uuid4()), launch_id or ""
         # First into running, then ask the ledger (the next sync does): no event can fall in between.
-        self.launches.add(Launch(launch_id, key, "task", str(ti.id), foreign_id=foreign_id))
+        self.launches.add(Launch(launch_id, key, "task", str(ti.id), task=ti.key, foreign_id=foreign_id))
         self.running.add(key)
         self.log.info("Adopted launch %s of %s", launch_id, key)
         return True

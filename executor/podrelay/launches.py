@@ -18,9 +18,12 @@ class Launch:
     """One launch of this executor. `request` and `workload` are None for one that was adopted and not yet needed."""
 
     launch_id: str
+    # Airflow's name for it, whatever that is; nobody looks inside.
     key: Any
     kind: str
     subject: str
+    # A task's dag, task, run, map index and try; None for other kinds.
+    task: Any = None
     attempt: int = 0
     relaunches: int = 0
     request: LaunchRequest | None = field(default=None, repr=False)
@@ -29,6 +32,8 @@ class Launch:
     withdrawn: bool = False
     # What the database calls the launch of a running task that another executor started; we only hold its slot.
     foreign_id: str | None = None
+    # Since when (monotonic) its task is known to be over while its pod's end is not; 0 where that is not so.
+    over_since_s: float = 0.0
     # Reasons that were told, and when (monotonic); made when the first one comes, for most launches have none.
     told: dict[str, float] | None = field(default=None, repr=False)
 

@@ -18,6 +18,9 @@ LABEL_CLUSTER = "podrelay/cluster"
 LABEL_ATTEMPT = "podrelay/attempt"
 # What task instance (or callback, or connection test) the pod is for: the key of `current`.
 ANNOTATION_SUBJECT = "podrelay/subject"
+# Where the stock executor puts a task instance's id from Airflow 3.4 on.
+ANNOTATION_TASK_INSTANCE = "task_instance_id"
+LABEL_TASK_INSTANCE = "ti_id"
 
 # The stock executor's labels that mean something to us as well (provider: pod_generator, kubernetes_executor).
 LABEL_WORKER = "airflow-worker"

@@ -19,6 +19,7 @@ from podrelay.launch_queue import LaunchQueue
 from podrelay.launches import Launch, Launches
 from podrelay.ledger import Finding, Ledger
 from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, superseded
+from podrelay.requests import watches
 from podrelay.result_stream import ResultStream
 from podrelay.task_rows import alive_schedulers, rows_by_subject
 from podrelay.withdrawals import Withdrawals
@@ -33,6 +34,8 @@ CHECKED_AT_ONCE = 500
 # Results that nobody acknowledged for this long may belong to a scheduler that is dead.
 # Half as long again passes until somebody looks, and all of it fits into a minute.
 ABANDONED_AFTER_S = 20.0
+# A pod that nobody watches holds the slot of a task that is over for at most this long: its log is written by then.
+UNTOLD_S = 120.0
 
 
 class Reconciliation:
@@ -117,6 +120,7 @@ class Reconciliation:
         :param gone: what the ledger lacks of it (`Finding.what`), empty where nothing is amiss.
         """
         if not gone and self._ended_by_itself(launch, row):
+            self._let_go_if_nobody_watches(launch)
             return False
         if launch.kind == "task" and self._unwanted(launch, row):
             self._withdrawals.note(launch.launch_id, launch.subject)
@@ -133,16 +137,32 @@ class Reconciliation:
         """The task is over, and the watcher has not told of its pod yet: that pod may still be writing its log."""
         if launch.kind != "task" or launch.withdrawn or launch.foreign_id is not None or row is None:
             return False
-        if not self._launches.is_newest(launch) or superseded(launch.launch_id, launch.key.try_number, row):
+        if not self._launches.is_newest(launch) or superseded(launch.launch_id, launch.task.try_number, row):
             return False
         return row.began and row.state not in WANTED
+
+    def _let_go_if_nobody_watches(self, launch: Launch) -> None:
+        """Where the watcher may not even ask for a pod, its end is never told: its slot is not kept for that."""
+        if launch.request is None or watches(self._executor.kube_config, launch.request.namespace):
+            return
+        now = time.monotonic()
+        launch.over_since_s = launch.over_since_s or now
+        if now - launch.over_since_s < UNTOLD_S:
+            return
+        told = (
+            f"The task is over, and the end of its pod in namespace {launch.request.namespace}, which is not watched, is "
+            f"not known after {UNTOLD_S:g} s: its slot is freed, its pod stays. Let the watcher get pods there."
+        )
+        log.warning("%s: %s", launch.key, told)
+        self._executor.log_task_event(event="pod not followed", extra=told, ti_key=launch.task)
+        self._launches.drop(launch, self._executor.running)
 
     def _unwanted(self, launch: Launch, row: TaskRow | None) -> bool:
         if launch.withdrawn or not self._launches.is_newest(launch) or row is None:
             return True
         if launch.foreign_id is not None:
             return (row.launch_id or "") != launch.foreign_id or row.state not in ("running", "restarting")
-        return superseded(launch.launch_id, launch.key.try_number, row) or row.state not in WANTED
+        return superseded(launch.launch_id, launch.task.try_number, row) or row.state not in WANTED
 
     def _take_found_results(self, findings: Sequence[Finding]) -> None:
         """Results that the ledger has and the stream did not bring, and attempts that another process made."""

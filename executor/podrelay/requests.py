@@ -35,6 +35,7 @@ def request_for(
     executor_config: Any = None,
     queue: str | None = None,
     attempt: int = 0,
+    known_by_id: bool = False,
 ) -> LaunchRequest:
     """Everything a launcher needs to make the pod.
 
@@ -64,6 +65,7 @@ def request_for(
         image=image,
         priority=ti.priority_weight if ti is not None else _CALLBACK_PRIORITY,
         not_after_s=compat.token_end_s(workload.token),
+        known_by_id=known_by_id and kind == "task",
     )
 
 
@@ -71,6 +73,14 @@ def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tup
     """The same launch with a token that begins its life now, and the workload that holds it."""
     fresh = compat.with_new_token(workload, generator)
     return replace(request, args=compat.args_of(fresh), not_after_s=compat.token_end_s(fresh.token)), fresh
+
+
+def watches(kube_config: KubeConfig, namespace: str) -> bool:
+    """Does the watcher follow the pods of this namespace? Those of others it asks for one by one."""
+    if not kube_config.multi_namespace_mode:
+        return bool(namespace == (kube_config.kube_namespace or "default"))
+    listed = {item.strip() for item in kube_config.multi_namespace_mode_namespace_list or ()} - {""}
+    return not listed or namespace in listed
 
 
 # Callbacks complete work that is already done, and connection tests have a person waiting: Airflow puts them first.

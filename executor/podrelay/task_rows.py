@@ -22,6 +22,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import defer, joinedload
 
+from podrelay import compat
 from podrelay.outcomes import TaskRow
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
 
 def _select(wanted: Any) -> Sequence[Any]:
     with create_session(scoped=False) as session:
-        return session.execute(select(*_COLUMNS).where(wanted)).all()
+        return session.execute(select(*_COLUMNS).where(wanted, *compat.only_current())).all()
 
 
 def _task_row(row: Any) -> TaskRow:
@@ -92,6 +93,7 @@ def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tupl
             .where(
                 TaskInstance.id.in_([UUID(subject) for subject in subjects]),
                 TaskInstance.state == TaskInstanceState.QUEUED,
+                *compat.only_current(),
             )
             .options(
                 joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model),

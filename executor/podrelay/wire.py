@@ -49,6 +49,8 @@ class LaunchRequest:
     image: str | None = None
     priority: int = 1
     not_after_s: float = 0.0
+    # Airflow knows this task by its id (`subject`), and not by its coordinates: its pod then carries the id as stock's do.
+    known_by_id: bool = False
 
     def encode(self) -> bytes:
         return _encode("launch", self)
@@ -157,6 +159,7 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
     "float": (int, float),
+    "bool": (bool,),
     "Kind": (str,),
     "Outcome": (str,),
     "FailureClass": (str,),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from podrelay.launch_queue import Acknowledgement, LaunchQueue, Withdrawn
 from podrelay.launches import Launches
-from podrelay.task_rows import rows_by_key
+from podrelay.task_rows import coordinates, rows_by_key
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
@@ -68,5 +68,5 @@ class Withdrawals:
 
     @staticmethod
     def _runs_by_now(ti: TaskInstance) -> bool:
-        row = rows_by_key([ti.key]).get((ti.dag_id, ti.task_id, ti.run_id, ti.map_index))
+        row = rows_by_key([ti.key]).get(coordinates(ti.key))
         return row is not None and row.state == "running" and row.subject == str(ti.id)

@@ -53,11 +53,13 @@ class Task:
     ti_id: str
     key: Any
     launch_id: str
+    dag_id: str
+    task_id: str
 
     @property
     def prefix(self) -> str:
         """What the names of its pods begin with, whichever executor makes them."""
-        return str(self.key.dag_id).replace("_", "-")
+        return self.dag_id.replace("_", "-")
 
 
 class Rig:
@@ -87,7 +89,15 @@ class Rig:
         workload = workload_of(ti_id, self.executor.jwt_generator)
         with create_session() as session:
             self.executor.queue_workload(workload, session)
-        return Task(ti_id, workload.key, str(workload.ti.external_executor_id))
+        return self.task_of(workload)
+
+    def task_of(self, workload: Any) -> Task:
+        ti = workload.ti
+        return Task(str(ti.id), self.key_of(ti), str(ti.external_executor_id), ti.dag_id, ti.task_id)
+
+    def key_of(self, ti: Any) -> Any:
+        """Airflow's name for a task instance."""
+        return ti.key
 
     def submit(self, **values: Any) -> Task:
         """One queued task instance, handed over by one heartbeat."""
@@ -145,7 +155,7 @@ class Rig:
         return "\n".join(
             f"{entry.event}: {entry.extra}"
             for entry in self.executor._task_event_logs
-            if entry.dag_id == task.key.dag_id and entry.task_id == task.key.task_id
+            if entry.dag_id == task.dag_id and entry.task_id == task.task_id
         )
 
     # --- the cluster --------------------------------------------------------------------------------------------------
@@ -155,8 +165,8 @@ class Rig:
             pod
             for namespace in NAMESPACES
             for pod in self.cluster.pods(namespace)
-            if (pod["metadata"].get("annotations") or {}).get("dag_id") == task.key.dag_id
-            and pod["metadata"]["annotations"]["task_id"] == task.key.task_id
+            if (pod["metadata"].get("annotations") or {}).get("dag_id") == task.dag_id
+            and pod["metadata"]["annotations"]["task_id"] == task.task_id
         ]
         order = [entry["uid"] for entry in self.creates(task)]
         return sorted(found, key=lambda pod: order.index(pod["metadata"]["uid"]))

@@ -148,7 +148,7 @@ class Manifests:
         # The hook's last word does not reach what keeps a launch from having two pods.
         metadata["name"] = _name(request)
         metadata["labels"] = {**(metadata.get("labels") or {}), **self._our_labels(request)}
-        metadata["annotations"] = {**(metadata.get("annotations") or {}), names.ANNOTATION_SUBJECT: request.subject}
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), **_our_annotations(request)}
         return body
 
     def _construct(self, template: _Template, request: LaunchRequest) -> Json:
@@ -227,8 +227,7 @@ class Manifests:
             annotations["map_index"] = str(map_index)
         if run_id:
             annotations["run_id"] = run_id
-        annotations[names.ANNOTATION_SUBJECT] = request.subject
-        metadata["annotations"] = annotations
+        metadata["annotations"] = {**annotations, **_our_annotations(request)}
         container = {**template.container, "args": list(request.args)}
         image = self._image(request)
         if image:
@@ -238,12 +237,15 @@ class Manifests:
 
     # --- parts --------------------------------------------------------------------------------------------------------
     def _our_labels(self, request: LaunchRequest) -> dict[str, str]:
-        return {
+        labels = {
             names.LABEL_LAUNCH_ID: request.launch_id,
             names.LABEL_DEPLOYMENT: self._deployment,
             names.LABEL_CLUSTER: request.cluster,
             names.LABEL_ATTEMPT: str(request.attempt),
         }
+        if request.known_by_id:
+            labels[names.LABEL_TASK_INSTANCE] = request.subject
+        return labels
 
     def _image(self, request: LaunchRequest) -> str | None:
         return request.image or self._config.kube_image
@@ -317,6 +319,13 @@ def _coordinates(request: LaunchRequest) -> Coordinates:
         dag_id, task_id, run_id, try_number, map_index = request.key
         return dag_id, task_id, run_id, try_number, map_index
     return request.kind, request.subject or request.launch_id, None, 1, -1
+
+
+def _our_annotations(request: LaunchRequest) -> dict[str, str]:
+    annotations = {names.ANNOTATION_SUBJECT: request.subject}
+    if request.known_by_id:
+        annotations[names.ANNOTATION_TASK_INSTANCE] = request.subject
+    return annotations
 
 
 def _name(request: LaunchRequest) -> str:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 STANDBY_S = 1.0  # a lease that ran out is taken after at most this
 TICK_S = 1.0  # how exactly grace periods are kept
 COMPARE_S = 60.0  # pods that vanish without an event, from outside of our watch, are found after at most this
+ELSEWHERE_S = 5.0  # so often the pods of namespaces that are not watched are asked for, one by one
 # Clocks of launchers and of this process differ: a pod younger than this may be missing from a list.
 SLACK_S = 5.0
 GATHER_LISTS_S = 0.2
@@ -203,7 +204,7 @@ class _Lead:
         """Look for launches whose pod is gone, after lists (several namespaces' at once) and then every minute."""
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._listed.wait(), COMPARE_S)
+                await asyncio.wait_for(self._listed.wait(), ELSEWHERE_S if self._elsewhere else COMPARE_S)
                 await asyncio.sleep(GATHER_LISTS_S)
             self._listed.clear()
             healthy = [
@@ -232,19 +233,19 @@ class _Lead:
         with contextlib.suppress(RelayUnavailable):  # the next comparison is never far
             async with contextlib.aclosing(self._publisher.believed_live(before_s)) as rows:
                 async for row in rows:
-                    if (row.namespace, row.name) in self._table:
+                    if (row.namespace, row.name) in self._table and row.namespace not in self._elsewhere:
                         continue
                     if None in namespaces or row.namespace in namespaces or self._is_elsewhere(row.namespace):
                         self._doubt(row)
 
     def _is_elsewhere(self, namespace: str) -> bool:
-        """Is this namespace not watched at all? Then its pods are asked for one by one, every minute."""
+        """Is this namespace not watched at all? Then its pods are asked for one by one, again and again."""
         if None in self._scope.namespaces or namespace in self._scope.namespaces:
             return False
         if namespace not in self._elsewhere:
             self._elsewhere.add(namespace)
             log.warning(
-                "Pods run in namespace %s, which is not watched: their ends are noticed late. Add it to "
+                "Pods run in namespace %s, which is not watched: their ends are noticed seconds late. Add it to "
                 "[kubernetes_executor] multi_namespace_mode_namespace_list.", namespace,
             )  # fmt: skip
         return True
@@ -274,8 +275,10 @@ class _Lead:
         self._doubted.discard((row.namespace, row.name))
         if pod is not None and same_launch(pod, row):
             self._take("MODIFIED", pod)
-            # Our watch does not tell of it (its labels were changed), so the next comparison has to ask again.
-            self._table.forget((row.namespace, row.name))
+            # Our watch does not tell of it (its labels were changed), so the next comparison has to ask again. Where
+            # nothing is watched it asks anyway, and what was said of the pod, and how long it waits, is kept.
+            if row.namespace not in self._elsewhere or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+                self._table.forget((row.namespace, row.name))
             return
         news = self._table.gone(row, time.time(), time.monotonic())
         if news is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -296,6 +297,46 @@ def test_a_deleted_job_is_handed_over_again(executor: RedisKubernetesExecutor, o
     _, launch_id = hand_over(executor, ti_id)
     outside.redis.delete(names.rq_queue(outside.names.launch_queue("default")), names.RQ_JOB_PREFIX + f"{launch_id}_0")
     beat(executor, until=outside.queued)
+
+
+def elsewhere() -> dict[str, Any]:
+    return {"pod_override": k8s.V1Pod(metadata=k8s.V1ObjectMeta(namespace="elsewhere"))}
+
+
+def told(executor: RedisKubernetesExecutor) -> str:
+    return "\n".join(f"{entry.event}: {entry.extra}" for entry in executor._task_event_logs)
+
+
+def test_an_override_whose_namespace_nobody_watches_is_told_at_once(executor: RedisKubernetesExecutor) -> None:
+    hand_over(executor, make_task_instances()[0])
+    assert told(executor) == ""
+    hand_over(executor, make_task_instances(executor_config=elsewhere())[0])
+    assert "namespace not watched: Namespace elsewhere" in told(executor)
+    assert "multi_namespace_mode_namespace_list" in told(executor)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_pod_whose_end_is_never_told_frees_its_slot_where_nobody_watches(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    monkeypatch.setattr("podrelay.reconciliation.UNTOLD_S", 0.3)
+    ti_id = make_task_instances(executor_config={} if watched else elsewhere())[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="running", start_date=datetime.now(timezone.utc))
+    outside.publish(launch_id, "started", pod="pod-1")
+    until = time.monotonic() + 1.0
+    beat(executor, until=lambda: time.monotonic() > until)
+    assert key in executor.running, "it runs"
+    update(ti_id, state="success")
+    if watched:
+        until = time.monotonic() + 1.0
+        beat(executor, until=lambda: time.monotonic() > until)
+        assert key in executor.running, "its pod may still be writing its log"
+    else:
+        beat(executor, until=lambda: key not in executor.running)
+        assert "pod not followed" in told(executor)
+        assert executor.event_buffer == {}
 
 
 def test_a_lost_stream_entry_is_found_in_the_ledger(executor: RedisKubernetesExecutor, outside: Outside) -> None:

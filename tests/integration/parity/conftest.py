@@ -83,7 +83,7 @@ def rigs(
     made: list[Rig] = []
 
     def start(name: str, deployment: str = "", **options: object) -> Rig:
-        if name == PodrelayRig.name and not deployment:
+        if issubclass(RIGS[name], PodrelayRig) and not deployment:
             request.getfixturevalue("shared_workers")
         told = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": str(value) for key, value in options.items()}
         told["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or "default"

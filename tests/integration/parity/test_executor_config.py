@@ -108,7 +108,7 @@ def queue(rig: Rig, ti_id: str, config: Any) -> Task:
     workload.ti.executor_config = config
     with create_session() as session:
         rig.executor.queue_workload(workload, session)
-    return Task(ti_id, workload.key, str(workload.ti.external_executor_id))
+    return rig.task_of(workload)
 
 
 def test_each_malformed_config_fails_its_own_task_only(rigs: Rigs) -> None:

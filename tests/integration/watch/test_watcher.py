@@ -315,6 +315,27 @@ def test_redis_away(redis_server: Any, bench: Bench) -> None:
     run(test())
 
 
+def test_pods_of_a_namespace_that_is_not_watched_are_followed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one and seconds late: each thing is told once, and a fatal reason to wait ends the wait."""
+    monkeypatch.setattr("podrelay_workers.watcher.COMPARE_S", 0.3)
+    monkeypatch.setattr("podrelay_workers.watcher.ELSEWHERE_S", 0.3)
+
+    async def test() -> None:
+        bench.cluster.faults(images=[{"pattern": "no/such:*", "message": "no such image"}])
+        async with bench.watching(pending_grace_s=1.0):
+            before = time.time() - 60
+            fatal = {"containers": [{"name": "base", "image": "no/such:1"}]}
+            ends = bench.launch(lasts_s=1.5, namespace="default", created_s=before)
+            waits = bench.launch(namespace="default", created_s=before, spec=fatal)
+            await until(lambda: bench.end_of(ends) and bench.end_of(waits), 20)
+            await asyncio.sleep(1.0)
+            said = [result.outcome for result in bench.results(ends)]
+            assert said == ["started", "succeeded"]
+            assert bench.results(waits)[-1].outcome == "failed"
+
+    run(test())
+
+
 def test_a_refused_namespace_does_not_stop_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
     namespaces = f"{bench.namespace}-x, {bench.namespace} ,nowhere-{bench.namespace}"
