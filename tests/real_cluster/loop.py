@@ -33,7 +33,8 @@ class Loop:
             workload = workload_of(ti_id, self.executor.jwt_generator)
             with create_session() as session:
                 self.executor.queue_workload(workload, session)
-            tasks.append(Task(ti_id, workload.key, str(workload.ti.external_executor_id)))
+            ti = workload.ti
+            tasks.append(Task(ti_id, workload.key, str(ti.external_executor_id), ti.dag_id, ti.task_id))
         self.executor.heartbeat()
         return tasks
 
