@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from airflow.utils.state import TaskInstanceState
 
@@ -15,6 +18,10 @@ FAILED = TaskInstanceState.FAILED
 LOST = {"phase": "Failed", "pod_reason": "NodeLost", "pod_message": "the node went away"}
 
 
+def token_of(pod: dict[str, Any]) -> str:
+    return str(json.loads(pod["spec"]["containers"][0]["args"][-1])["token"])
+
+
 @both
 def test_a_pod_that_never_started_is_replaced_once(rigs: Rigs, which: str) -> None:
     rig = rigs(which)
@@ -22,6 +29,7 @@ def test_a_pod_that_never_started_is_replaced_once(rigs: Rigs, which: str) -> No
     rig.end_pod(first, **LOST)
     second = rig.pod(task, 1)
     assert second["metadata"]["name"] != first["metadata"]["name"]
+    assert (token_of(first) != token_of(second)) == (which == "podrelay"), "ours gets a token that begins its life now"
     assert task.key in rig.executor.running
     assert not rig.ended(task)
     rig.end_pod(second, **LOST)

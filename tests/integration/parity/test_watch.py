@@ -116,6 +116,7 @@ def test_a_pod_that_ended_well_reports_the_state_of_its_task(rigs: Rigs, which: 
     rig.end_pod(pod, exit_code=0)
     rig.until(lambda: task.key not in rig.executor.running)
     assert rig.executor.event_buffer[task.key] == (None if state is None else TaskInstanceState(state), None)
+    rig.until(lambda: rig.look(pod) is None, "the pod is deleted, whether its task failed or not")
 
 
 @both
