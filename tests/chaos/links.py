@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
 
 from tests.support.redis_server import free_port
 
@@ -57,8 +58,8 @@ class Links:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="links", daemon=True).start()
 
-    def open(self, to_port: int) -> Link:
-        return asyncio.run_coroutine_threadsafe(self._open(to_port), self._loop).result(10)
+    def open(self, to_port: int, make: Callable[[int], Link] = Link) -> Link:
+        return asyncio.run_coroutine_threadsafe(self._open(make(to_port)), self._loop).result(10)
 
     def cut(self, link: Link) -> None:
         self._loop.call_soon_threadsafe(link.whole.clear)
@@ -70,7 +71,6 @@ class Links:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     @staticmethod
-    async def _open(to_port: int) -> Link:
-        link = Link(to_port)
+    async def _open(link: Link) -> Link:
         await asyncio.start_server(link.serve, "127.0.0.1", link.port)
         return link
