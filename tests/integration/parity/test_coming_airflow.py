@@ -74,6 +74,16 @@ def test_our_own_scenario_with_ids_as_keys(ours: Rig, name: str) -> None:
     OURS[name](ours)
 
 
+def test_the_log_of_a_running_pod_with_ids_as_keys(ours: Rig) -> None:
+    """From an executor that was never started, as the API server makes one."""
+    task, _ = ours.run()
+    messages, texts = executor_class()().get_task_log(load(task.ti_id), 1)
+    assert len(texts) == 1
+    assert [text for text in messages if "failed" in text] == []
+    messages, _ = executor_class()().get_task_log(load(ours.make()[0]), 1)
+    assert "no pod of this task" in messages[-1]
+
+
 def test_a_malformed_config_is_the_tasks_own_failure(rigs: Rigs) -> None:
     rig = rigs("podrelay")
     task = test_executor_config.queue(rig, rig.make()[0], {"pod_override": "no pod"})
