@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections import Counter
 from pathlib import Path
 
@@ -140,13 +141,19 @@ def _judge(bench: Bench, run: Run, state: str, overtaken: int, tasks: int) -> li
     ended = Counter(f"{row.state} in try {row.try_number}" for row in rows)
     if bad := {how: count for how, count in ended.items() if how != "success in try 1"}:
         wrong.append(f"tasks are {bad}")
-    if mismatches := bench.api.get("/api/v2/eventLogs?event=state%20mismatch")["total_entries"]:
+    if (begun := _logged(bench, "running")) < 2 * tasks:  # each begins twice: else the log would prove nothing
+        wrong.append(f"the event log has {begun} beginnings")
+    if mismatches := _logged(bench, "state mismatch"):
         wrong.append(f"{mismatches} rows say state mismatch")
     if odd := Counter(made for made in run.pods_made().values() if made != 2):
         wrong.append(f"not two pods per task: {dict(odd)}")
     if not overtaken:
         wrong.append("no outcome was late enough to mean anything")
     return wrong
+
+
+def _logged(bench: Bench, event: str) -> int:
+    return int(bench.api.get(f"/api/v2/eventLogs?event={urllib.parse.quote(event)}")["total_entries"])
 
 
 def _ledger(bench: Bench) -> list[dict[str, str]]:
