@@ -200,19 +200,28 @@ class PodsApi:
         return await self._json("PATCH", _pod(namespace, name), body=patch, content_type="application/merge-patch+json")
 
     async def delete_pod(
-        self, namespace: str, name: str, *, uid: str = "", grace_s: int | None = None, options: Json | None = None
+        self,
+        namespace: str,
+        name: str,
+        *,
+        uid: str = "",
+        version: str = "",
+        grace_s: int | None = None,
+        options: Json | None = None,
     ) -> Json:
-        """Delete one pod, and with `uid` only if it is still that one.
+        """Delete one pod, with `uid` only if it is still that one, and with `version` only if it has not changed since.
 
         :param options: further DeleteOptions, named as in `delete_option_kwargs` or as in the API.
-        :raises Conflict: a pod of this name has another uid.
+        :raises Conflict: the pod of this name has another uid or version.
         """
         body: Json = {"kind": "DeleteOptions", "apiVersion": "v1"}
         body |= _camel(options or {})
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
-        if uid:
-            body["preconditions"] = {**(body.get("preconditions") or {}), "uid": uid}
+        conditions = {"uid": uid, "resourceVersion": version}
+        if any(conditions.values()):
+            given = {name: value for name, value in conditions.items() if value}
+            body["preconditions"] = {**(body.get("preconditions") or {}), **given}
         return await self._json("DELETE", _pod(namespace, name), body=body)
 
     async def read_log_tail(
