@@ -13,7 +13,7 @@ import redis
 from airflow.configuration import conf
 from redis.exceptions import RedisError
 
-from podrelay import names
+from podrelay import hearing, names
 from podrelay.names import Names
 from podrelay.redis_client import connect, unavailable
 from podrelay.settings import load_settings
@@ -115,13 +115,13 @@ def render_launch(entry: dict[str, Any]) -> str:
 
 
 def probe(kind: str, team: str | None) -> tuple[bool, str]:
-    """Is a launcher of this host, or a leading watcher, heard of in Redis? For liveness and readiness probes."""
-    found = overview(team, time.time())
-    if kind == "launcher":
-        alive = bool(found["launchers"])
-        return alive, f"{len(found['launchers'])} launchers alive"
-    age_s = found["watcher"]["listed_s_ago"]
-    return bool(found["watcher"]["leader"]) and age_s is not None, f"watcher {found['watcher']['leader'] or 'none'}"
+    """Does every process of this kind on this host (in a container: the one) hear what it must? For readiness probes."""
+    found = hearing.read(kind, team)
+    if not found:
+        return False, f"no {kind} runs here"
+    told = [(heard.pid, heard.deaf(time.time())) for heard in found]
+    words = ", ".join(f"{kind} {pid} {deaf or 'is ready'}" for pid, deaf in told)
+    return not any(deaf for _, deaf in told), words
 
 
 def _open() -> tuple[redis.Redis, Names]:

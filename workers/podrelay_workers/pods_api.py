@@ -166,12 +166,14 @@ class PodsApi:
         timeout_s: float = 300.0,
         metadata_only: bool = False,
         brief: bool = False,
+        opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Json, None]:
         """The events of one watch request, decoded, until the server ends it. Bookmarks and ERROR events are included.
 
         :param silence_s: longest time without a byte; the server sends a bookmark about once a minute.
         :param timeout_s: after this time the server ends the request by itself.
         :param brief: only the fields that `brief` names; several times as fast.
+        :param opened: called when the server has agreed to tell, before its first event.
         :raises Silent: nothing came for `silence_s`.
         :raises Unreachable: the stream broke, also in the middle of an event.
         """
@@ -182,6 +184,8 @@ class PodsApi:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
         request: dict[str, Any] = {"query": query, "accept": accept, "timeout": timeout, "head_s": ANSWER_S}
         async with self._answer("GET", _pods(namespace), **request) as answer:
+            if opened is not None:
+                opened()
             decode, rest = (decode_event if brief else json.loads), b""
             async for chunk in answer.content.iter_any():
                 # One read often holds many events, and one large event may need many reads.
