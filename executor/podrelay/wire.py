@@ -162,7 +162,6 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "int": (int,),
     "float": (int, float),
-    "bool": (bool,),
     "Kind": (str,),
     "Outcome": (str,),
     "FailureClass": (str,),
