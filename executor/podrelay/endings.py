@@ -17,7 +17,7 @@ from podrelay import compat
 from podrelay.attempts import Attempts
 from podrelay.launch_queue import Acknowledgement, LaunchQueue
 from podrelay.launches import Launch, Launches
-from podrelay.outcomes import WANTED, Decision, Policy, cleanup_for, decide, explain, superseded
+from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, decide, explain, superseded
 from podrelay.result_stream import ResultStream
 from podrelay.task_rows import coordinates, rows_by_key
 from podrelay.wire import PodResult
@@ -53,7 +53,8 @@ class Endings:
         # Results handled in one call: bounds the time of a heartbeat.
         self._most = most
         self._unhandled: deque[PodResult] = deque()
-        # Key -> launch id, state, info, when (monotonic): the scheduler loses an event when another one holds the row.
+        # Key -> launch, state, info, when (monotonic). The scheduler loses an event when another one holds the task's row at
+        # that moment.
         self._reported: dict[Any, tuple[Launch, str, str | None, float]] = {}
 
     def take(self) -> None:
@@ -79,15 +80,19 @@ class Endings:
         if not ended:
             return
         decided = self._decide(ended)
-        again = self._attempts.next([(launch, decision) for launch, _, decision in decided if decision.next_attempt])
+        again = self._attempts.next([(launch, decision) for launch, _, decision, _ in decided if decision.next_attempt])
         self._queue.acknowledge(
             [
                 self.acknowledgement(launch, result, d, over=launch.launch_id not in again)
-                for launch, result, d in decided
+                for launch, result, d, _ in decided
             ]
         )
         self._offer_again(again)
-        for launch, result, decision in decided:
+        for launch, result, decision, row in decided:
+            if decision.elsewhere and row is not None and row.host is not None:
+                log.warning("Task %s runs in the pod of launch %s, attempt %d; launch %s is given up", launch.key,
+                            row.host[0], row.host[1], launch.launch_id)  # fmt: skip
+                self._launches.follow(launch, row.host, row.launch_id)
             if launch.launch_id not in again:
                 self._finish(launch, result, decision)
 
@@ -110,15 +115,19 @@ class Endings:
         rows = rows_by_key(told[0].task for told in due.values())
         for key, (launch, state, info, _) in due.items():
             row = rows.get(coordinates(launch.task))
-            if superseded(launch.launch_id, launch.task.try_number, row) or row is None or row.state not in WANTED:
+            gone = superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
+            if gone or row is None or row.state not in WANTED:
                 del self._reported[key]
             elif key not in self._executor.running and not compat.queued(self._executor, key):
                 compat.record_event(self._executor, key, TaskInstanceState(state), info)
 
-    def _decide(self, ended: Sequence[tuple[Launch, PodResult]]) -> list[tuple[Launch, PodResult, Decision]]:
+    def _decide(
+        self, ended: Sequence[tuple[Launch, PodResult]]
+    ) -> list[tuple[Launch, PodResult, Decision, TaskRow | None]]:
         rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
         decided = []
         for launch, result in ended:
+            row = None
             if launch.kind != "task":
                 decision = self._decide_other(result)
             elif not self._launches.is_newest(launch):
@@ -126,7 +135,7 @@ class Endings:
             else:
                 row = rows.get(coordinates(launch.task))
                 decision = decide(result, launch.task.try_number, launch.relaunches, row, self._policy)
-            decided.append((launch, result, decision))
+            decided.append((launch, result, decision, row))
         return decided
 
     def _decide_other(self, result: PodResult) -> Decision:

@@ -10,7 +10,8 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -187,14 +188,19 @@ class RedisKubernetesExecutor(BaseExecutor):
                     pre_assigned,
                 )
             )
+        with self._never_raising():
+            self._offer(made)
+
+    def _offer(self, made: Sequence[tuple[Launch, str | None]]) -> None:
+        """:raises RelayUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
+        begun = time.monotonic()
+        self.withdrawals.tell()
+        # An older launch of the same task instance that Redis still believes in could make its pod beside the newer one.
+        late = self.withdrawals.subjects()
+        made = [item for item in made if item[0].subject not in late]
         if not made:
             return
-        begun = time.monotonic()
-        try:
-            answers = self._queue.offer([(launch.request, 0) for launch, _ in made if launch.request])
-        except RelayUnavailable as error:
-            self._complain(error)
-            return
+        answers = self._queue.offer([(launch.request, 0) for launch, _ in made if launch.request])
         # What a batch costs the scheduler's loop: a round trip to Redis; the stock executor creates its pods in it.
         Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - begun))
         Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(made))
@@ -208,7 +214,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         before = self.launches.add(launch)
         if before is not None and not before.withdrawn:
             before.withdrawn = True
-            self.withdrawals.note(before.launch_id, before.subject)
+            self.withdrawals.note(before.launch_id, before.subject, "outrun")
         compat.forget_queued(self, launch.key)
         self.endings.forget_report(launch.key)
         self.running.add(launch.key)
@@ -232,16 +238,22 @@ class RedisKubernetesExecutor(BaseExecutor):
         """Take results, report them, compare with the ledger when it is time. Bounded, and never raises."""
         if not self._started or not self._relay.available:
             return
-        try:
+        with self._never_raising():
             self.withdrawals.tell()
             self.endings.take()
             self.reconciliation.turn()
+
+    @contextmanager
+    def _never_raising(self) -> Iterator[None]:
+        """What fails inside is said, and done again later."""
+        try:
+            yield
         except RelayUnavailable as error:
             self._complain(error)
         except SQLAlchemyError as error:
             self.log.warning("The database does not answer; results wait: %s", type(error).__name__)
         except Exception:  # the scheduler's loop serves every other executor too: log it and go on
-            self.log.exception("podrelay could not finish this sync; the rest is tried again")
+            self.log.exception("podrelay could not finish this turn; the rest is tried again")
 
     def log_task_event(self, *, event: str, extra: str, ti_key: Any) -> None:
         """Add a row to the task's event log; the scheduler writes it after this heartbeat."""
@@ -280,7 +292,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         return True
 
     def revoke_task(self, *, ti: TaskInstance) -> None:
-        """Take a task back: one write to Redis. Its pod is deleted unless the task runs by now. Never raises."""
+        """Take a task back. Its slot is free at once; the next heartbeat tells Redis, hundreds in one round trip, before
+        it hands anything over. Its pod is deleted unless the task runs by then. Never raises.
+        """
         key = compat.task_key(self, ti)
         launch = self.launches.of_key(key)
         compat.forget_queued(self, key)
@@ -288,16 +302,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         launch_id = launch.launch_id if launch is not None else ti.external_executor_id
         if launch is not None:
             self.launches.forget(launch)
-        if not launch_id or not self._started:
-            return
-        self.endings.forget_report(key)
-        self.withdrawals.note(launch_id, str(ti.id))
-        try:
-            self.withdrawals.revoke_now(launch_id, ti)
-        except RelayUnavailable as error:
-            self._complain(error)
-        except Exception:  # Airflow's contract: revoking never raises
-            self.log.exception("Could not revoke %s now; it is tried again", key)
+        if launch_id and self._started:
+            self.endings.forget_report(key)
+            self.withdrawals.note(launch_id, str(ti.id), "revoked")
 
     def cleanup_stuck_queued_tasks(self, tis: list[TaskInstance]) -> list[str]:
         """Revoke and fail tasks that are stuck in queued; the deprecated form of `revoke_task`."""

@@ -81,7 +81,7 @@ class LaunchQueue:
                 f"{now:.3f}", _rq_time(now), RESULT_TTL_S, FAILURE_TTL_S, RETRIES_LEFT, self._cluster]  # fmt: skip
         calls = []
         for chunk in _chunks(launches, _CHUNK):
-            args = [*head, chunk[0][0].owner]
+            args = [*head, chunk[0][0].owner, int(self._ledger_ttl_s), names.rq_scheduled("")]
             for request, relaunches in chunk:
                 args += (
                     request.launch_id, request.attempt, names.job_id(request.launch_id, request.attempt),
@@ -93,9 +93,19 @@ class LaunchQueue:
         answers = self._relay.run_many("offer", calls)
         return [_text(answer) for chunk in answers for answer in chunk]  # type: ignore[misc]
 
-    def cleanup(self, action: CleanupAction, launch_id: str, namespace: str, pod: str, uid: str) -> CleanupRequest:
+    def cleanup(
+        self,
+        action: CleanupAction,
+        launch_id: str,
+        namespace: str,
+        pod: str,
+        uid: str,
+        *,
+        unless_started: bool = False,
+    ) -> CleanupRequest:
         """What to do with a pod of this cluster, with the user's `delete_option_kwargs`; for an Acknowledgement."""
-        return CleanupRequest(launch_id, action, namespace, pod, uid, self._cluster, dict(self._delete_options))
+        return CleanupRequest(launch_id, action, namespace, pod, uid, self._cluster, dict(self._delete_options),
+                              unless_started)  # fmt: skip
 
     def acknowledge(self, items: Sequence[Acknowledgement]) -> None:
         """Close launches in the ledger and order the clean-up of their pods."""
@@ -113,7 +123,10 @@ class LaunchQueue:
                     args += ("", "", "")
                     continue
                 args += (
-                    f"{names.job_id(item.launch_id, item.attempt)}-{item.cleanup.action}",
+                    # One that was left because it had started may have to go all the same later, by another job.
+                    names.job_id(item.launch_id, item.attempt)
+                    + ("-pending" if item.cleanup.unless_started else "")
+                    + f"-{item.cleanup.action}",
                     self._data(names.CLEANUP_FUNCTION, item.cleanup.encode()),
                     f"{item.cleanup.action} pod {item.cleanup.namespace}/{item.cleanup.pod}",
                 )

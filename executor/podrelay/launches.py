@@ -6,6 +6,7 @@ The truth is elsewhere (the database, Kubernetes); this is what lets a Redis tha
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,21 @@ class Launches:
         self._by_id.pop(launch.launch_id, None)
         if self.is_newest(launch):
             del self._by_key[launch.key]
+
+    def follow(self, launch: Launch, host: tuple[str, int], named: str | None) -> None:
+        """The task of this launch runs in another pod: from now on its slot is held for the launch of that one.
+
+        :param host: launch id and attempt of that pod. Results of an earlier attempt of the same launch are not told any
+            more, so for it only the slot is held, until the database says that the task is over.
+        :param named: what the database calls the task's launch.
+        """
+        if host[0] != launch.launch_id:
+            held = Launch(host[0], launch.key, launch.kind, launch.subject, task=launch.task, attempt=host[1])
+        else:
+            held = Launch(
+                str(uuid.uuid4()), launch.key, launch.kind, launch.subject, task=launch.task, foreign_id=named or ""
+            )
+        self.add(held)
 
     def drop(self, launch: Launch, running: set[Any]) -> None:
         """Neither entry, nor pod, nor wish: forgotten, and its slot among `running` is free if it is the newest."""

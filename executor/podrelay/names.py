@@ -37,6 +37,7 @@ CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
 PRIORITY_LEVELS = 8
 
 _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
+_POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-(\d+)$")
 _JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
 
 
@@ -64,6 +65,15 @@ def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
     suffix = f"-{launch_id.replace('-', '').lower()}-{attempt}"
     slug = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-")[: _POD_NAME_MAX - len(suffix)].strip("-")
     return (slug or "pod") + suffix if len(suffix) + 3 <= _POD_NAME_MAX else (slug + suffix)[-_POD_NAME_MAX:].strip("-")
+
+
+def launch_of_pod(name: str) -> tuple[str, int] | None:
+    """Launch id and attempt of a pod of ours by its name, or by its host name; None where it is not one."""
+    match = _POD_OF_OURS.search(name.split(".", 1)[0])
+    if match is None:
+        return None
+    digits = match[1]
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])), int(match[2])
 
 
 @dataclass(frozen=True)

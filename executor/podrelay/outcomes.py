@@ -13,6 +13,8 @@ from podrelay.wire import CleanupAction, PodResult
 
 # A task instance in one of these still needs its launch. In any other state it has moved on by itself.
 WANTED = frozenset({"queued", "running", "restarting"})
+# In these its process has begun in the pod that its row names.
+_BEGUN = frozenset({"running", "restarting"})
 # (QUEUED, info) and (RUNNING, info) events would overwrite the launch id that Airflow keeps for the task instance.
 _NEVER_REPORTED = frozenset({"queued", "running"})
 
@@ -26,6 +28,9 @@ class TaskRow:
     launch_id: str | None
     subject: str = ""
     queued_by: int | None = None
+    # Launch id and attempt of the pod in which its process last began; None where the host is not a pod of ours, or where
+    # `[core] hostname_callable` does not say the pod's name.
+    host: tuple[str, int] | None = None
     # Its process has begun since it was last queued.
     began: bool = False
 
@@ -48,11 +53,31 @@ class Decision:
     event: tuple[str | None, str | None] | None = None
     next_attempt: Literal["", "relaunch", "new_token"] = ""
     cleanup: CleanupAction | None = None
+    # The task runs in the pod of another launch or attempt: its slot is held for that one.
+    elsewhere: bool = False
 
 
-def superseded(launch_id: str, try_number: int, row: TaskRow | None) -> bool:
-    """Does the task instance no longer wait for this launch? A row without a launch id is taken as ours."""
-    return row is None or row.try_number != try_number or (row.launch_id is not None and row.launch_id != launch_id)
+def superseded(launch_id: str, attempt: int, try_number: int, row: TaskRow | None) -> bool:
+    """Does the task instance no longer need this attempt of this launch? A row without a launch id is taken as ours.
+
+    While the task runs, the pod that it runs in counts and not the launch that was made for it last: a pod that was
+    withdrawn may have begun before its deletion reached it, and the newer one is then refused by Airflow's execution API.
+    """
+    if row is None or row.try_number != try_number:
+        return True
+    if row.state in _BEGUN and row.host is not None:
+        return row.host != (launch_id, attempt)
+    return row.launch_id is not None and row.launch_id != launch_id
+
+
+def runs_elsewhere(launch_id: str, attempt: int, try_number: int, row: TaskRow | None) -> bool:
+    """Does this very task instance run, in a pod of ours that is not this attempt's?"""
+    return (
+        row is not None
+        and row.try_number == try_number
+        and row.state in _BEGUN
+        and row.host not in (None, (launch_id, attempt))
+    )
 
 
 def decide(result: PodResult, try_number: int, relaunches: int, row: TaskRow | None, policy: Policy) -> Decision:
@@ -61,8 +86,9 @@ def decide(result: PodResult, try_number: int, relaunches: int, row: TaskRow | N
     :param relaunches: how often this launch was given another pod after one died before its task started.
     """
     cleanup = cleanup_for(result, policy)
-    if superseded(result.launch_id, try_number, row) or row is None:
-        return Decision(cleanup=cleanup)
+    if superseded(result.launch_id, result.attempt, try_number, row) or row is None:
+        elsewhere = runs_elsewhere(result.launch_id, result.attempt, try_number, row)
+        return Decision(cleanup=cleanup, elsewhere=elsewhere)
     if result.outcome == "expired":
         return Decision(next_attempt="new_token" if row.state == "queued" else "")
     if result.outcome == "succeeded":

@@ -18,7 +18,7 @@ from podrelay.errors import WireError
 from podrelay.launch_queue import LaunchQueue
 from podrelay.launches import Launch, Launches
 from podrelay.ledger import Finding, Ledger
-from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, superseded
+from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, runs_elsewhere, superseded
 from podrelay.requests import watches
 from podrelay.result_stream import ResultStream
 from podrelay.task_rows import alive_schedulers, rows_by_subject
@@ -123,12 +123,15 @@ class Reconciliation:
             self._let_go_if_nobody_watches(launch)
             return False
         if launch.kind == "task" and self._unwanted(launch, row):
-            self._withdrawals.note(launch.launch_id, launch.subject)
+            outrun = not self._launches.is_newest(launch)
+            self._withdrawals.note(launch.launch_id, launch.subject, "outrun" if outrun else "unwanted")
+            if row is not None and row.host is not None and self._runs_elsewhere(launch, row):
+                self._launches.follow(launch, row.host, row.launch_id)
             # One that is withdrawn already may have a pod that runs: its end is still to be told and cleaned up.
             if gone and gone != "withdrawn":
                 self._launches.drop(launch, self._executor.running)
             return False
-        if gone == "withdrawn":
+        if gone == "withdrawn" and not (row is not None and row.state in ("running", "restarting")):
             self._launches.drop(launch, self._executor.running)
             return False
         return bool(gone) and (launch.kind != "task" or (row is not None and row.state == "queued"))
@@ -137,9 +140,12 @@ class Reconciliation:
         """The task is over, and the watcher has not told of its pod yet: that pod may still be writing its log."""
         if launch.kind != "task" or launch.withdrawn or launch.foreign_id is not None or row is None:
             return False
-        if not self._launches.is_newest(launch) or superseded(launch.launch_id, launch.task.try_number, row):
+        if not self._launches.is_newest(launch) or superseded(
+            launch.launch_id, launch.attempt, launch.task.try_number, row
+        ):
             return False
-        return row.began and row.state not in WANTED
+        # The start date alone does not say it: a task that resumes after a deferral keeps its first one.
+        return (row.began or row.host == (launch.launch_id, launch.attempt)) and row.state not in WANTED
 
     def _let_go_if_nobody_watches(self, launch: Launch) -> None:
         """Where the watcher may not even ask for a pod, its end is never told: its slot is not kept for that."""
@@ -162,7 +168,15 @@ class Reconciliation:
             return True
         if launch.foreign_id is not None:
             return (row.launch_id or "") != launch.foreign_id or row.state not in ("running", "restarting")
-        return superseded(launch.launch_id, launch.task.try_number, row) or row.state not in WANTED
+        return superseded(launch.launch_id, launch.attempt, launch.task.try_number, row) or row.state not in WANTED
+
+    def _runs_elsewhere(self, launch: Launch, row: TaskRow) -> bool:
+        return (
+            not launch.withdrawn
+            and launch.foreign_id is None
+            and self._launches.is_newest(launch)
+            and runs_elsewhere(launch.launch_id, launch.attempt, launch.task.try_number, row)
+        )
 
     def _take_found_results(self, findings: Sequence[Finding]) -> None:
         """Results that the ledger has and the stream did not bring, and attempts that another process made."""

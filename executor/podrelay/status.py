@@ -13,7 +13,7 @@ import redis
 from airflow.configuration import conf
 from redis.exceptions import RedisError
 
-from podrelay import names
+from podrelay import hearing, names
 from podrelay.names import Names
 from podrelay.redis_client import connect, unavailable
 from podrelay.settings import load_settings
@@ -90,7 +90,9 @@ def describe_launch(which: str) -> dict[str, Any]:
     """The ledger of one launch, by launch id or pod name, without its sealed result; empty if it is unknown."""
     client, keys = _open()
     try:
-        entry = _hash(client, keys.launch(which)) or _hash(client, keys.launch(_launch_id_of_pod(which)))
+        entry = _hash(client, keys.launch(which)) or _hash(
+            client, keys.launch((names.launch_of_pod(which) or (which, 0))[0])
+        )
     except RedisError as error:
         raise unavailable(error) from error
     entry.pop("result", None)
@@ -113,13 +115,13 @@ def render_launch(entry: dict[str, Any]) -> str:
 
 
 def probe(kind: str, team: str | None) -> tuple[bool, str]:
-    """Is a launcher of this host, or a leading watcher, heard of in Redis? For liveness and readiness probes."""
-    found = overview(team, time.time())
-    if kind == "launcher":
-        alive = bool(found["launchers"])
-        return alive, f"{len(found['launchers'])} launchers alive"
-    age_s = found["watcher"]["listed_s_ago"]
-    return bool(found["watcher"]["leader"]) and age_s is not None, f"watcher {found['watcher']['leader'] or 'none'}"
+    """Does every process of this kind on this host (in a container: the one) hear what it must? For readiness probes."""
+    found = hearing.read(kind, team)
+    if not found:
+        return False, f"no {kind} runs here"
+    told = [(heard.pid, heard.deaf(time.time())) for heard in found]
+    words = ", ".join(f"{kind} {pid} {deaf or 'is ready'}" for pid, deaf in told)
+    return not any(deaf for _, deaf in told), words
 
 
 def _open() -> tuple[redis.Redis, Names]:
@@ -156,15 +158,6 @@ def _throttle(entry: dict[str, str], now_s: float) -> list[str]:
         where = f"namespace {name[6:]}" if name.startswith("until:") else "all launches"
         told.append(f"{where} for {float(value) - now_s:.1f} s: {entry.get(name.replace('until', 'reason'), '')}")
     return told
-
-
-def _launch_id_of_pod(name: str) -> str:
-    """Pod names end with the launch id, without its dashes, and the attempt."""
-    parts = name.rsplit("-", 2)
-    digits = parts[-2] if len(parts) >= 2 else ""
-    if len(digits) != 32:
-        return name
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _ago(at: str | None, now_s: float) -> float | None:

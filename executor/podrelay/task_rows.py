@@ -22,7 +22,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import defer, joinedload
 
-from podrelay import compat
+from podrelay import compat, names
 from podrelay.outcomes import TaskRow
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ _COLUMNS = (
     TaskInstance.queued_by_job_id,
     TaskInstance.queued_dttm,
     TaskInstance.start_date,
+    TaskInstance.hostname,
 )
 
 
@@ -72,6 +73,7 @@ def _task_row(row: Any) -> TaskRow:
         launch_id=row.external_executor_id,
         subject=str(row.id),
         queued_by=row.queued_by_job_id,
+        host=names.launch_of_pod(row.hostname or ""),
         began=row.start_date is not None and (row.queued_dttm is None or row.start_date >= row.queued_dttm),
     )
 

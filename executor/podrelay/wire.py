@@ -135,6 +135,8 @@ class CleanupRequest:
     uid: str = ""
     cluster: str = "default"
     delete_options: dict[str, Any] = field(default_factory=dict)
+    # Only while no container of it has started: its task may have begun.
+    unless_started: bool = False
 
     def encode(self) -> bytes:
         return _encode("cleanup", self)
@@ -157,9 +159,9 @@ def _encode(what: str, message: Any) -> bytes:
 # The types a field may have on the wire; a bool is not an int here.
 _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
+    "bool": (bool,),
     "int": (int,),
     "float": (int, float),
-    "bool": (bool,),
     "Kind": (str,),
     "Outcome": (str,),
     "FailureClass": (str,),

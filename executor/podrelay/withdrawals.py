@@ -1,72 +1,114 @@
 """Launches that are to be taken back: noted here, and told to Redis until Redis knows. Owner of what is still to be told.
 
-Called by the executor (revoked, superseded) and by `reconciliation` (the database no longer wants it).
+Called by the executor (revoked, outrun) and by `reconciliation` (the database no longer wants it). A scheduler that dies
+before it told leaves nothing behind: the newer launch of a task instance withdraws the older one when it is offered.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from podrelay.launch_queue import Acknowledgement, LaunchQueue, Withdrawn
 from podrelay.launches import Launches
-from podrelay.task_rows import coordinates, rows_by_key
+from podrelay.outcomes import TaskRow
+from podrelay.task_rows import rows_by_subject
 
 if TYPE_CHECKING:
-    from airflow.models.taskinstance import TaskInstance
-
     from podrelay.executor import RedisKubernetesExecutor
 
-# Taken back in one round trip: bounds the time of a heartbeat.
+# revoked: Airflow asked for it. unwanted: the database has moved on. outrun: a newer launch of its key came after it had
+# run; its pod is about to end by itself and may still be writing its log. hangs: it was told before, and its pod may have
+# started and not begun its task.
+Why = Literal["revoked", "unwanted", "outrun", "hangs"]
+
+# A pod that was waiting when it was revoked is deleted only while it waits. Whether it started all the same, and then hangs
+# without beginning its task, is looked at after this long: time enough to begin, or to be refused and end.
+LOOK_AGAIN_S = 15.0
+# Taken back in one round trip and one query: bounds the time of a heartbeat.
 AT_ONCE = 500
 
 
 class Withdrawals:
-    """:raises RelayUnavailable: from the methods that tell Redis; what was noted stays noted."""
+    """Notes cost nothing; `tell` sends them."""
 
     def __init__(self, executor: RedisKubernetesExecutor, launches: Launches, queue: LaunchQueue) -> None:
         self._executor = executor
         self._launches = launches
         self._queue = queue
-        self._noted: dict[str, str] = {}
+        # Launch id -> subject, why.
+        self._noted: dict[str, tuple[str, Why]] = {}
+        # Launch id -> subject, when it is due (monotonic): revoked pods to be looked at once more.
+        self._doubted: dict[str, tuple[str, float]] = {}
 
-    def note(self, launch_id: str, subject: str) -> None:
-        self._noted[launch_id] = subject
+    def note(self, launch_id: str, subject: str, why: Why) -> None:
+        self._noted.setdefault(launch_id, (subject, why))
+
+    def subjects(self) -> set[str]:
+        """Task instances of which an older launch is still to be taken back: no newer one may be offered before."""
+        return {subject for subject, _ in self._noted.values()}
 
     def tell(self) -> None:
-        """Take back what is no longer wanted; delete the pods among it that have not started."""
+        """Take back what was noted, at most AT_ONCE of it, and delete those of its pods whose task has not begun.
+
+        :raises RelayUnavailable, SQLAlchemyError: all stays noted, and telling it again does no harm.
+        """
+        self._note_doubted()
         if not self._noted:
             return
-        items = list(self._noted.items())[:AT_ONCE]
-        cleanups = []
-        for (launch_id, subject), known in zip(items, self._queue.withdraw(items), strict=True):
-            launch = self._launches.get(launch_id)
-            # A launch that a newer one of its key supersedes has run: that is how its task came to be queued again. Its
-            # pod is about to end by itself, and may still be writing its log.
-            outrun = launch is not None and not self._launches.is_newest(launch)
-            revoked = known.pod and known.state in ("created", "withdrawn") and not known.started and not outrun
-            if revoked:
-                cleanups.append(self._revocation(launch_id, subject, known))
-            if launch is not None:
-                launch.withdrawn = True
-                if revoked or (known.state in ("", "offered", "waiting", "withdrawn") and not known.pod):
-                    self._launches.drop(launch, self._executor.running)
-        self._queue.acknowledge(cleanups)
-        for launch_id, _ in items:
-            self._noted.pop(launch_id, None)
+        items = [(launch_id, *noted) for launch_id, noted in list(self._noted.items())[:AT_ONCE]]
+        answers = self._queue.withdraw([(launch_id, subject) for launch_id, subject, _ in items])
+        told = list(zip(items, answers, strict=True))
+        rows = rows_by_subject([subject for (_, subject, _), known in told if known.pod])
+        revocations = [
+            self._revocation(launch_id, subject, known)
+            for (launch_id, subject, why), known in told
+            if must_go(launch_id, why, known, rows.get(subject))
+        ]
+        self._queue.acknowledge(revocations)
+        due_s = time.monotonic() + LOOK_AGAIN_S
+        for revocation in revocations:
+            if revocation.cleanup is not None and revocation.cleanup.unless_started:
+                self._doubted[revocation.launch_id] = (revocation.subject, due_s)
+        self._settle(told, {revocation.launch_id for revocation in revocations})
 
-    def revoke_now(self, launch_id: str, ti: TaskInstance) -> None:
-        """Airflow asked for it: the pod goes unless the task runs by now."""
-        subject = self._noted[launch_id]
-        known = self._queue.withdraw([(launch_id, subject)])[0]
-        if known.pod and not (known.started and self._runs_by_now(ti)):
-            self._queue.acknowledge([self._revocation(launch_id, subject, known)])
-        del self._noted[launch_id]
+    def _note_doubted(self) -> None:
+        now_s = time.monotonic()
+        for launch_id, (subject, due_s) in list(self._doubted.items()):
+            if due_s > now_s:
+                break
+            del self._doubted[launch_id]
+            self.note(launch_id, subject, "hangs")
+
+    def _settle(self, told: Sequence[tuple[tuple[str, str, Why], Withdrawn]], revoked: set[str]) -> None:
+        for (launch_id, _, _), known in told:
+            self._noted.pop(launch_id, None)
+            launch = self._launches.get(launch_id)
+            if launch is None:
+                continue
+            launch.withdrawn = True
+            unmade = known.state in ("", "offered", "waiting", "withdrawn") and not known.pod
+            if unmade or launch_id in revoked:
+                self._launches.drop(launch, self._executor.running)
 
     def _revocation(self, launch_id: str, subject: str, known: Withdrawn) -> Acknowledgement:
-        cleanup = self._queue.cleanup("revoke", launch_id, known.namespace, known.pod, known.uid)
+        # A container that had started before it was withdrawn hangs without beginning its task: that one goes for certain.
+        cleanup = self._queue.cleanup(
+            "revoke", launch_id, known.namespace, known.pod, known.uid, unless_started=not known.started
+        )
         return Acknowledgement(launch_id, int(known.attempt or 0), subject, cleanup=cleanup)
 
-    @staticmethod
-    def _runs_by_now(ti: TaskInstance) -> bool:
-        row = rows_by_key([ti.key]).get(coordinates(ti.key))
-        return row is not None and row.state == "running" and row.subject == str(ti.id)
+
+def must_go(launch_id: str, why: Why, known: Withdrawn, row: TaskRow | None) -> bool:
+    """Pure: is the pod of a launch that was taken back to be deleted?
+
+    :param row: the task instance as it is now; None where there is none with this id any more.
+    """
+    if not known.pod or why == "outrun" or (why == "hangs" and not (known.state == "withdrawn" and known.started)):
+        return False
+    if row is not None and row.state == "running" and (row.host is None or row.host[0] == launch_id):
+        return False  # it began before it was taken back
+    if why in ("revoked", "hangs"):
+        return True
+    return known.state in ("created", "withdrawn") and not known.started

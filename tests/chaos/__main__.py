@@ -9,9 +9,12 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
+from tests.chaos import results
 from tests.chaos.faults import FAULTS, Turn
-from tests.chaos.judge import Judgement, judge, leftovers, refused, samples
+from tests.chaos.judge import Judgement, busy_slots, judge, leftovers, refused, samples, unfinished
+from tests.chaos.results import Round
 from tests.chaos.rig import Rig
 
 _FEED_EVERY_S = 0.25
@@ -22,50 +25,66 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`, which end what was started
     names = list(FAULTS) if options.fault == ["all"] else options.fault
     verdicts: list[Judgement] = []
-    print(
-        "| fault | seed | tasks | verdict | recovered (s) | longest heartbeat (s) |\n|---|---|---|---|---|---|",
-        flush=True,
-    )
-    for drivers in sorted({FAULTS[name].drivers for name in names}):
-        verdicts += _run_all([name for name in names if FAULTS[name].drivers == drivers], drivers, options)
+    done = results.read(options.json) if options.json else []
+    todo = [Round(name, seed, max(options.tasks, FAULTS[name].tasks), options.scale)
+            for seed in range(options.seed, options.seed + options.seeds) for name in names]  # fmt: skip
+    todo = results.missing(_part(todo, options.part), done)
+    print(results.HEAD, flush=True)
+    # The rounds that one deployment can serve, one after another.
+    for shape in sorted({_shape(item) for item in todo}):
+        verdicts += _run_all([item for item in todo if _shape(item) == shape], *shape, options)
     bad = [verdict for verdict in verdicts if verdict.wrong]
     for verdict in bad:
         print(f"\n{verdict.fault} seed {verdict.seed}: {'; '.join(verdict.wrong)}", file=sys.stderr)
         print(
-            f"replay: python -m tests.chaos --fault {verdict.fault} --seed {verdict.seed} --tasks {options.tasks} "
+            f"replay: python -m tests.chaos --fault {verdict.fault} --seed {verdict.seed} --tasks {verdict.tasks} "
             f"--scale {options.scale:g}\n" + "\n".join(verdict.notes[-60:]),
             file=sys.stderr,
         )
     return 1 if bad else 0
 
 
-def _run_all(names: list[str], drivers: int, options: argparse.Namespace) -> list[Judgement]:
-    """All rounds that need this many schedulers, on one deployment; after a bad round on a new one."""
+def _shape(item: Round) -> tuple[int, int]:
+    return FAULTS[item.fault].drivers, FAULTS[item.fault].slots
+
+
+def _part(todo: list[Round], part: str) -> list[Round]:
+    """A share of the rounds, so that several calls, one beside the other, take about as long each."""
+    number, _, of = part.partition("/")
+    ordered = sorted(todo, key=lambda item: (-FAULTS[item.fault].seconds, item.fault, item.seed))
+    mine = set(ordered[int(number) - 1 :: int(of)])
+    return [item for item in todo if item in mine]
+
+
+def _run_all(todo: list[Round], drivers: int, slots: int, options: argparse.Namespace) -> list[Judgement]:
+    """All rounds that need such a deployment, on one; after a bad round on a new one."""
     verdicts: list[Judgement] = []
     rig: Rig | None = None
     try:
-        for seed in range(options.seed, options.seed + options.seeds):
-            for name in names:
-                if rig is None:
-                    rig = Rig(drivers, sqlite=options.sqlite)
-                    rig.start()
-                verdict = _round(rig, name, seed, options)
-                verdicts.append(verdict)
-                _print(verdict)
-                if verdict.wrong:
-                    rig.stop(keep=True)
-                    rig = None
+        for item in todo:
+            if rig is None:
+                rig = Rig(drivers, slots=slots, sqlite=options.sqlite)
+                rig.start()
+            verdict = _round(rig, item, options)
+            verdicts.append(verdict)
+            print(results.line(verdict), flush=True)
+            if options.json:
+                results.write(options.json, verdict, options.scale)
+            if verdict.wrong:
+                rig.stop(keep=True)
+                rig = None
     finally:
         if rig is not None:
             rig.stop()
     return verdicts
 
 
-def _round(rig: Rig, name: str, seed: int, options: argparse.Namespace) -> Judgement:
+def _round(rig: Rig, item: Round, options: argparse.Namespace) -> Judgement:
+    name, seed = item.fault, item.seed
     fault = FAULTS[name]
-    verdict = Judgement(name, seed, options.tasks)
+    verdict = Judgement(name, seed, item.tasks)
     rng = random.Random(f"{name} {seed}")
-    tasks = rig.make_tasks(options.tasks, f"chaos_{name.replace('-', '_')}_{seed}_{random.randrange(1 << 30)}")
+    tasks = rig.make_tasks(item.tasks, f"chaos_{name.replace('-', '_')}_{seed}_{random.randrange(1 << 30)}")
     before = rig.cluster.audit()
     mark = before[-1]["number"] if before else 0
     refused_before, since_s = len(rig.task_api.refused), time.time()
@@ -77,19 +96,29 @@ def _round(rig: Rig, name: str, seed: int, options: argparse.Namespace) -> Judge
         fault.inject(turn)
     except Exception:  # noqa: BLE001 - the round is judged as failed, and the next one runs
         verdict.wrong.append("the fault could not be injected: " + traceback.format_exc(limit=3))
+    verdict.wrong += turn.wrong
+    healed_s = turn.healed_s or time.monotonic()
     feeder.join()
-    healed_s = time.monotonic()
     turn.note("healed")
     if ended := rig.revive():
         verdict.wrong.append(f"ended by themselves: {', '.join(ended)}")
     left = ["?"]
     try:
-        rig.until(lambda: not _refresh(left, leftovers(rig, tasks)), options.recover, "the end")
+        rig.until(lambda: not unfinished(rig, tasks), options.recover, "the last task")
+        ended_s = time.monotonic()
+        rig.until(lambda: not busy_slots(rig), options.recover, "the last slot")
+        verdict.slots_s = time.monotonic() - ended_s
+        rig.until(
+            lambda: not _refresh(left, leftovers(rig, tasks)),
+            max(1.0, healed_s + options.recover - time.monotonic()),
+            "the end",
+        )
     except TimeoutError:
+        _refresh(left, leftovers(rig, tasks))
         verdict.wrong.append(f"not over {options.recover:g} s after healing: {'; '.join(left)}")
         verdict.notes += samples(rig)
     verdict.recovered_s = time.monotonic() - healed_s
-    judge(rig, tasks, rig.cluster.audit(mark), since_s, verdict, options.heartbeat)
+    judge(rig, tasks, rig.cluster.audit(mark), since_s, verdict, options.heartbeat, turn.windows)
     verdict.wrong += refused(rig, refused_before)
     return verdict
 
@@ -110,13 +139,6 @@ def _feed(rig: Rig, tasks: list[str], seconds: float) -> None:
         time.sleep(_FEED_EVERY_S)
 
 
-def _print(verdict: Judgement) -> None:
-    words = "holds" if not verdict.wrong else "BROKEN: " + "; ".join(verdict.wrong)
-    beat = f"{verdict.heartbeat_s:.2f}" if verdict.heartbeat_s else "< 0.25"
-    cells = [verdict.fault, verdict.seed, verdict.tasks, words.splitlines()[0], f"{verdict.recovered_s:.1f}", beat]
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
-
-
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     told = "\n".join(f"  {fault.name:<22}{fault.about} ({fault.seconds:g} s)" for fault in FAULTS.values())
     parser = argparse.ArgumentParser(
@@ -135,6 +157,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--heartbeat", type=float, default=1.5, help="longest heartbeat allowed, in seconds (default 1.5)"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=None, metavar="FILE",
+        help="add each result to this file, and leave out rounds that it has already: a campaign may take several calls",
+    )  # fmt: skip
+    parser.add_argument(
+        "--part", default="1/1", metavar="N/OF", help="only a share of the rounds, as 1/2 (default 1/1)"
     )
     parser.add_argument(
         "--sqlite", action="store_true", help="SQLite even where PostgreSQL is installed; one scheduler only"

@@ -17,7 +17,9 @@ from typing import Any
 
 _TURN_S = 0.1
 _ADOPT_EVERY_S = 2.0
+_UNSTICK_EVERY_S = 1.0
 _SLOW_S = 0.25
+_QUEUED_AT_ONCE = 32
 
 
 class Stalls:
@@ -65,7 +67,9 @@ class Driver:
         self._bag = DBDagBag()
         self.executor.job_id = self.job_id
         self.executor.start()
-        self._adopted_s = 0.0
+        self._adopted_s = self._unstuck_s = 0.0
+        # The longest time for which tasks past the queue timeout held the loop.
+        self._stuck_s = 0.0
 
     def run(self) -> None:
         while os.getppid() != 1:
@@ -81,6 +85,9 @@ class Driver:
             self._adopted_s = time.monotonic()
             with create_session() as session:
                 self._runner.adopt_or_reset_orphaned_tasks(session=session)
+        if time.monotonic() - self._unstuck_s > _UNSTICK_EVERY_S:
+            self._unstuck_s = time.monotonic()
+            self._unstick()
         self._queue()
         began_s = time.monotonic()
         self.executor.heartbeat()
@@ -91,6 +98,26 @@ class Driver:
         with create_session() as session:
             self._runner.process_executor_events(self.executor, self.job_id, self._bag, session)
         self._tell()
+
+    def _unstick(self) -> None:
+        """Airflow's own look for tasks past the queue timeout; only the executor's part of its time counts."""
+        from airflow.utils.session import create_session
+
+        revoke, spent_s = self.executor.revoke_task, 0.0
+
+        def timed(**words: Any) -> None:
+            nonlocal spent_s
+            began_s = time.monotonic()
+            revoke(**words)
+            spent_s += time.monotonic() - began_s
+
+        self.executor.revoke_task = timed  # type: ignore[method-assign]
+        try:
+            with create_session() as session:
+                self._runner._handle_tasks_stuck_in_queued(session=session)
+        finally:
+            del self.executor.revoke_task
+        self._stuck_s = max(self._stuck_s, spent_s)
 
     def _live(self) -> None:
         from airflow.jobs.job import Job
@@ -110,7 +137,7 @@ class Driver:
         from sqlalchemy import select
         from sqlalchemy.orm import joinedload
 
-        free = min(self.executor.slots_available, 32)
+        free = min(self.executor.slots_available, _QUEUED_AT_ONCE)
         if free <= 0:
             return
         with create_session() as session:
@@ -140,6 +167,7 @@ class Driver:
             "running": [str(key) for key in list(self.executor.running)[:5]],
             "slots": self.executor.slots_occupied,
             "launches": len(self.executor.launches),
+            "stuck_s": self._stuck_s,
             "beats": self._beats[-50:],
         }
         new = self._status.with_suffix(".new")

@@ -8,12 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
-from tests.chaos.rig import Rig
+from tests.chaos.rig import SLOTS, Rig
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class Fault:
     inject: Callable[[Turn], None]
     drivers: int = 1
     about: str = ""
+    # Slots of each scheduler, and how many tasks a round has at least.
+    slots: int = SLOTS
+    tasks: int = 0
 
 
 @dataclass
@@ -35,6 +38,12 @@ class Turn:
     rng: random.Random
     seconds: float
     log: list[str]
+    # What the fault itself saw that must not be.
+    wrong: list[str] = field(default_factory=list)
+    # Wall-clock times from and to which the API server asked for patience.
+    windows: list[tuple[float, float]] = field(default_factory=list)
+    # When all was whole again (monotonic), where that was before the fault's function returned.
+    healed_s: float = 0.0
 
     @property
     def ends_s(self) -> float:
@@ -58,11 +67,15 @@ class Turn:
 
 
 FAULTS: dict[str, Fault] = {}
+# A launcher's lease, and how soon after its end another launcher must have taken the job.
+LEASE_S, TAKEN_OVER_S = 6.0, 5.0
 
 
-def fault(name: str, seconds: float, drivers: int = 1) -> Callable[[Callable[[Turn], None]], Callable[[Turn], None]]:
+def fault(
+    name: str, seconds: float, drivers: int = 1, slots: int = SLOTS, tasks: int = 0
+) -> Callable[[Callable[[Turn], None]], Callable[[Turn], None]]:
     def add(inject: Callable[[Turn], None]) -> Callable[[Turn], None]:
-        FAULTS[name] = Fault(name, seconds, inject, drivers, (inject.__doc__ or "").strip())
+        FAULTS[name] = Fault(name, seconds, inject, drivers, (inject.__doc__ or "").strip(), slots, tasks)
         return inject
 
     return add
@@ -85,9 +98,39 @@ def none(turn: Turn) -> None:
 @fault("kill-launchers", 30)
 def kill_launchers(turn: Turn) -> None:
     """SIGKILL of a launcher every 2 s."""
-    while not turn.over:
-        _kill_and_restart(turn, turn.pick("launcher"), 0.0)
-        turn.wait(2.0)
+    with leases_watched(turn):
+        while not turn.over:
+            _kill_and_restart(turn, turn.pick("launcher"), 0.0)
+            turn.wait(2.0)
+        turn.healed_s = time.monotonic()
+        time.sleep(LEASE_S + TAKEN_OVER_S)  # of the last one that was killed
+
+
+@contextlib.contextmanager
+def leases_watched(turn: Turn) -> Iterator[None]:
+    """Each lease that ends is taken over within TAKEN_OVER_S; the longest that one was overdue is noted."""
+    over, worst = threading.Event(), [0.0]
+
+    def look() -> None:
+        client = turn.rig.client()
+        while not over.wait(0.2):
+            with contextlib.suppress(redis.RedisError):
+                ends: list[Any] = []
+                for key in client.keys("rq:wip:podrelay.*"):
+                    ends += client.zrange(key, 0, 0, withscores=True)
+                seconds, micros = client.time()  # type: ignore[misc]
+                worst[0] = max([worst[0], *(seconds + micros / 1e6 - end for _, end in ends)])
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        turn.note(f"the longest that a lease was overdue: {worst[0]:.1f} s")
+        if worst[0] > TAKEN_OVER_S:
+            turn.wrong.append(f"a lease was taken over {worst[0]:.1f} s after its end")
 
 
 @fault("kill-watchers", 30)
@@ -245,8 +288,10 @@ def api_429(turn: Turn) -> None:
     """429 with Retry-After as long as the fault."""
     turn.wait(min(2.0, turn.seconds / 5))
     left_s = max(1, round(turn.ends_s - time.monotonic()))
+    began_s = time.time()
     with faulty(turn, status=429, retry_after_s=float(left_s)):
         turn.wait(turn.seconds)
+    turn.windows.append((began_s, time.time()))
 
 
 @fault("api-500", 60)
@@ -303,6 +348,23 @@ for _role, _server in (
     _partition(_role, _server)
 
 
+# --- the scheduler's own timeout --------------------------------------------------------------------------------------
+@fault("queue-timeout", 20, slots=600, tasks=500)
+def queue_timeout(turn: Turn) -> None:
+    """Some tasks begin, then no pod can be made, and all that wait are past the queue timeout at once.
+
+    No pod begins while Airflow looks through them: it puts each task that it had found in queued back to scheduled without
+    looking at its state again, so that one that began meanwhile runs a second time, whatever the executor does.
+    """
+    turn.wait(turn.seconds * 0.2)
+    with faulty(turn, verbs=["create"], status=503):
+        turn.wait(turn.seconds * 0.7)
+        time.sleep(1.0)  # for pods whose creation was under way to begin
+        turn.note(f"{turn.rig.rows.age(3600.0)} tasks are past the queue timeout")
+        turn.rig.until(lambda: not turn.rig.rows.aged(1800.0), 60, "the scheduler's look at them")
+        time.sleep(2.0)
+
+
 # --- all together -----------------------------------------------------------------------------------------------------
 _SHORT = (
     "kill-launchers", "kill-watchers", "freeze-leader", "freeze-launcher", "kill-one-scheduler", "redis-kill-aof",
@@ -321,7 +383,7 @@ def at_random(turn: Turn) -> None:
             name = rng.choice(names)
             seconds = min(rng.uniform(2.0, 10.0), max(0.5, turn.ends_s - time.monotonic()))
             turn.note(f"--- {name} for {seconds:.1f} s")
-            inner = Turn(turn.rig, rng, seconds, turn.log)
+            inner = Turn(turn.rig, rng, seconds, turn.log, turn.wrong, turn.windows)
             with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
                 FAULTS[name].inject(inner)
             time.sleep(rng.random())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,11 @@ from tests.chaos.rig import Rig
 _LAUNCH = "podrelay/launch-id"
 # Creations that were under way when the server asked for patience.
 _UNDER_WAY_S = 1.0
+
+
+# Two of the executor's default reconcile intervals, and the harness' own look.
+SLOTS_FREE_S = 2 * 5.0 + 1.0
+STUCK_S = 1.0
 
 
 @dataclass
@@ -25,15 +31,27 @@ class Judgement:
     wrong: list[str] = field(default_factory=list)
     recovered_s: float = 0.0
     heartbeat_s: float = 0.0
+    # From the end of the last task until all slots were free.
+    slots_s: float = 0.0
+    # For how long all tasks past the queue timeout held the scheduler's loop, by the executor's doing.
+    stuck_s: float = 0.0
     notes: list[str] = field(default_factory=list)
+
+
+def busy_slots(rig: Rig) -> int:
+    return sum(int(rig.told(name).get("slots", 1)) for name in rig.of("driver"))
+
+
+def unfinished(rig: Rig, tasks: list[str]) -> bool:
+    return any(state not in ("success", "failed") for state, _ in rig.rows.states(tasks).values())
 
 
 def leftovers(rig: Rig, tasks: list[str]) -> list[str]:
     """What is not over yet; empty when tasks, slots, Redis and pods are all done."""
     found = []
     states = Counter(state for state, _ in rig.rows.states(tasks).values())
-    if unfinished := {state: n for state, n in states.items() if state not in ("success", "failed")}:
-        found.append(f"tasks {unfinished}")
+    if open_ := {state: n for state, n in states.items() if state not in ("success", "failed")}:
+        found.append(f"tasks {open_}")
     for name in rig.of("driver"):
         told = rig.told(name)
         if not told or time.time() - told["at_s"] > 5:
@@ -61,7 +79,13 @@ def _left_in_redis(rig: Rig) -> list[str]:
 
 
 def judge(
-    rig: Rig, tasks: list[str], audit: list[dict[str, Any]], since_s: float, verdict: Judgement, limit_s: float
+    rig: Rig,
+    tasks: list[str],
+    audit: list[dict[str, Any]],
+    since_s: float,
+    verdict: Judgement,
+    limit_s: float,
+    windows: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Add to the judgement what did not hold."""
     wrong = verdict.wrong
@@ -73,10 +97,15 @@ def judge(
         wrong.append(f"{again} try numbers bumped")
     wrong += _runs(rig, tasks)
     wrong += _pods(audit)
-    if verdict.fault == "api-429":  # elsewhere there may be several windows, and a lost Redis forgets them
-        wrong += _patience(audit)
+    for began_s, ended_s in windows:
+        wrong += _patience([entry for entry in audit if began_s <= entry["time"] <= ended_s])
+    if verdict.fault == "drop-stream" and verdict.slots_s > SLOTS_FREE_S:
+        wrong.append(f"a slot was free {verdict.slots_s:.1f} s after the last task had ended")
     beats = [took for name in rig.of("driver") for at, took in rig.told(name).get("beats", ()) if at >= since_s]
     verdict.heartbeat_s = max(beats, default=0.0)
+    verdict.stuck_s = max((rig.told(name).get("stuck_s", 0.0) for name in rig.of("driver")), default=0.0)
+    if verdict.stuck_s > STUCK_S:
+        wrong.append(f"tasks past the queue timeout held the loop for {verdict.stuck_s:.2f} s")
     if verdict.heartbeat_s > limit_s:
         wrong.append(f"a heartbeat took {verdict.heartbeat_s:.2f} s")
 
@@ -104,10 +133,10 @@ def _pods(audit: list[dict[str, Any]]) -> list[str]:
 
 
 def _patience(audit: list[dict[str, Any]]) -> list[str]:
-    """Creations between two that were answered 429: the first one asked for patience until the fault's end."""
+    """Creations of one window that were answered 429: the first one asked for patience until its end."""
     refused = [entry["time"] for entry in audit if entry["verb"] == "create" and entry["status"] == 429]
     early = [at for at in refused if at > refused[0] + _UNDER_WAY_S]
-    return [f"{len(early)} creations inside the Retry-After window"] if early else []
+    return [f"{len(early)} creations inside a Retry-After window"] if early else []
 
 
 def refused(rig: Rig, since: int) -> list[str]:

@@ -57,7 +57,10 @@ class Member:
 class Rig:
     """Start it once, run several rounds on it, stop it."""
 
-    def __init__(self, drivers: int = 1, launchers: int = 2, watchers: int = 2, *, sqlite: bool = False) -> None:
+    def __init__(
+        self, drivers: int = 1, launchers: int = 2, watchers: int = 2, *, slots: int = SLOTS, sqlite: bool = False
+    ) -> None:
+        self._slots = slots
         self._binaries = None if sqlite else find_binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="podrelay-chaos-"))
         self.folder.chmod(0o755)
@@ -124,7 +127,7 @@ class Rig:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url,
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
-            "AIRFLOW__CORE__PARALLELISM": str(SLOTS),
+            "AIRFLOW__CORE__PARALLELISM": str(self._slots),
             "AIRFLOW__CORE__EXECUTOR": "podrelay.executor.RedisKubernetesExecutor",
             "AIRFLOW__API_AUTH__JWT_SECRET": "chaos-needs-a-secret-of-some-length-and-this-one-is-long-enough-0123456789",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sqlalchemy import Engine, bindparam, create_engine, text
@@ -20,18 +20,37 @@ class Rows:
         self._engine: Engine = create_engine(url, **options)
         self._sqlite = "sqlite" in url
 
-    def begin(self, task: str) -> bool:
-        """As the execution API does: once, with the time at which it began."""
+    def begin(self, task: str, host: str) -> bool:
+        """As the execution API does: once, with the time at which it began and the host that asked."""
         now = datetime.now(timezone.utc)
         began = now.strftime("%Y-%m-%d %H:%M:%S.%f") if self._sqlite else now.isoformat()
         query = text(
-            "UPDATE task_instance SET state = 'running', start_date = :began WHERE id = :id AND state = 'queued'"
+            "UPDATE task_instance SET state = 'running', start_date = :began, hostname = :host "
+            "WHERE id = :id AND state = 'queued'"
         )
         with self._engine.begin() as connection:
-            return int(connection.execute(query, {"began": began, "id": self._ids([task])[0]}).rowcount) == 1
+            return (
+                int(connection.execute(query, {"began": began, "host": host, "id": self._ids([task])[0]}).rowcount) == 1
+            )
 
     def succeed(self, task: str) -> bool:
         return self._move([task], "success", "= 'running'") == 1
+
+    def age(self, seconds: float) -> int:
+        """All tasks in queued have been queued for so long; how many there are."""
+        then = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+        query = text("UPDATE task_instance SET queued_dttm = :then WHERE state = 'queued'")
+        at = then.strftime("%Y-%m-%d %H:%M:%S.%f") if self._sqlite else then.isoformat()
+        with self._engine.begin() as connection:
+            return int(connection.execute(query, {"then": at}).rowcount)
+
+    def aged(self, seconds: float) -> int:
+        """How many tasks have been in queued for longer."""
+        then = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+        query = text("SELECT count(*) FROM task_instance WHERE state = 'queued' AND queued_dttm < :then")
+        at = then.strftime("%Y-%m-%d %H:%M:%S.%f") if self._sqlite else then.isoformat()
+        with self._engine.connect() as connection:
+            return int(connection.execute(query, {"then": at}).scalar_one())
 
     def schedule(self, tasks: Sequence[str]) -> None:
         self._move(tasks, "scheduled", "IS NULL")

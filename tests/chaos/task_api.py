@@ -22,7 +22,7 @@ class TaskApi:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:  # noqa: N802 - the standard library's name
                 _, what, task, pod = self.path.split("/")
-                ok = rows.begin(task) if what == "run" else rows.succeed(task)
+                ok = rows.begin(task, pod) if what == "run" else rows.succeed(task)
                 if not ok:
                     api.refused.append((what, pod))
                 self.send_response(200 if ok else 409)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from podrelay.names import launch_of_pod, pod_name
 from podrelay.outcomes import Decision, Policy, TaskRow, cleanup_for, decide, explain
 from podrelay.wire import PodResult
 
@@ -130,3 +131,41 @@ def test_an_explanation_names_what_an_operator_looks_for() -> None:
         "memory",
     ):
         assert part in text
+
+
+HERE, ELSEWHERE, EARLIER = (LAUNCH, 1), (OTHER, 0), (LAUNCH, 0)
+
+
+@pytest.mark.parametrize("state", ["running", "restarting"])
+@pytest.mark.parametrize(
+    ("named", "host", "elsewhere"),
+    [
+        (LAUNCH, HERE, False),
+        (LAUNCH, None, False),
+        (LAUNCH, ELSEWHERE, True),
+        (LAUNCH, EARLIER, True),
+        (OTHER, HERE, False),  # a newer launch is named, and this one's pod came first
+    ],
+)
+def test_a_task_fails_with_the_pod_that_runs_it(
+    state: str, named: str, host: tuple[str, int] | None, elsewhere: bool
+) -> None:
+    failed = PodResult(LAUNCH, 1, "failed", pod="p", namespace="n", container_reason="Error")
+    decision = decide(failed, 1, 0, TaskRow(state, 1, named, host=host), Policy())
+    assert decision.elsewhere is elsewhere
+    assert (decision.event is None) is elsewhere
+    assert decision.cleanup == "done"
+
+
+def test_the_host_of_an_earlier_run_says_nothing_while_the_task_waits() -> None:
+    failed = PodResult(LAUNCH, 0, "failed", pod="p", namespace="n", container_reason="ErrImagePull")
+    decision = decide(failed, 1, 0, TaskRow("queued", 1, LAUNCH, host=ELSEWHERE), Policy())
+    assert decision == Decision(next_attempt="relaunch", cleanup="done")
+
+
+def test_a_host_name_tells_the_launch() -> None:
+    pod = pod_name("My_DAG.task", LAUNCH, 12)
+    assert launch_of_pod(pod) == (LAUNCH, 12)
+    assert launch_of_pod(f"{pod}.sub.default.svc.cluster.local") == (LAUNCH, 12)
+    for stranger in ("", "10.0.0.7", "node-1", "etl-load-8f3k2j1x", f"x-{LAUNCH}-0"):
+        assert launch_of_pod(stranger) is None

@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 _TOLD_MAX = 100
 
 
+# A pending pod changes a few times while it is scheduled and its containers are made.
+_LOOKS_MAX = 5
+
+
+class StillChanging(Exception):  # noqa: N818 - not an error
+    """Each time that it was about to be deleted the pod had changed."""
+
+
 class FixedSlots:
     """A fixed number of clean-ups at once, so that they neither starve launches nor are starved by them."""
 
@@ -84,6 +92,8 @@ class CleaningUp:
             await self._act(request)
         except NotFound:
             return done(job)
+        except StillChanging:
+            return wait(job, 1.0, "StillChanging", "the pod changes faster than it can be deleted")
         except ApiError as error:
             try:
                 if isinstance(error, Conflict) and await self._is_gone(request):
@@ -105,26 +115,57 @@ class CleaningUp:
         if request.action == "done":
             await self._label(request, names.LABEL_DONE)
             return
+        if request.action == "revoke" and request.unless_started:
+            await self._revoke_unless_started(request)
+            return
         if request.action == "revoke":
             await self._label(request, names.LABEL_REVOKED)
+        await self._delete(request)
+
+    async def _revoke_unless_started(self, request: CleanupRequest) -> None:
+        """Delete a pod of which the API server says, in the same step, that no container of it has started.
+
+        Each write names the version at which that was so. A pod that has started is left: its task may have begun, and if
+        it has not, Airflow's execution API refuses it and it ends by itself.
+        """
+        for _ in range(_LOOKS_MAX):
+            pod = await self._pods.get_pod(request.namespace, request.pod)
+            if request.uid and pod["metadata"].get("uid") != request.uid:
+                return
+            if has_started(pod):
+                log.info("Pod %s/%s is not revoked: it has started", request.namespace, request.pod)
+                return
+            try:
+                version = str(pod["metadata"]["resourceVersion"])
+                pod = await self._label(request, names.LABEL_REVOKED, version)
+                await self._delete(request, str(pod["metadata"]["resourceVersion"]))
+            except Conflict:  # it has changed since: look again
+                continue
+            return
+        raise StillChanging
+
+    async def _delete(self, request: CleanupRequest, version: str = "") -> None:
         await self._timed("pod_deletion", self._pods.delete_pod(
-            request.namespace, request.pod, uid=request.uid, options=request.delete_options
+            request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
         ))  # fmt: skip
 
-    async def _label(self, request: CleanupRequest, label: str) -> None:
+    async def _label(self, request: CleanupRequest, label: str, version: str = "") -> dict[str, Any]:
         metadata: dict[str, Any] = {"labels": {label: "True"}}
         if request.uid:
             metadata["uid"] = request.uid
-        patch = {"metadata": metadata}
-        await self._timed("pod_patching", self._pods.patch_pod(request.namespace, request.pod, patch))
+        if version:
+            metadata["resourceVersion"] = version
+        patch = self._pods.patch_pod(request.namespace, request.pod, {"metadata": metadata})
+        return dict(await self._timed("pod_patching", patch))
 
-    async def _timed(self, what: str, call: Any) -> None:
+    async def _timed(self, what: str, call: Any) -> Any:
         """Do it, under the stock executor's metrics."""
         began_s = time.monotonic()
         status = "error"
         try:
-            await call
+            answer = await call
             status = "200"
+            return answer
         except ApiError as error:
             status = str(error.status or "error")
             raise
@@ -152,3 +193,14 @@ class CleaningUp:
             seconds = exponential_s(job.tries + 1, 0.5, 15.0)
         log.debug("Clean-up %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
         return wait(job, seconds, verdict.reason, verdict.message)
+
+
+def has_started(pod: dict[str, Any]) -> bool:
+    """Pure: does a container of this pod run, or has one ended while the pod as a whole has not?"""
+    status = pod.get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed"):
+        return False
+    if status.get("phase") == "Running":
+        return True
+    containers = status.get("containerStatuses") or []
+    return any(item.get("state", {}).get(what) for item in containers for what in ("running", "terminated"))

@@ -129,6 +129,8 @@ class Intake:
         self.queues = self._names.launch_queues(cluster) if kind == "launch" else [self._names.cleanup_queue(cluster)]
         self._scripts: dict[str, Any] = {}
         self._low_credit = 0.0
+        # Wall-clock time of Redis' last answer.
+        self.heard_s = 0.0
 
     # --- claim and lease ----------------------------------------------------------------------------------------------
     async def claim(self, most: int, patience_s: float = 0.0) -> Claim:
@@ -291,10 +293,11 @@ class Intake:
             script = self._scripts[name] = self._client.register_script(body)
         return await self._call(script(keys=keys, args=list(args)))
 
-    @staticmethod
-    async def _call(command: Any) -> Any:
+    async def _call(self, command: Any) -> Any:
         try:
-            return await command
+            answer = await command
+            self.heard_s = time.time()
+            return answer
         except AuthenticationError as error:
             raise RelayUnavailable(f"[podrelay] redis_url: Redis refuses the user or password ({error}).") from error
         except (RedisError, OSError) as error:

@@ -19,7 +19,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from podrelay import names
+from podrelay import hearing, names
 from podrelay.errors import ConfigError, RelayUnavailable
 from podrelay.names import Names
 from podrelay.redis_client import check, connect, connect_async
@@ -65,6 +65,7 @@ class Launcher:
     ) -> None:
         self._client = client
         self._stopping = stopping
+        self._team = team
         self._wake = Names(settings.deployment).wake(cluster)
         self.name = unique_name()
         seal = Seal(settings.fernet_key)
@@ -100,6 +101,7 @@ class Launcher:
             self._reap_forever(),
             self._listen_forever(),
             self._presence.keep(),
+            self._say_what_is_heard(),
         ])  # fmt: skip
         log.info("Launcher %s has stopped", self.name)
 
@@ -117,6 +119,7 @@ class Launcher:
             await _cancel(stop, *tasks)
         await self._write_the_rest()
         await self._presence.end()
+        hearing.forget("launcher")
 
     async def _end_work(self) -> None:
         for lane in self._lanes:
@@ -165,6 +168,12 @@ class Launcher:
             except RelayUnavailable:
                 holdings.forget(job)  # its lease ends, and the next look finds it again
                 raise
+
+    async def _say_what_is_heard(self) -> None:
+        """For the probe. The reaper's round trips are regular, whatever else there is to do."""
+        while True:
+            hearing.write("launcher", self._team, max(intake.heard_s for intake in self._intakes.values()))
+            await asyncio.sleep(hearing.EVERY_S)
 
     async def _listen_forever(self) -> None:
         """Wake up when there is work, and hear of pauses that other launchers were asked for."""

@@ -137,6 +137,7 @@ class PodWatch:
             labels=self._selector,
             silence_s=self._silence_s,
             brief=True,
+            opened=self._opened,
             timeout_s=WATCH_S + random.random() * WATCH_SPREAD_S,
         )
 
@@ -161,9 +162,13 @@ class PodWatch:
     def _where(self) -> str:
         return f"namespace {self.namespace}" if self.namespace else "all namespaces"
 
+    def _opened(self) -> None:
+        """The server answers a watch again; whether it lasts is seen by its events, the first maybe in a minute."""
+        self.position.trouble = ""
+
     def _works(self, kind: str) -> None:
         self._waits.worked(kind)
-        if self.position.trouble:
+        if self.position.trouble or self._told_at:
             log.info("Watching %s again.", self._where)
             self.position.trouble = ""
             self._told_at = 0.0

@@ -166,12 +166,14 @@ class PodsApi:
         timeout_s: float = 300.0,
         metadata_only: bool = False,
         brief: bool = False,
+        opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Json, None]:
         """The events of one watch request, decoded, until the server ends it. Bookmarks and ERROR events are included.
 
         :param silence_s: longest time without a byte; the server sends a bookmark about once a minute.
         :param timeout_s: after this time the server ends the request by itself.
         :param brief: only the fields that `brief` names; several times as fast.
+        :param opened: called when the server has agreed to tell, before its first event.
         :raises Silent: nothing came for `silence_s`.
         :raises Unreachable: the stream broke, also in the middle of an event.
         """
@@ -182,6 +184,8 @@ class PodsApi:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
         request: dict[str, Any] = {"query": query, "accept": accept, "timeout": timeout, "head_s": ANSWER_S}
         async with self._answer("GET", _pods(namespace), **request) as answer:
+            if opened is not None:
+                opened()
             decode, rest = (decode_event if brief else json.loads), b""
             async for chunk in answer.content.iter_any():
                 # One read often holds many events, and one large event may need many reads.
@@ -200,19 +204,28 @@ class PodsApi:
         return await self._json("PATCH", _pod(namespace, name), body=patch, content_type="application/merge-patch+json")
 
     async def delete_pod(
-        self, namespace: str, name: str, *, uid: str = "", grace_s: int | None = None, options: Json | None = None
+        self,
+        namespace: str,
+        name: str,
+        *,
+        uid: str = "",
+        version: str = "",
+        grace_s: int | None = None,
+        options: Json | None = None,
     ) -> Json:
-        """Delete one pod, and with `uid` only if it is still that one.
+        """Delete one pod, with `uid` only if it is still that one, and with `version` only if it has not changed since.
 
         :param options: further DeleteOptions, named as in `delete_option_kwargs` or as in the API.
-        :raises Conflict: a pod of this name has another uid.
+        :raises Conflict: the pod of this name has another uid or version.
         """
         body: Json = {"kind": "DeleteOptions", "apiVersion": "v1"}
         body |= _camel(options or {})
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
-        if uid:
-            body["preconditions"] = {**(body.get("preconditions") or {}), "uid": uid}
+        conditions = {"uid": uid, "resourceVersion": version}
+        if any(conditions.values()):
+            given = {name: value for name, value in conditions.items() if value}
+            body["preconditions"] = {**(body.get("preconditions") or {}), **given}
         return await self._json("DELETE", _pod(namespace, name), body=body)
 
     async def read_log_tail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -25,6 +26,8 @@ class Scripts:
         self.client = client
         self._texts: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
+        # Wall-clock time of Redis' last answer.
+        self.heard_s = 0.0
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
         return (await self.run_many([(name, keys, args)]))[0]
@@ -45,7 +48,9 @@ class Scripts:
         pipeline = self.client.pipeline(transaction=False)
         for name, keys, args in calls:
             pipeline.evalsha(self._hash(name), len(keys), *keys, *args)
-        return list(await pipeline.execute())
+        answers = list(await pipeline.execute())
+        self.heard_s = time.time()
+        return answers
 
     def _hash(self, name: str) -> str:
         if name not in self._hashes:

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from podrelay import names
+from podrelay import hearing, names
 from podrelay.errors import PodrelayError, RelayUnavailable
 from podrelay.names import Names
 from podrelay.redis_client import check, connect, connect_async
@@ -67,8 +67,18 @@ class Watcher:
     """One watcher process: stands by until it leads, leads until it must not any more."""
 
     def __init__(
-        self, settings: Settings, api: PodsApi, scripts: Scripts, scope: Scope, rules: Rules, stopping: Stopping
+        self,
+        settings: Settings,
+        api: PodsApi,
+        scripts: Scripts,
+        scope: Scope,
+        rules: Rules,
+        stopping: Stopping,
+        team: str | None = None,
     ) -> None:
+        self._scripts = scripts
+        self._team = team
+        self._lead: _Lead | None = None
         self._settings = settings
         self._api = api
         self._scope = scope
@@ -82,6 +92,21 @@ class Watcher:
 
     async def run(self) -> None:
         """Until the stop. Then: say what is known, and only then leave the lead, so that nothing is said twice."""
+        saying = asyncio.ensure_future(self._say_what_is_heard())
+        try:
+            await self._run()
+        finally:
+            await end(saying)
+            hearing.forget("watcher")
+
+    async def _say_what_is_heard(self) -> None:
+        """For the probe: a standby only needs Redis; the leader is deaf while any of its watches is."""
+        while True:
+            trouble = self._lead.trouble if self._lead is not None else ""
+            hearing.write("watcher", self._team, self._scripts.heard_s, trouble)
+            await asyncio.sleep(hearing.EVERY_S)
+
+    async def _run(self) -> None:
         epoch = ""
         with contextlib.suppress(Stopped):
             while True:
@@ -91,13 +116,16 @@ class Watcher:
                     self._publisher.say_again()
                 epoch = term.epoch
                 log.info("Leading as %s, fence %s.", term.leader, term.fence)
+                self._lead = _Lead(self, term)
                 try:
-                    await self._stopping.race(_Lead(self, term).run())
-                except (NotLeader, DataLost) as end:
-                    log.warning("The term is over (%s).", type(end).__name__)
+                    await self._stopping.race(self._lead.run())
+                except (NotLeader, DataLost) as over:
+                    log.warning("The term is over (%s).", type(over).__name__)
                 except Stopped:
                     await self._say_goodbye(term)
                     raise
+                finally:
+                    self._lead = None
 
     async def _stand_by(self) -> Term:
         waits, told = Backoff(first_s=0.2, most_s=2.0), None
@@ -351,15 +379,26 @@ class _Lead:
         if not task.cancelled() and task.exception() is not None and not self._broken.done():
             self._broken.set_exception(task.exception() or RuntimeError("lost"))
 
+    @property
+    def trouble(self) -> str:
+        """Why this leader is deaf to some of its pods; empty if it is not."""
+        if any(not watch.position.listed_s for watch in self._watches):
+            return self._troubles() or "has not listed the pods yet"
+        return self._troubles()
+
+    def _troubles(self) -> str:
+        return "; ".join(
+            f"{watch.position.trouble} ({watch.namespace or 'all namespaces'})"
+            for watch in self._watches if watch.position.trouble
+        )[:500]  # fmt: skip
+
     def _progress(self) -> dict[str, str]:
         """For `status` and liveness: how far the least advanced namespace is, and what is wrong."""
         places = [watch.position for watch in self._watches]
-        troubles = [f"{place.trouble} ({watch.namespace or 'all namespaces'})"
-                    for watch, place in zip(self._watches, places, strict=True) if place.trouble]  # fmt: skip
         said = {
             "pods": str(len(self._table)),
             "unsent": str(len(self._publisher)),
-            "trouble": "; ".join(troubles)[:500],
+            "trouble": self._troubles(),
         }
         healthy = [place for place in places if place.listed_s and not place.trouble]
         if healthy:
@@ -394,7 +433,7 @@ async def run_watcher(
             # What was imported stays: the collector need not look through it again and again.
             gc.collect()
             gc.freeze()
-            await Watcher(settings, api, scripts, scope, rules, stopping).run()
+            await Watcher(settings, api, scripts, scope, rules, stopping, team).run()
     log.info("Stopped.")
     return 0
 

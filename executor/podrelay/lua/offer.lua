@@ -3,10 +3,27 @@
 -- KEYS: 1 current  2 rq:queues
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 rq:queue prefix  4 wake channel  5 now (s)  6 now (RQ's text)
 --       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 cluster  11 owner
+--       12 ledger ttl (s)  13 rq:scheduled prefix
 --       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
 -- Returns one word per launch: offered | known (already waiting, held or made) | finished | withdrawn
+-- The launch that `current` named before is withdrawn in the same step: two of one task instance are never both wanted.
+
+local function withdraw_before(subject, launch)
+  local before = redis.call('HGET', KEYS[1], subject)
+  if not before or before == launch then return end
+  local ledger = ARGV[1] .. before
+  local held = redis.call('HMGET', ledger, 'state', 'attempt', 'queue')
+  if held[1] == 'finished' or held[1] == 'acknowledged' or held[1] == 'withdrawn' then return end
+  redis.call('HSET', ledger, 'state', 'withdrawn', 'subject', subject)
+  redis.call('EXPIRE', ledger, ARGV[12])
+  if held[2] and (held[1] == 'offered' or held[1] == 'waiting') then
+    redis.call('DEL', ARGV[2] .. before .. '_' .. held[2])
+    if held[3] then redis.call('ZREM', ARGV[13] .. held[3], before .. '_' .. held[2]) end
+  end
+end
+
 local answers, offered, seen = {}, false, {}
-for i = 12, #ARGV, 11 do
+for i = 14, #ARGV, 11 do
   local launch, attempt, job, subject, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local ledger, hash = ARGV[1] .. launch, ARGV[2] .. job
   local held = redis.call('HMGET', ledger, 'attempt', 'state')
@@ -38,6 +55,7 @@ for i = 12, #ARGV, 11 do
       'relaunches', ARGV[i + 10])
     redis.call('HSETNX', ledger, 't_offered', ARGV[5])
     redis.call('PERSIST', ledger)
+    withdraw_before(subject, launch)
     redis.call('HSET', KEYS[1], subject, launch)
     if not seen[queue] then seen[queue] = true; redis.call('SADD', KEYS[2], ARGV[3] .. queue) end
     redis.call('RPUSH', ARGV[3] .. queue, job)

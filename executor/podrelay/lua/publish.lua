@@ -16,7 +16,11 @@ if known > attempt then return -1 end
 local same = known == attempt
 local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
 if same and (held[2] == 'finished' or held[2] == 'acknowledged') then return 0 end
-if same and held[2] == 'withdrawn' and not terminal then return 0 end
+if same and held[2] == 'withdrawn' and not terminal then
+  -- No news for anybody, but whether its pod hangs or waits decides how it is deleted.
+  if outcome == 'started' then redis.call('HSET', KEYS[1], 'started', '1') end
+  return 0
+end
 local fields = {}
 for i = 9, #ARGV do fields[#fields + 1] = ARGV[i] end
 local function set(name, value) fields[#fields + 1] = name; fields[#fields + 1] = value end

@@ -367,10 +367,13 @@ def test_revoking_takes_the_launch_back_and_deletes_a_pod_that_waits(
     key, launch_id = hand_over(executor, first)
     executor.revoke_task(ti=load(first))
     assert key not in executor.running
+    assert not executor.has_task(load(first))
+    executor.heartbeat()
     assert outside.ledger(launch_id)["state"] == "withdrawn"
     _, launch_id = hand_over(executor, second)
     outside.create(launch_id)
     executor.revoke_task(ti=load(second))
+    executor.heartbeat()
     assert outside.cleanups() == ["revoke pod default/pod-1"]
     assert executor.event_buffer == {}
 

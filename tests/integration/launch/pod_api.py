@@ -115,6 +115,10 @@ class PodApi:
         patch = await request.json()
         if patch["metadata"].get("uid") not in (None, pod["metadata"]["uid"]):
             return status(409, "Conflict", "Precondition failed: UID in precondition, UID in object meta")
+        version = patch["metadata"].get("resourceVersion")
+        if version and version != pod["metadata"]["resourceVersion"]:
+            return status(409, "Conflict", "the object has been modified")
+        pod["metadata"]["resourceVersion"] = str(int(pod["metadata"].get("resourceVersion", "1")) + 1)
         pod["metadata"].setdefault("labels", {}).update(patch["metadata"]["labels"])
         return web.json_response(pod)
 
@@ -130,6 +134,9 @@ class PodApi:
         uid = (body.get("preconditions") or {}).get("uid")
         if uid and uid != self.pods[key]["metadata"]["uid"]:
             return status(409, "Conflict", "the UID in the precondition does not match")
+        version = (body.get("preconditions") or {}).get("resourceVersion")
+        if version and version != self.pods[key]["metadata"]["resourceVersion"]:
+            return status(409, "Conflict", "the ResourceVersion in the precondition does not match")
         return web.json_response(self.pods.pop(key))
 
 

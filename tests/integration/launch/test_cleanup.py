@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from podrelay import names
 from podrelay.launch_queue import Acknowledgement
-from podrelay.wire import CleanupRequest
+from podrelay.wire import CleanupAction, CleanupRequest
 from tests.integration.launch.conftest import Bench, until
 from tests.integration.launch.pod_api import status
 
@@ -18,11 +20,11 @@ def put_pod(bench: Bench, name: str, uid: str = "u1") -> None:
     bench.api.pods["default", name] = {"metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {}}}
 
 
-def order(bench: Bench, action: str, pod: str, uid: str = "u1") -> str:
+def order(bench: Bench, action: CleanupAction, pod: str, uid: str = "u1", unless_started: bool = False) -> str:
     request = bench.request()
-    cleanup = CleanupRequest(request.launch_id, action, "default", pod, uid)  # type: ignore[arg-type]
+    cleanup = CleanupRequest(request.launch_id, action, "default", pod, uid, unless_started=unless_started)
     bench.queue.acknowledge([Acknowledgement(request.launch_id, 0, request.subject, cleanup=cleanup)])
-    return f"rq:job:{request.launch_id}_0-{action}"
+    return f"rq:job:{request.launch_id}_0-{'pending-' if unless_started else ''}{action}"
 
 
 def statuses(bench: Bench, jobs: list[str]) -> set[str | None]:
@@ -49,6 +51,41 @@ def test_each_action(bench: Bench) -> None:
     assert {name for _, name in bench.api.pods} == {"b", "d"}
     assert bench.api.pods["default", "b"]["metadata"]["labels"] == {names.LABEL_DONE: "True"}
     assert bench.in_hand() == 0
+
+
+def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) -> None:
+    states = {
+        "waits": {"phase": "Pending", "containerStatuses": [{"name": "base", "state": {"waiting": {}}}]},
+        "unscheduled": {"phase": "Pending"},
+        "runs": {"phase": "Running", "containerStatuses": [{"name": "base", "state": {"running": {"startedAt": "x"}}}]},
+        "starts": {
+            "phase": "Pending",
+            "containerStatuses": [{"name": "base", "state": {"running": {"startedAt": "x"}}}],
+        },
+        "ended": {"phase": "Failed", "containerStatuses": [{"name": "base", "state": {"terminated": {"exitCode": 1}}}]},
+        "stranger": {"phase": "Pending"},
+        "comes late": {"phase": "Pending"},
+    }
+    for pod, state in states.items():
+        put_pod(bench, pod, uid="another" if pod == "stranger" else "u1")
+        bench.api.pods["default", pod] |= {"status": state}
+        bench.api.pods["default", pod]["metadata"]["resourceVersion"] = "7"
+
+    def start_meanwhile(request: web.Request, _: Any) -> None:
+        pod = bench.api.pods["default", "comes late"]
+        if request.method == "DELETE" and request.match_info["name"] == "comes late":
+            pod["status"] = states["runs"]
+            pod["metadata"]["resourceVersion"] = "99"
+
+    bench.api.fault = start_meanwhile
+    jobs = [order(bench, "revoke", pod, unless_started=True) for pod in states]
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, jobs) == {"finished"})
+
+    asyncio.run(scenario())
+    assert {name for _, name in bench.api.pods} == {"runs", "starts", "stranger", "comes late"}
 
 
 def test_a_refusal_is_told_once_and_disturbs_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

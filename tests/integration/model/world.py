@@ -315,7 +315,8 @@ class World:
         for job in self._run(hands.cleanups.claim(8)).jobs:
             request = hands.cleanups.open_cleanup(job)
             pod = self.pods.get(request.pod)
-            if pod is not None and (not request.uid or pod.uid == request.uid):
+            left = pod is not None and request.unless_started and pod.phase == "Running"
+            if pod is not None and not left and (not request.uid or pod.uid == request.uid):
                 assert self._may_go(pod), f"pod {pod} is deleted and was not over"
                 del self.pods[request.pod]
             if not die:
@@ -325,21 +326,27 @@ class World:
         if pod.phase in ("Succeeded", "Failed"):
             return True
         ti = load(pod.subject)
+        if ti.state == TaskInstanceState.RUNNING and ti.hostname == pod.name:
+            return False
         return ti.external_executor_id != pod.launch_id or ti.state not in ("queued", "running", "restarting")
 
     # --- pods ---------------------------------------------------------------------------------------------------------
     def start_pod(self, pod: Pod) -> None:
-        """The task's process asks whether it may run: only from queued. A withdrawn pod is about to go: it stays pending."""
-        if pod.phase != "Pending" or pod.launch_id in self.withdrawn:
+        """The task's process asks whether it may run: only from queued. A withdrawn pod may come first."""
+        if pod.phase != "Pending":
             return
         ti = load(pod.subject)
         if ti.state == TaskInstanceState.QUEUED:
-            assert ti.external_executor_id == pod.launch_id, "a superseded launch began to run"
-            update(pod.subject, state="running")
+            older = pod.launch_id in self.withdrawn
+            assert older or ti.external_executor_id == pod.launch_id, "a superseded launch began to run"
+            update(pod.subject, state="running", hostname=pod.name)
             pod.phase = "Running"
             self.runs[pod.subject] += 1
         else:
-            assert ti.external_executor_id != pod.launch_id or self.broken[pod.subject], f"{pod}: a pod too many"
+            host = names.launch_of_pod(ti.hostname or "")
+            outrun = host is not None and host[0] in self.withdrawn
+            excused = outrun or self.broken[pod.subject] or ti.external_executor_id != pod.launch_id
+            assert excused, f"{pod}: a pod too many"
             pod.phase = "Failed"
 
     def end_pod(self, pod: Pod) -> None:

@@ -10,6 +10,7 @@ PLACES = {
     "E": "tests/integration/executor/test_executor",
     "L/": "tests/integration/launch/",
     "W/": "tests/integration/watch/",
+    "K/": "tests/integration/chaos/",
     "U/": "tests/unit/",
 }
 ITEMS = [*map(str, range(1, 144)), "143a", *map(str, range(144, 178)), *(f"D-{number}" for number in range(1, 15))]

@@ -1,0 +1,217 @@
+"""A withdrawn pod that begins before its deletion reaches it: its task runs, and nobody fails it for the newer pod's sake.
+
+Airflow's execution API asks for the task instance, not for the launch: whichever pod comes first runs it, the other one is
+refused (409) and fails. The row's host name says which one it is.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+
+from podrelay import names
+from podrelay.executor import RedisKubernetesExecutor
+from tests.integration.executor.conftest import Outside, beat
+from tests.integration.executor.conftest import executor as executor
+from tests.integration.executor.conftest import outside as outside
+from tests.integration.executor.conftest import start_executor as start_executor
+from tests.support.redis_server import RedisServer
+from tests.support.task_instances import load, make_task_instances, update, workload_of
+
+FAILED = TaskInstanceState.FAILED
+
+
+def queue(executor: RedisKubernetesExecutor, ti_id: str) -> tuple[Any, str]:
+    """Queue one task instance without a heartbeat; its key and launch id."""
+    workload = workload_of(ti_id, executor.jwt_generator)
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    return workload.key, str(workload.ti.external_executor_id)
+
+
+def requeue(executor: RedisKubernetesExecutor, ti_id: str) -> str:
+    """As the scheduler does with a task that is stuck in queued: the same id and try, another launch."""
+    executor.revoke_task(ti=load(ti_id))
+    update(ti_id, state="queued", external_executor_id=str(uuid.uuid4()))
+    return queue(executor, ti_id)[1]
+
+
+def pod_of(launch_id: str, attempt: int = 0) -> str:
+    return names.pod_name("dag-task", launch_id, attempt)
+
+
+def begin(ti_id: str, pod: str) -> None:
+    update(ti_id, state="running", hostname=pod, start_date=datetime.now(timezone.utc))
+
+
+@pytest.fixture
+def begun(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[str, Any, str, str]:
+    """Task, key, the older launch whose withdrawn pod runs it, and the newer launch."""
+    ti_id = make_task_instances()[0]
+    key, older = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.create(older, pod_of(older))
+    newer = requeue(executor, ti_id)
+    executor.heartbeat()
+    assert outside.ledger(older)["state"] == "withdrawn"
+    begin(ti_id, pod_of(older))
+    return ti_id, key, older, newer
+
+
+def refuse(executor: RedisKubernetesExecutor, outside: Outside, launch_id: str) -> None:
+    """The newer pod got 409 and ended."""
+    outside.create(launch_id, pod_of(launch_id))
+    outside.publish(launch_id, "failed", pod=pod_of(launch_id), container_reason="Error", exit_code=1)
+    executor.heartbeat()
+
+
+def test_the_refusal_of_the_newer_pod_fails_nothing(
+    executor: RedisKubernetesExecutor, outside: Outside, begun: tuple[str, Any, str, str]
+) -> None:
+    ti_id, key, older, newer = begun
+    refuse(executor, outside, newer)
+    for _ in range(5):
+        executor.reconciliation.due_now()
+        executor.heartbeat()
+    assert executor.event_buffer == {}
+    assert key in executor.running, "the task runs: its slot is taken"
+    update(ti_id, state="success")
+    outside.publish(older, "succeeded", pod=pod_of(older), uid="u")
+    beat(executor, until=lambda: not executor.running and not len(executor.launches))
+    assert executor.event_buffer.get(key, (TaskInstanceState.SUCCESS,))[0] == TaskInstanceState.SUCCESS
+    assert f"done pod default/{pod_of(newer)}" in outside.cleanups()
+
+
+def test_before_the_newer_pod_is_made_it_is_withdrawn(
+    executor: RedisKubernetesExecutor, outside: Outside, begun: tuple[str, Any, str, str]
+) -> None:
+    _, key, _, newer = begun
+    beat(executor, until=lambda: outside.ledger(newer)["state"] == "withdrawn")
+    assert key in executor.running
+    assert executor.event_buffer == {}
+
+
+def test_the_death_of_the_older_pod_is_told(
+    executor: RedisKubernetesExecutor, outside: Outside, begun: tuple[str, Any, str, str]
+) -> None:
+    _, key, older, newer = begun
+    refuse(executor, outside, newer)
+    outside.publish(older, "failed", pod=pod_of(older), uid="u", container_reason="OOMKilled", exit_code=137)
+    beat(executor, until=lambda: key in executor.event_buffer)
+    state, info = executor.event_buffer[key]
+    assert state == FAILED
+    assert "OOMKilled" in str(info)
+    assert key not in executor.running
+
+
+def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.create(launch_id, pod_of(launch_id))
+    outside.publish(launch_id, "failed", pod=pod_of(launch_id), container_reason="ErrImagePull", phase="Pending")
+    executor.heartbeat()
+    assert outside.queued()[-1:] == [names.job_id(launch_id, 1)]
+    begin(ti_id, pod_of(launch_id, 0))  # its image came after all
+    outside.create(launch_id, pod_of(launch_id, 1))
+    outside.publish(launch_id, "failed", attempt=1, pod=pod_of(launch_id, 1), container_reason="Error", exit_code=1)
+    for _ in range(5):
+        executor.reconciliation.due_now()
+        executor.heartbeat()
+    assert executor.event_buffer == {}
+    assert key in executor.running
+    update(ti_id, state="success")
+    beat(executor, until=lambda: not executor.running)
+
+
+def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """Even where the watcher has not told of its start."""
+    ti_id = make_task_instances()[0]
+    _, launch_id = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.create(launch_id, pod_of(launch_id))
+    ti = load(ti_id)
+    begin(ti_id, pod_of(launch_id))
+    executor.revoke_task(ti=ti)
+    executor.heartbeat()
+    assert outside.cleanups() == []
+
+
+def test_a_revoked_pod_that_hangs_goes_in_the_end(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.withdrawals.LOOK_AGAIN_S", 0.3)
+    ti_id = make_task_instances()[0]
+    _, launch_id = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.create(launch_id, pod_of(launch_id))
+    executor.revoke_task(ti=load(ti_id))
+    executor.heartbeat()
+    assert len(outside.cleanups()) == 1, "while it waits"
+    outside.publish(launch_id, "started", pod=pod_of(launch_id), uid="u")
+    beat(executor, until=lambda: len(outside.cleanups()) == 2)
+
+
+def test_a_scheduler_that_dies_after_revoking(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside
+) -> None:
+    """It had not told Redis yet; the launch that another scheduler makes of the task withdraws the older one."""
+    first, second = start_executor(1), start_executor(2)
+    ti_id = make_task_instances()[0]
+    _, older = queue(first, ti_id)
+    first.heartbeat()
+    first.revoke_task(ti=load(ti_id))
+    update(ti_id, state="queued", external_executor_id=str(uuid.uuid4()), queued_by_job_id=2)
+    _, newer = queue(second, ti_id)
+    second.heartbeat()
+    assert outside.ledger(older)["state"] == "withdrawn"
+    assert outside.redis.exists(names.RQ_JOB_PREFIX + names.job_id(older, 0)) == 0, "no launcher can take it"
+    assert outside.redis.hget(outside.names.current, ti_id) == newer
+    first.heartbeat()  # it was only slow: the newer launch is not its affair
+    assert outside.ledger(newer)["state"] == "offered"
+    assert outside.redis.hget(outside.names.current, ti_id) == newer
+
+
+def test_nothing_is_offered_before_the_older_launch_is_withdrawn(
+    executor: RedisKubernetesExecutor, outside: Outside, redis_server: RedisServer
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, older = queue(executor, ti_id)
+    executor.heartbeat()
+    redis_server.pause()
+    try:
+        newer = requeue(executor, ti_id)
+        executor.heartbeat()
+        assert key in executor.queued_tasks
+    finally:
+        redis_server.resume()
+    beat(executor, until=lambda: key in executor.running)
+    assert outside.ledger(older)["state"] == "withdrawn"
+    assert outside.ledger(newer)["state"] == "offered"
+
+
+def test_a_task_that_resumed_keeps_its_pod_until_the_watcher_tells(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """A task that resumes after a deferral keeps its first start date: the host name says that it began."""
+    ti_id = make_task_instances()[0]
+    key, launch_id = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.create(launch_id, pod_of(launch_id))
+    long_ago = datetime.now(timezone.utc) - timedelta(hours=1)
+    update(ti_id, state="success", hostname=pod_of(launch_id), start_date=long_ago)
+    for _ in range(4):
+        executor.reconciliation.due_now()
+        executor.heartbeat()
+        time.sleep(0.05)
+    assert outside.cleanups() == []
+    assert key in executor.running
