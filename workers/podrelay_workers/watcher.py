@@ -207,9 +207,7 @@ class _Lead:
                 await asyncio.wait_for(self._listed.wait(), ELSEWHERE_S if self._elsewhere else COMPARE_S)
                 await asyncio.sleep(GATHER_LISTS_S)
             self._listed.clear()
-            healthy = [
-                watch.namespace for watch in self._watches if watch.position.listed_s and not watch.position.trouble
-            ]
+            healthy = [watch.namespace for watch in self._watches if watch.position.known(COMPARE_S)]
             if healthy:
                 await self._compare(healthy, time.time() - SLACK_S)
 
