@@ -82,7 +82,7 @@ class Names:
 
         Fields: state, attempt, cluster, owner (job id of the scheduler), subject, key (JSON of the workload key),
         kind, namespace, queue (RQ queue), pod, uid, node, launcher, reason, message, result (sealed PodResult of the
-        end), started (1 once a container ran), and the wall-clock times t_offered, t_claimed, t_created,
+        end), started (1 once a container ran), wait and t_wait (what may become its end if it lasts, and since when), and the wall-clock times t_offered, t_claimed, t_created,
         t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch.
         """
         return self.key("launch:")

@@ -20,7 +20,7 @@ def pod(state: dict[str, Any] | None = None, phase: str = "Running", uid: str = 
             "annotations": {"podrelay/subject": "ti-1", "dag_id": "d", "task_id": "t", "run_id": "r", "try_number": "2"},
             "creationTimestamp": "2026-11-20T10:00:00Z",
         },
-        "spec": {"containers": [{"name": "base", "image": "i"}]},
+        "spec": {"nodeName": "k", "containers": [{"name": "base", "image": "i"}]},
         "status": {"phase": phase, "containerStatuses": [{"name": "base", "state": state}] if state else []},
     }  # fmt: skip
 
@@ -104,6 +104,67 @@ def test_a_slow_start_is_told_once() -> None:
     assert due(table, 300.0) == []
 
 
+def terminating(state: dict[str, Any] | None) -> dict[str, Any]:
+    given = pod(state)
+    return given | {"metadata": given["metadata"] | {"deletionTimestamp": "2026-11-20T10:00:30Z"}}
+
+
+def test_a_node_that_does_not_end_its_pod_is_told_of_once_also_after_the_start() -> None:
+    table, now_s = PodTable(RULES), 1_795_168_800.0  # 30 s before its time
+    table.take("MODIFIED", RUNNING, now_s, 0.0)
+    table.take("MODIFIED", terminating({"running": {}}), now_s, 0.0)
+    table.take("MODIFIED", terminating({"running": {}}), now_s + 20.0, 20.0)  # a condition changed: the same wait
+    assert due(table, 59.0) == []
+    assert due(table, 60.0) == ["pending NodeNotResponding"]
+    assert due(table, 200.0) == []
+    assert take(table, "MODIFIED", RUNNING, 201.0) == ""
+    assert take(table, "DELETED", terminating({"running": {}}), 300.0) == "failed PodDeleted"
+
+
+def test_a_fatal_wait_goes_on_under_a_new_leader() -> None:
+    """How long it lasts stands in the ledger."""
+    first = PodTable(RULES)
+    first.take("ADDED", waiting("ContainerCreating"), NOW_S - 5.0, 0.0)
+    news = first.take("MODIFIED", waiting("ErrImagePull"), NOW_S, 5.0).news
+    assert news is not None
+    assert (news.fields["wait"], news.fields["t_wait"]) == ("ErrImagePull:base", f"{NOW_S:.3f}")
+    second = PodTable(RULES)
+    news = second.take("LISTED", waiting("ImagePullBackOff"), NOW_S + 50.0, 100.0).news
+    assert news is not None
+    assert "t_wait" not in news.fields  # what the first one wrote stays
+    assert news.fields["t_wait?"] == f"{NOW_S + 50.0:.3f}"
+    (row,) = second.waiting()
+    second.recall(
+        row, {"attempt": "0", "wait": "CreateContainerError:base", "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0
+    )
+    second.recall(row, {"attempt": "1", "wait": row.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
+    second.recall(row, {"attempt": "0", "wait": row.wait, "t_wait": "soon"}, NOW_S + 50.0, 100.0)
+    assert due(second, 109.0) == []
+    second.recall(row, {"attempt": "0", "wait": row.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
+    assert due(second, 109.0) == []
+    assert due(second, 111.0) == ["failed ImagePullBackOff"]
+
+
+def test_another_launch_under_the_same_name() -> None:
+    """The pod was replaced while nobody watched: what it was is gone, and must be confirmed."""
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    other = pod({"running": {}}, uid="u2", **{"podrelay/launch-id": "other"})
+    taken = table.take("LISTED", other, NOW_S, 1.0)
+    assert taken.confirm is not None
+    assert (taken.confirm.launch_id, said(table.gone(taken.confirm, NOW_S, 1.0))) == ("l", "failed PodVanished")
+    assert table.holds("n", "p", "other")
+    assert not table.holds("n", "p", "l")
+
+
+def test_the_same_launch_under_the_same_name_goes_on() -> None:
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    taken = table.take("LISTED", pod({"running": {}}, uid="u2"), NOW_S, 1.0)
+    assert taken.confirm is None
+    assert table.holds("n", "p", "l")
+
+
 def test_missing_and_gone() -> None:
     table = PodTable(RULES)
     take(table, "ADDED", RUNNING)
@@ -144,4 +205,6 @@ def test_news_carries_what_the_ledger_should_know() -> None:
     news = PodTable(RULES).take("MODIFIED", RUNNING, NOW_S, 0.0).news
     assert news is not None
     assert isinstance(news.result, PodResult)
-    assert news.fields == {"pod": "p", "namespace": "n", "uid": "u", "t_started": "1795168805.000", "started": "1"}
+    assert news.fields == {
+        "pod": "p", "namespace": "n", "uid": "u", "node": "k", "t_started": "1795168805.000", "started": "1",
+    }  # fmt: skip

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 
 from redis.exceptions import RedisError
@@ -148,6 +148,21 @@ class Publisher:
         return ("publish", [ledger, self._names.results, self._names.unacknowledged, watch], args)
 
     # --- the other direction: what the ledger believes ------------------------------------------------------------
+
+    async def waits(self, rows: Sequence[Row]) -> list[dict[str, str]]:
+        """What the ledger knows of the present waits of some launches: attempt, wait and t_wait.
+
+        :raises RelayUnavailable: Redis does not answer.
+        """
+        wanted = ("attempt", "wait", "t_wait")
+        try:
+            pipeline = self._scripts.client.pipeline(transaction=False)
+            for row in rows:
+                pipeline.hmget(self._names.launch(row.launch_id), wanted)
+            found = await pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return [dict(zip(wanted, map(_text, values), strict=True)) for values in found]
 
     async def believed_live(self, before_s: float) -> AsyncGenerator[Row, None]:
         """Launches of this cluster that should have a pod, created before this time, a bounded batch at a time.

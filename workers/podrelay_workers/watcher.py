@@ -226,12 +226,28 @@ class _Lead:
         for row in self._table.missing(namespace, listed.pods):
             self._doubt(row)
         self._listed.set()
+        waiting = self._table.waiting()
+        if waiting:
+            self._errand(self._recall(waiting))
+
+    async def _recall(self, rows: list[Row]) -> None:
+        """A wait that may become the end began under another leader: its grace goes on."""
+        waits = Backoff(first_s=0.2, most_s=5.0)
+        while True:
+            try:
+                found = await self._publisher.waits(rows)
+                break
+            except RelayUnavailable:  # the publisher tells about it
+                await asyncio.sleep(waits.failed())
+        for row, ledger in zip(rows, found, strict=True):
+            self._table.recall(row, ledger, time.time(), time.monotonic())
 
     async def _compare(self, namespaces: Sequence[str | None], before_s: float) -> None:
         with contextlib.suppress(RelayUnavailable):  # the next comparison is never far
             async with contextlib.aclosing(self._publisher.believed_live(before_s)) as rows:
                 async for row in rows:
-                    if (row.namespace, row.name) in self._table and row.namespace not in self._elsewhere:
+                    known = self._table.holds(row.namespace, row.name, row.launch_id)
+                    if known and row.namespace not in self._elsewhere:
                         continue
                     if None in namespaces or row.namespace in namespaces or self._is_elsewhere(row.namespace):
                         self._doubt(row)

@@ -149,7 +149,14 @@ def test_repeated_silence_lists_again() -> None:
     """A version that is ahead of a restored server brings neither events nor an error: only silence."""
 
     async def test() -> None:
-        steps = [lists(version="90"), HANG, HANG, lists(pod("a"), version="30"), streams(event("ADDED", "b", "31")), HANG]
+        steps = [
+            lists(version="90"),
+            HANG,
+            HANG,
+            lists(pod("a"), version="30"),
+            streams(event("ADDED", "b", "31")),
+            HANG,
+        ]
         async with scripted(*steps) as (script, api):
             found, _ = await asyncio.wait_for(follow(api, 4, silence_s=0.2), 10)
             assert found == ["complete 0", "LISTED a", "complete 1", "ADDED b"]
@@ -183,8 +190,14 @@ def test_a_server_cannot_ask_for_an_hours_pause() -> None:
 
 def test_a_compressed_list() -> None:
     """The API server compresses answers above 128 KB."""
-    document = {"kind": "PodList", "metadata": {"resourceVersion": "10"}, "items": [pod("a") | {"spec": {"x": "y" * 200_000}}]}
-    step = answers(gzip.compress(json.dumps(document).encode()), Content_Type="application/json", Content_Encoding="gzip")
+    document = {
+        "kind": "PodList",
+        "metadata": {"resourceVersion": "10"},
+        "items": [pod("a") | {"spec": {"x": "y" * 200_000}}],
+    }
+    step = answers(
+        gzip.compress(json.dumps(document).encode()), Content_Type="application/json", Content_Encoding="gzip"
+    )
 
     async def test() -> None:
         async with scripted(step, HANG) as (script, api):

@@ -362,3 +362,49 @@ def test_a_refused_namespace_does_not_stop_the_others(bench: Bench, monkeypatch:
             await until(lambda: bench.results(stray))
 
     run(test())
+
+
+def test_the_grace_of_a_fatal_wait_outlives_its_leader(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fatal = "AIRFLOW__KUBERNETES_EXECUTOR__WORKER_POD_PENDING_FATAL_CONTAINER_STATE_REASONS"
+    monkeypatch.setenv(fatal, "ErrImagePull")
+
+    async def test() -> None:
+        bench.cluster.faults(images=[{"pattern": "repo/wrong:*", "message": "manifest unknown"}])
+        async with bench.watching(pending_grace_s=6.0):
+            lost = bench.launch(
+                spec={"containers": [{"name": "base", "image": "repo/wrong:1"}], "restartPolicy": "Never"}
+            )
+            await until(lambda: bench.results(lost))
+            began = time.monotonic()
+            await asyncio.sleep(4.0)
+        since = bench.ledger(lost)["t_wait"]
+        async with bench.watching(pending_grace_s=6.0):
+            await until(lambda: bench.end_of(lost), 5.0)
+            assert 5.0 <= time.monotonic() - began
+            assert bench.ledger(lost)["t_wait"] == since
+
+    run(test())
+
+
+def test_a_pod_replaced_under_its_name_in_a_gap(bench: Bench) -> None:
+    """The launch whose pod was taken away is over; the other launch, whose pod has its name now, goes on."""
+
+    async def test() -> None:
+        async with bench.watching():
+            before = bench.launch()
+            await until(lambda: bench.said("started") == 1)
+            bench.cluster.faults({"verbs": ["list", "watch"], "reset": True})
+            bench.cluster.control("drop-streams")
+            bench.vanish(before)
+            pods = f"/api/v1/namespaces/{bench.namespace}/pods"
+            after = bench.launch(name=before.pod)
+            assert after.pod == before.pod
+            bench.cluster.control("compact")
+            bench.cluster.faults()
+            end = await until(lambda: bench.end_of(before), 20)
+            assert (end.reason, end.failure_class) == ("PodVanished", "infrastructure")
+            assert bench.cluster.call("GET", f"{pods}/{after.pod}")["metadata"]["uid"] == after.uid
+            bench.end(after)
+            await until(lambda: bench.end_of(after))
+
+    run(test())
