@@ -29,7 +29,7 @@ BATCH = 200  # about 10 ms of Redis' time
 GATHER_S = 0.02  # news come in bursts: waiting this long makes one round trip of many
 # Results that a lost Redis may have taken with it before any scheduler read them are said again.
 KEPT_S = 30.0
-SCAN_COUNT = 1000
+LIVE_COUNT = 500  # about 2 ms of Redis' time
 
 
 class NotLeader(Exception):  # noqa: N818 - not an error: another watcher leads, as it should be
@@ -130,7 +130,8 @@ class Publisher:
             ledger = self._names.launch(news.launch_id)
             if news.restore is not None:
                 fields = [part for item in news.restore.items() for part in item]
-                calls.append(("restore", [ledger, watch], [term.leader, term.fence, news.attempt, *fields]))
+                head = [term.leader, term.fence, news.attempt, news.launch_id, news.restore.get("t_created", "0")]
+                calls.append(("restore", [ledger, watch, self._names.live(self._cluster)], [*head, *fields]))
                 owners.append(None)
             if news.result is not None:
                 calls.append(self._publication(term, news, ledger, watch, now_s))
@@ -169,31 +170,14 @@ class Publisher:
 
         :raises RelayUnavailable: Redis does not answer.
         """
-        prefix, cursor = self._names.launch_prefix, 0
-        wanted = ("state", "cluster", "t_created", "namespace", "pod", "attempt", "uid")
+        cursor, keys = "0", [self._names.live(self._cluster)]
         while True:
-            try:
-                cursor, keys = await self._scripts.client.scan(cursor, match=f"{prefix}*", count=SCAN_COUNT)
-                pipeline = self._scripts.client.pipeline(transaction=False)
-                for key in keys:
-                    pipeline.hmget(key, wanted)
-                rows = await pipeline.execute(raise_on_error=False) if keys else []
-            except (RedisError, OSError) as error:
-                raise unavailable(error) from error
-            for key, row in zip(keys, rows, strict=True):
-                if isinstance(row, Exception):  # some other kind of key: not ours
-                    continue
-                state, cluster, created, namespace, pod, attempt, uid = (_text(value) for value in row)
-                if (
-                    state not in ("created", "started")
-                    or cluster != self._cluster
-                    or not pod
-                    or not attempt.isdecimal()
-                ):
-                    continue
-                if _seconds(created) < before_s:
-                    yield row_of(namespace, pod, _text(key)[len(prefix) :], int(attempt), uid)
-            if not cursor:
+            args = [self._names.launch_prefix, cursor, LIVE_COUNT, f"{before_s:.3f}"]
+            cursor, *flat = map(_text, await self._scripts.run("live", keys, args))
+            for launch_id, attempt, namespace, pod, uid in zip(*(flat[field::5] for field in range(5)), strict=True):
+                if attempt.isdecimal():
+                    yield row_of(namespace, pod, launch_id, int(attempt), uid)
+            if cursor == "0":
                 return
 
 
@@ -210,13 +194,6 @@ def _tell(news: News) -> None:
     level = logging.INFO if result.outcome in ("failed", "pending") else logging.DEBUG
     log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", news.launch_id, news.attempt, result.namespace, result.pod,
             result.outcome, result.reason, f" (exit code {result.exit_code})" if result.exit_code else "")  # fmt: skip
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _text(value: bytes | str | None) -> str:

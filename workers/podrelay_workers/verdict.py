@@ -172,14 +172,9 @@ def _judge(event: str, pod: Any, rules: Rules, now_s: float) -> Verdict:
     deleted = event == "DELETED"
     if not view.name or not view.namespace:
         return Verdict(*who, skipped="no name or namespace")
-    if view.pod_reason == "ProviderFailed":
-        return view.end("failed")
-    if view.base_ended:
-        return view.end("succeeded" if view.exit_code(view.base) == 0 else "failed")
-    if view.phase == "Succeeded":
-        return view.end("succeeded")
-    if view.phase == "Failed":
-        return view.end("failed")
+    outcome = view.outcome()
+    if outcome is not None:
+        return view.end(outcome)
     if deleted:
         # Without a time of deletion it may only have left the selection: its labels were changed.
         return view.deleted() if view.deletion else view.unsure()
@@ -279,6 +274,16 @@ class _View:
         return code if isinstance(code, int) and not isinstance(code, bool) else None
 
     # --- verdicts ---
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it has not."""
+        if self.pod_reason == "ProviderFailed":
+            return "failed"
+        if self.base_ended:
+            return "succeeded" if self.exit_code(self.base) == 0 else "failed"
+        if self.phase in ("Succeeded", "Failed"):
+            return "succeeded" if self.phase == "Succeeded" else "failed"
+        return None
 
     def end(self, outcome: Outcome) -> Verdict:
         if outcome == "succeeded":

@@ -129,6 +129,7 @@ class Bench:
         }  # fmt: skip
         if changes.get("ledger", True):
             self.redis.hset(self.names.launch(launch_id), mapping=ledger)
+            self.redis.zadd(self.names.live("default"), {launch_id: float(ledger["t_created"])})
         return launch
 
     def end(self, launch: Launch, **ending: Any) -> None:

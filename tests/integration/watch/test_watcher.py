@@ -380,7 +380,7 @@ def test_the_grace_of_a_fatal_wait_outlives_its_leader(bench: Bench, monkeypatch
         since = bench.ledger(lost)["t_wait"]
         async with bench.watching(pending_grace_s=6.0):
             await until(lambda: bench.end_of(lost), 5.0)
-            assert 5.0 <= time.monotonic() - began
+            assert time.monotonic() - began >= 5.0
             assert bench.ledger(lost)["t_wait"] == since
 
     run(test())
