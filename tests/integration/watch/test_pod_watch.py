@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from podrelay_workers.backoff import Backoff
-from podrelay_workers.pod_watch import Listed, PodWatch
+from podrelay_workers.pod_watch import Listed, PodWatch, Seen
 from podrelay_workers.pods_api import PodsApi
 from tests.integration.watch.scripted import Step, answers, event, expired, lists, pod, refuses, scripted, streams
 
@@ -183,7 +183,9 @@ def test_a_server_cannot_ask_for_an_hours_pause() -> None:
         async with scripted(refuses(429, Retry_After="3600"), lists(pod("a")), HANG) as (_, api):
             watch = PodWatch(api, "default", "a=b", 5.0, Backoff(first_s=0.01, most_s=0.05), longest_pause_s=0.1)
             async with aclosing(watch.forever()) as items:
-                assert (await asyncio.wait_for(anext(items), 5)).pod["metadata"]["name"] == "a"
+                first = await asyncio.wait_for(anext(items), 5)
+                assert isinstance(first, Seen)
+                assert first.pod["metadata"]["name"] == "a"
 
     asyncio.run(test())
 

@@ -408,3 +408,57 @@ def test_a_pod_replaced_under_its_name_in_a_gap(bench: Bench) -> None:
             await until(lambda: bench.end_of(after))
 
     run(test())
+
+
+def test_each_step_of_a_launch_is_a_metric(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, float] = {}
+
+    class Recorder:
+        @staticmethod
+        def timing(name: str, milliseconds: float, tags: Any = None) -> None:
+            told[name] = milliseconds
+
+    monkeypatch.setattr("podrelay_workers.publisher.Stats", Recorder)
+
+    async def test() -> None:
+        async with bench.watching():
+            launch = bench.launch(lasts_s=0.3)
+            created_s = float(bench.ledger(launch)["t_created"])
+            handed = {"t_offered": created_s - 1.0, "t_claimed": created_s - 0.25}
+            bench.redis.hset(bench.names.launch(launch.launch_id), mapping=handed)
+            await until(lambda: "podrelay.lifecycle.reported" in told)
+
+    run(test())
+    assert {name.rpartition(".")[2] for name in told} == {
+        "claimed", "created", "scheduled", "started", "finished", "reported",
+    }  # fmt: skip
+    assert told["podrelay.lifecycle.claimed"] == pytest.approx(750.0, abs=1.0)
+    assert told["podrelay.lifecycle.created"] == pytest.approx(250.0, abs=1.0)
+    assert all(0.0 <= milliseconds < 10_000.0 for milliseconds in told.values())
+
+
+def test_thirty_namespaces_of_which_one_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of one namespace each, as a Role allows; the refused one is told, tried again, and disturbs no other."""
+    namespaces = [f"{bench.namespace}-{number}" for number in range(30)]
+    for namespace in namespaces:
+        bench.cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE_NAMESPACE_LIST", ",".join(namespaces))
+    refused = {"namespace": namespaces[7], "status": 403, "reason": "Forbidden", "message": "no"}
+
+    async def test() -> None:
+        bench.cluster.faults({"verbs": ["list", "watch"], **refused})
+        since = bench.cluster.control("audit", method="GET")["entries"]
+        async with bench.watching():
+            launches = {namespace: bench.launch(lasts_s=0.2, namespace=namespace) for namespace in namespaces}
+            await until(lambda: len(bench.ends()) == 29, 30)
+            assert launches[namespaces[7]].launch_id not in bench.ends()
+            await until(lambda: f"({namespaces[7]})" in bench.watch()["trouble"])
+            bench.cluster.faults()
+            await until(lambda: len(bench.ends()) == 30, 20)
+            await until(lambda: not bench.watch()["trouble"], 20)
+        asked = bench.cluster.control("audit", method="GET")["entries"][len(since) :]
+        assert {entry["namespace"] for entry in asked if entry["verb"] in ("list", "watch")} >= set(namespaces)
+        assert not [entry for entry in asked if entry["verb"] in ("list", "watch") and not entry["namespace"]]
+
+    run(test())
