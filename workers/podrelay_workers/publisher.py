@@ -42,7 +42,11 @@ class NotLeader(Exception):  # noqa: N818 - not an error: another watcher leads,
 class Publisher:
     """Holds what is to be said, and says it while its process leads. One for the life of the process."""
 
-    def __init__(self, scripts: Scripts, names: Names, seal: Seal, cluster: str, stream_length: int) -> None:
+    def __init__(
+        self, scripts: Scripts, names: Names, seal: Seal, cluster: str, stream_length: int, metrics: bool = True
+    ) -> None:
+        """:param metrics: tell how long launches took; costs a round trip to Redis for each batch of ends."""
+        self._metrics = metrics
         self._scripts = scripts
         self._names = names
         self._seal = seal
@@ -134,7 +138,7 @@ class Publisher:
             for news, answer in zip(owners, answers, strict=True)
             if answer == 1 and news is not None and news.result is not None and news.result.terminal
         ]
-        if not over:
+        if not over or not self._metrics:
             return
         pipeline = self._scripts.client.pipeline(transaction=False)
         for launch_id in over:

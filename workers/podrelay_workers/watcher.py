@@ -77,7 +77,7 @@ class Watcher:
         names_ = Names(settings.deployment)
         self._leadership = Leadership(scripts, names_, rules.cluster, settings.watch_lease_s)
         self._publisher = Publisher(
-            scripts, names_, Seal(settings.fernet_key), rules.cluster, settings.results_max_length
+            scripts, names_, Seal(settings.fernet_key), rules.cluster, settings.results_max_length, _metrics_wanted()
         )
 
     async def run(self) -> None:
@@ -443,6 +443,14 @@ def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Ru
         return rules, Scope(selector, (kube.kube_namespace or "default",))
     listed = dict.fromkeys(filter(None, (item.strip() for item in kube.multi_namespace_mode_namespace_list or ())))
     return rules, Scope(selector, tuple(listed) or (None,))
+
+
+def _metrics_wanted() -> bool:
+    """Does Airflow send metrics anywhere?"""
+    from airflow.configuration import conf
+
+    backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")
+    return any(conf.getboolean("metrics", backend, fallback=False) for backend in backends)
 
 
 async def _look_at_redis(settings: Settings) -> None:

@@ -419,6 +419,7 @@ def test_each_step_of_a_launch_is_a_metric(bench: Bench, monkeypatch: pytest.Mon
             told[name] = milliseconds
 
     monkeypatch.setattr("podrelay_workers.publisher.Stats", Recorder)
+    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
 
     async def test() -> None:
         async with bench.watching():
