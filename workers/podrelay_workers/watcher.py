@@ -28,7 +28,7 @@ from podrelay_workers.api_errors import ApiError, NotFound
 from podrelay_workers.backoff import Backoff
 from podrelay_workers.leadership import Leadership, Term
 from podrelay_workers.pod_table import News, PodTable, Row, same_launch
-from podrelay_workers.pod_watch import Listed, PodWatch, Seen
+from podrelay_workers.pod_watch import LONGEST_PAUSE_S, Listed, PodWatch, Seen
 from podrelay_workers.pods_api import PodsApi
 from podrelay_workers.publisher import NotLeader, Publisher
 from podrelay_workers.scripts import Scripts
@@ -285,7 +285,7 @@ class _Lead:
             except ApiError as error:
                 if not waits.failures:
                     log.info("Whether pod %s/%s is gone stays open for now: %s", row.namespace, row.name, error)
-                await asyncio.sleep(waits.failed("", error.retry_after_s))
+                await asyncio.sleep(min(waits.failed("", error.retry_after_s), LONGEST_PAUSE_S))
         self._doubted.discard((row.namespace, row.name))
         if pod is not None and same_launch(pod, row):
             self._take("MODIFIED", pod)
