@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat
 from podrelay.attempts import Attempts
 from podrelay.launch_queue import Acknowledgement, LaunchQueue
 from podrelay.launches import Launch, Launches
+from podrelay.lifecycle import METRIC
 from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, decide, explain, superseded
 from podrelay.result_stream import ResultStream
 from podrelay.task_rows import coordinates, rows_by_key
@@ -50,6 +52,7 @@ class Endings:
         self._results = results
         self._attempts = attempts
         self._policy = policy
+        self._tags = {"team_name": executor.team_name} if executor.team_name else {}
         # Results handled in one call: bounds the time of a heartbeat.
         self._most = most
         self._unhandled: deque[PodResult] = deque()
@@ -76,17 +79,19 @@ class Endings:
             if result.terminal:
                 ended.append((launch, result))
             else:
-                self._tell(launch, result)
+                self.tell(launch, result)
         if not ended:
             return
         decided = self._decide(ended)
         again = self._attempts.next([(launch, decision) for launch, _, decision, _ in decided if decision.next_attempt])
-        self._queue.acknowledge(
+        waited_s = self._queue.acknowledge(
             [
                 self.acknowledgement(launch, result, d, over=launch.launch_id not in again)
                 for launch, result, d, _ in decided
             ]
         )
+        for seconds in waited_s:
+            Stats.timing(METRIC + "acknowledged", seconds * 1000.0, tags=self._tags)
         self._offer_again(again)
         for launch, result, decision, row in decided:
             if decision.elsewhere and row is not None and row.host is not None:
@@ -174,13 +179,15 @@ class Endings:
         else:
             executor.fail(launch.key, info)
 
-    def _tell(self, launch: Launch, result: PodResult) -> None:
+    def tell(self, launch: Launch, result: PodResult) -> None:
         """Why a task still waits, in its event log; that a callback runs, in the event buffer."""
         if result.outcome == "started" and launch.kind == "callback":
             self._executor.running_state(launch.key)
         elif result.outcome == "pending" and launch.kind == "task" and launch.tell(result.reason, TELL_AGAIN_S):
             extra = f"{result.reason}: {result.message}"
-            self._executor.log_task_event(event="pod pending", extra=extra, ti_key=launch.task)
+            # After its start it is told why nothing more happens: its node does not answer.
+            event = "pod pending" if result.phase in ("", "Pending") else "pod not ended"
+            self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
 
     def _log_failure(self, launch: Launch, result: PodResult) -> None:
         log.warning("Task %s: %s", launch.key, explain(result))

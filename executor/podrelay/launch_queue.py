@@ -107,8 +107,11 @@ class LaunchQueue:
         return CleanupRequest(launch_id, action, namespace, pod, uid, self._cluster, dict(self._delete_options),
                               unless_started)  # fmt: skip
 
-    def acknowledge(self, items: Sequence[Acknowledgement]) -> None:
-        """Close launches in the ledger and order the clean-up of their pods."""
+    def acknowledge(self, items: Sequence[Acknowledgement]) -> list[float]:
+        """Close launches in the ledger and order the clean-up of their pods.
+
+        :return: for each that is over by this, the seconds since its result was reported.
+        """
         now = time.time()
         keys = [self._names.current, names.RQ_QUEUES, self._names.unacknowledged]
         head = [self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), self._names.wake(self._cluster),
@@ -131,7 +134,8 @@ class LaunchQueue:
                     f"{item.cleanup.action} pod {item.cleanup.namespace}/{item.cleanup.pod}",
                 )
             calls.append((keys, args))
-        self._relay.run_many("acknowledge", calls)
+        answers = self._relay.run_many("acknowledge", calls)
+        return [max(0.0, float(waited)) for chunk in answers for waited in chunk]
 
     def withdraw(self, launches: Sequence[tuple[str, str]]) -> list[Withdrawn]:
         """Take launches (id, subject) back. What is already a pod is told; deleting it is the caller's decision."""

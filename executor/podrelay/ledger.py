@@ -14,6 +14,8 @@ from typing import Literal
 import redis
 
 from podrelay import names
+from podrelay.launchers import waiting_in_vain
+from podrelay.launches import Launch
 from podrelay.names import Names
 from podrelay.relay import Relay
 
@@ -67,6 +69,10 @@ class Ledger:
             return list(pipeline.execute())
 
         return [{_text(k): _text(v) for k, v in entry.items()} for entry in self._relay.call(read)]
+
+    def waiting_in_vain(self, cluster: str, launches: Sequence[Launch], now_s: float) -> list[Launch]:
+        """Those of these launches that wait for a launcher while there is none."""
+        return waiting_in_vain(self._relay, self._names, cluster, launches, now_s)
 
     def unacknowledged(self, older_than_s: float, now_s: float, most: int) -> list[str]:
         """Launches whose result nobody has acknowledged for a while: perhaps their scheduler is dead."""

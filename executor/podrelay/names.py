@@ -92,13 +92,20 @@ class Names:
 
         Fields: state, attempt, cluster, owner (job id of the scheduler), subject, key (JSON of the workload key),
         kind, namespace, queue (RQ queue), pod, uid, node, launcher, reason, message, result (sealed PodResult of the
-        end), started (1 once a container ran), and the wall-clock times t_offered, t_claimed, t_created,
-        t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch.
+        end), started (1 once a container ran), wait and t_wait (what may become its end if it lasts, and since when),
+        and the wall-clock times t_offered, t_claimed, t_created, t_scheduled, t_started, t_finished, t_reported,
+        t_acknowledged in seconds since the epoch.
         """
         return self.key("launch:")
 
     def launch(self, launch_id: str) -> str:
         return self.launch_prefix + launch_id
+
+    def live(self, cluster: str) -> str:
+        """Sorted set: launch id -> time of creation of each launch that has a pod. Launchers and the watcher's `restore`
+        add; the leading watcher compares it with the pods, and takes out what is over by then.
+        """
+        return self.key(f"live:{cluster}")
 
     @property
     def current(self) -> str:

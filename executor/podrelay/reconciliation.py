@@ -22,6 +22,7 @@ from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, ru
 from podrelay.requests import watches
 from podrelay.result_stream import ResultStream
 from podrelay.task_rows import alive_schedulers, rows_by_subject
+from podrelay.wire import PodResult
 from podrelay.withdrawals import Withdrawals
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ CHECKED_AT_ONCE = 500
 ABANDONED_AFTER_S = 20.0
 # A pod that nobody watches holds the slot of a task that is over for at most this long: its log is written by then.
 UNTOLD_S = 120.0
+NO_LAUNCHER = "no launcher is alive to create the pod; start one: airflow podrelay launcher"
 
 
 class Reconciliation:
@@ -83,7 +85,9 @@ class Reconciliation:
                 self._next_check_s = now + self._interval_s
                 self._free_slots_without_launch()
                 self._endings.report_again(self._interval_s)
-            self._check(self._launches.next_to_check(CHECKED_AT_ONCE))
+            turn = self._launches.next_to_check(CHECKED_AT_ONCE)
+            self._check(turn)
+            self._tell_who_waits_in_vain(turn)
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + ABANDONED_AFTER_S / 2
             self._sweep_abandoned()
@@ -113,6 +117,13 @@ class Reconciliation:
             log.warning("%d launches had no entry in Redis and are handed over again", len(again))
             self._queue.offer(again)
         self._withdrawals.tell()
+
+    def _tell_who_waits_in_vain(self, turn: Sequence[Launch]) -> None:
+        tasks = [launch for launch in turn if launch.kind == "task" and not launch.withdrawn]
+        for launch in self._ledger.waiting_in_vain(self._cluster, tasks, time.time()):
+            self._endings.tell(
+                launch, PodResult(launch.launch_id, launch.attempt, "pending", "NoLauncher", NO_LAUNCHER)
+            )
 
     def _lacks_an_offer(self, launch: Launch, row: TaskRow | None, gone: str) -> bool:
         """Is this launch wanted, and nowhere in Redis? One that is not wanted any more is withdrawn or dropped.

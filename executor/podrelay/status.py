@@ -14,14 +14,13 @@ from airflow.configuration import conf
 from redis.exceptions import RedisError
 
 from podrelay import hearing, names
+from podrelay.lifecycle import STEPS
 from podrelay.names import Names
 from podrelay.redis_client import connect, unavailable
 from podrelay.settings import load_settings
 
 # A command line may wait longer than a heartbeat.
 _TIMEOUT_S = 5.0
-# The times of a launch, in the order in which they come.
-STEPS = ("offered", "claimed", "created", "scheduled", "started", "finished", "reported", "acknowledged")
 
 
 def overview(team: str | None, now_s: float) -> dict[str, Any]:

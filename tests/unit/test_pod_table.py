@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Sequence
 from typing import Any
 
+from cryptography.fernet import Fernet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from podrelay.names import Names
+from podrelay.sealing import Seal
 from podrelay.wire import PodResult
+from podrelay_workers.brief import decode_event
+from podrelay_workers.leadership import Term
 from podrelay_workers.pod_table import News, PodTable, row_of
+from podrelay_workers.publisher import Publisher
 from podrelay_workers.verdict import Rules
 
 NOW_S = 1_800_000_000.0
@@ -20,7 +32,7 @@ def pod(state: dict[str, Any] | None = None, phase: str = "Running", uid: str = 
             "annotations": {"podrelay/subject": "ti-1", "dag_id": "d", "task_id": "t", "run_id": "r", "try_number": "2"},
             "creationTimestamp": "2026-11-20T10:00:00Z",
         },
-        "spec": {"containers": [{"name": "base", "image": "i"}]},
+        "spec": {"nodeName": "k", "containers": [{"name": "base", "image": "i"}]},
         "status": {"phase": phase, "containerStatuses": [{"name": "base", "state": state}] if state else []},
     }  # fmt: skip
 
@@ -104,6 +116,67 @@ def test_a_slow_start_is_told_once() -> None:
     assert due(table, 300.0) == []
 
 
+def terminating(state: dict[str, Any] | None) -> dict[str, Any]:
+    given = pod(state)
+    return given | {"metadata": given["metadata"] | {"deletionTimestamp": "2026-11-20T10:00:30Z"}}
+
+
+def test_a_node_that_does_not_end_its_pod_is_told_of_once_also_after_the_start() -> None:
+    table, now_s = PodTable(RULES), 1_795_168_800.0  # 30 s before its time
+    table.take("MODIFIED", RUNNING, now_s, 0.0)
+    table.take("MODIFIED", terminating({"running": {}}), now_s, 0.0)
+    table.take("MODIFIED", terminating({"running": {}}), now_s + 20.0, 20.0)  # a condition changed: the same wait
+    assert due(table, 59.0) == []
+    assert due(table, 60.0) == ["pending NodeNotResponding"]
+    assert due(table, 200.0) == []
+    assert take(table, "MODIFIED", RUNNING, 201.0) == ""
+    assert take(table, "DELETED", terminating({"running": {}}), 300.0) == "failed PodDeleted"
+
+
+def test_a_fatal_wait_goes_on_under_a_new_leader() -> None:
+    """How long it lasts stands in the ledger."""
+    first = PodTable(RULES)
+    first.take("ADDED", waiting("ContainerCreating"), NOW_S - 5.0, 0.0)
+    news = first.take("MODIFIED", waiting("ErrImagePull"), NOW_S, 5.0).news
+    assert news is not None
+    assert (news.fields["wait"], news.fields["t_wait"]) == ("ErrImagePull:base", f"{NOW_S:.3f}")
+    second = PodTable(RULES)
+    news = second.take("LISTED", waiting("ImagePullBackOff"), NOW_S + 50.0, 100.0).news
+    assert news is not None
+    assert "t_wait" not in news.fields  # what the first one wrote stays
+    assert news.fields["t_wait?"] == f"{NOW_S + 50.0:.3f}"
+    (row,) = second.waiting()
+    second.recall(
+        row, {"attempt": "0", "wait": "CreateContainerError:base", "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0
+    )
+    second.recall(row, {"attempt": "1", "wait": row.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
+    second.recall(row, {"attempt": "0", "wait": row.wait, "t_wait": "soon"}, NOW_S + 50.0, 100.0)
+    assert due(second, 109.0) == []
+    second.recall(row, {"attempt": "0", "wait": row.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
+    assert due(second, 109.0) == []
+    assert due(second, 111.0) == ["failed ImagePullBackOff"]
+
+
+def test_another_launch_under_the_same_name() -> None:
+    """The pod was replaced while nobody watched: what it was is gone, and must be confirmed."""
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    other = pod({"running": {}}, uid="u2", **{"podrelay/launch-id": "other"})
+    taken = table.take("LISTED", other, NOW_S, 1.0)
+    assert taken.confirm is not None
+    assert (taken.confirm.launch_id, said(table.gone(taken.confirm, NOW_S, 1.0))) == ("l", "failed PodVanished")
+    assert table.holds("n", "p", "other")
+    assert not table.holds("n", "p", "l")
+
+
+def test_the_same_launch_under_the_same_name_goes_on() -> None:
+    table = PodTable(RULES)
+    take(table, "ADDED", RUNNING)
+    taken = table.take("LISTED", pod({"running": {}}, uid="u2"), NOW_S, 1.0)
+    assert taken.confirm is None
+    assert table.holds("n", "p", "l")
+
+
 def test_missing_and_gone() -> None:
     table = PodTable(RULES)
     take(table, "ADDED", RUNNING)
@@ -144,4 +217,90 @@ def test_news_carries_what_the_ledger_should_know() -> None:
     news = PodTable(RULES).take("MODIFIED", RUNNING, NOW_S, 0.0).news
     assert news is not None
     assert isinstance(news.result, PodResult)
-    assert news.fields == {"pod": "p", "namespace": "n", "uid": "u", "t_started": "1795168805.000", "started": "1"}
+    assert news.fields == {
+        "pod": "p", "namespace": "n", "uid": "u", "node": "k", "t_started": "1795168805.000", "started": "1",
+    }  # fmt: skip
+
+
+# --- the whole path, from the bytes of the API server to what is stored ------------------------------------------------
+class _Redis:
+    """As much of the publisher's scripts as takes what is sent to Redis: every argument must be one that Redis takes."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def run_many(self, calls: Sequence[Any]) -> list[int]:
+        for _, keys, args in calls:
+            assert all(isinstance(key, str) for key in keys)
+            for item in args:
+                assert isinstance(item, (str, int, float))
+                str(item).encode()  # half a surrogate pair would raise in the client
+        self.calls += calls
+        return [0 for _ in calls]
+
+
+WORDS = st.sampled_from(["Pending", "Running", "Failed", "Succeeded", "Unknown", "base", "ErrImagePull", "OnFailure",
+                         "Always", "2026-11-20T10:00:00Z", "\ud800", "x" * 5000])  # fmt: skip
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | WORDS
+    | st.text(max_size=9)
+)
+FIELDS = st.sampled_from([
+    "name", "namespace", "uid", "labels", "annotations", "phase", "reason", "message", "state", "lastState", "terminated",
+    "waiting", "running", "exitCode", "signal", "startedAt", "finishedAt", "conditions", "type", "status", "restartPolicy",
+    "restartPolicyRules", "exitCodes", "operator", "values", "action", "containers", "initContainers", "containerStatuses",
+    "initContainerStatuses", "nodeName", "deletionTimestamp", "deletionGracePeriodSeconds", "lastTransitionTime",
+])  # fmt: skip
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4), max_leaves=20
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["LISTED", "ADDED", "MODIFIED", "DELETED"]), min_size=1, max_size=3),
+    metadata=st.dictionaries(FIELDS, VALUES, max_size=5),
+    spec=st.dictionaries(FIELDS, VALUES, max_size=4) | VALUES,
+    status=st.dictionaries(FIELDS, VALUES, max_size=5) | VALUES,
+    labels=st.sampled_from([{"podrelay/launch-id": "l", "podrelay/attempt": "0"}, {"podrelay/launch-id": 3}, None, []]),
+)
+def test_no_pod_stops_the_watcher(kinds: list[str], metadata: Any, spec: Any, status: Any, labels: Any) -> None:
+    """Decoded as the watcher does, judged, remembered, told when its time comes, and sent: nothing raises."""
+    given_pod = {"metadata": {"name": "p", "namespace": "n", "uid": "u", **metadata, "labels": labels}, "spec": spec,
+                 "status": status}  # fmt: skip
+    table, redis, now_s = PodTable(RULES), _Redis(), NOW_S
+    publisher = Publisher(redis, Names(), Seal(Fernet.generate_key().decode()), "default", 1000)  # type: ignore[arg-type]
+
+    def put(news: News | None) -> None:
+        if news is not None:
+            publisher.put(news)
+
+    for number, kind in enumerate(kinds):
+        event = decode_event(json.dumps({"type": kind, "object": given_pod}).encode())
+        taken = table.take(kind, event["object"], now_s + number, float(number))
+        assert len(taken.skipped) < 1000
+        put(taken.news)
+        if taken.confirm is not None:
+            put(table.gone(taken.confirm, now_s, float(number)))
+    for row, later in table.due(1e6):
+        put(table.tell(row, later.result, now_s, 1e6))
+    for row in table.missing(None, frozenset()):
+        put(table.gone(row, now_s, 1e6))
+    asyncio.run(publisher.flush(Term("me", "1", "e")))
+    assert len(publisher) == 0
+
+
+def test_a_megabyte_of_labels_leaves_a_small_row() -> None:
+    labels = {f"l{number}": "x" * 1000 for number in range(1000)}
+    event = decode_event(json.dumps({"type": "ADDED", "object": pod({"running": {}}, **labels)}).encode())
+    table = PodTable(RULES)
+    news = table.take("LISTED", event["object"], NOW_S, 0.0).news
+    assert news is not None
+    assert news.restore is not None
+    assert sum(len(value) for value in news.restore.values()) < 2000
+    (row,) = table.missing(None, frozenset())
+    assert sum(len(str(getattr(row, name))) for name in row.__slots__) < 2000

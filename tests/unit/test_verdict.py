@@ -69,6 +69,20 @@ DISRUPTED = {
 }
 DELETED = {"metadata": {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}}
 
+RULED = {"containers": [{"name": "base", "restartPolicy": "Never", "restartPolicyRules": [
+    {"action": "Restart", "exitCodes": {"operator": "In", "values": [42, 43]}}]}]}  # fmt: skip
+
+
+def again(reason: str, code: int) -> dict[str, Any]:
+    """Between two runs: the first one's end is in `lastState` only."""
+    return {
+        "name": "base",
+        "restartCount": 1,
+        "state": {"waiting": {"reason": reason}},
+        "lastState": ended(code)["state"],
+    }
+
+
 ENDS = [
     # what it is, event, pod, outcome, reason, container reason, exit code, class
     ("base done, sidecar alive", "MODIFIED", pod(**main(ended(0), running("sidecar"))), "succeeded", "", "Completed", 0, ""),
@@ -118,6 +132,37 @@ ENDS = [
          metadata={"deletionTimestamp": "2026-11-20T10:10:30Z", "deletionGracePeriodSeconds": 30}),
      "failed", "Error", "Error", 1, "application"),
     ("deleted after success", "DELETED", pod("Succeeded", **main(ended(0)), **DELETED), "succeeded", "", "Completed", 0, ""),
+    ("Failed, no statuses", "LISTED", pod("Failed"), "failed", "Failed", "", None, "application"),
+    ("a device is short", "MODIFIED", pod("Failed", status={"reason": "OutOfnvidia.com/gpu"}),
+     "failed", "OutOfnvidia.com/gpu", "", None, "infrastructure"),
+    ("node cannot align", "MODIFIED", pod("Failed", status={"reason": "TopologyAffinityError"}),
+     "failed", "TopologyAffinityError", "", None, "infrastructure"),
+    ("forbidden sysctl", "MODIFIED", pod("Failed", status={"reason": "SysctlForbidden"}),
+     "failed", "SysctlForbidden", "", None, "configuration"),
+    ("removed with its node", "MODIFIED",
+     pod("Failed", **main(running(), conditions=[{"type": "DisruptionTarget", "status": "True",
+                                                 "reason": "DeletionByPodGC", "message": "PodGC: node is gone"}])),
+     "failed", "DeletionByPodGC", "", None, "infrastructure"),
+    ("ended, and would be started again", "MODIFIED",
+     pod(spec={"restartPolicy": "Always"}, **main(again("CrashLoopBackOff", 1))),
+     "failed", "Error", "Error", 1, "application"),
+    ("ended well, and runs again", "MODIFIED",
+     pod(spec={"restartPolicy": "Always"}, **main({**running(), "lastState": ended(0)["state"]})),
+     "succeeded", "", "Completed", 0, ""),
+    ("a container's own policy goes first", "MODIFIED",
+     pod(spec={"restartPolicy": "OnFailure", "containers": [{"name": "base", "restartPolicy": "Never"}]}, **main(ended(1))),
+     "failed", "Error", "Error", 1, "application"),
+    ("no rule restarts it", "MODIFIED", pod(spec=RULED, **main(ended(1))), "failed", "Error", "Error", 1, "application"),
+    ("statuses in another order", "MODIFIED", pod(**main(running("sidecar"), ended(4))),
+     "failed", "Error", "Error", 4, "application"),
+    ("native sidecar still runs", "MODIFIED",
+     pod(spec={"initContainers": [{"name": "proxy", "restartPolicy": "Always"}]},
+         **main(ended(0), initContainerStatuses=[running("proxy")])), "succeeded", "", "Completed", 0, ""),
+    ("debugged meanwhile", "MODIFIED", pod(**main(ended(0), ephemeralContainerStatuses=[ended(1, "debug")])),
+     "succeeded", "", "Completed", 0, ""),
+    ("kept by a finalizer", "MODIFIED",
+     pod("Failed", **main(ended(143)),
+         metadata={**DELETED["metadata"], "finalizers": ["a/b"]}), "failed", "PodDeleted", "Error", 143, "infrastructure"),
     ("only a container of another name",  "MODIFIED",
      pod(spec={"containers": [{"name": "work"}, {"name": "side"}]}, **main(running("side"), ended(0, "work"))),
      "succeeded", "", "Completed", 0, ""),
@@ -166,10 +211,28 @@ def test_what_never_ran_is_not_started(given_pod: dict[str, Any]) -> None:
 
 NOTHING = [
     ("revoked", "MODIFIED", pod("Failed", labels={"airflow_pod_revoked": "x"})),
-    ("unknown phase", "MODIFIED", pod("Unknown")),
+    ("a phase of the future", "MODIFIED", pod("Dreaming")),
     ("no phase", "MODIFIED", pod("")),
     ("running, base not yet", "MODIFIED", pod("Running", **main(running("sidecar"), waiting("ContainerCreating")))),
     ("being deleted", "MODIFIED", pod("Pending", **DELETED)),
+    ("will be started again by a rule", "MODIFIED", pod(spec=RULED, **main(ended(42)))),
+    (
+        "backs off between two tries",
+        "MODIFIED",
+        pod(spec={"restartPolicy": "OnFailure"}, **main(again("CrashLoopBackOff", 1))),
+    ),
+    (
+        "resized",
+        "MODIFIED",
+        pod(
+            "Pending",
+            **main(
+                waiting("ContainerCreating"),
+                observedGeneration=3,
+                conditions=[{"type": "PodResizePending", "status": "True", "reason": "Deferred"}],
+            ),
+        ),
+    ),
     ("will be started again", "MODIFIED", pod(spec={"restartPolicy": "OnFailure"}, **main(ended(1)))),
     ("no launch", "MODIFIED", pod(labels={"podrelay/launch-id": None})),
     ("strange launch", "MODIFIED", pod(labels={"podrelay/launch-id": "../../x"})),
@@ -194,6 +257,38 @@ def test_started() -> None:
     assert verdict.fields["started"] == "1"
 
 
+def test_running_without_a_word_of_containers_is_started() -> None:
+    """A status that only has a phase: whoever wrote it knows no more."""
+    assert told(judge("MODIFIED", pod("Running"), RULES, NOW_S)).outcome == "started"
+
+
+TERMINATING = {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}
+LOST_NODE = {"conditions": [{"type": "Ready", "status": "False"},
+                            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+                             "message": "Taint manager: deleting due to NoExecute taint"}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(("now", "after_s"), [("2026-11-20T10:00:00Z", 60.0), ("2026-11-20T10:05:00Z", 0.0)])
+def test_a_pod_that_its_node_does_not_end_is_told_of(now: str, after_s: float) -> None:
+    """Its grace and half a minute more are over: the node is probably lost. That is not an end; the task may still run."""
+    for phase, status in (("Running", main(running(), **LOST_NODE)["status"]), ("Pending", LOST_NODE)):
+        verdict = judge("MODIFIED", pod(phase, status=status, metadata=TERMINATING), RULES, epoch_s(now))
+        (later,) = verdict.later
+        assert (later.after_s, later.result.outcome, later.result.reason) == (after_s, "pending", "NodeNotResponding")
+        assert "node-7" in later.result.message and "DeletionByTaintManager" in later.result.message
+
+
+def test_an_unknown_phase_is_told_of() -> None:
+    verdict = judge(
+        "MODIFIED", pod("Unknown", status={"reason": "NodeLost", "message": "Node x went away"}), RULES, NOW_S
+    )
+    assert (told(verdict).outcome, told(verdict).reason, told(verdict).message) == (
+        "pending",
+        "NodeLost",
+        "Node x went away",
+    )
+
+
 PENDING = [
     # what it is, pod, reason told now, (after, outcome) told later
     ("no node fits",
@@ -201,6 +296,11 @@ PENDING = [
                                            "message": "0/3 nodes are available"}]}),
      "Unschedulable", []),
     ("being set up", pod("Pending", **main(waiting("ContainerCreating"))), None, [(8.0, "pending"), (30.0, "pending")]),
+    ("no scheduler has looked at it", pod("Pending", spec={"nodeName": ""}), None, [(8.0, "pending"), (30.0, "pending")]),
+    ("gated", pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "message": "gates",
+                                                    "reason": "SchedulingGated"}]}), "SchedulingGated", []),
+    ("base waits beside a sidecar that runs", pod("Running", **main(running("sidecar"), waiting("ErrImagePull", "x"))),
+     "ErrImagePull", [(60.0, "failed")]),
     ("image not there", pod("Pending", **main(waiting("ErrImagePull", "not found"))), "ErrImagePull", [(60.0, "failed")]),
     ("image backing off", pod("Pending", **main(waiting("ImagePullBackOff", "Back-off"))), "ImagePullBackOff",
      [(60.0, "failed")]),

@@ -17,6 +17,7 @@ class _Container(TypedDict, total=False):
     name: Any
     image: Any
     restartPolicy: Any  # noqa: N815 - Kubernetes' name, as all below
+    restartPolicyRules: Any  # noqa: N815
 
 
 class _Spec(TypedDict, total=False):

@@ -219,7 +219,9 @@ class Intake:
             RESULT_TTL_S, FAILURE_TTL_S, FINISHED_MAX, self._stub, self._settings.results_max_length,
             self._names.wake(self.cluster), json.dumps(items),
         ]  # fmt: skip
-        answers = await self._run("finish", [self._names.results, names.RQ_QUEUES], args)
+        answers = await self._run(
+            "finish", [self._names.results, names.RQ_QUEUES, self._names.live(self.cluster)], args
+        )
         return [text(answer) for answer in answers]
 
     @property

@@ -6,12 +6,13 @@ Time comes in as an argument: `clock_s` is monotonic and measures waits, `now_s`
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from podrelay import names
 from podrelay.wire import PodResult
-from podrelay_workers.verdict import Later, Rules, Verdict, epoch_s, identity, judge, vanished
+from podrelay_workers.verdict import TERMINATING, UNKNOWN, Later, Rules, Verdict, epoch_s, identity, judge, vanished
 
 Json = dict[str, Any]
 Key = tuple[str, str]
@@ -83,8 +84,10 @@ class PodTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __contains__(self, key: Key) -> bool:
-        return key in self._rows
+    def holds(self, namespace: str, name: str, launch_id: str) -> bool:
+        """Is there a live pod of this name, and is it of this launch?"""
+        row = self._rows.get((namespace, name))
+        return row is not None and row.launch_id == launch_id
 
     def take(self, event: str, pod: Any, now_s: float, clock_s: float) -> Taken:
         """Learn from an event."""
@@ -92,13 +95,14 @@ class PodTable:
         if verdict.skipped:
             return self._skip(pod, verdict)
         key = (verdict.fields.get("namespace", ""), verdict.fields.get("pod", ""))
-        row = self._rows.get(key)
+        row = before = self._rows.get(key)
         restore = None
         if row is None or row.launch_id != verdict.launch_id or row.uid != verdict.fields.get("uid", ""):
             row = row_of(*key, verdict.launch_id, verdict.attempt, verdict.fields.get("uid", ""))
+            self.forget(key)
             self._rows[key] = row
             restore = _restorable(pod, verdict, self._rules.cluster) if event == "LISTED" else None
-        news = self._news(row, verdict, clock_s)
+        news = self._news(row, verdict, now_s, clock_s, seen_first=event == "LISTED" and row is not before)
         row.doubt = verdict.confirm
         if event == "DELETED" and row.doubt is None:
             self.forget(key)
@@ -106,7 +110,23 @@ class PodTable:
             news = News(verdict.launch_id, verdict.attempt)
         if news is not None and restore is not None:
             news = replace(news, restore=restore)
+        if before is not None and before.launch_id != row.launch_id and before.said != "over":
+            return Taken(news, before)  # another pod has its name now
         return Taken(news, row if row.doubt is not None and row.said != "over" else None)
+
+    def waiting(self) -> list[Row]:
+        """The pods whose wait may become their end."""
+        return [row for row in self._waiting.values() if any(item.result.terminal for item in row.later)]
+
+    def recall(self, row: Row, ledger: Mapping[str, str], now_s: float, clock_s: float) -> None:
+        """A former leader has seen this wait begin: its grace does not begin anew."""
+        if ledger.get("attempt") != str(row.attempt) or ledger.get("wait") != row.wait:
+            return
+        try:
+            waited_s = now_s - float(ledger.get("t_wait", ""))
+        except ValueError:
+            return
+        row.since = min(row.since, clock_s - max(0.0, waited_s))
 
     def due(self, clock_s: float) -> list[tuple[Row, Later]]:
         """What falls due by the clock alone: a fatal reason that lasted, a start that takes long. Told by `tell`."""
@@ -134,7 +154,8 @@ class PodTable:
 
     def gone(self, row: Row, now_s: float, clock_s: float) -> News | None:
         """A pod that the API server no longer knows: None where its end was published before."""
-        self.forget((row.namespace, row.name))
+        if self.holds(row.namespace, row.name, row.launch_id):
+            self.forget((row.namespace, row.name))
         result = row.doubt or vanished(row.launch_id, row.attempt, row.namespace, row.name, self._rules, now_s)
         return self._say(row, replace(result, uid=row.uid), _whereabouts(row), clock_s)
 
@@ -144,14 +165,21 @@ class PodTable:
 
     # --- what is news ---------------------------------------------------------------------------------------------
 
-    def _news(self, row: Row, verdict: Verdict, clock_s: float) -> News | None:
+    def _news(self, row: Row, verdict: Verdict, now_s: float, clock_s: float, seen_first: bool) -> News | None:
         if verdict.wait != row.wait:
             row.wait, row.since, row.later = verdict.wait, clock_s, verdict.later
         elif row.later:  # the wait goes on; only its words may have changed
-            open_s = {item.after_s for item in row.later}
-            row.later = tuple(item for item in verdict.later if item.after_s in open_s)
+            due_s = {item.name: item.after_s for item in row.later}
+            row.later = tuple(replace(item, after_s=due_s[item.name]) for item in verdict.later if item.name in due_s)
         self._keep_time(row)
-        return self._say(row, verdict.result, verdict.fields, clock_s) if verdict.result is not None else None
+        if verdict.result is None:
+            return None
+        fields = verdict.fields
+        if any(item.result.terminal for item in verdict.later):  # for a leader to come
+            # Who comes upon the wait does not know when it began: an earlier leader may (`publish.lua`).
+            at = "t_wait?" if seen_first else "t_wait"
+            fields = {**fields, "wait": row.wait, at: f"{now_s - (clock_s - row.since):.3f}"}
+        return self._say(row, verdict.result, fields, clock_s)
 
     def _say(self, row: Row, result: PodResult, fields: dict[str, str], clock_s: float) -> News | None:
         if row.said == "over" or (row.launch_id, row.attempt) in self._over:
@@ -165,11 +193,12 @@ class PodTable:
             row.said = "started"
         else:
             text = f"{result.reason}: {result.message}"
-            if row.said == "started" or text == row.reason:
+            if text == row.reason or (row.said == "started" and row.wait not in (TERMINATING, UNKNOWN)):
                 return None
             if row.told_wait == row.wait and clock_s - row.news_at < SAME_WAIT_S:
                 return None
-            row.said, row.reason, row.told_wait, row.news_at = "pending", text, row.wait, clock_s
+            row.said = row.said or "pending"
+            row.reason, row.told_wait, row.news_at = text, row.wait, clock_s
         return News(row.launch_id, row.attempt, result, fields)
 
     def _remember_end(self, row: Row, clock_s: float) -> None:

@@ -2,7 +2,7 @@
 
 Four layers, each of which handles the failures it has words for and passes the rest up:
 `forever` never ends; `_listed` is one complete list; `_watched` resumes watching until only a new list helps;
-`PodsApi.watch_stream` is one request.
+`PodsApi.list_page` and `watch_stream` are one request each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from podrelay_workers.api_errors import ApiError, Gone, NotFound, Refused, Silent, Unauthorized, error_of_event
 from podrelay_workers.backoff import Backoff
-from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.pods_api import Page, PodsApi
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,14 @@ WATCH_SPREAD_S = 60.0
 # A request that ended well but at once is a failure all the same: something in between cuts it.
 TOO_SHORT_S = 1.0
 TROUBLE_LOG_S = 60.0
+# A version that the server does not know yet (its storage was restored from a backup, or it lags behind another server)
+# is refused, or brings silence, for as long as we insist on it: after so many failures in a row only a new list helps.
+FAILURES_MAX = 3
+SILENCES_MAX = 2
+# Lists whose continuation expired before the last page: then one without pages.
+EXPIRED_LISTS_MAX = 2
+# A server may ask for a longer pause; pods would end unseen meanwhile.
+LONGEST_PAUSE_S = 30.0
 
 
 class Seen(NamedTuple):
@@ -56,12 +64,24 @@ class Position:
     heard_s: float = 0.0
     trouble: str = ""
 
+    def known(self, listed_within_s: float) -> bool:
+        """Are the pods known by a watch that works, or, where only lists do, by a list of late?"""
+        if not self.trouble:
+            return bool(self.listed_s)
+        return self.trouble.startswith("watch") and time.time() - self.listed_s < listed_within_s
+
 
 class PodWatch:
     """The pods of one namespace (None: of all) that a label selector picks."""
 
     def __init__(
-        self, api: PodsApi, namespace: str | None, selector: str, silence_s: float, waits: Backoff | None = None
+        self,
+        api: PodsApi,
+        namespace: str | None,
+        selector: str,
+        silence_s: float,
+        waits: Backoff | None = None,
+        longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
         """:param silence_s: a watch that brings no byte for so long is taken for dead."""
         self.position = Position()
@@ -70,7 +90,11 @@ class PodWatch:
         self._selector = selector
         self._silence_s = silence_s
         self._waits = waits or Backoff(first_s=0.2, most_s=10.0)
+        self._longest_pause_s = longest_pause_s
         self._told_at = 0.0
+        self._expired_lists = 0
+        # Watches in a row that failed, and that were silent, since the last list or the last word.
+        self._failures = self._silences = 0
 
     async def forever(self) -> AsyncGenerator[Seen | Listed, None]:
         """Every pod listed, then `Listed`, then every change; and again from the list whenever there was a gap."""
@@ -93,23 +117,41 @@ class PodWatch:
         """One list, page by page, complete or an ApiError. Pods seen twice (a name used again) do no harm."""
         began_s, continuation, names = time.time(), "", set()
         while True:
-            page = await self._api.list_page(
-                self.namespace, labels=self._selector, limit=LIST_PAGE, continuation=continuation, brief=True
-            )
+            page = await self._page(continuation)
             for pod in page.items:
                 names.add(_name(pod))
                 yield Seen("LISTED", pod)
             continuation = page.continuation
             if not continuation:
                 break
+        self._expired_lists = 0
         self.position.version = page.version
         self.position.listed_s = self.position.heard_s = time.time()
         log.info("Listed %d pods in %s at version %s.", len(names), self._where, page.version)
         yield Listed(began_s, frozenset(names))
 
-    async def _watched(self) -> AsyncGenerator[Seen, None]:
-        """Watch and resume at the version reached, for as long as the server still knows that version."""
+    async def _page(self, continuation: str) -> Page:
+        """One page. A later one that fails is asked for again, which the server allows for minutes, until it is Gone."""
+        limit = LIST_PAGE if self._expired_lists < EXPIRED_LISTS_MAX else 0
         while True:
+            try:
+                return await self._api.list_page(
+                    self.namespace, labels=self._selector, limit=limit, continuation=continuation, brief=True
+                )
+            except Gone:
+                self._expired_lists += 1
+                raise
+            except ApiError as error:
+                if not continuation:
+                    raise
+                await self._pause("list", error)
+
+    async def _watched(self) -> AsyncGenerator[Seen, None]:
+        """Watch and resume at the version reached, until only a new list helps: the server no longer knows that version,
+        does not know it yet, or nothing has come of it for too long.
+        """
+        self._failures = self._silences = 0
+        while self._failures < FAILURES_MAX and self._silences < SILENCES_MAX:
             began = time.monotonic()
             heard = False
             try:
@@ -123,12 +165,15 @@ class PodWatch:
                 log.info("Version %s of %s is too old: listing again (%s).", self.position.version, self._where, error)
                 return
             except Silent:
+                self._silences += 1
                 log.info("Nothing heard of %s for %g s: connecting again.", self._where, self._silence_s)
             except ApiError as error:
+                self._failures += 1 if error.status != 400 else FAILURES_MAX
                 await self._pause("watch", error)
             else:
                 if not heard and time.monotonic() - began < TOO_SHORT_S:
                     await asyncio.sleep(self._waits.failed("watch"))
+        log.info("Version %s of %s leads nowhere: listing again.", self.position.version, self._where)
 
     def _stream(self) -> AsyncGenerator[Json, None]:
         return self._api.watch_stream(
@@ -148,6 +193,7 @@ class PodWatch:
             raise error_of_event(pod)
         self._works("watch")
         self._waits.worked("gone")
+        self._failures = self._silences = 0
         self.position.heard_s = time.time()
         if not isinstance(pod, dict):
             return None
@@ -168,13 +214,15 @@ class PodWatch:
 
     def _works(self, kind: str) -> None:
         self._waits.worked(kind)
-        if self.position.trouble or self._told_at:
+        trouble = self.position.trouble
+        # A list that works does not mend a watch.
+        if trouble.startswith(kind) or (kind == "watch" and not trouble and self._told_at):
             log.info("Watching %s again.", self._where)
             self.position.trouble = ""
             self._told_at = 0.0
 
     async def _pause(self, kind: str, error: ApiError) -> None:
-        wait_s = self._waits.failed(kind, error.retry_after_s)
+        wait_s = min(self._waits.failed(kind, error.retry_after_s), self._longest_pause_s)
         self.position.trouble = f"{kind}: {error}"
         if time.monotonic() - self._told_at >= TROUBLE_LOG_S or not self._told_at:
             self._told_at = time.monotonic()

@@ -9,13 +9,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
+from airflow.providers.common.compat.sdk import Stats
 from redis.exceptions import RedisError
 
+from podrelay import lifecycle
 from podrelay.errors import RelayUnavailable
-from podrelay.names import Names
+from podrelay.names import DEFAULT_CLUSTER, Names
 from podrelay.redis_client import unavailable
 from podrelay.sealing import Seal
 from podrelay_workers.backoff import Backoff
@@ -29,7 +32,7 @@ BATCH = 200  # about 10 ms of Redis' time
 GATHER_S = 0.02  # news come in bursts: waiting this long makes one round trip of many
 # Results that a lost Redis may have taken with it before any scheduler read them are said again.
 KEPT_S = 30.0
-SCAN_COUNT = 1000
+LIVE_COUNT = 500  # about 2 ms of Redis' time
 
 
 class NotLeader(Exception):  # noqa: N818 - not an error: another watcher leads, as it should be
@@ -39,11 +42,16 @@ class NotLeader(Exception):  # noqa: N818 - not an error: another watcher leads,
 class Publisher:
     """Holds what is to be said, and says it while its process leads. One for the life of the process."""
 
-    def __init__(self, scripts: Scripts, names: Names, seal: Seal, cluster: str, stream_length: int) -> None:
+    def __init__(
+        self, scripts: Scripts, names: Names, seal: Seal, cluster: str, stream_length: int, metrics: bool = True
+    ) -> None:
+        """:param metrics: tell how long launches took; costs a round trip to Redis for each batch of ends."""
+        self._metrics = metrics
         self._scripts = scripts
         self._names = names
         self._seal = seal
         self._cluster = cluster
+        self._tags = {"team_name": cluster} if cluster != DEFAULT_CLUSTER else {}
         self._stream_length = stream_length
         self._outbox: dict[tuple[str, int], News] = {}
         self._recent: deque[tuple[float, News]] = deque()
@@ -106,6 +114,7 @@ class Publisher:
             if -2 in answers:
                 raise NotLeader
             self._sent(batch, zip(owners, answers, strict=True))
+            await self._tell_lifecycles(owners, answers)
         self._filled.clear()
 
     def _sent(self, batch: list[tuple[tuple[str, int], News]], answers: Iterable[tuple[News | None, int]]) -> None:
@@ -122,6 +131,27 @@ class Publisher:
                 self.published += 1
                 _tell(owner)
 
+    async def _tell_lifecycles(self, owners: Sequence[News | None], answers: Sequence[Any]) -> None:
+        """How long each step of the launches took that have just ended, as timers. What Redis does not tell is left out."""
+        over = [
+            news.launch_id
+            for news, answer in zip(owners, answers, strict=True)
+            if answer == 1 and news is not None and news.result is not None and news.result.terminal
+        ]
+        if not over or not self._metrics:
+            return
+        pipeline = self._scripts.client.pipeline(transaction=False)
+        for launch_id in over:
+            pipeline.hmget(self._names.launch(launch_id), lifecycle.FIELDS)
+        try:
+            found = await pipeline.execute()
+        except (RedisError, OSError) as error:
+            log.debug("No metrics of %d launches: %s", len(over), type(error).__name__)
+            return
+        for values in found:
+            for step, seconds in lifecycle.durations_s(dict(zip(lifecycle.FIELDS, map(_text, values), strict=True))):
+                Stats.timing(lifecycle.METRIC + step, seconds * 1000.0, tags=self._tags)
+
     def _calls(self, term: Term, batch: list[tuple[tuple[str, int], News]]) -> tuple[list[Call], list[News | None]]:
         calls: list[Call] = []
         owners: list[News | None] = []
@@ -130,7 +160,9 @@ class Publisher:
             ledger = self._names.launch(news.launch_id)
             if news.restore is not None:
                 fields = [part for item in news.restore.items() for part in item]
-                calls.append(("restore", [ledger, watch], [term.leader, term.fence, news.attempt, *fields]))
+                created_s = news.restore.get("t_created", "0")
+                head: list[str | int | float] = [term.leader, term.fence, news.attempt, news.launch_id, created_s]
+                calls.append(("restore", [ledger, watch, self._names.live(self._cluster)], [*head, *fields]))
                 owners.append(None)
             if news.result is not None:
                 calls.append(self._publication(term, news, ledger, watch, now_s))
@@ -149,36 +181,34 @@ class Publisher:
 
     # --- the other direction: what the ledger believes ------------------------------------------------------------
 
+    async def waits(self, rows: Sequence[Row]) -> list[dict[str, str]]:
+        """What the ledger knows of the present waits of some launches: attempt, wait and t_wait.
+
+        :raises RelayUnavailable: Redis does not answer.
+        """
+        wanted = ("attempt", "wait", "t_wait")
+        try:
+            pipeline = self._scripts.client.pipeline(transaction=False)
+            for row in rows:
+                pipeline.hmget(self._names.launch(row.launch_id), wanted)
+            found = await pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return [dict(zip(wanted, map(_text, values), strict=True)) for values in found]
+
     async def believed_live(self, before_s: float) -> AsyncGenerator[Row, None]:
         """Launches of this cluster that should have a pod, created before this time, a bounded batch at a time.
 
         :raises RelayUnavailable: Redis does not answer.
         """
-        prefix, cursor = self._names.launch_prefix, 0
-        wanted = ("state", "cluster", "t_created", "namespace", "pod", "attempt", "uid")
+        cursor, keys = "0", [self._names.live(self._cluster)]
         while True:
-            try:
-                cursor, keys = await self._scripts.client.scan(cursor, match=f"{prefix}*", count=SCAN_COUNT)
-                pipeline = self._scripts.client.pipeline(transaction=False)
-                for key in keys:
-                    pipeline.hmget(key, wanted)
-                rows = await pipeline.execute(raise_on_error=False) if keys else []
-            except (RedisError, OSError) as error:
-                raise unavailable(error) from error
-            for key, row in zip(keys, rows, strict=True):
-                if isinstance(row, Exception):  # some other kind of key: not ours
-                    continue
-                state, cluster, created, namespace, pod, attempt, uid = (_text(value) for value in row)
-                if (
-                    state not in ("created", "started")
-                    or cluster != self._cluster
-                    or not pod
-                    or not attempt.isdecimal()
-                ):
-                    continue
-                if _seconds(created) < before_s:
-                    yield row_of(namespace, pod, _text(key)[len(prefix) :], int(attempt), uid)
-            if not cursor:
+            args: list[str | int | float] = [self._names.launch_prefix, cursor, LIVE_COUNT, f"{before_s:.3f}"]
+            cursor, *flat = map(_text, await self._scripts.run("live", keys, args))
+            for launch_id, attempt, namespace, pod, uid in zip(*(flat[field::5] for field in range(5)), strict=True):
+                if attempt.isdecimal():
+                    yield row_of(namespace, pod, launch_id, int(attempt), uid)
+            if cursor == "0":
                 return
 
 
@@ -195,13 +225,6 @@ def _tell(news: News) -> None:
     level = logging.INFO if result.outcome in ("failed", "pending") else logging.DEBUG
     log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", news.launch_id, news.attempt, result.namespace, result.pod,
             result.outcome, result.reason, f" (exit code {result.exit_code})" if result.exit_code else "")  # fmt: skip
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _text(value: bytes | str | None) -> str:

@@ -31,6 +31,8 @@ _INFRASTRUCTURE = frozenset(
         "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "ProviderFailed",
         "ContainerStatusUnknown", "PodDeleted", "PodVanished", "DisruptionTarget", "PreemptionByScheduler",
         "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC", "TerminationByKubelet",
+        # A kubelet's refusals of a pod that fits another node, or this one later; OutOf<any resource> beside them.
+        "NodeName", "NodePorts", "TaintToleration", "TopologyAffinityError", "InvalidNodeInfo", "UnknownReason",
     }
 )  # fmt: skip
 # What the pod asks for does not exist or cannot be run: only a change of image, template or secret helps.
@@ -38,7 +40,8 @@ _CONFIGURATION = frozenset(
     {
         "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
         "RegistryUnavailable", "CreateContainerConfigError", "CreateContainerError", "StartError",
-        "ContainerCannotRun", "RunContainerError", "CreatePodSandboxError", UNSCHEDULABLE,
+        "ContainerCannotRun", "RunContainerError", "CreatePodSandboxError", UNSCHEDULABLE, "SysctlForbidden", "AppArmor",
+        "PodOSNotSupported", "PodOSSelectorNodeLabelDoesNotMatch", "PodFeatureUnsupported",
     }
 )  # fmt: skip
 # A container with one of these never ran, although its state is "terminated".
@@ -48,6 +51,10 @@ _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 # kubelet alternates between the two while it tries: one wait, not two.
 _SAME_WAIT = {"ImagePullBackOff": "ErrImagePull"}
 _PULL_QPS = "pull QPS exceeded"
+
+# What a pod waits for whose node does not say that it ended it: told also after its start.
+TERMINATING, UNKNOWN = "terminating", "unknown"
+NODE_SILENT = "NodeNotResponding"
 
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9-]{1,63}")
 _ATTEMPT = re.compile(r"[0-9]{1,9}")
@@ -63,16 +70,19 @@ class Rules:
     # A start that takes longer is worth asking why; and after the longer time, worth a word in any case.
     ask_start_s: float = 8.0
     slow_start_s: float = 30.0
+    # A node that works has ended a pod soon after its grace.
+    overdue_s: float = 30.0
     cluster: str = names.DEFAULT_CLUSTER
 
 
 @dataclass(frozen=True)
 class Later:
-    """`result` is due when the pod has been in the same wait for `after_s`.
+    """`result` is due when the pod has been in the same wait for `after_s`, once for each `name` in one wait.
 
     ask: Kubernetes' events may tell more. bare: worth telling even if they do not.
     """
 
+    name: str
     after_s: float
     result: PodResult
     ask: bool = False
@@ -162,21 +172,20 @@ def _judge(event: str, pod: Any, rules: Rules, now_s: float) -> Verdict:
     deleted = event == "DELETED"
     if not view.name or not view.namespace:
         return Verdict(*who, skipped="no name or namespace")
-    if view.pod_reason == "ProviderFailed":
-        return view.end("failed")
-    if view.base_ended:
-        return view.end("succeeded" if view.exit_code(view.base) == 0 else "failed")
-    if view.phase == "Succeeded":
-        return view.end("succeeded")
-    if view.phase == "Failed":
-        return view.end("failed")
+    outcome = view.outcome()
+    if outcome is not None:
+        return view.end(outcome)
     if deleted:
         # Without a time of deletion it may only have left the selection: its labels were changed.
         return view.deleted() if view.deletion else view.unsure()
-    if view.base_running:
+    if view.deletion:
+        return view.terminating()
+    if view.running:
         return view.started()
-    if view.phase == "Pending":
+    if view.phase == "Pending" or view.base_waits:
         return view.pending()
+    if view.phase == "Unknown":
+        return view.unknown()
     return Verdict(*who, fields=view.fields())
 
 
@@ -199,30 +208,65 @@ class _View:
         self.init = _maps(status.get("initContainerStatuses"))
         self.deletion = _text(metadata.get("deletionTimestamp"), 50)
         self.grace_s = metadata.get("deletionGracePeriodSeconds")
-        self.base = self._find_base()
+        self.base_spec = self._find_spec()
+        self.base = self._of_first_run(self._find_base())
 
     # --- the container that matters ---
 
+    def _find_spec(self) -> Json:
+        """The task's container as the pod wants it: the one named base, else the first."""
+        specs = _maps(self.spec.get("containers"))
+        return next((item for item in specs if item.get("name") == BASE_CONTAINER), specs[0] if specs else {})
+
     def _find_base(self) -> Json:
-        """The status of the task's container: the one named base, else the first of the spec."""
-        specs = [_text(item.get("name"), NAME_MAX) for item in _maps(self.spec.get("containers"))]
-        wanted = BASE_CONTAINER if BASE_CONTAINER in specs or not specs else specs[0]
+        wanted = _text(self.base_spec.get("name"), NAME_MAX) or BASE_CONTAINER
         for status in self.main:
             if status.get("name") == wanted:
                 return status
-        return self.main[0] if self.main and not specs else {}
+        return self.main[0] if self.main and not self.base_spec else {}
+
+    def _of_first_run(self, base: Json) -> Json:
+        """A task runs once. Where its container is always started again, its first end is all that matters, and may be
+        seen too late to be its present state.
+        """
+        before = _map(_map(base.get("lastState")).get("terminated"))
+        if before and self._policy == "Always" and not _state(base, "terminated"):
+            return {**base, "state": {"terminated": before}}
+        return base
+
+    @property
+    def _policy(self) -> str:
+        """Of the container's own restart policy and the pod's, the former goes first (Kubernetes 1.34)."""
+        return _text(self.base_spec.get("restartPolicy"), 20) or _text(self.spec.get("restartPolicy"), 20)
+
+    def _starts_again(self, code: int | None) -> bool:
+        """Will the kubelet run the container again, because it is so wanted of this exit code?"""
+        for rule in _maps(self.base_spec.get("restartPolicyRules")):
+            codes = _map(rule.get("exitCodes"))
+            values = codes.get("values")
+            listed = code in values if isinstance(values, list) else False
+            if codes.get("operator") in ("In", "NotIn") and listed == (codes.get("operator") == "In"):
+                return _text(rule.get("action"), 50).startswith("Restart")
+        return self._policy == "OnFailure" and code != 0
 
     @property
     def base_ended(self) -> bool:
         """A terminated base container is the end, sidecars or not, unless the kubelet will start it again."""
-        ended = _state(self.base, "terminated")
-        if not ended:
-            return False
-        return self.exit_code(self.base) == 0 or self.spec.get("restartPolicy") != "OnFailure"
+        return bool(_state(self.base, "terminated")) and not self._starts_again(self.exit_code(self.base))
 
     @property
     def base_running(self) -> bool:
         return isinstance(_map(self.base.get("state")).get("running"), dict)
+
+    @property
+    def running(self) -> bool:
+        """The base container runs; or the pod does, and nothing is said of its containers."""
+        return self.base_running or (self.phase == "Running" and not self.main)
+
+    @property
+    def base_waits(self) -> bool:
+        """It has not run yet, while another container may."""
+        return self.phase == "Running" and bool(_state(self.base, "waiting")) and not _map(self.base.get("lastState"))
 
     @staticmethod
     def exit_code(container: Json) -> int | None:
@@ -230,6 +274,16 @@ class _View:
         return code if isinstance(code, int) and not isinstance(code, bool) else None
 
     # --- verdicts ---
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it has not."""
+        if self.pod_reason == "ProviderFailed":
+            return "failed"
+        if self.base_ended:
+            return "succeeded" if self.exit_code(self.base) == 0 else "failed"
+        if self.phase in ("Succeeded", "Failed"):
+            return "succeeded" if self.phase == "Succeeded" else "failed"
+        return None
 
     def end(self, outcome: Outcome) -> Verdict:
         if outcome == "succeeded":
@@ -259,6 +313,26 @@ class _View:
         at_s = epoch_s(_state(self.base, "running").get("startedAt"))
         return Verdict(*self.who, self._result("started", container=self.base, at_s=at_s), fields=self.fields())
 
+    def terminating(self) -> Verdict:
+        """It is to be deleted and its node has to end it first. A node that is lost never says so; the task may still run
+        there, so that this is no end: what is told is why nothing happens.
+        """
+        why = _text(self._disruption().get("reason"), 200)
+        message = (
+            f"the pod was to be deleted by {self.deletion}{f' ({why})' if why else ''}, and "
+            f"{f'node {self.node}' if self.node else 'nobody'} has not confirmed its end: the node may be lost; "
+            "the pod is over when the node comes back or is removed, or when the pod is deleted by force"
+        )
+        due_s = max(0.0, epoch_s(self.deletion) + self.rules.overdue_s - self.now_s)
+        overdue = Later("overdue", due_s, self._result("pending", NODE_SILENT, message, failure="infrastructure"))
+        told = self.started() if self.running else Verdict(*self.who, fields=self.fields())
+        return replace(told, wait=TERMINATING, later=(overdue,))
+
+    def unknown(self) -> Verdict:
+        message = self.pod_message or f"node {self.node or 'of the pod'} does not say what became of it"
+        news = self._result("pending", self.pod_reason or NODE_SILENT, message, failure="infrastructure")
+        return Verdict(*self.who, news, wait=UNKNOWN, fields=self.fields())
+
     def pending(self) -> Verdict:
         unscheduled = self._unscheduled()
         if unscheduled:
@@ -272,10 +346,13 @@ class _View:
                 verdict = self._waiting(container, kind)
                 if verdict is not None:
                     return verdict
-        slow = self._result("pending", "ContainerCreating", "the pod is being set up: volumes, network, image")
+        if self.node:
+            slow = self._result("pending", "ContainerCreating", "the pod is being set up: volumes, network, image")
+        else:
+            slow = self._result("pending", "NotScheduled", "no scheduler has looked at the pod yet")
         later = (
-            Later(self.rules.ask_start_s, slow, ask=True, bare=False),
-            Later(self.rules.slow_start_s, slow, ask=True),
+            Later("ask", self.rules.ask_start_s, slow, ask=True, bare=False),
+            Later("slow", self.rules.slow_start_s, slow, ask=True),
         )
         return Verdict(*self.who, wait="starting", later=later, fields=self.fields())
 
@@ -294,7 +371,7 @@ class _View:
         later: tuple[Later, ...] = ()
         if reason in self.rules.fatal_reasons or same in self.rules.fatal_reasons:
             fatal = self._result("failed", reason, message, container, kind, "configuration")
-            later = (Later(self.rules.grace_s, fatal),)
+            later = (Later("fatal", self.rules.grace_s, fatal),)
         news = self._result("pending", reason, message, container, kind, _class_of(reason))
         return Verdict(*self.who, news, wait=f"{same}:{container.get('name')}", later=later, fields=self.fields())
 
@@ -415,7 +492,7 @@ class _View:
 
 
 def _class_of(reason: str, inner: str = "") -> FailureClass:
-    if reason in _INFRASTRUCTURE or inner == "ContainerStatusUnknown":
+    if reason in _INFRASTRUCTURE or reason.startswith("OutOf") or inner == "ContainerStatusUnknown":
         return "infrastructure"
     return "configuration" if reason in _CONFIGURATION or inner in _CONFIGURATION else "application"
 

@@ -28,7 +28,7 @@ from podrelay_workers.api_errors import ApiError, NotFound
 from podrelay_workers.backoff import Backoff
 from podrelay_workers.leadership import Leadership, Term
 from podrelay_workers.pod_table import News, PodTable, Row, same_launch
-from podrelay_workers.pod_watch import Listed, PodWatch, Seen
+from podrelay_workers.pod_watch import LONGEST_PAUSE_S, Listed, PodWatch, Seen
 from podrelay_workers.pods_api import PodsApi
 from podrelay_workers.publisher import NotLeader, Publisher
 from podrelay_workers.scripts import Scripts
@@ -87,7 +87,7 @@ class Watcher:
         names_ = Names(settings.deployment)
         self._leadership = Leadership(scripts, names_, rules.cluster, settings.watch_lease_s)
         self._publisher = Publisher(
-            scripts, names_, Seal(settings.fernet_key), rules.cluster, settings.results_max_length
+            scripts, names_, Seal(settings.fernet_key), rules.cluster, settings.results_max_length, _metrics_wanted()
         )
 
     async def run(self) -> None:
@@ -235,9 +235,7 @@ class _Lead:
                 await asyncio.wait_for(self._listed.wait(), ELSEWHERE_S if self._elsewhere else COMPARE_S)
                 await asyncio.sleep(GATHER_LISTS_S)
             self._listed.clear()
-            healthy = [
-                watch.namespace for watch in self._watches if watch.position.listed_s and not watch.position.trouble
-            ]
+            healthy = [watch.namespace for watch in self._watches if watch.position.known(COMPARE_S)]
             if healthy:
                 await self._compare(healthy, time.time() - SLACK_S)
 
@@ -256,12 +254,28 @@ class _Lead:
         for row in self._table.missing(namespace, listed.pods):
             self._doubt(row)
         self._listed.set()
+        waiting = self._table.waiting()
+        if waiting:
+            self._errand(self._recall(waiting))
+
+    async def _recall(self, rows: list[Row]) -> None:
+        """A wait that may become the end began under another leader: its grace goes on."""
+        waits = Backoff(first_s=0.2, most_s=5.0)
+        while True:
+            try:
+                found = await self._publisher.waits(rows)
+                break
+            except RelayUnavailable:  # the publisher tells about it
+                await asyncio.sleep(waits.failed())
+        for row, ledger in zip(rows, found, strict=True):
+            self._table.recall(row, ledger, time.time(), time.monotonic())
 
     async def _compare(self, namespaces: Sequence[str | None], before_s: float) -> None:
         with contextlib.suppress(RelayUnavailable):  # the next comparison is never far
             async with contextlib.aclosing(self._publisher.believed_live(before_s)) as rows:
                 async for row in rows:
-                    if (row.namespace, row.name) in self._table and row.namespace not in self._elsewhere:
+                    known = self._table.holds(row.namespace, row.name, row.launch_id)
+                    if known and row.namespace not in self._elsewhere:
                         continue
                     if None in namespaces or row.namespace in namespaces or self._is_elsewhere(row.namespace):
                         self._doubt(row)
@@ -299,7 +313,7 @@ class _Lead:
             except ApiError as error:
                 if not waits.failures:
                     log.info("Whether pod %s/%s is gone stays open for now: %s", row.namespace, row.name, error)
-                await asyncio.sleep(waits.failed("", error.retry_after_s))
+                await asyncio.sleep(min(waits.failed("", error.retry_after_s), LONGEST_PAUSE_S))
         self._doubted.discard((row.namespace, row.name))
         if pod is not None and same_launch(pod, row):
             self._take("MODIFIED", pod)
@@ -468,6 +482,14 @@ def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Ru
         return rules, Scope(selector, (kube.kube_namespace or "default",))
     listed = dict.fromkeys(filter(None, (item.strip() for item in kube.multi_namespace_mode_namespace_list or ())))
     return rules, Scope(selector, tuple(listed) or (None,))
+
+
+def _metrics_wanted() -> bool:
+    """Does Airflow send metrics anywhere?"""
+    from airflow.configuration import conf
+
+    backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")
+    return any(conf.getboolean("metrics", backend, fallback=False) for backend in backends)
 
 
 async def _look_at_redis(settings: Settings) -> None:

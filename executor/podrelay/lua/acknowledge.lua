@@ -6,14 +6,16 @@
 --       then 7 per launch: launch id, attempt, subject, over (1: the launch is over, 0: another attempt follows),
 --       job id ('' = nothing to clean up), data, description
 -- A launch whose ledger already names a later attempt keeps its ledger; the clean-up of its old pod is made all the same.
-local pushed = false
+-- Returns for each launch that is over now the seconds since its result was reported, as text.
+local pushed, waited = false, {}
 for i = 12, #ARGV, 7 do
   local launch, attempt, subject, over = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
   local ledger = ARGV[1] .. launch
-  local held = redis.call('HMGET', ledger, 'attempt', 'state')
+  local held = redis.call('HMGET', ledger, 'attempt', 'state', 't_reported')
   if held[1] and tonumber(held[1]) == attempt then
     redis.call('ZREM', KEYS[3], launch)
     if over == '1' then
+      if held[3] and held[2] == 'finished' then waited[#waited + 1] = tostring(tonumber(ARGV[5]) - tonumber(held[3])) end
       redis.call('HSET', ledger, 'state', held[2] == 'withdrawn' and 'withdrawn' or 'acknowledged', 't_acknowledged', ARGV[5])
       redis.call('EXPIRE', ledger, ARGV[11])
     end
@@ -37,4 +39,4 @@ if pushed then
   redis.call('SADD', KEYS[2], ARGV[3] .. ARGV[10])
   redis.call('PUBLISH', ARGV[4], '1')
 end
-return 1
+return waited

@@ -3,14 +3,15 @@
 --
 -- KEYS: 1 launch:<id>  2 results  3 unacknowledged  4 watch:<cluster>
 -- ARGV: 1 leader id, '' = no fence   2 its fence number   3 launch id   4 attempt   5 outcome   6 sealed result
---       7 now (s)   8 stream's greatest length   9.. ledger fields and values to set
+--       7 now (s)   8 stream's greatest length   9.. ledger fields and values to set; t_wait? sets t_wait unless the ledger
+--       already knows when this wait (field wait) began
 -- Returns 1 appended; 0 already known, nothing written; -1 the attempt is superseded; -2 not the leader any more.
 if ARGV[1] ~= '' then
   local lead = redis.call('HMGET', KEYS[4], 'leader', 'fence')
   if lead[1] ~= ARGV[1] or lead[2] ~= ARGV[2] then return -2 end
 end
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
-local held = redis.call('HMGET', KEYS[1], 'attempt', 'state', 'outcome', 'started', 'reason', 'message')
+local held = redis.call('HMGET', KEYS[1], 'attempt', 'state', 'outcome', 'started', 'reason', 'message', 'wait')
 local known = tonumber(held[1] or -1)
 if known > attempt then return -1 end
 local same = known == attempt
@@ -22,8 +23,13 @@ if same and held[2] == 'withdrawn' and not terminal then
   return 0
 end
 local fields = {}
-for i = 9, #ARGV do fields[#fields + 1] = ARGV[i] end
 local function set(name, value) fields[#fields + 1] = name; fields[#fields + 1] = value end
+local waits_on = false
+for i = 9, #ARGV, 2 do
+  if ARGV[i] == 'wait' then waits_on = same and held[7] == ARGV[i + 1] end
+  if ARGV[i] ~= 't_wait?' then set(ARGV[i], ARGV[i + 1])
+  elseif not waits_on then set('t_wait', ARGV[i + 1]) end
+end
 if not same then
   redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'reason', 'message')
   set('attempt', ARGV[4])

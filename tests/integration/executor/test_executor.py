@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from airflow.configuration import conf as airflow_conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.log import Log
@@ -19,6 +20,9 @@ from sqlalchemy import select
 
 from podrelay import names
 from podrelay.executor import RedisKubernetesExecutor
+from podrelay.settings import load_settings
+from podrelay_workers.presence import Presence
+from tests.conftest import FERNET_KEY
 from tests.integration.executor.conftest import Outside, beat
 from tests.support.redis_server import RedisServer
 from tests.support.task_instances import OWNER, load, make_task_instances, update, workload_of
@@ -470,6 +474,90 @@ def test_pods_of_dead_schedulers_are_cleaned_up(
     beat(second, until=outside.cleanups)
     assert outside.cleanups() == ["delete pod default/pod-1"]
     assert outside.redis.zcard(outside.names.unacknowledged) == 0
+
+
+def test_the_time_to_an_acknowledgement_is_a_metric(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, float]] = []
+
+    class Recorder:
+        @staticmethod
+        def timing(name: str, milliseconds: float, tags: Any = None) -> None:
+            told.append((name, milliseconds))
+
+    monkeypatch.setattr("podrelay.endings.Stats", Recorder)
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod="pod-1")
+    time.sleep(0.3)
+    beat(executor, until=lambda: told)
+    ((name, milliseconds),) = told
+    assert name == "podrelay.lifecycle.acknowledged"
+    assert 300.0 <= milliseconds < 10_000.0
+    assert outside.ledger(launch_id)["state"] == "acknowledged"
+
+
+def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All data is lost, and the scheduler with it: what the watcher's list brings back is nobody's; what is awaited stays."""
+    monkeypatch.setattr("podrelay.reconciliation.ABANDONED_AFTER_S", 0.2)
+    alive = start_executor()
+    ti_id = make_task_instances()[0]
+    _, awaited = hand_over(alive, ti_id)
+    outside.redis.flushall()
+    nobodys = str(uuid.uuid4())
+    for launch_id, owner, pod in ((nobodys, OWNER + 7, "pod-1"), (awaited, OWNER, "pod-2")):
+        # As `restore` and `publish` leave it after a list that shows a finished pod.
+        entry = {"state": "created", "attempt": 0, "owner": owner, "cluster": "default", "subject": f"s-{launch_id}"}
+        outside.redis.hset(outside.names.launch(launch_id), mapping=entry)
+        outside.publish(launch_id, pod=pod)
+    beat(alive, until=outside.cleanups)
+    for _ in range(10):
+        time.sleep(0.05)
+        alive.heartbeat()
+    # The awaited one is cleaned up because its result was taken, never because nobody wanted it.
+    assert sorted(outside.cleanups()) == ["delete pod default/pod-1", "delete pod default/pod-2"]
+    assert alive.launches.get(awaited) is None
+    assert outside.redis.zcard(outside.names.unacknowledged) == 0
+
+
+def waits_told(executor: RedisKubernetesExecutor) -> list[str]:
+    return [str(row.extra) for row in executor._task_event_logs if row.event == "pod pending"]
+
+
+def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """Within 15 s of its hand-over, once a minute; not a task that has a pod, and none while a launcher lives."""
+    settings = load_settings(airflow_conf, FERNET_KEY)
+    queue = outside.names.launch_queue("default")
+    presence = Presence(settings, "host-1-aa", [queue], lambda: (0, 0, False))
+    presence._beat()
+    worker = names.RQ_WORKER_PREFIX + "host-1-aa"
+    assert outside.redis.ttl(worker) > 55  # what `heard_s_ago` reckons with
+    first, second = make_task_instances(2)
+    key, _ = hand_over(executor, first)
+    _, has_pod = hand_over(executor, second)
+    outside.create(has_pod)
+    began = time.monotonic()
+    while time.monotonic() - began < 4.0:
+        beat(executor)
+        time.sleep(0.1)
+    assert waits_told(executor) == []
+    outside.redis.expire(worker, 40)  # it was killed 20 s ago
+    beat(executor, until=lambda: waits_told(executor))
+    time.sleep(0.5)
+    beat(executor)
+    (told,) = waits_told(executor)
+    assert told.startswith("NoLauncher: ")
+    assert "airflow podrelay launcher" in told
+    assert key in executor.running
+    presence._die()
+    assert outside.redis.scard(names.RQ_WORKERS) == 0
 
 
 def test_constructing_opens_nothing(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,39 @@ def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) ->
     assert {name for _, name in bench.api.pods} == {"runs", "starts", "stranger", "comes late"}
 
 
+def test_a_thousand_pods_cost_a_thousand_requests(bench: Bench) -> None:
+    """Also where each acknowledgement is repeated, and several launchers serve the queue; none finds its pod gone."""
+    count, requests = 1000, [bench.request(number) for number in range(1000)]
+    asked: list[tuple[str, bool]] = []
+
+    def note(request: web.Request, _: object) -> None:
+        name = request.path.rpartition("/")[2]
+        asked.append((request.method, ("default", name) in bench.api.pods))
+
+    for number in range(count):
+        put_pod(bench, f"p{number}")
+    bench.api.fault = note
+    orders = [
+        Acknowledgement(request.launch_id, 0, request.subject,
+                        cleanup=CleanupRequest(request.launch_id, "delete", "default", f"p{number}", "u1"))
+        for number, request in enumerate(requests)
+    ]  # fmt: skip
+    bench.queue.acknowledge(orders)
+    bench.queue.acknowledge(orders[:100])
+
+    async def scenario() -> None:
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: not bench.api.pods, 30)
+            bench.queue.acknowledge(orders[100:200])
+            await asyncio.sleep(0.5)
+
+    asyncio.run(scenario())
+    deletes = [there for method, there in asked if method == "DELETE"]
+    assert len(deletes) == count
+    assert all(deletes)
+    assert {method for method, _ in asked} == {"DELETE"}
+
+
 def test_a_refusal_is_told_once_and_disturbs_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(5):
         put_pod(bench, f"p{number}")

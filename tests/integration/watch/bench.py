@@ -103,11 +103,11 @@ class Bench:
     # --- pods -------------------------------------------------------------------------------------------------------
 
     def launch(self, lasts_s: float = 3600.0, exit_code: int = 0, namespace: str = "", **changes: Any) -> Launch:
-        """Create a pod and write its ledger entry; `labels`, `spec` and `ledger` are changes."""
+        """Create a pod and write its ledger entry; `name`, `labels`, `spec` and `ledger` are changes."""
         launch_id, namespace = str(uuid.uuid4()), namespace or self.namespace
         pod = {
             "metadata": {
-                "name": names.pod_name("etl-load", launch_id, 0),
+                "name": changes.get("name") or names.pod_name("etl-load", launch_id, 0),
                 "labels": {
                     "podrelay/launch-id": launch_id, "podrelay/attempt": "0", "podrelay/cluster": "default",
                     "podrelay/deployment": self.settings.deployment, "airflow-worker": "7", **changes.get("labels", {}),
@@ -129,6 +129,7 @@ class Bench:
         }  # fmt: skip
         if changes.get("ledger", True):
             self.redis.hset(self.names.launch(launch_id), mapping=ledger)
+            self.redis.zadd(self.names.live("default"), {launch_id: float(ledger["t_created"])})
         return launch
 
     def end(self, launch: Launch, **ending: Any) -> None:

@@ -166,23 +166,41 @@ def test_what_redis_does_not_take_stays(redis_server: Any, redis_url: str) -> No
 
 def test_what_the_ledger_believes_to_be_alive(redis_url: str) -> None:
     async def test(scripts: Scripts, client: Any) -> None:
-        entry = {
-            "state": "created",
-            "cluster": "default",
-            "attempt": "1",
-            "namespace": "n",
-            "pod": "p",
-            "t_created": "100",
-        }
-        client.hset(NAMES.launch("a"), mapping=entry)
-        client.hset(NAMES.launch("b"), mapping=entry | {"state": "started", "t_created": ""})
-        for name, change in {
-            "young": {"t_created": "300"}, "done": {"state": "finished"}, "other": {"cluster": "other"},
-            "odd": {"attempt": "x"}, "waiting": {"state": "offered"},
-        }.items():  # fmt: skip
+        entry = {"state": "created", "attempt": "1", "namespace": "n", "pod": "p"}
+        for name, change, created_s in (
+            ("a", {}, 100), ("b", {"state": "started"}, 150), ("young", {}, 300), ("done", {"state": "finished"}, 100),
+            ("odd", {"attempt": "x"}, 100), ("again", {"state": "offered"}, 100), ("taken-back", {"state": "withdrawn"}, 100),
+        ):  # fmt: skip
             client.hset(NAMES.launch(name), mapping=entry | change)
-        client.set(NAMES.launch_prefix + "not-a-hash:", "x")
+            client.zadd(NAMES.live("default"), {name: created_s})
+        client.zadd(NAMES.live("default"), {"forgotten": 100})
+        client.zadd(NAMES.live("other"), {"a": 100})
         found = {row.launch_id async for row in publisher_of(scripts).believed_live(200.0)}
         assert found == {"a", "b"}
+        assert set(client.zrange(NAMES.live("default"), 0, -1)) == {"a", "b", "young", "odd"}  # what is over has left
+
+    run(redis_url, test)
+
+
+def test_a_comparison_does_not_depend_on_what_else_redis_holds(redis_url: str) -> None:
+    """Two thousand launches beside many keys of others: as many round trips as there are launches to look at."""
+
+    async def test(scripts: Scripts, client: Any) -> None:
+        entry = {"state": "created", "attempt": "0", "namespace": "n", "pod": "p"}
+        pipeline = client.pipeline(transaction=False)
+        for number in range(2000):
+            pipeline.hset(NAMES.launch(f"l-{number}"), mapping=entry)
+            pipeline.zadd(NAMES.live("default"), {f"l-{number}": number})
+        for number in range(20_000):
+            pipeline.set(f"foreign:{number}", "x")
+        pipeline.execute()
+        before = client.info("commandstats")
+        found = [row.launch_id async for row in publisher_of(scripts).believed_live(1e9)]
+        after = client.info("commandstats")
+        assert set(found) == {f"l-{number}" for number in range(2000)}
+        calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
+        assert calls.get("cmdstat_scan", 0) == 0
+        assert calls["cmdstat_zscan"] <= 12
+        assert calls["cmdstat_hmget"] <= 2600
 
     run(redis_url, test)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from contextlib import aclosing
 
 import pytest
 from aiohttp import web
 
 from podrelay_workers.backoff import Backoff
-from podrelay_workers.pod_watch import Listed, PodWatch
+from podrelay_workers.pod_watch import Listed, PodWatch, Seen
 from podrelay_workers.pods_api import PodsApi
-from tests.integration.watch.scripted import Step, event, expired, lists, pod, refuses, scripted, streams
+from tests.integration.watch.scripted import Step, answers, event, expired, lists, pod, refuses, scripted, streams
 
 
 async def follow(api: PodsApi, count: int, silence_s: float = 5.0) -> tuple[list[str], PodWatch]:
@@ -34,6 +36,14 @@ def bookmark(version: str) -> dict[str, object]:
 
 
 HANG = streams(then="hang")
+
+TOO_LARGE = {
+    "kind": "Status", "code": 504, "reason": "Timeout", "message": "Timeout: Too large resource version: 90, current: 30",
+    "details": {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+                "retryAfterSeconds": 0},
+}  # fmt: skip
+FUTURE = answers(TOO_LARGE, 504)
+FUTURE_EVENT = streams({"type": "ERROR", "object": TOO_LARGE})
 
 SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
     # what the server does, what comes out, the versions of the watch requests
@@ -78,6 +88,35 @@ SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
         ["LISTED a", "LISTED a", "complete 1", "ADDED b"],
         ["10"],
     ),
+    "a page that fails is asked for again, not the whole list": (
+        [lists(pod("a"), more="c"), refuses(500), refuses(429, Retry_After="0"), lists(pod("b"), version="20"),
+         streams(event("ADDED", "c", "21")), HANG],
+        ["LISTED a", "LISTED b", "complete 2", "ADDED c"],
+        ["20"],
+    ),
+    "a version from the future (restored storage, a server that lags) lists again": (
+        [lists(version="90"), FUTURE, FUTURE, FUTURE, lists(version="30"), streams(event("ADDED", "b", "31")), HANG],
+        ["complete 0", "complete 0", "ADDED b"],
+        ["90", "90", "90", "30"],
+    ),
+    "the same, told in the stream": (
+        [lists(version="90"), FUTURE_EVENT, FUTURE_EVENT, FUTURE_EVENT, lists(version="30"),
+         streams(event("ADDED", "b", "31")), HANG],
+        ["complete 0", "complete 0", "ADDED b"],
+        ["90", "90", "90", "30"],
+    ),
+    "a version that is refused lists again at once": (
+        [lists(version="90"), refuses(400, "BadRequest", "Invalid value"), lists(version="30"),
+         streams(event("ADDED", "b", "31")), HANG],
+        ["complete 0", "complete 0", "ADDED b"],
+        ["90", "30"],
+    ),
+    "a watch that is refused for long leaves the lists": (
+        [lists(), refuses(403), refuses(404), refuses(403), lists(pod("a")), refuses(403), refuses(403), refuses(403),
+         lists(pod("b"), version="20"), streams(event("ADDED", "c", "21")), HANG],
+        ["complete 0", "LISTED a", "complete 1", "LISTED b", "complete 1", "ADDED c"],
+        ["10", "10", "10", "10", "10", "10", "20"],
+    ),
 }  # fmt: skip
 
 
@@ -102,6 +141,71 @@ def test_silence_resumes() -> None:
             found, _ = await asyncio.wait_for(follow(api, 3, silence_s=0.3), 10)
             assert found == ["complete 0", "ADDED a", "ADDED b"]
             assert script.queries("resourceVersion") == ["", "10", "11"]
+
+    asyncio.run(test())
+
+
+def test_repeated_silence_lists_again() -> None:
+    """A version that is ahead of a restored server brings neither events nor an error: only silence."""
+
+    async def test() -> None:
+        steps = [
+            lists(version="90"),
+            HANG,
+            HANG,
+            lists(pod("a"), version="30"),
+            streams(event("ADDED", "b", "31")),
+            HANG,
+        ]
+        async with scripted(*steps) as (script, api):
+            found, _ = await asyncio.wait_for(follow(api, 4, silence_s=0.2), 10)
+            assert found == ["complete 0", "LISTED a", "complete 1", "ADDED b"]
+            assert script.queries("resourceVersion") == ["", "90", "90", "", "30"]
+
+    asyncio.run(test())
+
+
+def test_a_list_that_never_ends_in_pages_is_asked_for_whole() -> None:
+    """Storage that is compacted faster than the pages come: as the reference client does."""
+
+    async def test() -> None:
+        expires = [lists(pod("a"), more="c"), refuses(410, "Expired")]
+        async with scripted(*expires, *expires, lists(pod("a"), pod("b"), version="20"), HANG) as (script, api):
+            found, _ = await asyncio.wait_for(follow(api, 5), 10)
+            assert found == ["LISTED a", "LISTED a", "LISTED a", "LISTED b", "complete 2"]
+            assert script.queries("limit")[:5] == ["500", "500", "500", "500", ""]
+
+    asyncio.run(test())
+
+
+def test_a_server_cannot_ask_for_an_hours_pause() -> None:
+    async def test() -> None:
+        async with scripted(refuses(429, Retry_After="3600"), lists(pod("a")), HANG) as (_, api):
+            watch = PodWatch(api, "default", "a=b", 5.0, Backoff(first_s=0.01, most_s=0.05), longest_pause_s=0.1)
+            async with aclosing(watch.forever()) as items:
+                first = await asyncio.wait_for(anext(items), 5)
+                assert isinstance(first, Seen)
+                assert first.pod["metadata"]["name"] == "a"
+
+    asyncio.run(test())
+
+
+def test_a_compressed_list() -> None:
+    """The API server compresses answers above 128 KB."""
+    document = {
+        "kind": "PodList",
+        "metadata": {"resourceVersion": "10"},
+        "items": [pod("a") | {"spec": {"x": "y" * 200_000}}],
+    }
+    step = answers(
+        gzip.compress(json.dumps(document).encode()), Content_Type="application/json", Content_Encoding="gzip"
+    )
+
+    async def test() -> None:
+        async with scripted(step, HANG) as (script, api):
+            found, _ = await asyncio.wait_for(follow(api, 2), 10)
+            assert found == ["LISTED a", "complete 1"]
+            assert "gzip" in script.requests[0].headers["Accept-Encoding"]
 
     asyncio.run(test())
 

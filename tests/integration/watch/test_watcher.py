@@ -362,3 +362,104 @@ def test_a_refused_namespace_does_not_stop_the_others(bench: Bench, monkeypatch:
             await until(lambda: bench.results(stray))
 
     run(test())
+
+
+def test_the_grace_of_a_fatal_wait_outlives_its_leader(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fatal = "AIRFLOW__KUBERNETES_EXECUTOR__WORKER_POD_PENDING_FATAL_CONTAINER_STATE_REASONS"
+    monkeypatch.setenv(fatal, "ErrImagePull")
+
+    async def test() -> None:
+        bench.cluster.faults(images=[{"pattern": "repo/wrong:*", "message": "manifest unknown"}])
+        async with bench.watching(pending_grace_s=6.0):
+            lost = bench.launch(
+                spec={"containers": [{"name": "base", "image": "repo/wrong:1"}], "restartPolicy": "Never"}
+            )
+            await until(lambda: bench.results(lost))
+            began = time.monotonic()
+            await asyncio.sleep(4.0)
+        since = bench.ledger(lost)["t_wait"]
+        async with bench.watching(pending_grace_s=6.0):
+            await until(lambda: bench.end_of(lost), 5.0)
+            assert time.monotonic() - began >= 5.0
+            assert bench.ledger(lost)["t_wait"] == since
+
+    run(test())
+
+
+def test_a_pod_replaced_under_its_name_in_a_gap(bench: Bench) -> None:
+    """The launch whose pod was taken away is over; the other launch, whose pod has its name now, goes on."""
+
+    async def test() -> None:
+        async with bench.watching():
+            before = bench.launch()
+            await until(lambda: bench.said("started") == 1)
+            bench.cluster.faults({"verbs": ["list", "watch"], "reset": True})
+            bench.cluster.control("drop-streams")
+            bench.vanish(before)
+            pods = f"/api/v1/namespaces/{bench.namespace}/pods"
+            after = bench.launch(name=before.pod)
+            assert after.pod == before.pod
+            bench.cluster.control("compact")
+            bench.cluster.faults()
+            end = await until(lambda: bench.end_of(before), 20)
+            assert (end.reason, end.failure_class) == ("PodVanished", "infrastructure")
+            assert bench.cluster.call("GET", f"{pods}/{after.pod}")["metadata"]["uid"] == after.uid
+            bench.end(after)
+            await until(lambda: bench.end_of(after))
+
+    run(test())
+
+
+def test_each_step_of_a_launch_is_a_metric(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, float] = {}
+
+    class Recorder:
+        @staticmethod
+        def timing(name: str, milliseconds: float, tags: Any = None) -> None:
+            told[name] = milliseconds
+
+    monkeypatch.setattr("podrelay_workers.publisher.Stats", Recorder)
+    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
+
+    async def test() -> None:
+        async with bench.watching():
+            launch = bench.launch(lasts_s=0.3)
+            created_s = float(bench.ledger(launch)["t_created"])
+            handed = {"t_offered": created_s - 1.0, "t_claimed": created_s - 0.25}
+            bench.redis.hset(bench.names.launch(launch.launch_id), mapping=handed)
+            await until(lambda: "podrelay.lifecycle.reported" in told)
+
+    run(test())
+    assert {name.rpartition(".")[2] for name in told} == {
+        "claimed", "created", "scheduled", "started", "finished", "reported",
+    }  # fmt: skip
+    assert told["podrelay.lifecycle.claimed"] == pytest.approx(750.0, abs=1.0)
+    assert told["podrelay.lifecycle.created"] == pytest.approx(250.0, abs=1.0)
+    assert all(0.0 <= milliseconds < 10_000.0 for milliseconds in told.values())
+
+
+def test_thirty_namespaces_of_which_one_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of one namespace each, as a Role allows; the refused one is told, tried again, and disturbs no other."""
+    namespaces = [f"{bench.namespace}-{number}" for number in range(30)]
+    for namespace in namespaces:
+        bench.cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE_NAMESPACE_LIST", ",".join(namespaces))
+    refused = {"namespace": namespaces[7], "status": 403, "reason": "Forbidden", "message": "no"}
+
+    async def test() -> None:
+        bench.cluster.faults({"verbs": ["list", "watch"], **refused})
+        since = bench.cluster.control("audit", method="GET")["entries"]
+        async with bench.watching():
+            launches = {namespace: bench.launch(lasts_s=0.2, namespace=namespace) for namespace in namespaces}
+            await until(lambda: len(bench.ends()) == 29, 30)
+            assert launches[namespaces[7]].launch_id not in bench.ends()
+            await until(lambda: f"({namespaces[7]})" in bench.watch()["trouble"])
+            bench.cluster.faults()
+            await until(lambda: len(bench.ends()) == 30, 20)
+            await until(lambda: not bench.watch()["trouble"], 20)
+        asked = bench.cluster.control("audit", method="GET")["entries"][len(since) :]
+        assert {entry["namespace"] for entry in asked if entry["verb"] in ("list", "watch")} >= set(namespaces)
+        assert not [entry for entry in asked if entry["verb"] in ("list", "watch") and not entry["namespace"]]
+
+    run(test())

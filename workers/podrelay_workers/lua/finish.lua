@@ -1,6 +1,6 @@
 -- Give jobs back, each with what became of it. Nothing is written for a job whose lease another launcher has taken over.
 --
--- KEYS: 1 results  2 rq:queues
+-- KEYS: 1 results  2 rq:queues  3 live:<cluster>
 -- ARGV: 1 worker  2 now (RQ's text)  3 launch prefix  4 rq:job prefix  5 rq:queue prefix  6 rq:wip prefix
 --       7 rq:scheduled prefix  8 rq:finished prefix  9 rq:failed prefix  10 rq:results prefix  11 result ttl (s)
 --       12 failure ttl (s)  13 finished, and failed, jobs kept at most, per queue  14 data that replaces a finished job's payload
@@ -68,7 +68,7 @@ end
 local effects = {}
 
 function effects.created(id, queue, a, b, c, d)
-  local ledger, state, same, _, _, pod = ledger_of(id)
+  local ledger, state, same, launch = ledger_of(id)
   if ledger and same then
     if state == 'offered' or state == 'waiting' or state == 'claimed' then
       redis.call('HDEL', ledger, 'reason', 'message')
@@ -77,6 +77,7 @@ function effects.created(id, queue, a, b, c, d)
     redis.call('HSET', ledger, 'pod', a, 'namespace', b, 'uid', c, 'launcher', worker, 't_created', d)
   end
   if ledger and (not same or state == 'withdrawn') then return 'unwanted' end
+  if ledger and state ~= 'finished' and state ~= 'acknowledged' then redis.call('ZADD', KEYS[3], d, launch) end
   finish(id, queue, 'finished')
 end
 

@@ -1,0 +1,156 @@
+"""Why a pod ended and why a task still waits, as its user reads it in the task's event log. Ours only."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from kubernetes.client import models as k8s
+
+from tests.integration.parity.conftest import Rigs
+from tests.support.parity_rig import Rig, Task
+
+Json = dict[str, Any]
+
+HOLD = {"local-cluster/hold": "true"}
+NEVER: Json = {"pod_launch_failure_retries": 0}
+
+
+def override(**spec: Any) -> Json:
+    pod = k8s.V1Pod(metadata=k8s.V1ObjectMeta(annotations=HOLD))
+    if spec:
+        pod.spec = k8s.V1PodSpec(containers=[k8s.V1Container(name="base")], **spec)
+    return {"pod_override": pod}
+
+
+# --- the end -------------------------------------------------------------------------------------------------------------
+DISRUPTED = [{"type": "DisruptionTarget", "reason": "DeletionByPodGC", "message": "PodGC: node no longer exists"}]
+ENDS: dict[str, tuple[Json, list[str]]] = {
+    "OOMKilled": (
+        {"exit_code": 137, "signal": 9, "reason": "OOMKilled"},
+        ["because of OOMKilled", "main container base", "exit code 137", "class application"],
+    ),
+    "Evicted": (
+        {"exit_code": 137, "pod_reason": "Evicted", "pod_message": "The node was low on resource: memory"},
+        ["pod reason Evicted", "exit code 137", "class infrastructure", "The node was low on resource: memory"],
+    ),
+    "StartError": (
+        {"exit_code": 128, "reason": "StartError", "message": "exec: no such file"},
+        ["because of StartError", "exit code 128", "class configuration", "image apache/airflow:3.3.2", "no such file"],
+    ),
+    "exit 1": ({"exit_code": 1, "reason": "Error"}, ["because of Error", "exit code 1", "class application"]),
+    "node deletion": (
+        {"exit_code": 137, "conditions": DISRUPTED},
+        ["pod reason DeletionByPodGC", "exit code 137", "class infrastructure", "node no longer exists"],
+    ),
+}
+
+
+def failure(rig: Rig, task: Task) -> str:
+    """The one row about the end of the task's pod."""
+    rig.event(task)
+    rows = [row for row in rig.told(task).split("\n") if row.startswith("pod failed: ")]
+    assert len(rows) == 1
+    return rows[0]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_why_a_pod_ended(ours: Rig, end: str) -> None:
+    ending, words = ENDS[end]
+    task, pod = ours.run()
+    ours.end_pod(pod, **ending)
+    told = failure(ours, task)
+    for word in [*words, f"node {pod['spec']['nodeName']}", pod["metadata"]["name"]]:
+        assert word in told
+
+
+def test_that_a_pod_was_deleted_from_outside(ours: Rig) -> None:
+    task, pod = ours.run()
+    ours.delete_pod(pod)
+    told = failure(ours, task)
+    for word in ("PodDeleted", "class infrastructure", pod["metadata"]["name"]):
+        assert word in told
+
+
+def test_that_an_init_container_failed(rigs: Rigs) -> None:
+    rig = rigs("podrelay", **NEVER)
+    init = [k8s.V1Container(name="git-sync", image="git:1")]
+    task = rig.submit(executor_config=override(init_containers=init))
+    pod = rig.pod(task, phase="Pending")
+    state = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such ref"}}
+    status = {
+        "phase": "Failed",
+        "initContainerStatuses": [{"name": "git-sync", "image": "git:1", "imageID": "", "restartCount": 0, "ready": False,
+                                   "state": state}],
+        "containerStatuses": [{"name": "base", "image": "x", "imageID": "", "restartCount": 0, "ready": False,
+                               "state": {"waiting": {"reason": "PodInitializing"}}}],
+    }  # fmt: skip
+    rig.patch(pod, {"status": status}, "/status")
+    told = failure(rig, task)
+    for word in ("init container git-sync", "exit code 2", "image git:1", "class configuration", "no such ref"):
+        assert word in told
+
+
+# --- the wait ------------------------------------------------------------------------------------------------------------
+# Within this time a user reads why the task waits.
+SOON_S = 15.0
+
+
+def why(rig: Rig, task: Task, *words: str) -> None:
+    """One row says it soon, and does not come again at once."""
+    began = time.monotonic()
+    rig.until(lambda: all(word in rig.told(task) for word in words), f"{words} in the event log", SOON_S)
+    assert time.monotonic() - began < SOON_S
+    rig.quiet(lambda: True)
+    rows = rig.told(task).split("\n")
+    assert len(rows) == 1
+    assert rows[0].startswith("pod pending: ")
+
+
+def test_that_no_node_fits(ours: Rig) -> None:
+    task = ours.submit(executor_config=override(node_selector={"gpu": "none-has-it"}))
+    why(ours, task, "Unschedulable", "nodes are available")
+
+
+def test_that_a_secret_is_missing(ours: Rig) -> None:
+    task = ours.submit(executor_config=override())
+    pod = ours.pod(task, phase="Pending")
+    state = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "db" not found'}}
+    base = {"name": "base", "image": "x", "imageID": "", "restartCount": 0, "ready": False, "state": state}
+    ours.patch(pod, {"status": {"containerStatuses": [base]}}, "/status")
+    why(ours, task, "CreateContainerConfigError", 'secret "db" not found')
+
+
+def test_that_the_quota_is_used_up(ours: Rig) -> None:
+    ours.cluster.faults(quota={"other": 0})
+    other = override()
+    other["pod_override"].metadata.namespace = "other"
+    task = ours.submit(executor_config=other)
+    why(ours, task, "QuotaExceeded", "exceeded quota")
+
+
+def test_that_the_api_server_throttles(ours: Rig) -> None:
+    ours.cluster.faults({"verbs": ["create"], "resource": "pods", "status": 429, "retry_after_s": 6})
+    task = ours.submit()
+    why(ours, task, "Throttled")
+
+
+# --- the times -----------------------------------------------------------------------------------------------------------
+def test_all_times_of_a_launch(ours: Rig) -> None:
+    """From the hand-over to the acknowledgement, in order, and as `airflow podrelay status --launch` shows them."""
+    from podrelay.lifecycle import STEPS, durations_s
+    from podrelay.status import describe_launch, render_launch
+
+    task, pod = ours.run()
+    ours.end_pod(pod, exit_code=1)
+    ours.event(task)
+    for which in (task.launch_id, pod["metadata"]["name"]):
+        entry = describe_launch(which)
+        assert entry["state"] == "acknowledged"
+        assert [step for step, _ in durations_s(entry)] == list(STEPS[1:])
+    # Kubernetes' own times are whole seconds.
+    times = [float(entry[f"t_{step}"]) for step in STEPS]
+    assert all(later >= earlier - 1.0 for earlier, later in zip(times, times[1:], strict=False))
+    shown = render_launch(entry).split("\n")[-len(STEPS) :]
+    assert [line.split()[0] for line in shown] == list(STEPS)
