@@ -143,11 +143,12 @@ class Bench:
         """Launch rate by queue length, and heartbeats by the number of running tasks."""
         rates = []
         for count in queued:
-            with self.rig(0.05, duration_s=3600) as rig, rig.workers(1, watcher=False) as pids:
-                pids = {**pids, **rig.servers()}
-                dag_id = rig.offer(count)
-                created = rig.await_created(dag_id, min(count, 1500))[: min(count, 1500)]
-                memory = {name: item["memory_mb"] for name, item in costs(pids).items()}
+            with self.rig(0.05, duration_s=3600) as rig:
+                dag_id = rig.offer(count)  # before the launcher comes: Redis is busy while it takes so many
+                with rig.workers(1, watcher=False) as pids:
+                    first = min(count, 1500)
+                    created = rig.await_created(dag_id, first)[:first]
+                    memory = {name: item["memory_mb"] for name, item in costs({**pids, **rig.servers()}).items()}
                 rates.append({"queued": count, "pods_per_s": rate(created), "memory_mb": memory})
         beats = []
         for count in running:
