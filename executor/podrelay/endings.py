@@ -9,12 +9,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
-from podrelay import compat
+from podrelay import compat, pace
 from podrelay.attempts import Attempts
 from podrelay.launch_queue import Acknowledgement, LaunchQueue
 from podrelay.launches import Launch, Launches
@@ -53,7 +54,7 @@ class Endings:
         self._attempts = attempts
         self._policy = policy
         self._tags = {"team_name": executor.team_name} if executor.team_name else {}
-        # Results handled in one call: bounds the time of a heartbeat.
+        # Results handled in one call, at most.
         self._most = most
         self._unhandled: deque[PodResult] = deque()
         # Key -> launch, state, info, when (monotonic). The scheduler loses an event when another one holds the task's row at
@@ -61,13 +62,19 @@ class Endings:
         self._reported: dict[Any, tuple[Launch, str, str | None, float]] = {}
 
     def take(self) -> None:
-        """Handle the next results of the stream."""
-        if len(self._unhandled) < self._most:
-            self._unhandled.extend(self._results.read(self._most))
-        batch = [self._unhandled[i] for i in range(min(len(self._unhandled), self._most))]
-        self.handle(batch)
-        for _ in batch:
-            self._unhandled.popleft()
+        """Handle the next results of the stream, group by group while their share of the heartbeat lasts."""
+        share, left = pace.Share(pace.RESULTS_S), self._most
+        while left > 0:
+            most = min(pace.RESULTS_AT_ONCE, left)
+            if len(self._unhandled) < most:
+                self._unhandled.extend(self._results.read(most - len(self._unhandled)))
+            batch = list(islice(self._unhandled, most))
+            self.handle(batch)
+            for _ in batch:
+                self._unhandled.popleft()
+            left -= len(batch)
+            if len(batch) < most or share.over:
+                return
 
     def handle(self, results: Sequence[PodResult]) -> None:
         """Act on results of our own launches; repeating it after a failure in the middle is safe."""

@@ -23,7 +23,7 @@ from airflow.utils.helpers import prune_dict
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy.exc import SQLAlchemyError
 
-from podrelay import compat, names
+from podrelay import compat, names, pace
 from podrelay.attempts import Attempts
 from podrelay.endings import Endings
 from podrelay.errors import ConfigError, RelayUnavailable
@@ -39,6 +39,7 @@ from podrelay.requests import InvalidExecutorConfig, watches
 from podrelay.result_stream import ResultStream
 from podrelay.sealing import Seal
 from podrelay.settings import load_settings
+from podrelay.wire import LaunchRequest
 from podrelay.withdrawals import Withdrawals
 
 if TYPE_CHECKING:
@@ -150,21 +151,49 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
         """Hand workloads over in one round trip. What cannot be handed over now stays queued."""
-        items = []
-        for workload in workload_items:
-            if compat.kind_of(workload) is None:
-                raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
-            ti = getattr(workload, "ti", None)
-            queue = ti.queue if ti is not None else getattr(workload, "queue", None)
-            key = compat.workload_key(self, workload)
-            items.append((key, workload, queue, ti.executor_config if ti is not None else None))
-        self._hand_over(items)
+        self._hand_over(map(self._item, workload_items))
+
+    def _item(self, workload: Any) -> tuple[Any, Any, str | None, Any]:
+        if compat.kind_of(workload) is None:
+            raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
+        ti = getattr(workload, "ti", None)
+        queue = ti.queue if ti is not None else getattr(workload, "queue", None)
+        key = compat.workload_key(self, workload)
+        return key, workload, queue, ti.executor_config if ti is not None else None
 
     def _hand_over(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
+        """Hand over as many as their share of a heartbeat allows, in order, and at least one."""
         if not self._relay.available:
             return
-        made = []
+        with self._never_raising():
+            self._offer(items)
+
+    def _offer(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
+        """:raises RelayUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
+        begun = time.monotonic()
+        self.withdrawals.tell()
+        made: list[tuple[Launch, bool]] = []
+        answers = self._queue.offer(self._made(items, made))
+        if not made:
+            return
+        # What a batch costs the scheduler's loop: a round trip to Redis; the stock executor creates its pods in it.
+        Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - begun))
+        Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(made))
+        for (launch, announce), answer in zip(made, answers, strict=True):
+            self._take_over(launch, announce=announce)
+            self._warn_of_namespace(launch)
+            self.log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, answer)
+
+    def _made(
+        self, items: Iterable[tuple[Any, Any, str | None, Any]], made: list[tuple[Launch, bool]]
+    ) -> Iterator[tuple[LaunchRequest, int]]:
+        """The requests of workloads, made one by one while the share lasts; their launches are put into `made`."""
+        share = pace.Share(pace.HAND_OVER_S)
+        # An older launch of the same task instance that Redis still believes in could make its pod beside the newer one.
+        late = self.withdrawals.subjects()
         for key, workload, queue, executor_config in items:
+            if late and compat.subject_of(workload) in late:
+                continue
             pre_assigned = getattr(getattr(workload, "ti", None), "external_executor_id", None)
             launch_id = pre_assigned or str(uuid.uuid4())
             try:
@@ -173,41 +202,15 @@ class RedisKubernetesExecutor(BaseExecutor):
                 self.log.error("Invalid executor_config for %s: %s", key, error)
                 compat.forget_queued(self, key)
                 self.fail(key=key, info="Invalid executor_config passed")
-                continue
-            made.append(
-                (
-                    Launch(
-                        launch_id,
-                        key,
-                        request.kind,
-                        request.subject,
-                        task=compat.task_of(workload),
-                        request=request,
-                        workload=workload,
-                    ),
-                    pre_assigned,
-                )
-            )
-        with self._never_raising():
-            self._offer(made)
-
-    def _offer(self, made: Sequence[tuple[Launch, str | None]]) -> None:
-        """:raises RelayUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
-        begun = time.monotonic()
-        self.withdrawals.tell()
-        # An older launch of the same task instance that Redis still believes in could make its pod beside the newer one.
-        late = self.withdrawals.subjects()
-        made = [item for item in made if item[0].subject not in late]
-        if not made:
-            return
-        answers = self._queue.offer([(launch.request, 0) for launch, _ in made if launch.request])
-        # What a batch costs the scheduler's loop: a round trip to Redis; the stock executor creates its pods in it.
-        Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - begun))
-        Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(made))
-        for (launch, pre_assigned), answer in zip(made, answers, strict=True):
-            self._take_over(launch, announce=not pre_assigned)
-            self._warn_of_namespace(launch)
-            self.log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, answer)
+            else:
+                launch = Launch(
+                    launch_id, key, request.kind, request.subject,
+                    task=compat.task_of(workload), request=request, workload=workload,
+                )  # fmt: skip
+                made.append((launch, not pre_assigned))
+                yield request, 0
+            if share.over:
+                return
 
     def _take_over(self, launch: Launch, *, announce: bool) -> None:
         """From now on the launch is running in Airflow's sense: it holds a slot until its end is known."""

@@ -41,7 +41,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "float",
         "0.5",
         "Seconds that one call to Redis may take, connecting included, 0.05 to 1. The scheduler's heartbeat waits no "
-        "longer than this for a Redis that does not answer; work stays queued and is handed over when it does.",
+        "longer than this for a Redis that does not answer, and then leaves it alone for a second or more; work stays queued "
+        "and is handed over when it does. 0.05 keeps such a heartbeat as short as all others, for a Redis that is near.",
     ),
     "deployment": _option(
         "string",
@@ -82,7 +83,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "[kubernetes_executor] task_publish_max_retries, where you set it, limits the tries as well.",
     ),
     "result_batch_size": _option(
-        "integer", "500", "Greatest number of outcomes that one sync() of the executor takes."
+        "integer",
+        "500",
+        "Greatest number of outcomes that one sync() of the executor takes; it takes fewer where they would make the "
+        "scheduler's heartbeat long.",
     ),
     "reconcile_interval_s": _option(
         "float",

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 from podrelay import names
 from podrelay.names import Names
@@ -17,6 +18,7 @@ from podrelay.relay import Relay
 from podrelay.sealing import Seal
 from podrelay.wire import CleanupAction, CleanupRequest, LaunchRequest
 
+_Item = TypeVar("_Item")
 Answer = Literal["offered", "known", "finished", "withdrawn"]
 
 # How long rq-dashboard shows a job that is done, and one that failed. RQ's own default for failures is a year.
@@ -70,7 +72,7 @@ class LaunchQueue:
         self._ledger_ttl_s = ledger_ttl_s
         self._delete_options = delete_options or {}
 
-    def offer(self, launches: Sequence[tuple[LaunchRequest, int]]) -> list[Answer]:
+    def offer(self, launches: Iterable[tuple[LaunchRequest, int]]) -> list[Answer]:
         """Hand launches over, each with how often it was launched again before, in one round trip.
 
         One answer per launch, in order. `known` means that an earlier call did it.
@@ -162,9 +164,10 @@ def _rq_time(now: float) -> str:
     return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _chunks(items: Sequence[object], size: int) -> Iterator[Sequence]:  # type: ignore[type-arg]
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
 def _text(value: bytes | str) -> str:

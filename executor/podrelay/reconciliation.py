@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow.configuration import conf as airflow_conf
 
+from podrelay import pace
 from podrelay.attempts import Attempts
 from podrelay.endings import Endings
 from podrelay.errors import WireError
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Launches compared with ledger and database in one sync: bounds the time of a heartbeat, whatever is running.
-CHECKED_AT_ONCE = 500
 # Results that nobody acknowledged for this long may belong to a scheduler that is dead.
 # Half as long again passes until somebody looks, and all of it fits into a minute.
 ABANDONED_AFTER_S = 20.0
@@ -78,16 +77,20 @@ class Reconciliation:
         self._launches.check_all_again()
 
     def turn(self) -> None:
-        """Compare what is due, at most CHECKED_AT_ONCE launches."""
+        """Compare what is due, group by group while its share of the heartbeat lasts."""
         now = time.monotonic()
         if now >= self._next_check_s or not self._launches.round_is_over:
             if self._launches.round_is_over:
                 self._next_check_s = now + self._interval_s
                 self._free_slots_without_launch()
                 self._endings.report_again(self._interval_s)
-            turn = self._launches.next_to_check(CHECKED_AT_ONCE)
-            self._check(turn)
-            self._tell_who_waits_in_vain(turn)
+            share = pace.Share(pace.COMPARISON_S)
+            while True:
+                turn = self._launches.next_to_check(pace.COMPARED_AT_ONCE)
+                self._check(turn)
+                self._tell_who_waits_in_vain(turn)
+                if self._launches.round_is_over or share.over:
+                    break
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + ABANDONED_AFTER_S / 2
             self._sweep_abandoned()
@@ -213,7 +216,7 @@ class Reconciliation:
 
     def _sweep_abandoned(self) -> None:
         """Acknowledge results of launches whose scheduler is dead and which nobody adopted: their pods must go."""
-        found = self._ledger.unacknowledged(ABANDONED_AFTER_S, time.time(), CHECKED_AT_ONCE)
+        found = self._ledger.unacknowledged(ABANDONED_AFTER_S, time.time(), pace.COMPARED_AT_ONCE)
         nobodys = [launch_id for launch_id in found if self._launches.get(launch_id) is None]
         if not nobodys:
             return

@@ -89,6 +89,8 @@ _CALLBACK_PRIORITY = 1 << 30
 
 def _pod_options(executor_config: Any) -> tuple[dict[str, Any] | None, str | None]:
     """pod_override as plain JSON, and pod_template_file."""
+    if executor_config is None or executor_config == {}:
+        return None, None
     try:
         pod = PodGenerator.from_obj(executor_config)
         override = PodGenerator.serialize_pod(pod) if pod is not None else None

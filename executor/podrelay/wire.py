@@ -152,8 +152,12 @@ class CleanupRequest:
 
 def _encode(what: str, message: Any) -> bytes:
     # Not asdict(): its deep copies cost the scheduler more than all the rest of a hand-over.
-    values = {item.name: getattr(message, item.name) for item in fields(message)}
-    return json.dumps({"v": VERSION, "is": what, **values}, separators=(",", ":")).encode()
+    values = {name: getattr(message, name) for name in _FIELDS[type(message)]}
+    return _JSON.encode({"v": VERSION, "is": what, **values}).encode()
+
+
+# json.dumps with separators makes a new encoder each time.
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 # The types a field may have on the wire; a bool is not an int here.
@@ -174,6 +178,12 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "CleanupAction": (str,),
 }
 
+# The fields of each message, and the types that each may have on the wire.
+_FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
+    cls: {item.name: _WIRE_TYPES[str(item.type)] for item in fields(cls)}
+    for cls in (LaunchRequest, PodResult, CleanupRequest)
+}
+
 
 def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
     try:
@@ -185,11 +195,11 @@ def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
     version = document.pop("v", None)
     if version != VERSION:
         raise WireError(f"{what} message of version {version!r}: this process reads version {VERSION}")
-    known = {item.name: item for item in fields(cls)}
+    known = _FIELDS[cls]
     # A field added by a newer process of the same version is for newer readers; it is not an error.
     values = {name: value for name, value in document.items() if name in known}
     for name, value in values.items():
-        allowed = _WIRE_TYPES[str(known[name].type)]
+        allowed = known[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise WireError(f"field {name} of a {what} message has the wrong type")
     try:

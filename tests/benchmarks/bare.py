@@ -1,4 +1,4 @@
-"""The limit: a bare asyncio HTTP client that posts the same pod bodies with the same concurrency, and does nothing else."""
+"""The limit: a bare asyncio HTTP client that posts the launcher's own bodies with the same concurrency, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,36 +11,30 @@ from typing import Any
 
 import aiohttp
 
-
-def bodies(template: Path, count: int) -> list[bytes]:
-    """Request bodies like those of the launcher: rendered by the provider from the same template."""
-    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
-
-    made = []
-    base = PodGenerator.deserialize_model_file(str(template))
-    pod = PodGenerator.construct_pod(
-        dag_id="bench", task_id="bare", pod_id="bare", try_number=1, kube_image="", date=None,
-        args=["python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string", "x" * 1200],
-        pod_override_object=None, base_worker_pod=base, namespace="default", scheduler_job_id="1", run_id="run",
-    )  # fmt: skip
-    document = PodGenerator.serialize_pod(pod)
-    stamp = f"{time.time_ns():x}"
-    for number in range(count):
-        document["metadata"]["name"] = f"bare-{stamp}-{number}"
-        made.append(json.dumps(document).encode())
-    return made
+from podrelay_workers.api_access import load_access
+from podrelay_workers.manifest import Manifests
+from tests.benchmarks.backlog import DEPLOYMENT, requests
 
 
-async def post(kubeconfig: Path, requests: list[bytes], concurrency: int) -> dict[str, Any]:
-    """Post all bodies; pods a second and CPU seconds a pod."""
-    import yaml
+async def bodies(dag_id: str, count: int, namespace: str) -> list[bytes]:
+    """What the launcher would send, ready made."""
+    manifests = Manifests(DEPLOYMENT)
+    try:
+        return [json.dumps(await manifests.make(request), separators=(",", ":")).encode()
+                for request in requests(dag_id, count, namespace)]  # fmt: skip
+    finally:
+        manifests.close()
 
-    # A kubeconfig with a bearer token, as the local cluster and every service account has.
-    config = yaml.safe_load(kubeconfig.read_text())
-    url = config["clusters"][0]["cluster"]["server"] + "/api/v1/namespaces/default/pods"
-    headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}", "Content-Type": "application/json"}
-    waiting = iter(requests)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+
+async def post(dag_id: str, count: int, namespace: str, concurrency: int) -> dict[str, Any]:
+    """Post all bodies; pods a second by its own clock, and CPU a pod."""
+    ready = await bodies(dag_id, count, namespace)
+    access = await load_access()
+    url = f"{access.host}/api/v1/namespaces/{namespace}/pods"
+    headers = {**await access.headers(), "Content-Type": "application/json"}
+    connector = aiohttp.TCPConnector(limit=0, ssl=access._tls())
+    waiting = iter(ready)
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
 
         async def one() -> None:
             for body in waiting:
@@ -51,16 +45,16 @@ async def post(kubeconfig: Path, requests: list[bytes], concurrency: int) -> dic
         begun, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(one() for _ in range(concurrency)))
         took_s = time.perf_counter() - begun
-    return {"pods_per_s": len(requests) / took_s, "cpu_ms_per_pod": 1000 * (time.process_time() - cpu) / len(requests)}
+    return {"own_pods_per_s": count / took_s, "cpu_ms_per_pod": 1000 * (time.process_time() - cpu) / count}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kubeconfig", type=Path, required=True)
-    parser.add_argument("--template", type=Path, required=True)
+    parser.add_argument("--dag-id", required=True)
+    parser.add_argument("--namespace", required=True)
     parser.add_argument("--tasks", type=int, required=True)
-    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--concurrency", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    measured = asyncio.run(post(options.kubeconfig, bodies(options.template, options.tasks), options.concurrency))
+    measured = asyncio.run(post(options.dag_id, options.tasks, options.namespace, options.concurrency))
     options.out.write_text(json.dumps(measured))

@@ -1,105 +1,164 @@
-"""One executor's life, measured: run in a process of its own by `run.py`.
+"""One executor's life, measured: run in a process of its own by `rig.py`.
 
 Drives the executor as the scheduler's loop does (queue workloads, heartbeat, take events) until every task is over, and
-writes what it measured as JSON. The same code drives the stock executor and podrelay's.
+writes what it measured as JSON. The same code drives the stock executor and podrelay's. The garbage collector is on, as
+in a scheduler; what the imports and the preparation left is collected once before the first heartbeat, as it has been in
+a scheduler that has run for a while.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import multiprocessing
 import os
-import resource
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.processes import cost_of
 
 OWNER = 4242
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--executor", required=True, help="import path of the executor's class")
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--every-s", type=float, default=0.1, help="pause between heartbeats")
     parser.add_argument("--one-by-one-s", type=float, default=0.0, help="hand one task over at a time, this far apart")
-    parser.add_argument("--first-priority", type=int, default=0, help="so many tasks get priority 10 and come last")
-    parser.add_argument("--most-s", type=float, default=600.0)
+    parser.add_argument("--beats-after", type=int, default=-1, help="end so many heartbeats after the hand-over")
+    parser.add_argument("--as-running", action="store_true", help="say in the ledger that all pods run, then beat on")
+    parser.add_argument("--most-s", type=float, default=900.0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    options.out.write_text(json.dumps(measure(options)))
+    executor, workloads = prepare(options)
+    executor.start()
+    # The first heartbeat of a process reads the names of all of Airflow's metrics, whatever the executor.
+    executor.heartbeat()
+    gc.collect()
+    measured = Driver(executor, workloads, options).measure()
+    options.out.write_text(json.dumps(measured))
     # The stock executor's watcher processes and its manager would be waited for without end.
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(0)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    executor, workloads = prepare(options)
-    executor.start()
-    # As in a scheduler that has run for a while: what the imports left is no work for the garbage collector.
-    import gc
+class Driver:
+    """The scheduler's loop, reduced to what an executor sees of it."""
 
-    gc.collect()
-    gc.freeze()
-    beats: list[float] = []
-    over: dict[str, float] = {}
-    handed: dict[str, float] = {}
-    waiting = list(workloads)
-    begun, cpu = time.time(), time.process_time()
-    next_s = 0.0
-    while time.time() - begun < options.most_s:
-        if waiting and time.time() >= next_s:
-            taken, waiting = (waiting[:1], waiting[1:]) if options.one_by_one_s else (waiting, [])
-            next_s = time.time() + options.one_by_one_s
-            for workload in taken:
-                handed[str(workload.ti.id)] = time.time()
-                executor.queue_workload(workload, None)
-        before = time.perf_counter()
-        executor.heartbeat()
-        beats.append(time.perf_counter() - before)
-        now = time.time()
+    def __init__(self, executor: Any, workloads: list[Any], options: argparse.Namespace) -> None:
+        self.executor = executor
+        self.options = options
+        self.waiting = list(workloads)
+        self.count = len(workloads)
+        self.beats: list[float] = []
+        self.handed: dict[str, float] = {}
+        self.over: dict[str, float] = {}
+        self.open: dict[str, Any] = {}
+        self.next_s = 0.0
+        self.hand_over_s = 0.0
+        self.collections_s: list[float] = []
+        gc.callbacks.append(self._collection)
+
+    def measure(self) -> dict[str, Any]:
+        begun, before = time.time(), cost_of(os.getpid())
+        while time.time() - begun < self.options.most_s and len(self.over) < self.count:
+            self._queue()
+            self._beat()
+            self._look()
+            if not self.waiting and not self.executor.queued_tasks:
+                if self.options.as_running:
+                    self._let_them_run()
+                    self.beats, self.options.as_running = [], False
+                if self.options.beats_after == 0:
+                    break
+                self.options.beats_after -= 1
+            time.sleep(self.options.every_s)
+        after = cost_of(os.getpid())
+        return {
+            "tasks": self.count,
+            "over": len(self.over),
+            "wall_s": time.time() - begun,
+            "beats_s": self.beats,
+            "full_collections_s": self.collections_s,
+            "hand_over_cpu_ms_per_task": 1000 * self.hand_over_s / self.count,
+            "cost": {"cpu_s": after["cpu_s"] - before["cpu_s"], "memory_mb": after["memory_mb"]},
+            "handed_s": self.handed,
+            "over_s": self.over,
+        }
+
+    def _queue(self) -> None:
+        if not self.waiting or time.time() < self.next_s:
+            return
+        if self.options.one_by_one_s:
+            taken, self.waiting = self.waiting[:1], self.waiting[1:]
+            self.next_s = time.time() + self.options.one_by_one_s
+        else:
+            taken, self.waiting = self.waiting, []
+        for workload in taken:
+            self.handed[name_of(workload)] = time.time()
+            self.open[name_of(workload)] = workload.key
+            self.executor.queue_workload(workload, None)
+
+    def _beat(self) -> None:
+        queued = bool(self.executor.queued_tasks)
+        before, cpu = time.perf_counter(), time.thread_time()
+        self.executor.heartbeat()
+        if queued:
+            self.hand_over_s += time.thread_time() - cpu
+        self.beats.append(time.perf_counter() - before)
+
+    def _look(self) -> None:
+        now, executor = time.time(), self.executor
         executor.get_event_buffer()
         executor._task_event_logs.clear()
-        for workload in workloads:
-            ti_id = str(workload.ti.id)
-            held = workload.key in executor.running or workload.key in executor.queued_tasks
-            if ti_id in handed and ti_id not in over and not held:
-                over[ti_id] = now
-        if len(over) == len(workloads):
-            break
-        time.sleep(options.every_s)
-    wall_s = time.time() - begun
-    return {
-        "tasks": len(workloads),
-        "over": len(over),
-        "wall_s": wall_s,
-        "beats_s": beats,
-        "cpu_s": time.process_time() - cpu,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "handed_s": handed,
-        "over_s": over,
-    }
+        ended = [
+            name for name, key in self.open.items() if key not in executor.running and key not in executor.queued_tasks
+        ]
+        for name in ended:
+            self.over[name] = now
+            del self.open[name]
+
+    def _collection(self, phase: str, info: dict[str, int]) -> None:
+        if info["generation"] == 2:
+            self.collections_s.append(
+                time.perf_counter() if phase == "start" else time.perf_counter() - self.collections_s.pop()
+            )
+
+    def _let_them_run(self) -> None:
+        """Write what a launcher and the watcher would have written for pods that run."""
+        import redis
+
+        from podrelay import names
+
+        executor = self.executor
+        client = redis.Redis.from_url(executor.settings.redis_url, decode_responses=True)
+        pipeline = client.pipeline(transaction=False)
+        for launch in executor.launches:
+            pod = {"state": "started", "started": "1", "pod": launch.launch_id, "namespace": "default", "uid": "u"}
+            pipeline.hset(executor._names.launch(launch.launch_id), mapping=pod)
+        pipeline.delete(*(names.rq_queue(queue) for queue in executor._names.launch_queues("default")))
+        pipeline.execute()
+
+
+def name_of(workload: Any) -> str:
+    return f"{workload.ti.dag_id}.{workload.ti.task_id}"
 
 
 def prepare(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     """An executor, and workloads whose rows are in the database as a scheduler leaves them."""
-    from airflow.utils.db import initdb
+    from tests.support.task_instances import make_task_instances, workloads_of
 
-    initdb()
-    from tests.support.task_instances import make_task_instances, workload_of
-
-    low = options.tasks - options.first_priority
-    ids = make_task_instances(low, priority_weight=1) if low else []
-    if options.first_priority:
-        ids += make_task_instances(options.first_priority, priority_weight=10)
+    ids = make_task_instances(options.tasks, priority_weight=1)
     module, _, name = options.executor.rpartition(".")
     executor = getattr(importlib.import_module(module), name)()
     executor.job_id = OWNER
     executor.parallelism = 1_000_000
-    return executor, [workload_of(ti_id, executor.jwt_generator) for ti_id in ids]
+    return executor, workloads_of(ids, executor.jwt_generator)
 
 
 if __name__ == "__main__":

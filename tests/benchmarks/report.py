@@ -1,77 +1,150 @@
-"""Benchmark results as a table for the terminal and as plots for the README."""
+"""Benchmark results as Markdown tables and as the plots that README and docs/performance.md show."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-COLUMNS = (
-    ("name", "", 24),
-    ("pods_per_s", "pods/s", 8),
-    ("heartbeat_sum_s", "beats, s", 9),
-    ("heartbeat_p99_ms", "p99, ms", 9),
-    ("heartbeat_max_ms", "max, ms", 9),
-    ("scheduler_cpu_s", "sched CPU, s", 13),
-    ("launcher_cpu_ms_per_pod", "launcher ms/pod", 16),
-    ("watcher_cpu_ms_per_pod", "watcher ms/pod", 15),
-    ("p50_ms", "p50, ms", 8),
+from tests.benchmarks.targets import Row
+
+Json = dict[str, Any]
+
+LIFE = (
+    ("pods_per_s", "pods/s"),
+    ("heartbeat_sum_s", "in heartbeat(), s"),
+    ("heartbeat_p99_ms", "heartbeat p99, ms"),
+    ("heartbeat_max_ms", "longest, ms"),
+    ("to_post.p50_ms", "to POST p50, ms"),
+    ("to_post.p99_ms", "p99"),
+    ("to_event.p50_ms", "end to event p50, ms"),
+    ("to_event.p99_ms", "p99"),
+    ("launcher_cpu_ms_per_pod", "launcher, ms CPU/pod"),
 )
+CREATION = (("pods_per_s", "pods/s"), ("cpu_ms_per_pod", "ms CPU/pod"))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows under the columns they have in common."""
-    lines = ["".join(f"{title:>{width}}" if title else f"{'':{width}}" for _, title, width in COLUMNS)]
+def markdown(report: Json, rows: list[Row]) -> str:
+    """All of a report, for people."""
+    machine = report["machine"]
+    lines = [
+        f"{machine['cores']} cores ({machine['machine']}), Python {machine['python']}, {report['api']}, {report['when']}.",
+        "",
+        "| measure | target | measured | |",
+        "|---|---|---|---|",
+        *(f"| {row.measure} | {row.target} | {_measured(row)} | {_mark(row.ok)} |" for row in rows),
+    ]
+    for part in report.get("life", []):
+        title = f"Whole lives, {1000 * part['latency_s']:.0f} ms API latency, {part['rounds']} round(s), medians"
+        lines += ["", f"### {title}", "", *table(part["rows"], (("tasks", "tasks"), *LIFE))]
+        lines += ["", *costs(part["rows"])]
+    for name, title in (
+        ("creation", "Launchers alone, 50 ms"),
+        ("scaling", "Launchers alone, 200 ms, 16 in flight each"),
+    ):
+        if name in report:
+            lines += ["", f"### {title}", "", *table(report[name]["rows"], CREATION)]
+    if "capacity" in report:
+        found = report["capacity"]
+        lines += ["", f"The API server alone, no latency, 64 in flight: {number(found['pods_per_s'])} pods/s."]
+    if "growth" in report:
+        lines += ["", "### Growth", "", *table(report["growth"]["queued"], (("queued", "queued"), ("pods_per_s", "pods/s"),
+                  ("memory_mb.launcher 1", "launcher, MB"), ("memory_mb.redis", "Redis, MB")), first="")]  # fmt: skip
+        beats = (("running", "running"), ("heartbeat_p50_ms", "heartbeat p50, ms"), ("heartbeat_p99_ms", "p99"),
+                 ("heartbeat_max_ms", "longest"))  # fmt: skip
+        lines += ["", *table(report["growth"]["running"], beats, first="")]
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: list[Json], columns: tuple[tuple[str, str], ...], first: str = "name") -> list[str]:
+    names = [""] * bool(first) + [title for _, title in columns]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
-        lines.append("".join(_cell(row.get(name), width) for name, _, width in COLUMNS))
-    return "\n".join(lines)
+        cells = ([str(row[first])] if first else []) + [number(_at(row, path)) for path, _ in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
-def _cell(value: Any, width: int) -> str:
+def costs(rows: list[Json]) -> list[str]:
+    """CPU and memory of each process, as `s / MB`."""
+    names = sorted({name for row in rows for name in row["cost"]})
+    lines = ["| CPU s / MB | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
+    for row in rows:
+        cells = [
+            f"{row['cost'][name]['cpu_s']:.1f} / {row['cost'][name]['memory_mb']:.0f}" if name in row["cost"] else ""
+            for name in names
+        ]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def number(value: float | None) -> str:
     if value is None:
-        return " " * width
-    return (
-        f"{value:<{width}}"
-        if isinstance(value, str)
-        else f"{value:>{width}.3g}"
-        if value < 1
-        else f"{value:>{width}.1f}"
-    )
+        return ""
+    if isinstance(value, int) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
-def plot(report: dict[str, Any], folder: Path) -> None:
-    """Two pictures: how long the scheduler stood still, and how fast the pods were made. Needs matplotlib."""
+def _measured(row: Row) -> str:
+    return f"{number(row.value)} {row.unit}".strip() if row.value is not None else ""
+
+
+def _mark(ok: bool | None) -> str:
+    return {True: "yes", False: "**missed**", None: "not run"}[ok]
+
+
+def _at(row: Json, path: str) -> Any:
+    value: Any = row
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def plot(report: Json, folder: Path) -> None:
+    """How long the scheduler stood still, how fast pods were made, and what growth does. Needs matplotlib."""
     try:
         import matplotlib
 
         matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
     except ImportError:
         print("matplotlib is not installed: no plots (pip install matplotlib)")
         return
     machine = report["machine"]
-    where = f"{machine['cores']} cores, {machine['machine']}, Python {machine['python']}, local cluster"
-    for field, title, name, log_scale in (
-        ("heartbeat_sum_s", "Scheduler blocked for a thousand tasks (s)", "blocked.png", True),
-        ("pods_per_s", "Pods created a second", "created.png", False),
-    ):
-        figure, axes = plt.subplots(1, len(report["runs"]), figsize=(4.2 * len(report["runs"]), 3.6), squeeze=False)
-        for axis, run in zip(axes[0], report["runs"], strict=True):
-            rows = [row for row in run["rows"] if field in row and row["name"] != "idle hand-over to POST"]
-            per_task = [
-                row[field] * report["tasks"] / row.get("tasks", report["tasks"])
-                if field == "heartbeat_sum_s"
-                else row[field]
-                for row in rows
-            ]
-            colours = ["tab:green" if "podrelay" in row["name"] else "tab:grey" for row in rows]
-            axis.barh([row["name"] for row in rows], per_task, color=colours)
-            axis.set_title(f"{run['latency_s'] * 1000:.0f} ms API latency", fontsize=9)
-            axis.tick_params(labelsize=7)
-            if log_scale:
-                axis.set_xscale("log")
-            for place, value in enumerate(per_task):
-                axis.text(value, place, f" {value:.3g}", va="center", fontsize=7)
-        figure.suptitle(f"{title}\n{where}", fontsize=9)
-        figure.tight_layout()
-        figure.savefig(folder / name, dpi=110)
-        plt.close(figure)
+    below = (
+        f"{machine['cores']} cores, {machine['machine']}, Python {machine['python']}, {report['api']}, {report['when']}"
+    )
+    if report.get("life"):
+        _bars(
+            report["life"],
+            "heartbeat_sum_s",
+            "Scheduler blocked for a thousand tasks (s)",
+            folder / "blocked.png",
+            below,
+        )
+        _bars(report["life"], "pods_per_s", "Pods created a second, all parts at work", folder / "created.png", below)
+    if "creation" in report and "scaling" in report:
+        parts = [report["creation"], report["scaling"]]
+        _bars(parts, "pods_per_s", "Pods created a second, launchers alone", folder / "launchers.png", below)
+
+
+def _bars(parts: list[Json], field: str, title: str, path: Path, below: str) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 3.2), squeeze=False)
+    for axis, part in zip(axes[0], parts, strict=True):
+        rows = part["rows"][::-1]
+        values = [row[field] * (1000 / row["tasks"] if field == "heartbeat_sum_s" else 1) for row in rows]
+        ours = ["launcher" in row["name"] for row in rows]
+        axis.barh([row["name"] for row in rows], values, color=["tab:green" if mine else "tab:grey" for mine in ours])
+        axis.set_title(f"{part['latency_s'] * 1000:.0f} ms API latency", fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.margins(x=0.18)
+        if field == "heartbeat_sum_s":
+            axis.set_xscale("log")
+        for place, value in enumerate(values):
+            axis.text(value, place, f" {number(value)}", va="center", fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel(below, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

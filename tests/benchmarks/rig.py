@@ -1,19 +1,29 @@
-"""The processes of a benchmark: Redis, the local cluster with latency, launchers, a watcher; and what each of them cost."""
+"""The processes of one measurement: Redis, an API server, an observer, launchers, a watcher; and what each of them cost.
+
+A rig is made anew for each measurement, so that no contestant finds what another one left.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import backlog
+from tests.benchmarks.processes import cost_of
+from tests.benchmarks.slow_link import SlowLink
 from tests.support.local_cluster import LocalCluster
 from tests.support.redis_server import RedisServer
 
@@ -28,140 +38,238 @@ spec:
   restartPolicy: Never
   containers:
   - name: base
-    image: airflow:bench
+    image: {image}
     resources:
       requests: {{cpu: 10m, memory: 16Mi}}
 """
 FERNET_KEY = "bm90LWEtc2VjcmV0LWtleS1mb3ItdGVzdHMtb25seSE="
+VERBS = ["create", "get", "list", "patch", "delete", "deletecollection", "watch"]
+
+
+def airflow_home(home: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
+
+
+@cache
+def prepared_database() -> Path:
+    """Airflow's tables, made once and copied for each process."""
+    home = Path(tempfile.mkdtemp(prefix="podrelay-bench-db-"))
+    atexit.register(shutil.rmtree, home, True)
+    make = "from airflow.utils.db import initdb; initdb()"
+    subprocess.run([sys.executable, "-c", make], env=airflow_home(home), check=True, capture_output=True)
+    return home / "airflow.db"
 
 
 class Rig:
-    """One API server and one Redis; everything that is measured runs against them, in turn."""
+    """One API server and one Redis. `latency_s` is what the local cluster adds to each request; a real one has its own."""
 
-    def __init__(self, latency_s: float, duration_s: float = 1.0, kubeconfig: Path | None = None) -> None:
+    def __init__(
+        self,
+        latency_s: float = 0.0,
+        *,
+        duration_s: float = 1.0,
+        redis_delay_s: float = 0.0,
+        observe: bool = True,
+        kubeconfig: Path | None = None,
+        namespace: str = "default",
+        image: str = "airflow:bench",
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="podrelay-bench-"))
-        self.latency_s = latency_s
-        self.cluster: LocalCluster | None = None if kubeconfig else LocalCluster(self.folder, runner="simulate")
-        self.kubeconfig = kubeconfig
+        self.latency_s = 0.0 if kubeconfig else latency_s
+        self.namespace = namespace
+        self.cluster = None if kubeconfig else LocalCluster(self.folder, runner="simulate")
+        self._kubeconfig = kubeconfig
         self.redis = RedisServer(self.folder)
-        self.template = self.folder / "template.yaml"
-        self.template.write_text(TEMPLATE.format(duration_s=duration_s))
+        self._redis_delay_s = redis_delay_s
+        self._observing = observe
+        self._stack = ExitStack()
+        self._template = self.folder / "template.yaml"
+        self._template.write_text(TEMPLATE.format(duration_s=duration_s, image=image))
+        self._observed = self.folder / "observed.tsv"
 
     def __enter__(self) -> Rig:
-        self.redis.start()
-        if self.cluster is not None:
-            self.cluster.start()
-            self.kubeconfig = self.cluster.kubeconfig
-            if self.latency_s:
-                verbs = ["create", "get", "list", "patch", "delete", "deletecollection", "watch"]
-                self.cluster.faults({"verbs": verbs, "latency_s": self.latency_s})
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.folder, True)
+            stack.enter_context(self.redis)
+            self.redis_url = self.redis.url
+            if self._redis_delay_s:
+                link = stack.enter_context(SlowLink(self.redis.port, self._redis_delay_s))
+                self.redis_url = f"redis://127.0.0.1:{link.port}/0"
+            if self.cluster is not None:
+                stack.enter_context(self.cluster)
+                self._kubeconfig = self.cluster.kubeconfig
+            else:
+                stack.callback(self._delete_pods)
+            if self._observing:
+                self._observe(stack)
+            if self.cluster is not None and self.latency_s:
+                self.cluster.faults({"verbs": VERBS, "latency_s": self.latency_s})
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.cluster is not None:
-            self.cluster.stop()
-        self.redis.__exit__(*exc)
+        self._stack.close()
 
     def environment(self, **more: str) -> dict[str, str]:
         """Airflow's options for a process of this rig, in an Airflow home of its own."""
-        home = tempfile.mkdtemp(dir=self.folder)
+        home = Path(tempfile.mkdtemp(dir=self.folder))
+        shutil.copy(prepared_database(), home)
         return {
-            **os.environ,
-            "AIRFLOW_HOME": home,
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            **airflow_home(home),
             "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
             "AIRFLOW__API_AUTH__JWT_SECRET": "benchmarks-need-a-secret-of-some-length-and-this-one-is-long-enough-0123",
             "AIRFLOW__CORE__PARALLELISM": "1000000",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-            "AIRFLOW__PODRELAY__REDIS_URL": self.redis.url,
+            "AIRFLOW__PODRELAY__REDIS_URL": self.redis_url,
             "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "36000",
             "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
-            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(self.kubeconfig),
-            "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(self.template),
+            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(self._kubeconfig),
+            "AIRFLOW__KUBERNETES_EXECUTOR__NAMESPACE": self.namespace,
+            "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(self._template),
             **more,
         }
 
-    def creations(self, since_s: float) -> list[float]:
-        """When the API server got each creation, from its audit log (wall clock, seconds)."""
-        assert self.cluster is not None
-        return sorted(
-            float(line["time"])
-            for line in self.cluster.audit()
-            if line["verb"] == "create" and line["status"] == 201 and float(line["time"]) >= since_s
-        )
+    # --- what the observer saw ----------------------------------------------------------------------------------------
+    def observed(self, what: str, dag_id: str = "") -> dict[str, float]:
+        """When the pods of each task were `created` or had `ended` (seconds since the epoch), by `dag.task`."""
+        found = {}
+        for line in self._observed.read_text().splitlines():
+            kind, _, rest = line.partition("\t")
+            task, _, at_s = rest.partition("\t")
+            if kind == what and at_s and task.startswith(dag_id):
+                found[task] = float(at_s)
+        return found
 
+    def await_created(self, dag_id: str, count: int, most_s: float = 300.0) -> list[float]:
+        """When the pods of this DAG were seen to appear, in order; returns when there are so many."""
+        end = time.monotonic() + most_s
+        while len(found := self.observed("created", dag_id)) < count:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{len(found)} of {count} pods after {most_s} s; see {self.folder}/workers.log")
+            time.sleep(0.2)
+        return sorted(found.values())
+
+    # --- processes ----------------------------------------------------------------------------------------------------
     @contextmanager
-    def workers(self, launchers: int, **more: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-        """Launchers and a watcher, ready."""
-        environment = self.environment(**more)
-        names = [f"launcher-{number}" for number in range(launchers)] + ["watcher"]
-        log = (self.folder / "workers.log").open("ab")
-        started = {
-            name: subprocess.Popen(
-                [sys.executable, "-m", "airflow", "podrelay", name.split("-")[0]],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-            for name in names
-        }
+    def workers(self, launchers: int, concurrency: int = 64, watcher: bool = True) -> Iterator[dict[str, int]]:
+        """Launchers and a watcher, ready: their process ids, and those of the servers."""
+        environment = self.environment(AIRFLOW__PODRELAY__LAUNCHER_CONCURRENCY=str(concurrency))
+        names = [f"launcher {number + 1}" for number in range(launchers)] + ["watcher"] * watcher
+        with (self.folder / "workers.log").open("ab") as log:
+            started = {
+                name: subprocess.Popen(
+                    [sys.executable, "-m", "airflow", "podrelay", name.split()[0]],
+                    env=environment, stdout=log, stderr=log,
+                )
+                for name in names
+            }  # fmt: skip
         try:
-            self._wait_for_workers(launchers)
-            yield started
+            self._wait_for_workers(launchers, watcher)
+            yield {name: process.pid for name, process in started.items()}
         finally:
             for process in started.values():
                 process.send_signal(signal.SIGTERM)
             for process in started.values():
                 process.wait(30)
-            log.close()
 
-    def _wait_for_workers(self, launchers: int) -> None:
+    def servers(self) -> dict[str, int]:
+        assert self.redis.process is not None
+        found = {"redis": self.redis.process.pid}
+        if self.cluster is not None and self.cluster.process is not None:
+            found["local cluster"] = self.cluster.process.pid
+        return found
+
+    def drive(self, executor: str, tasks: int, *options: str, **more: str) -> dict[str, Any]:
+        """Run `drive.py` in a process of its own."""
+        out = self.folder / "measured.json"
+        self._run(
+            "tests.benchmarks.drive", "--executor", executor, "--tasks", str(tasks), "--out", str(out), *options, **more
+        )
+        measured: dict[str, Any] = json.loads(out.read_text())
+        return measured
+
+    def post_bare(self, tasks: int, concurrency: int) -> dict[str, Any]:
+        """The bare client: pods a second as the observer saw them."""
+        out, dag_id = self.folder / "bare.json", f"bare_{uuid.uuid4().hex[:8]}"
+        self._run(
+            "tests.benchmarks.bare", "--dag-id", dag_id, "--namespace", self.namespace, "--tasks", str(tasks),
+            "--concurrency", str(concurrency), "--out", str(out),
+        )  # fmt: skip
+        return {**json.loads(out.read_text()), "pods_per_s": rate(self.await_created(dag_id, tasks))}
+
+    def offer(self, count: int, priority: int = 1) -> str:
+        """Put launches into Redis; the DAG they are named by."""
+        dag_id = f"offered_{uuid.uuid4().hex[:8]}"
+        backlog.offer(self.redis.url, FERNET_KEY, backlog.requests(dag_id, count, self.namespace, priority))
+        return dag_id
+
+    def _run(self, module: str, *options: str, **more: str) -> None:
+        log_path = self.folder / "runs.log"
+        with log_path.open("ab") as log:
+            done = subprocess.run(
+                [sys.executable, "-m", module, *options],
+                env=self.environment(**more),
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
+        if done.returncode:
+            raise RuntimeError(f"{module} failed:\n{log_path.read_text()[-4000:]}")
+
+    def _observe(self, stack: ExitStack) -> None:
+        with (self.folder / "observer.log").open("ab") as log:
+            given = ["--namespace", self.namespace, "--out", str(self._observed)]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.benchmarks.observer", *given],
+                env=self.environment(), stdout=log, stderr=log,
+            )  # fmt: skip
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        end = time.monotonic() + 60
+        while not self._observed.exists() or "ready" not in self._observed.read_text():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"no observer:\n{(self.folder / 'observer.log').read_text()[-4000:]}")
+            time.sleep(0.05)
+
+    def _wait_for_workers(self, launchers: int, watcher: bool) -> None:
         import redis
 
         client = redis.Redis.from_url(self.redis.url, decode_responses=True)
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            if client.scard("rq:workers") >= launchers and client.hget("podrelay:default:watch:default", "t_listed"):
+            listed = not watcher or client.hget("podrelay:default:watch:default", "t_listed")
+            if client.scard("rq:workers") >= launchers and listed:
                 return
             time.sleep(0.1)
         raise TimeoutError(f"launchers and watcher did not become ready; see {self.folder}/workers.log")
 
-    def drive(self, executor: str, tasks: int, *options: str, **more: str) -> dict[str, Any]:
-        """Run `drive.py` in a process of its own."""
-        out = self.folder / "measured.json"
-        out.unlink(missing_ok=True)
-        log = (self.folder / "drive.log").open("ab")
-        subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.drive", "--executor", executor, "--tasks", str(tasks), "--out", str(out),
-             *options],
-            env=self.environment(**more), stdout=log, stderr=log, check=True,
-        )  # fmt: skip
-        measured: dict[str, Any] = json.loads(out.read_text())
-        return measured
+    def _delete_pods(self) -> None:
+        """A real cluster is left as it was found."""
+        from kubernetes import client, config
+
+        api = client.CoreV1Api(config.new_client_from_config(str(self._kubeconfig)))
+        api.delete_collection_namespaced_pod(
+            self.namespace, label_selector="kubernetes_executor=True", grace_period_seconds=0
+        )
 
 
-def cost_of(process: subprocess.Popen[bytes]) -> dict[str, float]:
-    """CPU seconds so far, and resident memory now, of a process and its children."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    cpu, memory_kb = 0.0, 0
-    for pid in _family(process.pid):
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            continue
-        cpu += (int(stat[11]) + int(stat[12])) / ticks
-        memory_kb += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
-    return {"cpu_s": cpu, "memory_mb": memory_kb / 1024}
+def costs(pids: dict[str, int]) -> dict[str, dict[str, float]]:
+    return {name: cost_of(pid) for name, pid in pids.items()}
 
 
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return found
-    for child in children:
-        found += _family(int(child))
-    return found
+def spent(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """CPU seconds between two looks, and the memory at the second."""
+    return {
+        name: {"cpu_s": now["cpu_s"] - before[name]["cpu_s"], "memory_mb": now["memory_mb"]}
+        for name, now in after.items()
+    }
+
+
+def rate(times_s: list[float]) -> float:
+    """Pods a second between the first and the last."""
+    return (len(times_s) - 1) / (times_s[-1] - times_s[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -87,6 +88,18 @@ def workload_of(ti_id: str, generator: Any = None) -> workloads.ExecuteTask:
             .options(joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model))
         ).one()
         return workloads.ExecuteTask.make(ti, generator=generator)
+
+
+def workloads_of(ti_ids: Sequence[str], generator: Any = None) -> list[workloads.ExecuteTask]:
+    """The same for many rows, in their order and with few queries."""
+    made = {}
+    with create_session() as session:
+        for start in range(0, len(ti_ids), 500):
+            wanted = select(TaskInstance).where(TaskInstance.id.in_(map(uuid.UUID, ti_ids[start : start + 500])))
+            related = joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model)
+            for ti in session.scalars(wanted.options(*related)).unique():
+                made[str(ti.id)] = workloads.ExecuteTask.make(ti, generator=generator)
+    return [made[ti_id] for ti_id in ti_ids]
 
 
 def update(ti_id: str, **values: Any) -> None:

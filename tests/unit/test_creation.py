@@ -8,7 +8,7 @@ import json
 import pytest
 
 from podrelay_workers.api_errors import error_of
-from podrelay_workers.creation import PAUSE_MOST_S, SETTLE_TRIES, Concurrency, judge
+from podrelay_workers.creation import PAUSE_MOST_S, SETTLE_TRIES, Concurrency, Health, judge
 
 
 def error(status: int, message: str = "m", reason: str = "", retry_after: str | None = None) -> object:
@@ -94,6 +94,27 @@ def test_a_conflict_waits_longer_each_time() -> None:
     assert waits[0] is not None
     assert waits[1] is not None
     assert waits[0] <= 0.2 < waits[1] <= 5.0
+
+
+def test_a_server_error_that_meets_one_launch_alone_is_its_own_and_waits_longer_each_time() -> None:
+    verdicts = [judge(error(500, "webhook", "InternalError"), tries, alone=True) for tries in (0, 1, 20)]  # type: ignore[arg-type]
+    assert [verdict.scope for verdict in verdicts] == ["launch"] * 3
+    assert all(verdict.ambiguous and not verdict.slower for verdict in verdicts)
+    waits = [verdict.seconds or 0.0 for verdict in verdicts]
+    assert waits[0] <= 0.25 < 5.0 < waits[2] <= 15.0
+    asked = judge(error(503, "busy", "ServiceUnavailable", "2"), 0, alone=True)  # type: ignore[arg-type]
+    assert (asked.scope, asked.seconds) == ("cluster", 2.0)
+
+
+def test_one_launch_that_fails_among_others_that_succeed_is_alone() -> None:
+    health = Health()
+    assert not health.failed_alone("a"), "a server that never worked may be down"
+    health.succeeded()
+    assert health.failed_alone("a")
+    assert health.failed_alone("a")
+    assert not health.failed_alone("b"), "two in a row: the server fails"
+    health.succeeded()
+    assert health.failed_alone("b")
 
 
 def used(concurrency: Concurrency, latency_s: float, times: int = 1) -> None:

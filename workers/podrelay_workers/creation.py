@@ -59,10 +59,28 @@ class Verdict:
     own_s: tuple[float, float] | None = None
 
 
-def judge(error: ApiError, tries: int) -> Verdict:
+class Health:
+    """Does the API server fail, or does it fail one launch (for which an admission webhook breaks, say)?"""
+
+    def __init__(self) -> None:
+        self._worked = False
+        self._failed: str | None = None
+
+    def succeeded(self) -> None:
+        self._worked, self._failed = True, None
+
+    def failed_alone(self, launch_id: str) -> bool:
+        """Count a failure. True where the server had worked, and no other launch has failed since it did."""
+        alone = self._worked and self._failed in (None, launch_id)
+        self._failed = launch_id if self._failed is None else self._failed
+        return alone
+
+
+def judge(error: ApiError, tries: int, alone: bool = False) -> Verdict:
     """Wait for whatever may pass, fail at once only what can never succeed.
 
     :param tries: how often this launch was tried before.
+    :param alone: the server works for others (`Health`).
     """
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
@@ -72,6 +90,9 @@ def judge(error: ApiError, tries: int) -> Verdict:
         return Verdict("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return Verdict("cluster", "Throttled", message, asked_s, slower=True)
+    if isinstance(error, Overloaded) and alone and asked_s is None:
+        seconds = exponential_s(tries + 1, STUMBLE_FIRST_S, STUMBLE_MOST_S)
+        return Verdict("launch", "ApiServerError", message, seconds, ambiguous=True)
     if isinstance(error, Overloaded):
         own_s = (STUMBLE_FIRST_S, STUMBLE_MOST_S)
         return Verdict("cluster", "ApiServerUnavailable", message, asked_s, slower=True, ambiguous=True, own_s=own_s)

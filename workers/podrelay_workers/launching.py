@@ -22,6 +22,7 @@ from podrelay_workers.api_errors import (
     ApiError,
     Conflict,
     NotFound,
+    Overloaded,
     QuotaExceeded,
     Refused,
     Unreachable,
@@ -33,6 +34,7 @@ from podrelay_workers.creation import (
     STUMBLE_FIRST_S,
     STUMBLE_MOST_S,
     Concurrency,
+    Health,
     Verdict,
     judge,
 )
@@ -92,6 +94,7 @@ class Launching:
         self._pods = pods
         self._manifests = manifests
         self._concurrency = concurrency
+        self._health = Health()
         self._pauses = pauses
         self._stopping = stopping
         self._patience = patience
@@ -150,13 +153,15 @@ class Launching:
             return back(job)
         except ApiError as error:
             self._count("pod_creation_status", str(error.status or "error"))
-            verdict = judge(error, job.tries)
+            alone = isinstance(error, Overloaded) and self._health.failed_alone(job.launch_id)
+            verdict = judge(error, job.tries, alone)
             verdict = replace(verdict, message=hide(verdict.message, request.args))
             return await self._judged(job, request, pod, verdict)
         if made is None:
             return None
         took_s = time.monotonic() - began_s
         self._concurrency.succeeded(took_s)
+        self._health.succeeded()
         Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
         self._count("pod_creation_status", "200")
         if job.offered_at_s:

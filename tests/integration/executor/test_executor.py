@@ -18,7 +18,7 @@ from airflow.utils.state import TaskInstanceState
 from kubernetes.client import models as k8s
 from sqlalchemy import select
 
-from podrelay import names
+from podrelay import names, pace
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.settings import load_settings
 from podrelay_workers.presence import Presence
@@ -79,7 +79,10 @@ def test_no_token_or_payload_is_readable(executor: RedisKubernetesExecutor, outs
         assert secret not in text
 
 
-def test_hundreds_in_one_heartbeat_keep_their_order(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+def test_hundreds_in_one_heartbeat_keep_their_order(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "HAND_OVER_S", 60.0)
     executor.parallelism = 500
     workloads = [workload_of(ti_id) for ti_id in make_task_instances(300)]
     executor._process_workloads(workloads)

@@ -96,6 +96,43 @@ def test_a_failing_server_is_waited_for(bench: Bench) -> None:
     assert bench.api.calls["create"] < 50 + 80
 
 
+def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Bench) -> None:
+    first, bad = bench.offer_many(5), bench.request(number=1000)
+    name, broken = bad.launch_id.replace("-", ""), True
+
+    def webhook(_: web.Request, pod: Json) -> web.Response | None:
+        if broken and name in pod["metadata"]["name"]:
+            return status(500, "InternalError", "failed calling webhook: connection refused")
+        return None
+
+    def tries() -> list[float]:
+        return [at for at, pod in bench.api.creates if name in pod]
+
+    async def scenario() -> list[dict[str, int]]:
+        nonlocal broken
+        bench.api.latency_s = 0.01
+        bench.api.fault = webhook
+        async with bench.launcher():
+            await until(lambda: bench.states(first) == {"created": 5})
+            bench.offer(bad)
+            seen = []
+            for _ in range(15):  # others come and go while the bad one fails again and again
+                others = bench.offer_many(4)
+                await asyncio.sleep(0.15)
+                seen.append(bench.states(others))
+            assert bench.ledger(bad)["reason"] == "ApiServerError"
+            await until(lambda: len(tries()) > 3)
+            broken = False
+            await until(lambda: bench.states([bad]) == {"created": 1}, 15)
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert seen == [{"created": 4}] * 15
+    first_s, second_s, third_s, fourth_s = tries()[:4]
+    assert fourth_s - third_s > second_s - first_s, "it waits longer each time"
+    assert not bench.results()
+
+
 def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
     requests = bench.offer_many(10)
 

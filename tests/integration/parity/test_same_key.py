@@ -122,7 +122,7 @@ class Resumes:
                 workload = workloads.ExecuteTask.make(ti)
                 self.executor.queue_workload(workload, session)
                 made[str(ti.external_executor_id)] = workload.key
-        self.beat()
+        self.until(lambda: not self.executor.queued_tasks)
         for launch_id in made:
             self.outside.create(launch_id, f"pod-{launch_id}")
             self.outside.publish(launch_id, "started", pod=f"pod-{launch_id}")

@@ -1,0 +1,33 @@
+"""Launches put into Redis as an executor puts them, without an executor: for what is asked of launchers alone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+from podrelay.launch_queue import LaunchQueue
+from podrelay.names import DEFAULT_CLUSTER, Names
+from podrelay.relay import Relay
+from podrelay.sealing import Seal
+from podrelay.settings import Settings
+from podrelay.wire import LaunchRequest
+
+DEPLOYMENT = "default"
+# About as long as a workload's JSON with its token.
+ARGS = ("python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string", "x" * 1200)
+
+
+def requests(dag_id: str, count: int, namespace: str, priority: int = 1) -> Iterator[LaunchRequest]:
+    for number in range(count):
+        yield LaunchRequest(
+            launch_id=str(uuid.uuid4()), attempt=0, kind="task", subject=str(uuid.uuid4()),
+            key=(dag_id, f"task_{number}", "run", 1, -1), owner="4242", args=ARGS, namespace=namespace, priority=priority,
+        )  # fmt: skip
+
+
+def offer(redis_url: str, fernet_key: str, launches: Iterator[LaunchRequest]) -> None:
+    settings = Settings(redis_url=redis_url, fernet_key=fernet_key, redis_timeout_s=30.0)
+    relay = Relay(settings)
+    queue = LaunchQueue(relay, Names(DEPLOYMENT), Seal(fernet_key), DEFAULT_CLUSTER, settings.ledger_ttl_s)
+    queue.offer((request, 0) for request in launches)
+    relay.close()

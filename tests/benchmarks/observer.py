@@ -1,0 +1,69 @@
+"""Sees what every contestant does, from outside: when each pod appeared and when it ended, by a watch of its own.
+
+A process of its own, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
+`what <tab> dag.task <tab> seconds since the epoch`, what being `created` or `ended`, and `ready` when it has begun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+from typing import TextIO
+
+from podrelay_workers.api_errors import ApiError
+from podrelay_workers.pods_api import PodsApi
+
+ENDED = ("Succeeded", "Failed")
+
+
+async def observe(namespace: str, out: TextIO) -> None:
+    created: set[str] = set()
+    ended: set[str] = set()
+
+    def note(pod: dict[str, object]) -> None:
+        metadata, status = pod["metadata"], pod.get("status") or {}
+        assert isinstance(metadata, dict)
+        assert isinstance(status, dict)
+        about = metadata.get("annotations") or {}
+        task, now = f"{about.get('dag_id')}.{about.get('task_id')}", time.time()
+        if metadata["uid"] not in created:
+            created.add(metadata["uid"])
+            out.write(f"created\t{task}\t{now:.6f}\n")
+        if status.get("phase") in ENDED and metadata["uid"] not in ended:
+            ended.add(metadata["uid"])
+            out.write(f"ended\t{task}\t{now:.6f}\n")
+
+    async with await PodsApi.connect() as api:
+        page = await api.list_page(namespace, brief=True, limit=0)
+        for pod in page.items:
+            created.add(pod["metadata"]["uid"])
+        out.write("ready\t\t0\n")
+        version = page.version
+        while True:
+            try:
+                async for event in api.watch_stream(namespace, version=version, brief=True):
+                    version = str(event["object"]["metadata"].get("resourceVersion") or version)
+                    if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                        note(event["object"])
+            except ApiError as error:
+                if error.status == 410:
+                    raise SystemExit("the observer was left behind: this measurement is void") from error
+
+
+async def main(namespace: str, path: Path) -> None:
+    with path.open("w") as out:
+        task = asyncio.ensure_future(observe(namespace, out))
+        while not task.done():
+            out.flush()
+            await asyncio.wait([task], timeout=0.1)
+        task.result()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--namespace", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    asyncio.run(main(options.namespace, options.out))

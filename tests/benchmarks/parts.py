@@ -1,0 +1,224 @@
+"""The parts of the benchmark. Each makes rigs, measures, and returns one value per question, as plain JSON."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from tests.benchmarks.rig import Rig, costs, rate, spent
+
+Json = dict[str, Any]
+
+STOCK = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor"
+OURS = "podrelay.executor.RedisKubernetesExecutor"
+
+# The stock executor's settings that are tried, each with its share of the tasks (slow ones need fewer to be judged by).
+STOCK_SETTINGS: dict[str, tuple[dict[str, str], float]] = {
+    "stock serial, batch 16": ({"BATCH_SIZE": "16"}, 0.06),
+    "stock concurrent, batch 64": ({"BATCH_SIZE": "64", "MAX": "64"}, 0.2),
+    "stock concurrent, batch 1000": ({"BATCH_SIZE": "1000", "MAX": "64"}, 1.0),
+}
+
+
+class Bench:
+    """What is to be measured, and how large; every part takes its sizes from here."""
+
+    def __init__(self, tasks: int, rounds: int, where: Json) -> None:
+        self.tasks = tasks
+        self.rounds = rounds
+        self._where = where
+
+    def rig(self, latency_s: float = 0.0, **more: Any) -> Rig:
+        return Rig(latency_s, **self._where, **more)
+
+    # --- whole lives --------------------------------------------------------------------------------------------------
+    def life(self, latency_s: float, rounds: int, tasks: int) -> Json:
+        """All of N tasks' lives, stock and ours in turn."""
+        found: dict[str, list[Json]] = {}
+        for _ in range(rounds):
+            for name, (setting, share) in STOCK_SETTINGS.items():
+                runs = found.setdefault(name, [])
+                runs.append(_told(latency_s, name, self._stock(latency_s, setting, max(20, int(tasks * share)))))
+            for launchers in (1, 2):
+                name = f"podrelay, {launchers} launcher{'s' * (launchers > 1)}"
+                found.setdefault(name, []).append(_told(latency_s, name, self._ours(latency_s, launchers, tasks)))
+        rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
+        return {"latency_s": latency_s, "tasks": tasks, "rounds": rounds, "rows": rows}
+
+    def _stock(self, latency_s: float, setting: dict[str, str], tasks: int) -> Json:
+        section = "AIRFLOW__KUBERNETES_EXECUTOR__"
+        environment = {section + "WORKER_PODS_CREATION_BATCH_SIZE": setting["BATCH_SIZE"]}
+        if "MAX" in setting:
+            environment[section + "ASYNC_POD_CREATION"] = "True"
+            environment[section + "POD_CREATION_MAX_CONCURRENCY"] = setting["MAX"]
+        with self.rig(latency_s) as rig:
+            before = costs(rig.servers())
+            measured = rig.drive(STOCK, tasks, **environment)
+            return _life(rig, measured, spent(before, costs(rig.servers())))
+
+    def _ours(self, latency_s: float, launchers: int, tasks: int) -> Json:
+        with self.rig(latency_s) as rig, rig.workers(launchers) as pids:
+            before = costs({**pids, **rig.servers()})
+            measured = rig.drive(OURS, tasks)
+            return _life(rig, measured, spent(before, costs({**pids, **rig.servers()})))
+
+    # --- launchers alone ----------------------------------------------------------------------------------------------
+    def creation(self, latency_s: float = 0.05, in_flight: int = 64) -> Json:
+        """Launchers against a bare client, each with so many in flight in all; nothing else runs."""
+        found: dict[str, list[Json]] = {}
+        for _ in range(self.rounds):
+            with self.rig(latency_s, duration_s=600) as rig:
+                found.setdefault("bare client", []).append(rig.post_bare(self.tasks, in_flight))
+            for launchers in (1, 2):
+                name = f"{launchers} launcher{'s' * (launchers > 1)}"
+                found.setdefault(name, []).append(
+                    self._create(latency_s, launchers, in_flight // launchers, self.tasks)
+                )
+        rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
+        return {"latency_s": latency_s, "in_flight": in_flight, "rounds": self.rounds, "rows": rows}
+
+    def scaling(self, latency_s: float = 0.2, in_flight: int = 16) -> Json:
+        """1, 2 and 4 launchers, so few in flight that latency and not this machine is the limit."""
+        found: dict[str, list[Json]] = {}
+        for _ in range(self.rounds):
+            for launchers in (1, 2, 4):
+                tasks = min(self.tasks, 320 * launchers)
+                name = f"{launchers} launcher{'s' * (launchers > 1)}"
+                found.setdefault(name, []).append(self._create(latency_s, launchers, in_flight, tasks))
+        rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
+        return {"latency_s": latency_s, "in_flight": in_flight, "rounds": self.rounds, "rows": rows}
+
+    def capacity(self) -> Json:
+        """What the API server itself can do on this machine: the bare client without latency."""
+        with self.rig(0.0, duration_s=600) as rig:
+            before = costs(rig.servers())
+            measured = rig.post_bare(self.tasks, 64)
+            return {**measured, "cost": spent(before, costs(rig.servers()))}
+
+    def _create(self, latency_s: float, launchers: int, concurrency: int, tasks: int) -> Json:
+        with self.rig(latency_s, duration_s=600) as rig, rig.workers(launchers, concurrency, watcher=False) as pids:
+            before = costs(pids)
+            created = rig.await_created(rig.offer(tasks), tasks)
+            cost = spent(before, costs(pids))
+            cpu_s = sum(item["cpu_s"] for item in cost.values())
+            return {"pods_per_s": rate(created), "cpu_ms_per_pod": 1000 * cpu_s / tasks, "cost": cost}
+
+    def priority(self, latency_s: float = 0.05, behind: int = 5000, urgent: int = 100) -> Json:
+        """How many of the backlog were created between the offer of the urgent ones and the last of those."""
+        with self.rig(latency_s, duration_s=600) as rig, rig.workers(1, watcher=False):
+            low = rig.offer(behind)
+            rig.await_created(low, 200)
+            offered_s = time.time()
+            last_s = rig.await_created(rig.offer(urgent, priority=10), urgent)[-1]
+            between = [at_s for at_s in rig.observed("created", low).values() if offered_s <= at_s <= last_s]
+            return {"behind": behind, "urgent": urgent, "seconds": last_s - offered_s, "backlog_created": len(between)}
+
+    # --- hand-over ----------------------------------------------------------------------------------------------------
+    def idle(self, tasks: int = 60) -> Json:
+        """Hand-over to POST, one task at a time. The latency that the local cluster adds is none of it."""
+        with self.rig(0.05, duration_s=600) as rig, rig.workers(1):
+            options = ("--one-by-one-s", "0.25", "--every-s", "0.01", "--beats-after", "50")
+            measured = rig.drive(OURS, tasks, *options)
+            created = rig.observed("created")
+            waits = [created[task] - at_s - rig.latency_s for task, at_s in measured["handed_s"].items()]
+            return percentiles_ms(waits)
+
+    def scheduler(self) -> Json:
+        """What the scheduler pays to hand over, also where Redis answers late; nothing else runs."""
+        found: Json = {}
+        for name, delay_s in (("redis", 0.0), ("redis 5 ms late", 0.005), ("redis 20 ms late", 0.02)):
+            runs = []
+            for _ in range(1 if delay_s else self.rounds):
+                with self.rig(redis_delay_s=delay_s, observe=False) as rig:
+                    runs.append(_beats(rig.drive(OURS, 1000, "--beats-after", "20")))
+            found[name] = medians(runs)
+        return found
+
+    # --- growth -------------------------------------------------------------------------------------------------------
+    def growth(
+        self, queued: tuple[int, ...] = (1000, 10_000, 50_000), running: tuple[int, ...] = (1000, 10_000)
+    ) -> Json:
+        """Launch rate by queue length, and heartbeats by the number of running tasks."""
+        rates = []
+        for count in queued:
+            with self.rig(0.05, duration_s=3600) as rig:
+                dag_id = rig.offer(count)  # before the launcher comes: Redis is busy while it takes so many
+                with rig.workers(1, watcher=False) as pids:
+                    first = min(count, 1500)
+                    created = rig.await_created(dag_id, first)[:first]
+                    memory = {name: item["memory_mb"] for name, item in costs({**pids, **rig.servers()}).items()}
+                rates.append({"queued": count, "pods_per_s": rate(created), "memory_mb": memory})
+        beats = []
+        for count in running:
+            with self.rig(observe=False) as rig:
+                measured = rig.drive(OURS, count, "--as-running", "--beats-after", "150")
+                beats.append({"running": count, **_beats(measured)})
+        return {"queued": rates, "running": beats}
+
+
+def _told(latency_s: float, name: str, run: Json) -> Json:
+    beats = f"{run['heartbeat_sum_s']:.2f} s in heartbeats, longest {run['heartbeat_max_ms']:.0f} ms"
+    made = f"{run['tasks']} tasks in {run['wall_s']:.0f} s, {run['pods_per_s']:.0f} pods/s"
+    print(f"  {1000 * latency_s:.0f} ms, {name}: {made}, {beats}", flush=True)
+    return run
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+def _life(rig: Rig, measured: Json, cost: Json) -> Json:
+    created, ended = rig.observed("created"), rig.observed("ended")
+    to_post = [created[task] - at_s - rig.latency_s for task, at_s in measured["handed_s"].items() if task in created]
+    to_event = [at_s - ended[task] for task, at_s in measured["over_s"].items() if task in ended]
+    launcher_s = sum(item["cpu_s"] for name, item in cost.items() if name.startswith("launcher"))
+    return {
+        **_beats(measured),
+        "over": measured["over"],
+        "pods_per_s": rate(sorted(created.values())),
+        "to_post": percentiles_ms(to_post),
+        "to_event": percentiles_ms(to_event),
+        "launcher_cpu_ms_per_pod": 1000 * launcher_s / measured["tasks"],
+        "cost": {"scheduler": measured["cost"], **cost},
+    }
+
+
+def _beats(measured: Json) -> Json:
+    beats = percentiles_ms(measured["beats_s"])
+    return {
+        "tasks": measured["tasks"],
+        "heartbeat_sum_s": sum(measured["beats_s"]),
+        "heartbeat_p50_ms": beats["p50_ms"],
+        "heartbeat_p99_ms": beats["p99_ms"],
+        "heartbeat_max_ms": beats["max_ms"],
+        "full_collections": len(measured["full_collections_s"]),
+        "full_collection_max_ms": 1000 * max(measured["full_collections_s"], default=0.0),
+        "hand_over_cpu_ms_per_task": measured["hand_over_cpu_ms_per_task"],
+        "wall_s": measured["wall_s"],
+    }
+
+
+def percentiles_ms(seconds: list[float]) -> Json:
+    if len(seconds) < 2:
+        return {"p50_ms": None, "p99_ms": None, "max_ms": None}
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return {"p50_ms": 1000 * median(seconds), "p99_ms": 1000 * cuts[98], "max_ms": 1000 * max(seconds)}
+
+
+def medians(runs: list[Json]) -> Json:
+    """The median of each figure over the rounds, and all of them where there was more than one."""
+    made: Json = {}
+    for name, value in runs[0].items():
+        values = [run[name] for run in runs if name in run]
+        if isinstance(value, dict):
+            made[name] = medians(values)
+        elif isinstance(value, (int, float)) and None not in values:
+            made[name] = median(values)
+            if name in ("pods_per_s", "heartbeat_sum_s", "heartbeat_max_ms") and len(values) > 1:
+                made[f"{name}_rounds"] = values
+        else:
+            made[name] = value
+    return made
+
+
+def where(kubeconfig: Path | None, namespace: str, image: str) -> Json:
+    return {"kubeconfig": kubeconfig, "namespace": namespace, "image": image}

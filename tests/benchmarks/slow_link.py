@@ -1,0 +1,50 @@
+"""A way to a server that takes time in one direction: a Redis that answers late."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+from tests.support.redis_server import free_port
+
+
+class SlowLink:
+    """Passes everything on, what comes back `delay_s` later. Served by a thread; a context manager."""
+
+    def __init__(self, to_port: int, delay_s: float) -> None:
+        self.port = free_port()
+        self._to_port = to_port
+        self._delay_s = delay_s
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> SlowLink:
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        starting = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        ways = [
+            asyncio.create_task(self._pump(reader, to_writer, 0.0)),
+            asyncio.create_task(self._pump(to_reader, writer, self._delay_s)),
+        ]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        for end in (writer, to_writer):
+            end.transport.abort()
+
+    @staticmethod
+    async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 20):
+                if delay_s:
+                    loop.call_later(delay_s, sink.write, data)
+                else:
+                    sink.write(data)

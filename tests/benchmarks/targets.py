@@ -1,0 +1,118 @@
+"""What was promised and what was measured: report -> rows of the acceptance table. Pure; judged here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure. `value` is None where its part was not run; then `ok` is None too."""
+
+    measure: str
+    target: str
+    value: float | None
+    unit: str
+    ok: bool | None
+
+
+def judge(report: Json) -> list[Row]:
+    """:param report: what `__main__` writes; parts may be missing."""
+    return [*_scheduler(report), *_creation(report), *_order(report)]
+
+
+def _scheduler(report: Json) -> Iterator[Row]:
+    life = _life_at(report, 0.05)
+    stock_s = _best(life, "stock", _seconds_a_thousand, min)
+    ours_s = _best(life, "podrelay", _seconds_a_thousand, min)
+    yield _row("time in heartbeat(), podrelay / best stock", "at most 1/100", _ratio(ours_s, stock_s), "", most=0.01)
+    yield _row("time in heartbeat() for 1,000 tasks", "at most 0.5 s", ours_s, "s", most=0.5)
+    longest = [
+        row["heartbeat_max_ms"] for part in report.get("life", []) for row in part["rows"] if "podrelay" in row["name"]
+    ]
+    yield _row("longest heartbeat, API at 0 to 200 ms", "at most 50 ms", max(longest, default=None), "ms", most=50)
+    hand_over = report.get("scheduler", {})
+    for name, measured in hand_over.items():
+        yield _row(
+            f"longest heartbeat, hand-over of 1,000, {name}",
+            "at most 50 ms",
+            measured["heartbeat_max_ms"],
+            "ms",
+            most=50,
+        )
+    running = [row["heartbeat_max_ms"] for row in report.get("growth", {}).get("running", [])]
+    yield _row("longest heartbeat, 10,000 running", "at most 50 ms", running[-1] if running else None, "ms", most=50)
+    cost = hand_over.get("redis", {}).get("hand_over_cpu_ms_per_task")
+    yield _row("scheduler's CPU to hand over, a task", "at most 0.25 ms", cost, "ms", most=0.25)
+
+
+def _creation(report: Json) -> Iterator[Row]:
+    rates = _rates(report.get("creation"))
+    for name, least in (("1 launcher", 0.85), ("2 launchers", 0.95)):
+        ratio = _ratio(rates.get(name), rates.get("bare client"))
+        yield _row(f"creation rate, {name} / bare client", f"at least {least}", ratio, "", least=least)
+    life = _life_at(report, 0.05)
+    ratio = _ratio(_best(life, "podrelay", _pods_per_s, max), _best(life, "stock", _pods_per_s, max))
+    yield _row("creation rate, podrelay / best stock", "at least 2.5", ratio, "", least=2.5)
+    cpu = _best(life, "podrelay, 1 launcher", lambda row: row["launcher_cpu_ms_per_pod"], max)
+    yield _row("launcher's CPU, a pod", "at most 3 ms", cpu, "ms", most=3)
+    yield _row(
+        "rendering, against construct_pod", "at least 20 times faster", report.get("rendering"), "times", least=20
+    )
+    rates = _rates(report.get("scaling"))
+    for name, least in (("2 launchers", 1.9), ("4 launchers", 3.6)):
+        ratio = _ratio(rates.get(name), rates.get("1 launcher"))
+        yield _row(
+            f"200 ms, 16 in flight each: {name} against 1", f"at least {least} times", ratio, "times", least=least
+        )
+    grown = {row["queued"]: row["pods_per_s"] for row in report.get("growth", {}).get("queued", [])}
+    ratio = _ratio(grown[max(grown)], grown[min(grown)]) if grown else None
+    yield _row("launch rate, 50,000 queued / 1,000 queued", "flat: at least 0.9", ratio, "", least=0.9)
+
+
+def _order(report: Json) -> Iterator[Row]:
+    idle = report.get("idle", {})
+    yield _row("hand-over to POST, idle, p50", "at most 50 ms", idle.get("p50_ms"), "ms", most=50)
+    yield _row("hand-over to POST, idle, p99", "at most 200 ms", idle.get("p99_ms"), "ms", most=200)
+    created = report.get("priority", {}).get("backlog_created")
+    yield _row("backlog created before 100 urgent ones", "fewer than 300", created, "launches", most=299)
+
+
+def _row(
+    measure: str, target: str, value: float | None, unit: str, *, most: float | None = None, least: float | None = None
+) -> Row:
+    if value is None:
+        return Row(measure, target, None, unit, None)
+    return Row(measure, target, value, unit, value <= most if most is not None else value >= (least or 0.0))
+
+
+def _life_at(report: Json, latency_s: float) -> list[Json]:
+    rows: list[Json] = next((part["rows"] for part in report.get("life", []) if part["latency_s"] == latency_s), [])
+    return rows
+
+
+def _best(
+    rows: list[Json], name: str, figure: Callable[[Json], float], choose: Callable[[list[float]], float]
+) -> float | None:
+    found = [figure(row) for row in rows if row["name"].startswith(name)]
+    return choose(found) if found else None
+
+
+def _seconds_a_thousand(row: Json) -> float:
+    return float(row["heartbeat_sum_s"]) * 1000 / float(row["tasks"])
+
+
+def _pods_per_s(row: Json) -> float:
+    return float(row["pods_per_s"])
+
+
+def _rates(part: Json | None) -> dict[str, float]:
+    return {row["name"]: row["pods_per_s"] for row in part["rows"]} if part else {}
+
+
+def _ratio(value: float | None, against: float | None) -> float | None:
+    return value / against if value is not None and against else None

@@ -1,0 +1,99 @@
+"""The acceptance table: what a report of the benchmark comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.report import markdown
+from tests.benchmarks.targets import Row, judge
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """A run in which everything is reached, by a little."""
+    ours = {
+        "tasks": 1000,
+        "heartbeat_sum_s": 0.4,
+        "heartbeat_max_ms": 49.0,
+        "pods_per_s": 250.0,
+        "launcher_cpu_ms_per_pod": 2.9,
+    }
+    stock = {"tasks": 200, "heartbeat_sum_s": 10.0, "heartbeat_max_ms": 9000.0, "pods_per_s": 99.0}
+    life = [
+        {"name": "stock concurrent, batch 64", **stock, "cost": {}},
+        {"name": "podrelay, 1 launcher", **ours, "cost": {"launcher 1": {"cpu_s": 2.9, "memory_mb": 200.0}}},
+    ]
+    creation = {"bare client": 300.0, "1 launcher": 256.0, "2 launchers": 286.0}
+    scaling = {"1 launcher": 75.0, "2 launchers": 143.0, "4 launchers": 271.0}
+    whole = {
+        "machine": {"cores": 2, "machine": "m", "python": "3.11"}, "api": "local cluster", "when": "2026-11-24",
+        "rendering": 200.0,
+        "scheduler": {"redis": {"heartbeat_max_ms": 40.0, "hand_over_cpu_ms_per_task": 0.1}},
+        "idle": {"p50_ms": 8.0, "p99_ms": 60.0},
+        "creation": rates(creation),
+        "scaling": rates(scaling),
+        "priority": {"backlog_created": 120},
+        "growth": {
+            "queued": [{"queued": count, "pods_per_s": 250.0, "memory_mb": {}} for count in (1000, 50_000)],
+            "running": [{"running": 10_000, "heartbeat_p50_ms": 1.0, "heartbeat_p99_ms": 20.0, "heartbeat_max_ms": 44.0}],
+        },
+        "life": [{"latency_s": 0.05, "rounds": 2, "rows": life}],
+    }  # fmt: skip
+    return {**whole, **changes}
+
+
+def rates(found: dict[str, float]) -> dict[str, Any]:
+    return {"rows": [{"name": name, "pods_per_s": value, "cpu_ms_per_pod": 1.0} for name, value in found.items()]}
+
+
+def row(rows: list[Row], beginning: str) -> Row:
+    (found,) = [row for row in rows if row.measure.startswith(beginning)]
+    return found
+
+
+def test_everything_reached() -> None:
+    rows = judge(report())
+    assert [row.measure for row in rows if row.ok is not True] == []
+    assert row(rows, "time in heartbeat(), podrelay / best stock").value == pytest.approx(0.4 / 50.0), (
+        "a thousand tasks each"
+    )
+    assert row(rows, "creation rate, 1 launcher").value == pytest.approx(256 / 300)
+
+
+@pytest.mark.parametrize(
+    ("changes", "measure"),
+    [
+        ({"idle": {"p50_ms": 51.0, "p99_ms": 60.0}}, "hand-over to POST, idle, p50"),
+        ({"priority": {"backlog_created": 300}}, "backlog created"),
+        ({"rendering": 19.9}, "rendering"),
+        (
+            {"scheduler": {"redis": {"heartbeat_max_ms": 60.0, "hand_over_cpu_ms_per_task": 0.1}}},
+            "longest heartbeat, hand-over",
+        ),
+        ({"scheduler": {"redis": {"heartbeat_max_ms": 6.0, "hand_over_cpu_ms_per_task": 0.26}}}, "scheduler's CPU"),
+    ],
+)
+def test_what_was_missed_is_said(changes: dict[str, Any], measure: str) -> None:
+    missed = [row for row in judge(report(**changes)) if row.ok is False]
+    assert [row.measure.startswith(measure) for row in missed] == [True]
+
+
+def test_a_part_that_was_not_run_is_neither_reached_nor_missed() -> None:
+    whole = report()
+    for part in ("life", "scaling", "growth"):
+        del whole[part]
+    rows = judge(whole)
+    assert row(rows, "creation rate, podrelay / best stock").ok is None
+    assert len(rows) == len(judge(report()))
+    assert not [row for row in rows if row.ok is False]
+
+
+def test_the_table_names_the_machine_and_marks_what_was_missed() -> None:
+    measured = report(rendering=10.0)
+    for contestant in measured["life"][0]["rows"]:
+        contestant |= {"heartbeat_p99_ms": 1.0}
+    told = markdown(measured, judge(measured))
+    assert told.startswith("2 cores (m), Python 3.11, local cluster")
+    assert "| rendering, against construct_pod | at least 20 times faster | 10.0 times | **missed** |" in told
+    assert "missed" not in "\n".join(line for line in told.splitlines() if "rendering" not in line)
