@@ -151,11 +151,12 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
         """Hand workloads over in one round trip. What cannot be handed over now stays queued."""
+        for workload in workload_items:
+            if compat.kind_of(workload) is None:
+                raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
         self._hand_over(map(self._item, workload_items))
 
     def _item(self, workload: Any) -> tuple[Any, Any, str | None, Any]:
-        if compat.kind_of(workload) is None:
-            raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
         ti = getattr(workload, "ti", None)
         queue = ti.queue if ti is not None else getattr(workload, "queue", None)
         key = compat.workload_key(self, workload)

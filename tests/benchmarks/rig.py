@@ -43,6 +43,8 @@ spec:
       requests: {{cpu: 10m, memory: 16Mi}}
 """
 FERNET_KEY = "bm90LWEtc2VjcmV0LWtleS1mb3ItdGVzdHMtb25seSE="
+# Airflow takes seconds to import, and longer on a machine that has other work.
+READY_MOST_S = 180.0
 VERBS = ["create", "get", "list", "patch", "delete", "deletecollection", "watch"]
 
 
@@ -230,7 +232,7 @@ class Rig:
             )  # fmt: skip
         stack.callback(process.wait)
         stack.callback(process.kill)
-        end = time.monotonic() + 60
+        end = time.monotonic() + READY_MOST_S
         while not self._observed.exists() or "ready" not in self._observed.read_text():
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"no observer:\n{(self.folder / 'observer.log').read_text()[-4000:]}")
@@ -240,7 +242,7 @@ class Rig:
         import redis
 
         client = redis.Redis.from_url(self.redis.url, decode_responses=True)
-        end = time.monotonic() + 60
+        end = time.monotonic() + READY_MOST_S
         while time.monotonic() < end:
             listed = not watcher or client.hget("podrelay:default:watch:default", "t_listed")
             if client.scard("rq:workers") >= launchers and listed:
