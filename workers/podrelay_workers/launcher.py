@@ -149,12 +149,15 @@ class Launcher:
 
     # --- side loops ---------------------------------------------------------------------------------------------------
     async def _reap_forever(self) -> None:
-        """Take over from dead launchers; all of them look, each job is put back once."""
+        """Take over from dead launchers; all of them look, each job is put back once.
+
+        The first look is at the start: launchers that are killed again and again would not live to see a later one.
+        """
         while True:
-            await asyncio.sleep(self._reap_s)
             with contextlib.suppress(RelayUnavailable):
                 await self._reap(self._intakes["launch"], self._holdings[0], self._launching.crashed)
                 await self._reap(self._intakes["cleanup"], self._holdings[1], self._cleaning.crashed)
+            await asyncio.sleep(self._reap_s)
 
     @staticmethod
     async def _reap(intake: Intake, holdings: Holdings, fail: Callable[[Job], Awaitable[None]]) -> None:

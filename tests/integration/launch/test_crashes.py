@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from podrelay import names
+from podrelay.redis_client import connect_async
+from podrelay_workers.intake import Intake
 from tests.integration.launch.conftest import TOKEN, Bench, until
 
 # A launcher imports Airflow first.
@@ -193,3 +195,29 @@ def test_redis_that_dies_and_returns_empty(bench: Bench, tmp_path: Path) -> None
 
     with RedisServer(tmp_path) as server:
         asyncio.run(scenario(server))
+
+
+def test_a_launcher_takes_over_as_soon_as_it_starts(bench: Bench) -> None:
+    """Launchers that are killed sooner than they look for the first time would never take over (kill-launchers, seed 1)."""
+    requests = bench.offer_many(20)
+    lost = asyncio.run(_claim(bench, 20))
+    assert lost == 20
+    for key in bench.redis.keys("rq:wip:*"):
+        for member in bench.redis.zrange(key, 0, -1):
+            bench.redis.zadd(key, {member: time.time() - 1.0})
+
+    async def scenario() -> None:
+        async with bench.launcher(launch_lease_s=60.0):
+            await until(lambda: bench.states(requests) == {"created": 20}, 10.0)
+
+    asyncio.run(scenario())
+    assert set(bench.api.names.values()) == {1}
+
+
+async def _claim(bench: Bench, most: int) -> int:
+    """What a launcher had in hand that was killed."""
+    client = connect_async(bench.settings)
+    intake = Intake(client, bench.settings, bench.seal, "launch", "a-launcher-that-is-dead", "default")
+    jobs = (await intake.claim(most)).jobs
+    await client.aclose()
+    return len(jobs)
