@@ -39,6 +39,7 @@ from podrelay.requests import InvalidExecutorConfig, watches
 from podrelay.result_stream import ResultStream
 from podrelay.sealing import Seal
 from podrelay.settings import load_settings
+from podrelay.sweep import Sweep
 from podrelay.wire import LaunchRequest
 from podrelay.withdrawals import Withdrawals
 
@@ -128,9 +129,13 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.endings = Endings(
             self, launches, self._queue, self._results, self._attempts, policy, settings.result_batch_size
         )
+        ledger = Ledger(self._relay, self._names)
+        sweep = Sweep(
+            self, launches, self._queue, ledger, self._results, self.endings, self.withdrawals, policy, self.cluster
+        )
         self.reconciliation = Reconciliation(
-            self, launches, self._queue, Ledger(self._relay, self._names), self._results, self._attempts, self.endings,
-            self.withdrawals, policy, self.cluster, settings.reconcile_interval_s,
+            self, launches, self._queue, ledger, self._results, self._attempts, self.endings, self.withdrawals,
+            self.cluster, settings.reconcile_interval_s, sweep,
         )  # fmt: skip
 
     def end(self) -> None:

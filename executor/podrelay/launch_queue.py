@@ -78,7 +78,7 @@ class LaunchQueue:
         One answer per launch, in order. `known` means that an earlier call did it.
         """
         now = time.time()
-        keys = [self._names.current, names.RQ_QUEUES]
+        keys = [self._names.current, names.RQ_QUEUES, self._names.unacknowledged]
         head = [self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), self._names.wake(self._cluster),
                 f"{now:.3f}", _rq_time(now), RESULT_TTL_S, FAILURE_TTL_S, RETRIES_LEFT, self._cluster]  # fmt: skip
         calls = []

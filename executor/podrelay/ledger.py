@@ -13,7 +13,7 @@ from typing import Literal
 
 import redis
 
-from podrelay import names
+from podrelay import names, pace
 from podrelay.launchers import waiting_in_vain
 from podrelay.launches import Launch
 from podrelay.names import Names
@@ -79,6 +79,12 @@ class Ledger:
         key = self._names.unacknowledged
         found = self._relay.call(lambda client: client.zrangebyscore(key, "-inf", now_s - older_than_s, 0, most))
         return [_text(item) for item in found]
+
+    def live(self, cluster: str, cursor: int, before_s: float) -> tuple[int, list[str]]:
+        """Some of the launches that have a pod made before this time (wall clock), and the cursor for the next ones."""
+        key = self._names.live(cluster)
+        cursor, found = self._relay.call(lambda client: client.zscan(key, cursor, count=pace.COMPARED_AT_ONCE))
+        return int(cursor), [_text(launch_id) for launch_id, created_s in found if created_s < before_s]
 
 
 def _text(value: bytes | str) -> str:

@@ -121,8 +121,9 @@ class Names:
 
     @property
     def unacknowledged(self) -> str:
-        """Sorted set: launch id -> time of its terminal result. Written with the result, removed by the acknowledgement;
-        read by executors for what dead schedulers left behind.
+        """Sorted set: launch id -> time of its terminal result, or since when it is withdrawn with a pod that waits.
+        Written with the result, the withdrawal or what the watcher sees; removed by the acknowledgement; read by
+        executors for what dead schedulers and launchers left behind.
         """
         return self.key("unacknowledged")
 

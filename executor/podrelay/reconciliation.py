@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from airflow.configuration import conf as airflow_conf
-
 from podrelay import pace
 from podrelay.attempts import Attempts
 from podrelay.endings import Endings
@@ -19,10 +17,11 @@ from podrelay.errors import WireError
 from podrelay.launch_queue import LaunchQueue
 from podrelay.launches import Launch, Launches
 from podrelay.ledger import Finding, Ledger
-from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, runs_elsewhere, superseded
+from podrelay.outcomes import WANTED, TaskRow, runs_elsewhere, superseded
 from podrelay.requests import watches
 from podrelay.result_stream import ResultStream
-from podrelay.task_rows import alive_schedulers, rows_by_subject
+from podrelay.sweep import Sweep
+from podrelay.task_rows import rows_by_subject
 from podrelay.wire import PodResult
 from podrelay.withdrawals import Withdrawals
 
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Results that nobody acknowledged for this long may belong to a scheduler that is dead.
-# Half as long again passes until somebody looks, and all of it fits into a minute.
-ABANDONED_AFTER_S = 20.0
 # A pod that nobody watches holds the slot of a task that is over for at most this long: its log is written by then.
 UNTOLD_S = 120.0
 NO_LAUNCHER = "no launcher is alive to create the pod; start one: airflow podrelay launcher"
@@ -52,9 +48,9 @@ class Reconciliation:
         attempts: Attempts,
         endings: Endings,
         withdrawals: Withdrawals,
-        policy: Policy,
         cluster: str,
         interval_s: float,
+        sweep: Sweep,
     ) -> None:
         self._executor = executor
         self._launches = launches
@@ -64,17 +60,17 @@ class Reconciliation:
         self._attempts = attempts
         self._endings = endings
         self._withdrawals = withdrawals
-        self._policy = policy
         self._cluster = cluster
         self._interval_s = interval_s
+        self._sweep = sweep
         self._epoch = ""
         self._next_check_s = 0.0
-        self._next_sweep_s = 0.0
 
     def due_now(self) -> None:
         """The next turn compares everything, whenever it was last compared."""
-        self._next_check_s = self._next_sweep_s = 0.0
+        self._next_check_s = 0.0
         self._launches.check_all_again()
+        self._sweep.due_now()
 
     def turn(self) -> None:
         """Compare what is due, group by group while its share of the heartbeat lasts."""
@@ -91,9 +87,7 @@ class Reconciliation:
                 self._tell_who_waits_in_vain(turn)
                 if self._launches.round_is_over or share.over:
                     break
-        if now >= self._next_sweep_s:
-            self._next_sweep_s = now + ABANDONED_AFTER_S / 2
-            self._sweep_abandoned()
+        self._sweep.turn()
 
     def _check(self, turn: Sequence[Launch]) -> None:
         """Compare some launches with the ledger and the database, and mend what differs."""
@@ -213,26 +207,3 @@ class Reconciliation:
         for key in [key for key in running if self._launches.of_key(key) is None]:
             log.warning("%s holds a slot without a launch; the slot is freed", key)
             running.discard(key)
-
-    def _sweep_abandoned(self) -> None:
-        """Acknowledge results of launches whose scheduler is dead and which nobody adopted: their pods must go."""
-        found = self._ledger.unacknowledged(ABANDONED_AFTER_S, time.time(), pace.COMPARED_AT_ONCE)
-        nobodys = [launch_id for launch_id in found if self._launches.get(launch_id) is None]
-        if not nobodys:
-            return
-        alive = alive_schedulers(airflow_conf.getint("scheduler", "scheduler_health_check_threshold"))
-        others = alive - {self._executor.scheduler_job_id}
-        cleanups = []
-        for launch_id, entry in zip(nobodys, self._ledger.entries(nobodys), strict=True):
-            if not entry or (entry.get("owner") in others) or entry.get("cluster", self._cluster) != self._cluster:
-                continue
-            try:
-                result = self._results.open(entry.get("result", ""))
-            except WireError:
-                continue
-            launch = Launch(
-                launch_id, None, entry.get("kind", "task"), entry.get("subject", ""), attempt=result.attempt
-            )
-            decision = Decision(cleanup=cleanup_for(result, self._policy))
-            cleanups.append(self._endings.acknowledgement(launch, result, decision, over=True))
-        self._queue.acknowledge(cleanups)

@@ -61,6 +61,15 @@ def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
     return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(map(UUID, subjects)))}
 
 
+def is_task_id(subject: str) -> bool:
+    """Can `rows_by_subject` be asked about it? What the ledger took from a pod's annotation may be anything."""
+    try:
+        UUID(subject)
+    except ValueError:
+        return False
+    return True
+
+
 def _select(wanted: Any) -> Sequence[Any]:
     with create_session(scoped=False) as session:
         return session.execute(select(*_COLUMNS).where(wanted, *compat.only_current())).all()

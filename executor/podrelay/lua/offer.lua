@@ -1,6 +1,6 @@
 -- Offer launches: RQ job, ledger entry and `current`, in one atomic step; safe to repeat after a lost reply.
 --
--- KEYS: 1 current  2 rq:queues
+-- KEYS: 1 current  2 rq:queues  3 unacknowledged
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 rq:queue prefix  4 wake channel  5 now (s)  6 now (RQ's text)
 --       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 cluster  11 owner
 --       12 ledger ttl (s)  13 rq:scheduled prefix
@@ -12,10 +12,11 @@ local function withdraw_before(subject, launch)
   local before = redis.call('HGET', KEYS[1], subject)
   if not before or before == launch then return end
   local ledger = ARGV[1] .. before
-  local held = redis.call('HMGET', ledger, 'state', 'attempt', 'queue')
+  local held = redis.call('HMGET', ledger, 'state', 'attempt', 'queue', 'pod', 'started')
   if held[1] == 'finished' or held[1] == 'acknowledged' or held[1] == 'withdrawn' then return end
   redis.call('HSET', ledger, 'state', 'withdrawn', 'subject', subject)
   redis.call('EXPIRE', ledger, ARGV[12])
+  if held[4] and held[5] ~= '1' then redis.call('ZADD', KEYS[3], 'NX', ARGV[5], before) end
   if held[2] and (held[1] == 'offered' or held[1] == 'waiting') then
     redis.call('DEL', ARGV[2] .. before .. '_' .. held[2])
     if held[3] then redis.call('ZREM', ARGV[13] .. held[3], before .. '_' .. held[2]) end

@@ -18,8 +18,18 @@ local same = known == attempt
 local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
 if same and (held[2] == 'finished' or held[2] == 'acknowledged') then return 0 end
 if same and held[2] == 'withdrawn' and not terminal then
-  -- No news for anybody, but whether its pod hangs or waits decides how it is deleted.
-  if outcome == 'started' then redis.call('HSET', KEYS[1], 'started', '1') end
+  -- No news for anybody, but its pod must go: it was made, or told of, after the withdrawal.
+  for i = 9, #ARGV, 2 do
+    local name = ARGV[i]
+    if name == 'pod' or name == 'namespace' or name == 'uid' then redis.call('HSET', KEYS[1], name, ARGV[i + 1]) end
+  end
+  -- Whether it hangs or waits decides how it is deleted.
+  if outcome == 'started' then
+    redis.call('HSET', KEYS[1], 'started', '1')
+    redis.call('ZREM', KEYS[3], ARGV[3])
+  elseif held[4] ~= '1' then
+    redis.call('ZADD', KEYS[3], 'NX', ARGV[7], ARGV[3])
+  end
   return 0
 end
 local fields = {}

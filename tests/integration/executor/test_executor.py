@@ -466,7 +466,7 @@ def test_a_lost_event_is_reported_again(executor: RedisKubernetesExecutor, outsi
 def test_pods_of_dead_schedulers_are_cleaned_up(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podrelay.reconciliation.ABANDONED_AFTER_S", 0.2)
+    monkeypatch.setattr("podrelay.sweep.ABANDONED_AFTER_S", 0.2)
     first = start_executor()
     ti_id = make_task_instances()[0]
     _, launch_id = hand_over(first, ti_id)
@@ -507,7 +507,7 @@ def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All data is lost, and the scheduler with it: what the watcher's list brings back is nobody's; what is awaited stays."""
-    monkeypatch.setattr("podrelay.reconciliation.ABANDONED_AFTER_S", 0.2)
+    monkeypatch.setattr("podrelay.sweep.ABANDONED_AFTER_S", 0.2)
     alive = start_executor()
     ti_id = make_task_instances()[0]
     _, awaited = hand_over(alive, ti_id)

@@ -122,7 +122,7 @@ class Relayed(RuleBasedStateMachine):
 
     # --- pods
     @precondition(lambda self: self.world.pods)
-    @rule(which=ANY, what=st.sampled_from(["start", "start", "end", "end", "break", "vanish"]))
+    @rule(which=ANY, what=st.sampled_from(["start", "start", "end", "end", "break", "vanish", "stick"]))
     def pod(self, which: int, what: str) -> None:
         pod = list(self.world.pods.values())[which % len(self.world.pods)]
         getattr(self.world, f"{what}_pod")(pod)

@@ -68,6 +68,8 @@ class Pod:
     key: tuple[Any, ...]
     uid: str
     phase: str = "Pending"
+    # No node fits: it waits until somebody makes room, which is done only for a task that needs it.
+    stuck: bool = False
 
     def manifest(self) -> dict[str, Any]:
         states: dict[str, Any] = {
@@ -86,7 +88,11 @@ class Pod:
                 "annotations": {**annotations, names.ANNOTATION_SUBJECT: self.subject},
             },
             "spec": {"containers": [{"name": "base", "image": "x"}]},
-            "status": {"phase": self.phase, "containerStatuses": [{"name": "base", "state": states[self.phase]}]},
+            "status": {
+                "phase": self.phase,
+                "containerStatuses": [{"name": "base", "state": states[self.phase]}],
+                "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}] * self.stuck,
+            },
         }  # fmt: skip
 
 
@@ -248,11 +254,16 @@ class World:
 
     def claim(self, hands: Hands, most: int, lose: bool = False) -> None:
         """`lose`: the answer gets lost, or the launcher dies of it."""
+        told = {launch_id for launch_id in self.withdrawn if self._is_withdrawn(launch_id)}
         jobs = self._run(hands.launches.claim(most)).jobs
         for job in jobs:
-            assert job.launch_id not in self.withdrawn, "a withdrawn launch was claimed"
+            assert job.launch_id not in told, "a withdrawn launch was claimed"
         if not lose:
             hands.held += [Held(job) for job in jobs]
+
+    def _is_withdrawn(self, launch_id: str) -> bool:
+        """A launch that was revoked is withdrawn from the next heartbeat on."""
+        return self.redis.hget(self.names.launch(launch_id), "state") == "withdrawn"
 
     def make(self, hands: Hands, held: Held) -> None:
         """The launcher makes the pod, or finds that it must not."""
@@ -333,7 +344,7 @@ class World:
     # --- pods ---------------------------------------------------------------------------------------------------------
     def start_pod(self, pod: Pod) -> None:
         """The task's process asks whether it may run: only from queued. A withdrawn pod may come first."""
-        if pod.phase != "Pending":
+        if pod.phase != "Pending" or pod.stuck:
             return
         ti = load(pod.subject)
         if ti.state == TaskInstanceState.QUEUED:
@@ -348,6 +359,14 @@ class World:
             excused = outrun or self.broken[pod.subject] or ti.external_executor_id != pod.launch_id
             assert excused, f"{pod}: a pod too many"
             pod.phase = "Failed"
+
+    def stick_pod(self, pod: Pod) -> None:
+        pod.stuck = pod.phase == "Pending"
+
+    def _make_room(self, pod: Pod) -> None:
+        ti = load(pod.subject)
+        if ti.state == TaskInstanceState.QUEUED and ti.external_executor_id == pod.launch_id:
+            pod.stuck = False
 
     def end_pod(self, pod: Pod) -> None:
         if pod.phase == "Running":
@@ -449,9 +468,12 @@ class World:
                 self.clean(hands)
             for pod in list(self.pods.values()):
                 self.end_pod(pod)
+                self._make_room(pod)
                 self.start_pod(pod)
             for launch_id in self.redis.zrange(self.names.unacknowledged, 0, -1):
                 self.redis.zadd(self.names.unacknowledged, {launch_id: 0.0})
+            for launch_id in self.redis.zrange(self.names.live("default"), 0, -1):
+                self.redis.zadd(self.names.live("default"), {launch_id: 0.0})
             if not self.left():
                 return
             if turn > 10:

@@ -134,7 +134,7 @@ def scheduler_row(job_id: int, *, alive: bool) -> None:
 def test_completed_pods_are_cleaned_up_unless_their_scheduler_lives(
     rigs: Rigs, which: str, alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podrelay.reconciliation.ABANDONED_AFTER_S", 0.3)
+    monkeypatch.setattr("podrelay.sweep.ABANDONED_AFTER_S", 0.3)
     rig = rigs(which)
     scheduler_row(rig.job_id, alive=alive)
     task, pod = rig.run()
