@@ -71,12 +71,15 @@ class Sweep:
         now = time.monotonic()
         if now < self._next_s:
             return
-        self._next_s = now + ABANDONED_AFTER_S / 2
-        self._sweep_ends()
-        self._sweep_pods()
+        if not self._sweep_ends():
+            self._next_s = now + ABANDONED_AFTER_S / 2
+            self._sweep_pods()
 
-    def _sweep_ends(self) -> None:
-        """Acknowledge what nobody did, so that its pods go; take back again what was withdrawn and still has one."""
+    def _sweep_ends(self) -> bool:
+        """Acknowledge what nobody did, so that its pods go; take back again what was withdrawn and still has one.
+
+        :return: there may be more, and the next heartbeat should go on.
+        """
         found = self._ledger.unacknowledged(ABANDONED_AFTER_S, time.time(), pace.COMPARED_AT_ONCE)
         cleanups = []
         for launch_id, entry in self._nobodys(found).items():
@@ -88,6 +91,7 @@ class Sweep:
             elif entry.get("state") == "withdrawn":
                 self._withdrawals.note(launch_id, entry.get("subject", ""), "unwanted")
         self._queue.acknowledge(cleanups)
+        return bool(cleanups) and len(found) == pace.COMPARED_AT_ONCE
 
     def _sweep_pods(self) -> None:
         """Take back launches whose pod waits, whose scheduler is gone, and which the database does not want."""

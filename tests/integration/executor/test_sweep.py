@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -102,6 +103,29 @@ def test_a_living_schedulers_pods_are_its_own(start_executor: Start, outside: Ou
         with create_session() as session:
             session.delete(session.get(Job, alive))
     beat(second, until=outside.cleanups)
+
+
+def test_hundreds_of_ends_that_nobody_awaits_are_not_left_for_later_sweeps(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a loss of all data, when the watcher tells again what was acknowledged before."""
+    for number in range(350):
+        entry = {"state": "created", "attempt": 0, "owner": OWNER + 7, "cluster": "default", "subject": "s"}
+        launch_id = str(uuid.uuid4())
+        outside.redis.hset(outside.names.launch(launch_id), mapping=entry)
+        outside.publish(launch_id, pod=f"pod-{number}")
+    time.sleep(0.3)
+    monkeypatch.setattr("podrelay.sweep.ABANDONED_AFTER_S", 1000.0)
+    outside.redis.zadd(outside.names.unacknowledged, {one: 1.0 for one in _unacknowledged(outside)})
+    executor.reconciliation.due_now()
+    for _ in range(5):
+        executor.heartbeat()
+    assert _unacknowledged(outside) == []
+    assert len(outside.cleanups()) == 350
+
+
+def _unacknowledged(outside: Outside) -> list[str]:
+    return outside.redis.zrange(outside.names.unacknowledged, 0, -1)  # type: ignore[return-value]
 
 
 def test_what_the_ledger_has_forgotten_is_not_looked_for_again(
