@@ -1,4 +1,5 @@
-"""What Redis knows, told to people: queues, launchers, the watcher, and the whole story of one launch.
+"""What Redis knows, told to people: queues, launchers, the watcher, and the whole story of one launch. And the probe, which
+asks the processes of its own host instead (`hearing`).
 
 Every figure is a count that Redis keeps (no scan of the launches), so it answers at once however much is queued.
 """
