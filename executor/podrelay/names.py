@@ -144,7 +144,8 @@ class Names:
         return self.key("check")
 
     def watch(self, cluster: str) -> str:
-        """Hash: leader, fence (a number that grows with each change of leader), expires, version, t_listed, t_event.
+        """Hash: leader, fence (a number that grows with each change of leader), expires (by Redis' clock), version, t_listed,
+        t_event, pods (that it knows), unsent (results that wait for Redis), trouble (why it is deaf, empty if it is not).
         The leading watcher writes; standbys and `status` read.
         """
         return self.key(f"watch:{cluster}")
