@@ -95,6 +95,12 @@ def test_readme_names_targets_of_the_makefile() -> None:
     assert set(re.findall(r"\bmake ([a-z-]+)", read("README.md"))) <= targets
 
 
+@pytest.mark.parametrize("package", ["executor/podrelay", "workers/podrelay_workers"])
+def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
+    told = set(re.findall(r"\w+", read(f"{package}/__init__.py")))
+    assert {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} <= told
+
+
 def test_procfile_is_the_two_workers() -> None:
     assert yaml.safe_load(read("Procfile")) == {
         "launcher": "airflow podrelay launcher",
