@@ -9,8 +9,8 @@ _JSON = Arg(("--json",), help="Print JSON.", action="store_true")
 _LAUNCH = Arg(("--launch",), help="Tell everything about one launch: its id, or the name of its pod.", default=None)
 _PROBE = Arg(
     ("--probe",),
-    help="Print one line and exit with 0 if this kind of process runs on this host (in this container) and hears from Redis, "
-    "a watcher also from the API server; else with 1.",
+    help="For readiness probes: print one line, and exit with 0 if such a process runs on this host (in this container) and "
+    "each of them hears from Redis, a leading watcher also from the API server; else with 1.",
     choices=("launcher", "watcher"),
     default=None,
 )

@@ -82,7 +82,7 @@ def dashboard(args: argparse.Namespace) -> int:
 
 @_one_line_errors
 def status(args: argparse.Namespace) -> int:
-    """Print what Redis knows: of everything, of one launch, or whether a kind of process is alive."""
+    """Print what Redis knows of everything or of one launch, or whether the processes of this host are ready."""
     from podrelay.status import describe_launch, overview, probe, render_launch, render_overview
 
     if args.probe:

@@ -8,17 +8,24 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import redis
 from airflow.configuration import conf
 
 from podrelay.errors import ConfigError
+from podrelay.redis_client import connect
 from podrelay.settings import load_settings
 
+# A page may wait longer than a heartbeat.
+_TIMEOUT_S = 5.0
 
-def make_app(redis_url: str) -> Any:
+
+def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
     """The WSGI application.
 
     Mends one page of rq-dashboard 0.9: it lists workers with RQ's default serializer, pickle, which fails on (and with
     a forged job would execute) what our JSON jobs hold.
+
+    :param client: what the pages read from, where rq-dashboard cannot get there by redis_url: under Sentinel.
     """
     try:
         import rq_dashboard.web as web
@@ -38,6 +45,8 @@ def make_app(redis_url: str) -> Any:
 
     web.Worker = JSONWorker
     web.config.serializer = JSONSerializer
+    if client is not None:
+        web.from_url = lambda *_, **__: (None, client)
     app = make_flask_app(None, os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD"), "")
     app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
     web.setup_rq_connection(app)
@@ -48,5 +57,6 @@ def run_dashboard(bind: str, port: int) -> int:
     """Serve until interrupted."""
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
     print(f"rq-dashboard on http://{bind}:{port}/ (Ctrl-C ends it)", flush=True)
-    make_app(settings.redis_url).run(host=bind, port=port, threaded=True)
+    client = connect(settings, timeout_s=_TIMEOUT_S) if settings.redis_sentinels else None
+    make_app(settings.redis_url, client).run(host=bind, port=port, threaded=True)
     return 0

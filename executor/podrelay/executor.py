@@ -5,7 +5,6 @@ scheduler's loop.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 import warnings
@@ -26,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from podrelay import compat, names, pace
 from podrelay.attempts import Attempts
 from podrelay.endings import Endings
-from podrelay.errors import ConfigError, RelayUnavailable
+from podrelay.errors import RelayUnavailable
 from podrelay.launch_queue import LaunchQueue
 from podrelay.launches import Launch, Launches
 from podrelay.ledger import Ledger
@@ -46,8 +45,6 @@ from podrelay.withdrawals import Withdrawals
 if TYPE_CHECKING:
     from airflow.cli.cli_config import GroupCommand
     from airflow.models.taskinstance import TaskInstance
-
-log = logging.getLogger(__name__)
 
 
 class RedisKubernetesExecutor(BaseExecutor):
@@ -374,6 +371,3 @@ def _is_launch_id(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-__all__ = ["ConfigError", "RedisKubernetesExecutor"]

@@ -30,8 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "redis_sentinels": _option(
         "string",
         "",
-        "host:port of each Sentinel, separated by commas, where Redis is run under Sentinel. User, password and "
-        "database are then taken from redis_url, host and port are asked of the Sentinels.",
+        "host:port of each Sentinel, separated by commas, where Redis is run under Sentinel. User, password, database and "
+        "TLS are then those of redis_url, host and port are asked of the Sentinels (without TLS and password).",
         example="sentinel-0:26379,sentinel-1:26379,sentinel-2:26379",
     ),
     "redis_sentinel_master": _option(

@@ -1,4 +1,4 @@
-"""The scheduler's hand on the RQ queues: offer many launches, withdraw one, order clean-ups. The only file of this side
+"""The scheduler's hand on the RQ queues: offer and withdraw many launches, order clean-ups. The only file of this side
 that knows RQ's data model; the jobs are RQ's own (JSON serializer), so rq-dashboard shows them and its buttons work.
 """
 

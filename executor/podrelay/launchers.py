@@ -1,4 +1,4 @@
-"""Is there a launcher at all? Told to tasks that wait for one. Used by `ledger`."""
+"""Is any launcher alive? Asked for the tasks that wait for one (`NoLauncher` in their event log). Used by `ledger`."""
 
 from __future__ import annotations
 

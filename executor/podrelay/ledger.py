@@ -1,4 +1,4 @@
-"""What Redis knows of launches: compared with the executor's own belief, and read for one launch.
+"""What Redis knows of launches: compared with the executor's own belief, and read for some launches.
 
 The ledger is written by scripts only (`podrelay/lua`, `podrelay_workers/lua`), each of which changes it in one step
 together with the queue or the stream that it speaks of.
@@ -75,7 +75,7 @@ class Ledger:
         return waiting_in_vain(self._relay, self._names, cluster, launches, now_s)
 
     def unacknowledged(self, older_than_s: float, now_s: float, most: int) -> list[str]:
-        """Launches whose result nobody has acknowledged for a while: perhaps their scheduler is dead."""
+        """Launches whose end, or whose waiting pod after a withdrawal, nobody has cared for: perhaps who would is dead."""
         key = self._names.unacknowledged
         found = self._relay.call(lambda client: client.zrangebyscore(key, "-inf", now_s - older_than_s, 0, most))
         return [_text(item) for item in found]

@@ -90,10 +90,11 @@ class Names:
     def launch_prefix(self) -> str:
         """+ launch id = the ledger: one hash per launch. Everyone writes it, by script only; everyone reads it.
 
-        Fields: state, attempt, cluster, owner (job id of the scheduler), subject, key (JSON of the workload key),
-        kind, namespace, queue (RQ queue), pod, uid, node, launcher, reason, message, result (sealed PodResult of the
-        end), started (1 once a container ran), wait and t_wait (what may become its end if it lasts, and since when),
-        and the wall-clock times t_offered, t_claimed, t_created, t_scheduled, t_started, t_finished, t_reported,
+        Fields: state, attempt, relaunches (attempts after a pod that died before its task began), cluster, owner (job id
+        of the scheduler), subject, key (JSON of the workload key), kind, namespace, queue (RQ queue), pod, uid, node,
+        launcher, reason, message, outcome and result (of the end; the result is sealed), started (1 once a container
+        ran), wait and t_wait (what may become its end if it lasts, and since when), t_pending (when its wait was last
+        told), and the wall-clock times t_offered, t_claimed, t_created, t_scheduled, t_started, t_finished, t_reported,
         t_acknowledged in seconds since the epoch.
         """
         return self.key("launch:")
@@ -103,7 +104,7 @@ class Names:
 
     def live(self, cluster: str) -> str:
         """Sorted set: launch id -> time of creation of each launch that has a pod. Launchers and the watcher's `restore`
-        add; the leading watcher compares it with the pods, and takes out what is over by then.
+        add; the leading watcher compares it with the pods, and takes out what is over by then. Executors sweep by it.
         """
         return self.key(f"live:{cluster}")
 
@@ -143,14 +144,16 @@ class Names:
         return self.key("check")
 
     def watch(self, cluster: str) -> str:
-        """Hash: leader, fence (a number that grows with each change of leader), expires, version, t_listed, t_event.
+        """Hash: leader, fence (a number that grows with each change of leader), expires (by Redis' clock), version, t_listed,
+        t_event, pods (that it knows), unsent (results that wait for Redis), trouble (why it is deaf, empty if it is not).
         The leading watcher writes; standbys and `status` read.
         """
         return self.key(f"watch:{cluster}")
 
     def throttle(self, cluster: str) -> str:
-        """Hash: `until` and `reason` for the whole cluster; `until:<namespace>`, `reason:<namespace>`,
-        `allow:<namespace>` for one namespace's quota. Launchers write and read.
+        """Hash: `until`, `reason` and `failures` (in a row) for the whole cluster; for one namespace's quota
+        `until:<namespace>`, `reason:`, `message:`, `allow:` (how many may try), `probing:`, `window:` (the wait now) and
+        `passed:` (since the last refusal). Launchers write and read; `status` reads.
         """
         return self.key(f"throttle:{cluster}")
 

@@ -7,6 +7,7 @@ from typing import Any
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
+from redis.connection import SSLConnection, parse_url
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from podrelay.errors import ConfigError, RelayUnavailable
@@ -18,11 +19,8 @@ def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
     options = _options(settings, timeout_s)
     try:
         if settings.redis_sentinels:
-            url = redis.ConnectionPool.from_url(settings.redis_url).connection_kwargs
-            watchers = redis.Sentinel(
-                settings.redis_sentinels, sentinel_kwargs=_socket(options), **_credentials(url), **options
-            )
-            return watchers.master_for(_master(settings))
+            sentinels = redis.Sentinel(settings.redis_sentinels, **_under_sentinels(settings, options))
+            return sentinels.master_for(_master(settings))
         return redis.Redis.from_url(settings.redis_url, **options)
     except ValueError as error:
         raise ConfigError(f"[podrelay] redis_url is not a usable address: {error}") from error
@@ -33,11 +31,8 @@ def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.a
     options = _options(settings, timeout_s)
     try:
         if settings.redis_sentinels:
-            url = redis.ConnectionPool.from_url(settings.redis_url).connection_kwargs
-            watchers = redis.asyncio.sentinel.Sentinel(
-                settings.redis_sentinels, sentinel_kwargs=_socket(options), **_credentials(url), **options
-            )
-            return watchers.master_for(_master(settings))
+            sentinels = redis.asyncio.sentinel.Sentinel(settings.redis_sentinels, **_under_sentinels(settings, options))
+            return sentinels.master_for(_master(settings))
         return redis.asyncio.Redis.from_url(settings.redis_url, **options)
     except ValueError as error:
         raise ConfigError(f"[podrelay] redis_url is not a usable address: {error}") from error
@@ -112,12 +107,19 @@ def _options(settings: Settings, timeout_s: float | None) -> dict[str, Any]:
     }
 
 
-def _socket(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name.startswith("socket_")}
+def _under_sentinels(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    """How the Sentinels are asked, and what redis_url says of the master: user, password, database, TLS.
 
-
-def _credentials(url: dict[str, Any]) -> dict[str, Any]:
-    return {name: url[name] for name in ("username", "password", "db", "ssl") if name in url}
+    The Sentinels are asked one after the other, and together they may take no longer than one call to Redis.
+    """
+    of_master = parse_url(settings.redis_url)
+    if of_master.pop("connection_class", None) is SSLConnection:
+        of_master["ssl"] = True
+    for name in ("host", "port", "path"):
+        of_master.pop(name, None)
+    each_s = options["socket_timeout"] / len(settings.redis_sentinels)
+    of_sentinels = {"socket_timeout": each_s, "socket_connect_timeout": each_s, "socket_keepalive": True, "retry": None}
+    return {"sentinel_kwargs": of_sentinels, **of_master, **options}
 
 
 def _master(settings: Settings) -> str:

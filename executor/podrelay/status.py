@@ -1,4 +1,5 @@
-"""What Redis knows, told to people: queues, launchers, the watcher, and the whole story of one launch.
+"""What Redis knows, told to people: queues, launchers, the watcher, and the whole story of one launch. And the probe, which
+asks the processes of its own host instead (`hearing`).
 
 Every figure is a count that Redis keeps (no scan of the launches), so it answers at once however much is queued.
 """
@@ -41,17 +42,12 @@ def overview(team: str | None, now_s: float) -> dict[str, Any]:
             }
             if any(counts.values()) or queue in (keys.launch_queue(cluster), keys.cleanup_queue(cluster)):
                 queues[queue] = counts
-        watch = _hash(client, keys.watch(cluster))
         return {
             "deployment": keys.deployment,
             "cluster": cluster,
             "queues": queues,
             "launchers": _launchers(client, keys, cluster, now_s),
-            "watcher": {
-                "leader": watch.get("leader", ""),
-                "listed_s_ago": _ago(watch.get("t_listed"), now_s),
-                "event_s_ago": _ago(watch.get("t_event"), now_s),
-            },
+            "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttle(_hash(client, keys.throttle(cluster)), now_s),
             "unacknowledged": client.zcard(keys.unacknowledged),
             "results": client.xlen(keys.results),
@@ -75,11 +71,7 @@ def render_overview(found: dict[str, Any]) -> str:
     lines += [
         f"  {item['name']}  {item['state']}, heard of {item['heard_s_ago']:.0f} s ago" for item in found["launchers"]
     ]
-    watcher = found["watcher"]
-    heard = "never listed" if watcher["listed_s_ago"] is None else f"listed {watcher['listed_s_ago']:.0f} s ago"
-    if watcher["event_s_ago"] is not None:
-        heard += f", last event {watcher['event_s_ago']:.0f} s ago"
-    lines.append(f"watcher: {watcher['leader'] or 'none  <- start one: airflow podrelay watcher'} ({heard})")
+    lines += _watcher_lines(found["watcher"])
     lines += [f"throttled: {what}" for what in found["throttle"]]
     lines.append(f"results not acknowledged: {found['unacknowledged']}, quarantined: {found['quarantine']}")
     return "\n".join(lines)
@@ -147,6 +139,30 @@ def _launchers(client: redis.Redis, keys: Names, cluster: str, now_s: float) -> 
             }
         )
     return found
+
+
+def _watcher(client: redis.Redis, keys: Names, cluster: str, now_s: float) -> dict[str, Any]:
+    """Who leads now; empty where a leader is dead and nobody has taken over. Its lease ends by Redis' own clock."""
+    watch = _hash(client, keys.watch(cluster))
+    seconds, micros = client.time()
+    leads = float(watch.get("expires") or 0) > seconds + micros / 1e6
+    return {
+        "leader": watch.get("leader", "") if leads else "",
+        "pods": int(watch.get("pods") or 0),
+        "listed_s_ago": _ago(watch.get("t_listed"), now_s),
+        "event_s_ago": _ago(watch.get("t_event"), now_s),
+        "trouble": watch.get("trouble", "") if leads else "",
+    }
+
+
+def _watcher_lines(watcher: dict[str, Any]) -> list[str]:
+    heard = "never listed" if watcher["listed_s_ago"] is None else f"listed {watcher['listed_s_ago']:.0f} s ago"
+    if watcher["event_s_ago"] is not None:
+        heard += f", last event {watcher['event_s_ago']:.0f} s ago"
+    if not watcher["leader"]:
+        return [f"watcher: none  <- start one: airflow podrelay watcher ({heard})"]
+    lines = [f"watcher: {watcher['leader']} ({watcher['pods']} pods, {heard})"]
+    return lines + ([f"  in trouble: {watcher['trouble']}"] if watcher["trouble"] else [])
 
 
 def _throttle(entry: dict[str, str], now_s: float) -> list[str]:

@@ -1,7 +1,8 @@
 """Launches that are to be taken back: noted here, and told to Redis until Redis knows. Owner of what is still to be told.
 
-Called by the executor (revoked, outrun) and by `reconciliation` (the database no longer wants it). A scheduler that dies
-before it told leaves nothing behind: the newer launch of a task instance withdraws the older one when it is offered.
+Called by the executor (revoked, outrun), by `reconciliation` and by `sweep` (the database no longer wants it). A scheduler
+that dies before it told leaves nothing behind: the newer launch of a task instance withdraws the older one when it is
+offered, and a waiting pod without a newer launch is swept by another scheduler.
 """
 
 from __future__ import annotations

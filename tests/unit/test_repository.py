@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "docker" / "kubernetes"
+PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 SECRETS = ("REDIS_PASSWORD", "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "API_SECRET_KEY", "JWT_SECRET", "FERNET_KEY")
 
 
@@ -65,7 +67,7 @@ def test_one_version() -> None:
     assert f"newTag: {podrelay.__version__}\n" in (KUBERNETES / "kustomization.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "Procfile", "docker/compose.yaml", "demo/stack.py"])
+@pytest.mark.parametrize("name", [*PAGES, "Procfile", "docker/compose.yaml", "demo/stack.py"])
 def test_commands_exist(name: str) -> None:
     (group,) = get_podrelay_cli_commands()
     known = {command.name for command in group.subcommands}
@@ -74,10 +76,29 @@ def test_commands_exist(name: str) -> None:
     assert set(re.findall(r"airflow podrelay ([a-z-]+)", text)) <= known
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_names_exists(name: str) -> None:
+    text = read(name)
+    for module in re.findall(r"python -m (\w[\w.]*\w)", text):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"`((?:tests|docs|docker|demo|executor|workers)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert re.search(rf"^{target}:", read("Makefile"), re.MULTILINE), target
+    for option in re.findall(r"\[podrelay\] ([a-z_]+)", text):
+        assert option in OPTIONS, option
+
+
 def test_readme_names_targets_of_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     assert {"demo", "up", "test", "lint", "bench", "clean"} <= targets
     assert set(re.findall(r"\bmake ([a-z-]+)", read("README.md"))) <= targets
+
+
+@pytest.mark.parametrize("package", ["executor/podrelay", "workers/podrelay_workers"])
+def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
+    told = set(re.findall(r"\w+", read(f"{package}/__init__.py")))
+    assert {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} <= told
 
 
 def test_procfile_is_the_two_workers() -> None:
