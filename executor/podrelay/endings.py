@@ -126,7 +126,7 @@ class Endings:
         due = {key: told for key, told in self._reported.items() if now_s - told[3] > older_than_s}
         rows = rows_by_key(told[0].task for told in due.values())
         for key, (launch, state, info, _) in due.items():
-            row = rows.get(coordinates(launch.task))
+            row = launch.told_of(rows.get(coordinates(launch.task)))
             gone = superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
             if gone or row is None or row.state not in WANTED:
                 del self._reported[key]
@@ -145,7 +145,7 @@ class Endings:
             elif not self._launches.is_newest(launch):
                 decision = Decision(cleanup=cleanup_for(result, self._policy))
             else:
-                row = rows.get(coordinates(launch.task))
+                row = launch.told_of(rows.get(coordinates(launch.task)))
                 decision = decide(result, launch.task.try_number, launch.relaunches, row, self._policy)
             decided.append((launch, result, decision, row))
         return decided

@@ -175,20 +175,20 @@ class RedisKubernetesExecutor(BaseExecutor):
         """:raises RelayUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
         begun = time.monotonic()
         self.withdrawals.tell()
-        made: list[tuple[Launch, bool]] = []
+        made: list[Launch] = []
         answers = self._queue.offer(self._made(items, made))
         if not made:
             return
         # What a batch costs the scheduler's loop: a round trip to Redis; the stock executor creates its pods in it.
         Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - begun))
         Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(made))
-        for (launch, announce), answer in zip(made, answers, strict=True):
-            self._take_over(launch, announce=announce)
+        for launch, answer in zip(made, answers, strict=True):
+            self._take_over(launch)
             self._warn_of_namespace(launch)
             self.log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, answer)
 
     def _made(
-        self, items: Iterable[tuple[Any, Any, str | None, Any]], made: list[tuple[Launch, bool]]
+        self, items: Iterable[tuple[Any, Any, str | None, Any]], made: list[Launch]
     ) -> Iterator[tuple[LaunchRequest, int]]:
         """The requests of workloads, made one by one while the share lasts; their launches are put into `made`."""
         share = pace.Share(pace.HAND_OVER_S)
@@ -197,8 +197,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         for key, workload, queue, executor_config in items:
             if late and compat.subject_of(workload) in late:
                 continue
-            pre_assigned = getattr(getattr(workload, "ti", None), "external_executor_id", None)
-            launch_id = pre_assigned or str(uuid.uuid4())
+            named = getattr(getattr(workload, "ti", None), "external_executor_id", None) or ""
+            launch_id = named if names.is_assigned(named) else names.new_launch_id()
             try:
                 request = self._attempts.first(workload, launch_id, executor_config, queue)
             except InvalidExecutorConfig as error:
@@ -209,13 +209,14 @@ class RedisKubernetesExecutor(BaseExecutor):
                 launch = Launch(
                     launch_id, key, request.kind, request.subject,
                     task=compat.task_of(workload), request=request, workload=workload,
+                    instead_of=None if launch_id == named else named,
                 )  # fmt: skip
-                made.append((launch, not pre_assigned))
+                made.append(launch)
                 yield request, 0
             if share.over:
                 return
 
-    def _take_over(self, launch: Launch, *, announce: bool) -> None:
+    def _take_over(self, launch: Launch) -> None:
         """From now on the launch is running in Airflow's sense: it holds a slot until its end is known."""
         before = self.launches.add(launch)
         if before is not None and not before.withdrawn:
@@ -224,7 +225,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         compat.forget_queued(self, launch.key)
         self.endings.forget_report(launch.key)
         self.running.add(launch.key)
-        if announce and launch.kind == "task":
+        if launch.instead_of is not None and launch.kind == "task":
             compat.record_event(self, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
 
     def _warn_of_namespace(self, launch: Launch) -> None:
@@ -286,7 +287,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         if key in self.running:  # the scheduler repeats the call after a database error
             return True
         launch_id, foreign_id = ti.external_executor_id, None
-        if not launch_id or not _is_launch_id(launch_id):
+        if not launch_id or not names.is_launch_id(launch_id):
             # Not launched by us: a running one goes on without our help, the database will say how it ends.
             if ti.state not in (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING):
                 return False

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from podrelay.outcomes import TaskRow
 from podrelay.wire import LaunchRequest
 
 
@@ -33,10 +34,20 @@ class Launch:
     withdrawn: bool = False
     # What the database calls the launch of a running task that another executor started; we only hold its slot.
     foreign_id: str | None = None
+    # Where Airflow assigned no id: what the database calls the task's launch ("" for nothing) until it knows of this one.
+    instead_of: str | None = None
     # Since when (monotonic) its task is known to be over while its pod's end is not; 0 where that is not so.
     over_since_s: float = 0.0
     # Reasons that were told, and when (monotonic); made when the first one comes, for most launches have none.
     told: dict[str, float] | None = field(default=None, repr=False)
+
+    def is_untold(self, row: TaskRow | None) -> bool:
+        """Does the database not know yet which id we gave to this launch?"""
+        return self.instead_of is not None and row is not None and (row.launch_id or "") == self.instead_of
+
+    def told_of(self, row: TaskRow | None) -> TaskRow | None:
+        """The row as it is when the database knows of this launch."""
+        return replace(row, launch_id=self.launch_id) if row is not None and self.is_untold(row) else row
 
     def tell(self, reason: str, every_s: float) -> bool:
         """May this reason be told now? At most once in `every_s` seconds each."""

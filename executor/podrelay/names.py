@@ -6,6 +6,7 @@ No other module spells a key. Each entry says who writes it and who reads it.
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 
 DEFAULT_CLUSTER = "default"
@@ -44,6 +45,30 @@ _JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
 def priority_level(priority_weight: int) -> int:
     """Which launch queue a weight belongs to: 0 (weights up to 1) to PRIORITY_LEVELS - 1."""
     return min(PRIORITY_LEVELS - 1, max(0, priority_weight.bit_length() - 1)) if priority_weight > 0 else 0
+
+
+# Airflow's own ids are of other versions (RFC 9562 leaves this one to whoever uses it).
+_OUR_VERSION = 8
+
+
+def new_launch_id() -> str:
+    """An id for a launch to which Airflow assigned none: one that is recognised when a row brings it back."""
+    return str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | _OUR_VERSION << 76))
+
+
+def is_assigned(text: str | None) -> bool:
+    """Did Airflow assign this id to the launch that is to be made? Where it assigns none, the row still holds what an earlier
+    launch left there: an id of ours, or whatever another executor calls its own.
+    """
+    return is_launch_id(text) and uuid.UUID(text or "").version != _OUR_VERSION
+
+
+def is_launch_id(text: str | None) -> bool:
+    try:
+        uuid.UUID(text or "")
+    except ValueError:
+        return False
+    return True
 
 
 def job_id(launch_id: str, attempt: int) -> str:

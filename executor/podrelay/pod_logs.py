@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ def _newest_pod(client: Any, ti: TaskInstance, try_number: int, namespace: str) 
 
 def _selectors(ti: TaskInstance, try_number: int) -> Iterator[str]:
     launch_id = ti.external_executor_id
-    if launch_id and ti.try_number == try_number and _is_uuid(launch_id):
+    if launch_id and ti.try_number == try_number and names.is_launch_id(launch_id):
         yield f"{names.LABEL_LAUNCH_ID}={launch_id}"
     yield PodGenerator.build_selector_for_k8s_executor_pod(
         dag_id=ti.dag_id,
@@ -102,11 +101,3 @@ def _client(team: str | None) -> Any:
 
     factory = getattr(kube_client, "_get_executor_kube_client", None)
     return factory(team_name=team) if factory else kube_client.get_kube_client()
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True

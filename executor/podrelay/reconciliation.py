@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from podrelay import pace
+from airflow.utils.state import TaskInstanceState
+
+from podrelay import compat, pace
 from podrelay.attempts import Attempts
 from podrelay.endings import Endings
 from podrelay.errors import WireError
@@ -98,6 +100,7 @@ class Reconciliation:
             self._launches.check_all_again()
         self._epoch = epoch
         rows = rows_by_subject([launch.subject for launch in turn if launch.kind == "task"])
+        self._announce_again(turn, rows)
         self._take_found_results(findings)
         gone = {
             finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")
@@ -127,6 +130,7 @@ class Reconciliation:
 
         :param gone: what the ledger lacks of it (`Finding.what`), empty where nothing is amiss.
         """
+        row = launch.told_of(row)
         if not gone and self._ended_by_itself(launch, row):
             self._let_go_if_nobody_watches(launch)
             return False
@@ -143,6 +147,15 @@ class Reconciliation:
             self._launches.drop(launch, self._executor.running)
             return False
         return bool(gone) and (launch.kind != "task" or (row is not None and row.state == "queued"))
+
+    def _announce_again(self, turn: Sequence[Launch], rows: Mapping[str, TaskRow]) -> None:
+        """Name launches until their rows do: an event is lost where another scheduler holds the row at that moment."""
+        events = self._executor.event_buffer
+        for launch in turn:
+            row = rows.get(launch.subject)
+            newest = launch.kind == "task" and self._launches.is_newest(launch) and launch.key not in events
+            if row is not None and row.state in WANTED and launch.is_untold(row) and newest:
+                compat.record_event(self._executor, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
 
     def _ended_by_itself(self, launch: Launch, row: TaskRow | None) -> bool:
         """The task is over, and the watcher has not told of its pod yet: that pod may still be writing its log."""

@@ -69,6 +69,51 @@ def test_without_an_assigned_id_one_is_made_and_announced(executor: RedisKuberne
     assert outside.redis.hget(outside.names.current, ti_id) == launch_id
 
 
+@pytest.mark.parametrize("left", ["17", "not an id"])
+def test_what_another_executor_left_in_the_row_is_no_launch_id(
+    executor: RedisKubernetesExecutor, outside: Outside, left: str
+) -> None:
+    """The stock executor writes its scheduler's job id there: it would name the launches of many tasks."""
+    key, _ = hand_over(executor, make_task_instances(external_executor_id=left)[0])
+    state, launch_id = executor.event_buffer[key]
+    assert (state, outside.ledger(launch_id)["state"]) == (QUEUED, "offered")
+    assert outside.queued() == [names.job_id(launch_id, 0)]
+
+
+def test_the_id_of_an_earlier_launch_is_not_used_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """Beside other executors Airflow assigns none to a task that names its executor by class, or to a team's, and leaves the
+    last one in the row: through deferrals, and from one try to the next.
+    """
+    ti_id = make_task_instances(external_executor_id=None)[0]
+    key, _ = hand_over(executor, ti_id)
+    _, first = executor.get_event_buffer()[key]
+    outside.create(first)
+    update(ti_id, state="deferred", external_executor_id=first)
+    outside.publish(first, pod="pod-1")
+    executor.heartbeat()
+    executor.get_event_buffer()
+    update(ti_id, state="queued")
+    hand_over(executor, ti_id)
+    state, second = executor.get_event_buffer()[key]
+    assert state == QUEUED
+    assert second != first
+    assert outside.ledger(second)["state"] == "offered"
+    # Another scheduler holds the row: the event is lost, and the row names the earlier launch for a while.
+    beat(executor, until=lambda: executor.event_buffer)
+    assert executor.get_event_buffer() == {key: (QUEUED, second)}
+    assert key in executor.running
+    assert outside.ledger(second)["state"] == "offered"
+    outside.create(second)
+    update(ti_id, state="running", external_executor_id=second)
+    for _ in range(3):
+        executor.reconciliation.due_now()
+        executor.heartbeat()
+    assert executor.event_buffer == {}
+    outside.publish(second, "failed", pod="pod-2", reason="Error")
+    executor.heartbeat()
+    assert executor.event_buffer[key][0] == FAILED
+
+
 def test_no_token_or_payload_is_readable(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     workload = workload_of(make_task_instances()[0], executor.jwt_generator)
     assert len(workload.token) > 100
