@@ -126,16 +126,19 @@ class CleaningUp:
         """Delete a pod of which the API server says, in the same step, that no container of it has started.
 
         Each write names the version at which that was so. A pod that has started is left: its task may have begun, and if
-        it has not, Airflow's execution API refuses it and it ends by itself.
+        it has not, Airflow's execution API refuses it and it ends by itself. The mark that an earlier look put on it is
+        taken off, for the watcher follows no pod that is marked.
         """
         for _ in range(_LOOKS_MAX):
             pod = await self._pods.get_pod(request.namespace, request.pod)
             if request.uid and pod["metadata"].get("uid") != request.uid:
                 return
-            if has_started(pod):
-                log.info("Pod %s/%s is not revoked: it has started", request.namespace, request.pod)
-                return
             try:
+                if has_started(pod):
+                    log.info("Pod %s/%s is not revoked: it has started", request.namespace, request.pod)
+                    if names.LABEL_REVOKED in (pod["metadata"].get("labels") or {}):
+                        await self._label(request, names.LABEL_REVOKED, value=None)
+                    return
                 version = str(pod["metadata"]["resourceVersion"])
                 pod = await self._label(request, names.LABEL_REVOKED, version)
                 await self._delete(request, str(pod["metadata"]["resourceVersion"]))
@@ -149,8 +152,11 @@ class CleaningUp:
             request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
         ))  # fmt: skip
 
-    async def _label(self, request: CleanupRequest, label: str, version: str = "") -> dict[str, Any]:
-        metadata: dict[str, Any] = {"labels": {label: "True"}}
+    async def _label(
+        self, request: CleanupRequest, label: str, version: str = "", value: str | None = "True"
+    ) -> dict[str, Any]:
+        """:param value: None takes the label off."""
+        metadata: dict[str, Any] = {"labels": {label: value}}
         if request.uid:
             metadata["uid"] = request.uid
         if version:

@@ -119,7 +119,8 @@ class PodApi:
         if version and version != pod["metadata"]["resourceVersion"]:
             return status(409, "Conflict", "the object has been modified")
         pod["metadata"]["resourceVersion"] = str(int(pod["metadata"].get("resourceVersion", "1")) + 1)
-        pod["metadata"].setdefault("labels", {}).update(patch["metadata"]["labels"])
+        labels = pod["metadata"].setdefault("labels", {}) | patch["metadata"]["labels"]
+        pod["metadata"]["labels"] = {name: value for name, value in labels.items() if value is not None}
         return web.json_response(pod)
 
     async def _delete(self, request: web.Request) -> web.Response:

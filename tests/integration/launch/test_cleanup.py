@@ -86,6 +86,9 @@ def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) ->
 
     asyncio.run(scenario())
     assert {name for _, name in bench.api.pods} == {"runs", "starts", "stranger", "comes late"}
+    assert not bench.api.pods["default", "comes late"]["metadata"]["labels"], (
+        "the watcher follows no pod that is marked"
+    )
 
 
 def test_a_thousand_pods_cost_a_thousand_requests(bench: Bench) -> None:
