@@ -201,7 +201,14 @@ class PodsApi:
 
         :raises Conflict: the patch names a uid in its metadata, and the pod of this name has another one.
         """
-        return await self._json("PATCH", _pod(namespace, name), body=patch, content_type="application/merge-patch+json")
+        media_type = "application/merge-patch+json"
+        try:
+            return await self._json("PATCH", _pod(namespace, name), body=patch, content_type=media_type)
+        except Refused as error:
+            # Only an update and a deletion have preconditions: of a patch the server takes the uid for a change of it.
+            if error.status == 422 and "metadata.uid" in error.message:
+                raise Conflict(error.message, status=409, reason="Conflict") from error
+            raise
 
     async def delete_pod(
         self,

@@ -113,11 +113,11 @@ class PodApi:
         if answer is not None or pod is None:
             return answer or status(404, "NotFound", "no such pod")
         patch = await request.json()
-        if patch["metadata"].get("uid") not in (None, pod["metadata"]["uid"]):
-            return status(409, "Conflict", "Precondition failed: UID in precondition, UID in object meta")
         version = patch["metadata"].get("resourceVersion")
         if version and version != pod["metadata"]["resourceVersion"]:
             return status(409, "Conflict", "the object has been modified")
+        if patch["metadata"].get("uid") not in (None, pod["metadata"]["uid"]):
+            return status(422, "Invalid", 'Pod "p" is invalid: metadata.uid: Invalid value: "u": field is immutable')
         pod["metadata"]["resourceVersion"] = str(int(pod["metadata"].get("resourceVersion", "1")) + 1)
         labels = pod["metadata"].setdefault("labels", {}) | patch["metadata"]["labels"]
         pod["metadata"]["labels"] = {name: value for name, value in labels.items() if value is not None}

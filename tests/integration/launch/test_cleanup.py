@@ -32,13 +32,15 @@ def statuses(bench: Bench, jobs: list[str]) -> set[str | None]:
 
 
 def test_each_action(bench: Bench) -> None:
-    for pod in ("a", "b", "c", "d"):
+    for pod in ("a", "b", "c", "d", "e", "f"):
         put_pod(bench, pod)
     jobs = [
         order(bench, "delete", "a"),
         order(bench, "done", "b"),
         order(bench, "revoke", "c"),
         order(bench, "delete", "d", uid="another pod's"),
+        order(bench, "done", "e", uid="another pod's"),
+        order(bench, "revoke", "f", uid="another pod's"),
         order(bench, "delete", "gone"),
         order(bench, "done", "gone"),
     ]
@@ -48,7 +50,7 @@ def test_each_action(bench: Bench) -> None:
             await until(lambda: statuses(bench, jobs) == {"finished"})
 
     asyncio.run(scenario())
-    assert {name for _, name in bench.api.pods} == {"b", "d"}
+    assert {name for _, name in bench.api.pods} == {"b", "d", "e", "f"}
     assert bench.api.pods["default", "b"]["metadata"]["labels"] == {names.LABEL_DONE: "True"}
     assert bench.in_hand() == 0
 

@@ -258,7 +258,7 @@ class TestPatch:
         simulated.patch("p", {"metadata": {"labels": {"a": "1"}}})
         stale = {"metadata": {"resourceVersion": version, "labels": {"a": "2"}}}
         status_of(simulated.patch("p", stale), 409, "Conflict")
-        status_of(simulated.patch("p", {"metadata": {"uid": "another"}}), 409, "Conflict")
+        status_of(simulated.patch("p", {"metadata": {"uid": "another"}}), 422, "Invalid")
         assert simulated.get("p")["metadata"]["labels"] == {"a": "1"}
 
     def test_patch_that_changes_nothing_makes_no_version(self, simulated: Api) -> None:

@@ -11,6 +11,8 @@ from podrelay_workers.local_cluster.api_errors import (
     KIND_OF_RESOURCE,
     bad_request,
     conflict,
+    invalid,
+    invalid_value,
     modified_meanwhile,
 )
 from podrelay_workers.local_cluster.record import Record
@@ -80,6 +82,16 @@ def of_changed_object(resource: str, old: Record, body: Json) -> Json:
         metadata["namespace"] = old.namespace
     metadata.update({key: before[key] for key in _SERVER_OWNED if key in before})
     return metadata
+
+
+def check_patched(resource: str, old: Record, patched: Any) -> None:
+    """Raises `ApiError` 422 for another uid: that of an update is a precondition, that of a patch a change of the field."""
+    given = patched.get("metadata") if isinstance(patched, dict) else None
+    if not isinstance(given, dict) or str(given.get("resourceVersion") or old.version) != str(old.version):
+        return
+    uid = given.get("uid") or old.uid
+    if uid != old.uid:
+        raise invalid(resource, old.name, [invalid_value("metadata.uid", uid, "field is immutable")])
 
 
 def check_preconditions(resource: str, record: Record, preconditions: Json) -> None:

@@ -95,7 +95,9 @@ class ObjectRegistry:
     def patch(
         self, record: Record, content_type: str, patch: Any, subresource: str = "", dry_run: bool = False
     ) -> Record:
-        return self.replace(record, patching.apply(content_type, record.obj, patch), subresource, dry_run)
+        patched = patching.apply(content_type, record.obj, patch)
+        metadata.check_patched(record.resource, record, patched)
+        return self.replace(record, patched, subresource, dry_run)
 
     def delete(self, record: Record, options: DeleteOptions) -> Record:
         """A namespace goes when its last pod has gone, everything else at once. Raises `ApiError` 405 or 409."""

@@ -108,6 +108,7 @@ class PodRegistry:
     def patch(self, record: Record, content_type: str, patch: Any, subresource: str, dry_run: bool = False) -> Record:
         """Raises `ApiError` 400, 409 or 422."""
         patched = patching.apply(content_type, record.obj, patch)
+        metadata.check_patched("pods", record, patched)
         write = self.replace_status if subresource == "status" else self.replace
         return write(record.namespace, record.name, patched, dry_run)
 
