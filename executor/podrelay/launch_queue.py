@@ -32,13 +32,17 @@ _CHUNK = 128
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What to write when a result was taken. `over` is False where another attempt of the launch follows."""
+    """What to write when a result was taken, or a launch was taken back (`revoked`).
+
+    `over` is False where another attempt of the launch follows.
+    """
 
     launch_id: str
     attempt: int
     subject: str
     over: bool = True
     cleanup: CleanupRequest | None = None
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class LaunchQueue:
         for chunk in _chunks(items, _CHUNK):
             args = list(head)
             for item in chunk:
-                args += (item.launch_id, item.attempt, item.subject, int(item.over))
+                args += (item.launch_id, item.attempt, item.subject, "revoked" if item.revoked else int(item.over))
                 if item.cleanup is None or not item.cleanup.pod:
                     args += ("", "", "")
                     continue

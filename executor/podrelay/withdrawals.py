@@ -98,7 +98,7 @@ class Withdrawals:
         cleanup = self._queue.cleanup(
             "revoke", launch_id, known.namespace, known.pod, known.uid, unless_started=not known.started
         )
-        return Acknowledgement(launch_id, int(known.attempt or 0), subject, cleanup=cleanup)
+        return Acknowledgement(launch_id, int(known.attempt or 0), subject, cleanup=cleanup, revoked=True)
 
 
 def must_go(launch_id: str, why: Why, known: Withdrawn, row: TaskRow | None) -> bool:

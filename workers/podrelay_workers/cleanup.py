@@ -126,8 +126,8 @@ class CleaningUp:
         """Delete a pod of which the API server says, in the same step, that no container of it has started.
 
         Each write names the version at which that was so. A pod that has started is left: its task may have begun, and if
-        it has not, Airflow's execution API refuses it and it ends by itself. The mark that an earlier look put on it is
-        taken off, for the watcher follows no pod that is marked.
+        it has not, Airflow's execution API refuses it and it ends by itself; what becomes of one that is over, its result
+        says. The mark that an earlier look put on it is taken off, for the watcher follows no pod that is marked.
         """
         for _ in range(_LOOKS_MAX):
             pod = await self._pods.get_pod(request.namespace, request.pod)
@@ -202,11 +202,9 @@ class CleaningUp:
 
 
 def has_started(pod: dict[str, Any]) -> bool:
-    """Pure: does a container of this pod run, or has one ended while the pod as a whole has not?"""
+    """Pure: does a container of this pod run, or has one ended? A pod that is over counts too, whatever it came to."""
     status = pod.get("status") or {}
-    if status.get("phase") in ("Succeeded", "Failed"):
-        return False
-    if status.get("phase") == "Running":
+    if status.get("phase") in ("Running", "Succeeded", "Failed"):
         return True
     containers = status.get("containerStatuses") or []
     return any(item.get("state", {}).get(what) for item in containers for what in ("running", "terminated"))

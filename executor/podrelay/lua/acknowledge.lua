@@ -3,7 +3,8 @@
 -- KEYS: 1 current  2 rq:queues  3 unacknowledged
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 rq:queue prefix  4 wake channel  5 now (s)  6 now (RQ's text)
 --       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 clean-up queue  11 ledger ttl (s)
---       then 7 per launch: launch id, attempt, subject, over (1: the launch is over, 0: another attempt follows),
+--       then 7 per launch: launch id, attempt, subject, over (1: the launch is over, 0: another attempt follows,
+--       revoked: it is over unless it has ended: then its result says what becomes of its pod, and nothing is done),
 --       job id ('' = nothing to clean up), data, description
 -- A launch whose ledger already names a later attempt keeps its ledger; the clean-up of its old pod is made all the same.
 -- Returns for each launch that is over now the seconds since its result was reported, as text.
@@ -12,7 +13,10 @@ for i = 12, #ARGV, 7 do
   local launch, attempt, subject, over = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
   local ledger = ARGV[1] .. launch
   local held = redis.call('HMGET', ledger, 'attempt', 'state', 't_reported')
-  if held[1] and tonumber(held[1]) == attempt then
+  local void = over == 'revoked' and (held[2] == 'finished' or held[2] == 'acknowledged')
+  if over == 'revoked' then over = void and '0' or '1' end
+  if void then  -- left as it is
+  elseif held[1] and tonumber(held[1]) == attempt then
     redis.call('ZREM', KEYS[3], launch)
     if over == '1' then
       if held[3] and held[2] == 'finished' then waited[#waited + 1] = tostring(tonumber(ARGV[5]) - tonumber(held[3])) end
@@ -26,7 +30,7 @@ for i = 12, #ARGV, 7 do
     redis.call('HDEL', KEYS[1], subject)
   end
   local job = ARGV[i + 4]
-  if job ~= '' and redis.call('EXISTS', ARGV[2] .. job) == 0 then
+  if job ~= '' and not void and redis.call('EXISTS', ARGV[2] .. job) == 0 then
     redis.call('HSET', ARGV[2] .. job, 'created_at', ARGV[6], 'enqueued_at', ARGV[6], 'data', ARGV[i + 5],
       'description', ARGV[i + 6], 'origin', ARGV[10], 'status', 'queued', 'timeout', '180', 'result_ttl', ARGV[7],
       'failure_ttl', ARGV[8], 'retries_left', ARGV[9], 'kind_of', 'cleanup', 'worker_name', '', 'started_at', '',

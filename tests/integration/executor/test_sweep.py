@@ -128,6 +128,19 @@ def _unacknowledged(outside: Outside) -> list[str]:
     return outside.redis.zrange(outside.names.unacknowledged, 0, -1)  # type: ignore[return-value]
 
 
+def test_a_pod_that_ended_before_it_was_revoked_is_dealt_with_by_its_result(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """A failed pod is kept and labelled, as the options say, and not deleted like one that waits."""
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    executor.revoke_task(ti=load(ti_id))
+    outside.publish(launch_id, "failed", pod="pod-1", uid="u", phase="Failed", reason="Evicted")
+    beat(executor, until=outside.cleanups)
+    assert outside.cleanups() == ["done pod default/pod-1"]
+
+
 def test_what_the_ledger_has_forgotten_is_not_looked_for_again(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:

@@ -87,7 +87,7 @@ def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) ->
             await until(lambda: statuses(bench, jobs) == {"finished"})
 
     asyncio.run(scenario())
-    assert {name for _, name in bench.api.pods} == {"runs", "starts", "stranger", "comes late"}
+    assert {name for _, name in bench.api.pods} == {"runs", "starts", "ended", "stranger", "comes late"}
     assert not bench.api.pods["default", "comes late"]["metadata"]["labels"], (
         "the watcher follows no pod that is marked"
     )

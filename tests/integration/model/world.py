@@ -326,7 +326,7 @@ class World:
         for job in self._run(hands.cleanups.claim(8)).jobs:
             request = hands.cleanups.open_cleanup(job)
             pod = self.pods.get(request.pod)
-            left = pod is not None and request.unless_started and pod.phase == "Running"
+            left = pod is not None and request.unless_started and pod.phase != "Pending"
             if pod is not None and not left and (not request.uid or pod.uid == request.uid):
                 assert self._may_go(pod), f"pod {pod} is deleted and was not over"
                 del self.pods[request.pod]
