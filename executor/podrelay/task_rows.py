@@ -55,14 +55,14 @@ def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]
 
 
 def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
-    """The task instances with these ids. One that was cleared while it ran has another id by now, and is not among them."""
-    if not subjects:
-        return {}
-    return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(map(UUID, subjects)))}
+    """The task instances with these ids. One that was cleared while it ran has another id by now, and is not among them;
+    nor is a subject that is no id at all, which the ledger may have from a pod's annotation.
+    """
+    ids = [UUID(subject) for subject in subjects if is_task_id(subject)]
+    return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(ids))} if ids else {}
 
 
 def is_task_id(subject: str) -> bool:
-    """Can `rows_by_subject` be asked about it? What the ledger took from a pod's annotation may be anything."""
     try:
         UUID(subject)
     except ValueError:

@@ -141,6 +141,18 @@ def test_a_pod_that_ended_before_it_was_revoked_is_dealt_with_by_its_result(
     assert outside.cleanups() == ["done pod default/pod-1"]
 
 
+def test_an_entry_that_names_no_task_stops_nothing(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    launch_id = str(uuid.uuid4())
+    outside.redis.hset(
+        outside.names.launch(launch_id),
+        mapping={"state": "withdrawn", "attempt": "0", "pod": "p", "namespace": "default", "subject": "no id"},
+    )
+    outside.redis.zadd(outside.names.unacknowledged, {launch_id: 1.0})
+    beat(executor, until=lambda: outside.redis.zcard(outside.names.unacknowledged) == 0)
+    hand_over(executor, make_task_instances()[0])
+    assert len(outside.queued()) == 1
+
+
 def test_what_the_ledger_has_forgotten_is_not_looked_for_again(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
