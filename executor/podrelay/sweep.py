@@ -107,8 +107,11 @@ class Sweep:
                 self._withdrawals.note(launch_id, entry["subject"], "unwanted")
 
     def _nobodys(self, launch_ids: list[str]) -> dict[str, Entry]:
-        """The ledger of those among these for which no living scheduler answers; empty where it has forgotten one."""
-        mine = [launch_id for launch_id in launch_ids if self._launches.get(launch_id) is None]
+        """The ledger of those among these for which no living scheduler answers; empty where it has forgotten one. This one
+        does not answer for what it has taken back: it only waits for the end.
+        """
+        held = {launch_id: self._launches.get(launch_id) for launch_id in launch_ids}
+        mine = [launch_id for launch_id, launch in held.items() if launch is None or launch.withdrawn]
         if not mine:
             return {}
         alive = alive_schedulers(airflow_conf.getint("scheduler", "scheduler_health_check_threshold"))

@@ -108,7 +108,7 @@ def must_go(launch_id: str, why: Why, known: Withdrawn, row: TaskRow | None) -> 
     """
     if not known.pod or why == "outrun" or (why == "hangs" and not (known.state == "withdrawn" and known.started)):
         return False
-    if row is not None and row.state == "running" and (row.host is None or row.host[0] == launch_id):
+    if row is not None and row.state == "running" and row.host in (None, (launch_id, int(known.attempt or 0))):
         return False  # it began before it was taken back
     if why in ("revoked", "hangs"):
         return True

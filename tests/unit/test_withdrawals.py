@@ -30,6 +30,8 @@ def row(state: str, host: tuple[str, int] | None = None) -> TaskRow:
         ("revoked", known(), row("running"), False),
         ("revoked", known(), row("running", (ME, 0)), False),
         ("revoked", known(), row("running", (OTHER, 0)), True),
+        ("unwanted", known(), row("running", (ME, 0)), False),
+        ("unwanted", known(), row("running", (ME, 1)), True),  # its task runs in the pod of another attempt
         ("unwanted", known(), row("success"), True),
         ("unwanted", known("withdrawn"), row("success"), True),
         ("unwanted", known("started", started=True), row("success"), False),

@@ -44,6 +44,19 @@ def test_a_pod_that_was_made_after_its_launch_was_withdrawn_goes(
     assert outside.redis.zcard(outside.names.unacknowledged) == 0
 
 
+def test_a_waiting_pod_of_a_launch_that_was_outrun_goes(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """Queued twice under one key, because the scheduler's commit failed after it had queued the first one."""
+    ti_id = make_task_instances()[0]
+    _, first = hand_over(executor, ti_id)
+    outside.create(first)
+    update(ti_id, external_executor_id=str(uuid.uuid4()))
+    _, second = hand_over(executor, ti_id)
+    assert outside.ledger(first)["state"] == "withdrawn"
+    beat(executor, until=outside.cleanups)
+    assert outside.cleanups() == ["revoke pod default/pod-1"]
+    assert [launch.launch_id for launch in executor.launches] == [second]
+
+
 def test_a_withdrawn_pod_that_has_started_is_left_to_end(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     ti_id = make_task_instances()[0]
     _, launch_id = hand_over(executor, ti_id)
