@@ -112,7 +112,9 @@ class Endings:
         cleanup = None
         if decision.cleanup:
             cleanup = self._queue.cleanup(
-                decision.cleanup, launch.launch_id, result.namespace, result.pod, result.uid
+                decision.cleanup, launch.launch_id, result.namespace, result.pod, result.uid,
+                # What it waited for may come in the last moment.
+                unless_started=decision.cleanup == "revoke",
             )  # fmt: skip
         return Acknowledgement(launch.launch_id, result.attempt, launch.subject, over=over, cleanup=cleanup)
 

@@ -132,10 +132,9 @@ class LaunchQueue:
                     args += ("", "", "")
                     continue
                 args += (
-                    # One that was left because it had started may have to go all the same later, by another job.
-                    names.job_id(item.launch_id, item.attempt)
-                    + ("-pending" if item.cleanup.unless_started else "")
-                    + f"-{item.cleanup.action}",
+                    names.cleanup_job_id(
+                        item.launch_id, item.attempt, item.cleanup.action, item.cleanup.unless_started
+                    ),
                     self._data(names.CLEANUP_FUNCTION, item.cleanup.encode()),
                     f"{item.cleanup.action} pod {item.cleanup.namespace}/{item.cleanup.pod}",
                 )

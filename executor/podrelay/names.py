@@ -76,6 +76,11 @@ def job_id(launch_id: str, attempt: int) -> str:
     return f"{launch_id}_{attempt}"
 
 
+def cleanup_job_id(launch_id: str, attempt: int, action: str, unless_started: bool = False) -> str:
+    """The RQ job id of a clean-up. One that was left because it had started may have to go all the same later, by another."""
+    return f"{job_id(launch_id, attempt)}{'-pending' if unless_started else ''}-{action}"
+
+
 def parse_job_id(job: str) -> tuple[str, int] | None:
     """Launch id and attempt of a job id, or None where the job is not one of ours."""
     match = _JOB_ID.match(job)

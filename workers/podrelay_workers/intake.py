@@ -232,7 +232,7 @@ class Intake:
     def order(self, job: Job, cleanup: CleanupRequest, attempt: int, what: What = "order") -> Outcome:
         """A clean-up job, made together with giving up `job` (`abandon`) or by itself."""
         data = json.dumps([names.CLEANUP_FUNCTION, None, [self._seal.close(cleanup.encode())], {}])
-        name = f"{names.job_id(cleanup.launch_id, attempt)}-{cleanup.action}"
+        name = names.cleanup_job_id(cleanup.launch_id, attempt, cleanup.action, cleanup.unless_started)
         told = f"{cleanup.action} pod {cleanup.namespace}/{cleanup.pod}"
         return Outcome(job, what, (self._names.cleanup_queue(self.cluster), name, data, told))
 

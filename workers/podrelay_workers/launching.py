@@ -320,11 +320,15 @@ class Launching:
 
     # --- pods that nobody wants ---------------------------------------------------------------------------------------
     def unwanted(self, outcome: Outcome) -> Outcome:
-        """The launch was withdrawn or superseded while its pod was made: give it up, and order the pod's deletion."""
+        """The launch was withdrawn or superseded while its pod was made: give it up, and order the pod's deletion. If Redis
+        was away meanwhile, the pod may have begun its task: then it is left.
+        """
         pod, namespace, uid = map(str, outcome.args[:3])
         launch_id, attempt = names.parse_job_id(outcome.job.id) or ("", 0)
         log.info("Launch %s: not wanted any more, its pod %s/%s goes", outcome.job.id, namespace, pod)
-        cleanup = CleanupRequest(launch_id, "revoke", namespace, pod, uid, cluster=self._intake.cluster)
+        cleanup = CleanupRequest(
+            launch_id, "revoke", namespace, pod, uid, cluster=self._intake.cluster, unless_started=True
+        )
         return self._intake.order(outcome.job, cleanup, attempt, "abandon")
 
 

@@ -119,6 +119,7 @@ def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor
     outside.publish(launch_id, "failed", pod=pod_of(launch_id), container_reason="ErrImagePull", phase="Pending")
     executor.heartbeat()
     assert outside.queued()[-1:] == [names.job_id(launch_id, 1)]
+    assert outside.redis.exists(f"rq:job:{launch_id}_0-pending-revoke"), "it goes only if it still waits by then"
     begin(ti_id, pod_of(launch_id, 0))  # its image came after all
     outside.create(launch_id, pod_of(launch_id, 1))
     outside.publish(launch_id, "failed", attempt=1, pod=pod_of(launch_id, 1), container_reason="Error", exit_code=1)

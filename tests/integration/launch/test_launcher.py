@@ -130,6 +130,24 @@ def test_a_launch_that_is_withdrawn_while_its_pod_is_made_loses_the_pod(bench: B
     assert bench.in_hand() == 0
 
 
+def test_a_pod_that_began_before_its_launcher_could_say_so_is_left(bench: Bench) -> None:
+    """The launcher did not reach Redis for a while: by then the pod may run the task, whatever became of its launch."""
+    request = bench.request()
+    bench.api.latency_s = 0.3
+    bench.api.fault = lambda _, pod: pod.update(status={"phase": "Running"})
+    bench.offer(request)
+    job = f"rq:job:{request.launch_id}_0-pending-revoke"
+
+    async def scenario() -> None:
+        await until(lambda: bench.api.creates)
+        bench.queue.withdraw([(request.launch_id, request.subject)])
+        await until(lambda: bench.redis.hget(job, "status") == "finished")
+
+    during(bench, scenario)
+    assert len(bench.api.pods) == 1
+    assert bench.in_hand() == 0
+
+
 def test_a_launch_that_is_withdrawn_while_it_waits_for_its_template_gets_no_pod(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

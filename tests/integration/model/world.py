@@ -292,7 +292,7 @@ class World:
             parsed = names.parse_job_id(held.job.id)
             assert parsed is not None
             pod, namespace, uid = map(str, held.outcome.args[:3])
-            cleanup = CleanupRequest(parsed[0], "revoke", namespace, pod, uid)
+            cleanup = CleanupRequest(parsed[0], "revoke", namespace, pod, uid, unless_started=True)
             self._run(hands.launches.finish([hands.launches.order(held.job, cleanup, parsed[1], "abandon")]))
         hands.held.remove(held)
 
