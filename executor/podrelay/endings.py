@@ -125,14 +125,17 @@ class Endings:
     def report_again(self, older_than_s: float) -> None:
         """An event is lost when another scheduler holds the row at that moment: report it until the row shows it."""
         now_s = time.monotonic()
-        due = {key: told for key, told in self._reported.items() if now_s - told[3] > older_than_s}
+        old = ((key, told) for key, told in self._reported.items() if now_s - told[3] > older_than_s)
+        due = dict(islice(old, pace.COMPARED_AT_ONCE))
         rows = rows_by_key(told[0].task for told in due.values())
         for key, (launch, state, info, _) in due.items():
             row = launch.told_of(rows.get(coordinates(launch.task)))
             gone = superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
+            del self._reported[key]
             if gone or row is None or row.state not in WANTED:
-                del self._reported[key]
-            elif key not in self._executor.running and not compat.queued(self._executor, key):
+                continue
+            self._reported[key] = (launch, state, info, now_s)
+            if key not in self._executor.running and not compat.queued(self._executor, key):
                 compat.record_event(self._executor, key, TaskInstanceState(state), info)
 
     def _decide(

@@ -74,10 +74,12 @@ class Ledger:
         """Those of these launches that wait for a launcher while there is none."""
         return waiting_in_vain(self._relay, self._names, cluster, launches, now_s)
 
-    def unacknowledged(self, older_than_s: float, now_s: float, most: int) -> list[str]:
-        """Launches whose end, or whose waiting pod after a withdrawal, nobody has cared for: perhaps who would is dead."""
+    def unacknowledged(self, before_s: float, first: int, most: int) -> list[str]:
+        """Launches whose end, or whose waiting pod after a withdrawal, nobody has cared for since this time: perhaps who
+        would is dead. In the order of time, without the `first` ones.
+        """
         key = self._names.unacknowledged
-        found = self._relay.call(lambda client: client.zrangebyscore(key, "-inf", now_s - older_than_s, 0, most))
+        found = self._relay.call(lambda client: client.zrangebyscore(key, "-inf", before_s, first, most))
         return [_text(item) for item in found]
 
     def live(self, cluster: str, cursor: int, before_s: float) -> tuple[int, list[str]]:

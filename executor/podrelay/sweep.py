@@ -61,6 +61,8 @@ class Sweep:
         self._cluster = cluster
         self._next_s = 0.0
         self._cursor = 0
+        # So many entries are left as they are by this round: ends that others acknowledge, or that nobody can.
+        self._left = 0
 
     def due_now(self) -> None:
         """The next turn sweeps, whenever it was last done."""
@@ -71,8 +73,10 @@ class Sweep:
         now = time.monotonic()
         if now < self._next_s:
             return
-        if not self._sweep_ends():
-            self._next_s = now + ABANDONED_AFTER_S / 2
+        self._next_s = now + ABANDONED_AFTER_S / 2
+        if self._sweep_ends():
+            self._next_s = now
+        else:
             self._sweep_pods()
 
     def _sweep_ends(self) -> bool:
@@ -80,7 +84,7 @@ class Sweep:
 
         :return: there may be more, and the next heartbeat should go on.
         """
-        found = self._ledger.unacknowledged(ABANDONED_AFTER_S, time.time(), pace.COMPARED_AT_ONCE)
+        found = self._ledger.unacknowledged(time.time() - ABANDONED_AFTER_S, self._left, pace.COMPARED_AT_ONCE)
         cleanups = []
         for launch_id, entry in self._nobodys(found).items():
             if not entry:
@@ -91,7 +95,9 @@ class Sweep:
             elif entry.get("state") == "withdrawn":
                 self._withdrawals.note(launch_id, entry.get("subject", ""), "unwanted")
         self._queue.acknowledge(cleanups)
-        return bool(cleanups) and len(found) == pace.COMPARED_AT_ONCE
+        more = len(found) == pace.COMPARED_AT_ONCE
+        self._left = self._left + len(found) - len(cleanups) if more else 0
+        return more
 
     def _sweep_pods(self) -> None:
         """Take back launches whose pod waits, whose scheduler is gone, and which the database does not want."""

@@ -412,6 +412,27 @@ def test_a_cleared_task_gets_no_pod_and_frees_its_slot(executor: RedisKubernetes
     assert key not in executor.event_buffer
 
 
+def test_reports_are_repeated_a_few_at_a_time(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tasks failed at once: the comparison with their rows is part of a heartbeat."""
+    keys = []
+    for ti_id in make_task_instances(3):
+        key, launch_id = hand_over(executor, ti_id)
+        outside.publish(launch_id, "failed", pod="pod-1", reason="Error", container_reason="Error")
+        keys.append(key)
+    beat(executor, until=lambda: len(executor.event_buffer) == 3)
+    executor.get_event_buffer()
+    monkeypatch.setattr(pace, "COMPARED_AT_ONCE", 1)
+    told = []
+    for _ in keys:
+        beat(executor, until=lambda: executor.event_buffer)
+        events = executor.get_event_buffer()
+        assert len(events) == 1
+        told += list(events)
+    assert told == keys
+
+
 def test_revoking_takes_the_launch_back_and_deletes_a_pod_that_waits(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:

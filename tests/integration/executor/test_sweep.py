@@ -12,6 +12,7 @@ from airflow.jobs.job import Job
 from airflow.utils.session import create_session
 from airflow.utils.state import JobState
 
+from podrelay import pace
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.outcomes import TaskRow
 from podrelay.sweep import wanted
@@ -164,6 +165,23 @@ def test_an_entry_that_names_no_task_stops_nothing(executor: RedisKubernetesExec
     beat(executor, until=lambda: outside.redis.zcard(outside.names.unacknowledged) == 0)
     hand_over(executor, make_task_instances()[0])
     assert len(outside.queued()) == 1
+
+
+def test_what_nobody_can_acknowledge_hides_nothing(
+    start_executor: Start, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends of a cluster that has no scheduler any more, or sealed with a key that is gone."""
+    monkeypatch.setattr(pace, "COMPARED_AT_ONCE", 2)
+    for cluster in ("gone", "gone", "gone", "default"):
+        launch_id = str(uuid.uuid4())
+        entry = {"state": "finished", "attempt": "0", "cluster": cluster, "result": "of another key"}
+        outside.redis.hset(outside.names.launch(launch_id), mapping=entry)
+        outside.redis.zadd(outside.names.unacknowledged, {launch_id: 1.0})
+    dead = start_executor()
+    _, launch_id = hand_over(dead, make_task_instances()[0])
+    outside.publish(launch_id, "failed", pod="pod-1", reason="Evicted")
+    beat(start_executor(OWNER + 1), until=outside.cleanups)
+    assert outside.cleanups() == ["done pod default/pod-1"]
 
 
 def test_what_the_ledger_has_forgotten_is_not_looked_for_again(
