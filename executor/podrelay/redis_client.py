@@ -13,6 +13,11 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from podrelay.errors import ConfigError, RelayUnavailable
 from podrelay.settings import Settings
 
+_UNUSABLE = (
+    "[podrelay] redis_url is not a usable address: redis://user:password@host:port/database, where / ? # @ and % of user and "
+    "password are written as %2F %3F %23 %40 and %25, and options behind ? have the values that redis-py knows."
+)
+
 
 def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
     """A blocking client, for the scheduler and the command line. Opens no socket before its first command."""
@@ -22,8 +27,8 @@ def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
             sentinels = redis.Sentinel(settings.redis_sentinels, **_under_sentinels(settings, options))
             return sentinels.master_for(_master(settings))
         return redis.Redis.from_url(settings.redis_url, **options)
-    except ValueError as error:
-        raise ConfigError(f"[podrelay] redis_url is not a usable address: {error}") from error
+    except ValueError:
+        raise ConfigError(_UNUSABLE) from None  # its text may hold a part of the password
 
 
 def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.asyncio.Redis:
@@ -34,8 +39,8 @@ def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.a
             sentinels = redis.asyncio.sentinel.Sentinel(settings.redis_sentinels, **_under_sentinels(settings, options))
             return sentinels.master_for(_master(settings))
         return redis.asyncio.Redis.from_url(settings.redis_url, **options)
-    except ValueError as error:
-        raise ConfigError(f"[podrelay] redis_url is not a usable address: {error}") from error
+    except ValueError:
+        raise ConfigError(_UNUSABLE) from None  # its text may hold a part of the password
 
 
 def check(client: redis.Redis) -> list[str]:
