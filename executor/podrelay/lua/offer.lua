@@ -49,8 +49,8 @@ for i = 14, #ARGV, 11 do
       'failure_ttl', ARGV[8], 'retries_left', ARGV[9], 'kind_of', 'launch', 'worker_name', '', 'started_at', '',
       'ended_at', '', 'last_heartbeat', '')
     redis.call('PERSIST', hash)
-    redis.call('HDEL', ledger, 'result', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 't_claimed',
-      't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
+    redis.call('HDEL', ledger, 'result', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
+      't_wait', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
     redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', ARGV[11],
       'subject', subject, 'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue,
       'relaunches', ARGV[i + 10])

@@ -433,6 +433,16 @@ def test_reports_are_repeated_a_few_at_a_time(
     assert told == keys
 
 
+def test_the_next_attempt_does_not_inherit_a_wait(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """A new leading watcher would take it for that of the new pod, and give that one up at once."""
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    outside.create(launch_id)
+    outside.redis.hset(outside.names.launch(launch_id), mapping={"wait": "ErrImagePull:base", "t_wait": "1.0"})
+    outside.publish(launch_id, "failed", pod="pod-1", reason="ErrImagePull", phase="Pending")
+    beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "1")
+    assert not {"wait", "t_wait"} & set(outside.ledger(launch_id))
+
+
 def test_revoking_takes_the_launch_back_and_deletes_a_pod_that_waits(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
