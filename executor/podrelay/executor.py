@@ -205,6 +205,8 @@ class RedisKubernetesExecutor(BaseExecutor):
                 self.log.error("Invalid executor_config for %s: %s", key, error)
                 compat.forget_queued(self, key)
                 self.fail(key=key, info="Invalid executor_config passed")
+            except Exception:  # a fault that one workload meets must not hold up those behind it
+                self.log.exception("%s cannot be handed over now, and stays queued", key)
             else:
                 launch = Launch(
                     launch_id, key, request.kind, request.subject,

@@ -296,6 +296,29 @@ def test_a_task_that_resumed_is_not_touched_by_its_earlier_launch(
     assert executor.event_buffer[key] == (TaskInstanceState.SUCCESS, None)
 
 
+class Odd(dict[str, Any]):
+    """What a DAG may have pickled."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not comparable")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_workload_that_meets_a_fault_holds_up_no_other(
+    executor: RedisKubernetesExecutor, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = (workload_of(ti_id) for ti_id in make_task_instances(2))
+    bad.ti.executor_config = Odd()
+    with create_session() as session:
+        executor.queue_workload(bad, session)
+        executor.queue_workload(good, session)
+    executor.heartbeat()
+    assert outside.queued() == [names.job_id(str(good.ti.external_executor_id), 0)]
+    assert bad.key in executor.queued_tasks
+    assert str(bad.key) in caplog.text
+
+
 def test_invalid_executor_config_fails_only_its_task(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     good, bad = (workload_of(ti_id) for ti_id in make_task_instances(2))
     bad.ti.executor_config = {"pod_override": {"not": "a pod"}}
