@@ -47,7 +47,6 @@ class Verdict:
     """What a failed creation means. `scope` is who waits; `never` fails the launch. `seconds` is None where Redis counts.
 
     slower: fewer creations at once from now on. ambiguous: the pod may exist all the same.
-    own_s: the first and the longest wait of this launch alone, beside what all wait.
     """
 
     scope: Scope
@@ -56,7 +55,6 @@ class Verdict:
     seconds: float | None = None
     slower: bool = False
     ambiguous: bool = False
-    own_s: tuple[float, float] | None = None
 
 
 class Health:
@@ -94,8 +92,7 @@ def judge(error: ApiError, tries: int, alone: bool = False) -> Verdict:
         seconds = exponential_s(tries + 1, STUMBLE_FIRST_S, STUMBLE_MOST_S)
         return Verdict("launch", "ApiServerError", message, seconds, ambiguous=True)
     if isinstance(error, Overloaded):
-        own_s = (STUMBLE_FIRST_S, STUMBLE_MOST_S)
-        return Verdict("cluster", "ApiServerUnavailable", message, asked_s, slower=True, ambiguous=True, own_s=own_s)
+        return Verdict("cluster", "ApiServerUnavailable", message, asked_s, slower=True, ambiguous=True)
     if isinstance(error, Unreachable):
         return Verdict("cluster", "ApiServerUnreachable", message, slower=True, ambiguous=True)
     if isinstance(error, Unauthorized):

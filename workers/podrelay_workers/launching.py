@@ -27,7 +27,6 @@ from podrelay_workers.api_errors import (
     Refused,
     Unreachable,
 )
-from podrelay_workers.backoff import exponential_s
 from podrelay_workers.creation import (
     QUOTA_FIRST_S,
     QUOTA_MOST_S,
@@ -222,8 +221,6 @@ class Launching:
             if verdict.ambiguous:  # the pod may exist after all, and nobody would wait for it
                 self._holdings.give(self._intake.order(job, _revocation(request, pod), request.attempt))
             return await self._give_up(job, request, verdict.reason, verdict.message)
-        # One pod that the server or a webhook stumbles over must not stop all the others again and again.
-        seconds = max(seconds, exponential_s(job.tries + 1, *verdict.own_s)) if verdict.own_s else seconds
         log.debug("Launch %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
         Stats.incr("podrelay.launch_waits", tags={"reason": verdict.reason, **self._tags})
         news = ""
