@@ -30,7 +30,7 @@ class Launch:
     relaunches: int = 0
     request: LaunchRequest | None = field(default=None, repr=False)
     workload: Any = field(default=None, repr=False)
-    # Taken back: its slot is free, only its pod's end is still of interest.
+    # Taken back: only its pod's end is still of interest. Until then it holds the slot of its key if no newer one does.
     withdrawn: bool = False
     # What the database calls the launch of a running task that another executor started; we only hold its slot.
     foreign_id: str | None = None

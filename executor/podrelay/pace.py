@@ -4,11 +4,12 @@ Each part works in small groups and begins another one only while its share last
 group over each stay below 50 ms together, whatever is queued, ended or running. What is left keeps its place for the next
 heartbeat, which comes at once while the scheduler has work.
 
-What is not in our hand is Redis. A heartbeat makes one round trip to hand over and one to read results, and two more each
-for results that were there and for a comparison that is due. A slow Redis uses up the share with the first group, so it
-never costs more than these; one that does not answer costs `[podrelay] redis_timeout_s` once, then is left alone for a while
-(`relay`). A thread would hide even that, but a scheduler with threads must not fork, as a LocalExecutor beside us does, and
-what such a thread holds is neither in the scheduler's queue nor in Redis.
+What is not in our hand is Redis. A heartbeat makes one round trip to hand over and one to read results, up to two more for
+results that were there, three for a comparison that is due, and more only where that finds something to mend. A slow Redis
+uses up the share with the first group, so it never costs more than these; one that does not answer costs
+`[podrelay] redis_timeout_s` once, then is left alone for a while (`relay`). A thread would hide even that, but a scheduler
+with threads must not fork, as a LocalExecutor beside us does, and what such a thread holds is neither in the scheduler's
+queue nor in Redis.
 """
 
 from __future__ import annotations
