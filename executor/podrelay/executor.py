@@ -366,11 +366,3 @@ class RedisKubernetesExecutor(BaseExecutor):
         import inspect
 
         return "executor_conf" in inspect.signature(KubeConfig.__init__).parameters
-
-
-def _is_launch_id(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True

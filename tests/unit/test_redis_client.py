@@ -40,11 +40,6 @@ def test_tls_and_options_of_the_address_count_under_sentinel_too(make: Callable[
     assert issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
     said = {name: pool.connection_kwargs[name] for name in ("username", "password", "db", "ssl_ca_certs")}
     assert said == {"username": "user", "password": "p@ss", "db": 3, "ssl_ca_certs": "/ca.pem"}
-    (sentinel,) = pool.sentinel_manager.sentinels
-    asked = sentinel.connection_pool
-    assert issubclass(asked.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
-    assert asked.connection_kwargs["ssl_ca_certs"] == "/ca.pem"
-    assert "p@ss" not in str(asked.connection_kwargs), "the Sentinels have passwords of their own"
 
 
 @both
