@@ -22,8 +22,10 @@ import redis
 from demo.stack import Shape, Stack
 from podrelay.names import Names
 from tests.chaos.links import Link, Links
+from tests.chaos.postgres import Postgres, find_binaries
 from tests.end_to_end.bench import Bench, Run
 
+SQLITE_MOST = 60
 _HERE = Path(__file__).resolve().parent
 _TEMPLATE = """
 apiVersion: v1
@@ -94,9 +96,11 @@ class LateLink(Link):
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     with tempfile.TemporaryDirectory(prefix="podrelay-chaos-deferrals-") as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL runs as a user of its own
         home = Path(folder) / "home"
         home.mkdir()
-        stack = Stack(home, Shape(dags=_HERE / "dags", watchers=0, options=_options(home, options)))
+        postgres = _database(Path(folder), options.tasks)
+        stack = Stack(home, Shape(dags=_HERE / "dags", watchers=0, options=_options(home, options, postgres)))
         links = Links()
         try:
             stack.start()
@@ -105,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             stack.stop()
             links.stop()
+            if postgres is not None:
+                postgres.stop()
     print(f"{options.tasks} tasks, outcomes up to {options.late_s:g} s late: {told}")
     print("BROKEN: " + "; ".join(wrong) if wrong else "holds")
     return 1 if wrong else 0
@@ -188,7 +194,17 @@ def _lateness(bench: Bench, run: Run) -> tuple[int, float]:
     return overtaken, late_s
 
 
-def _options(home: Path, options: argparse.Namespace) -> dict[str, str]:
+def _database(folder: Path, tasks: int) -> Postgres | None:
+    """PostgreSQL for many tasks: SQLite lets one at a time write, and Airflow's API answers 500 where that takes too long."""
+    binaries = find_binaries() if tasks > SQLITE_MOST else None
+    if binaries is None:
+        return None
+    postgres = Postgres(folder, binaries)
+    postgres.start()
+    return postgres
+
+
+def _options(home: Path, options: argparse.Namespace, postgres: Postgres | None) -> dict[str, str]:
     told = {
         "PODRELAY_DEFERRALS": str(options.tasks),
         "AIRFLOW__CORE__PARALLELISM": str(2 * options.tasks + 8),
@@ -196,6 +212,8 @@ def _options(home: Path, options: argparse.Namespace) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "512",
         "AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "1000",
     }
+    if postgres is not None:
+        told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = postgres.url
     if not options.real_pods:
         template = home / "template.yaml"
         template.write_text(_TEMPLATE.format(pod=_HERE / "api_pod.py"))
