@@ -92,8 +92,8 @@ def test_a_failing_server_is_waited_for(bench: Bench) -> None:
 
     asyncio.run(scenario())
     assert not bench.results()
-    # Two seconds of outage are a few tries, not a storm.
-    assert bench.api.calls["create"] < 50 + 80
+    # Two seconds of outage are two or three tries a launch, not a storm: without pauses there would be thousands.
+    assert bench.api.calls["create"] < 50 * 4
 
 
 def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Bench) -> None:
