@@ -161,8 +161,6 @@ def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatc
         max_examples=EXAMPLES,
         stateful_step_count=40,
         deadline=None,
-        # Hypothesis takes the same examples again and again where CI is set; each run is to look elsewhere.
-        derandomize=False,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )

@@ -434,7 +434,12 @@ class World:
         return [row async for row in eyes.publisher.believed_live(time.time() + 60.0)]
 
     def lead_ends(self) -> None:
-        """Time passes: the leader's lease ends; it does not know."""
+        """Time passes: the leader's lease ends, it does not know; so does the wait of others for a former leader whose data
+        was lost, which is as long.
+        """
+        for eyes in self.eyes:
+            if eyes.leadership._lost_at is not None:
+                eyes.leadership._lost_at = float("-inf")
         key = self.names.watch("default")
         if self.redis.exists(key):
             self.redis.hset(key, "expires", "0")
