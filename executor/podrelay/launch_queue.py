@@ -108,10 +108,11 @@ class LaunchQueue:
         uid: str,
         *,
         unless_started: bool = False,
+        subject: str | None = None,
     ) -> CleanupRequest:
         """What to do with a pod of this cluster, with the user's `delete_option_kwargs`; for an Acknowledgement."""
         return CleanupRequest(launch_id, action, namespace, pod, uid, self._cluster, dict(self._delete_options),
-                              unless_started)  # fmt: skip
+                              unless_started, subject)  # fmt: skip
 
     def acknowledge(self, items: Sequence[Acknowledgement]) -> list[float]:
         """Close launches in the ledger and order the clean-up of their pods.

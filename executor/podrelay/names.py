@@ -38,6 +38,7 @@ CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
 PRIORITY_LEVELS = 8
 
 _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
+_POD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-(\d+)$")
 _JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
 
@@ -104,6 +105,15 @@ def launch_of_pod(name: str) -> tuple[str, int] | None:
         return None
     digits = match[1]
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])), int(match[2])
+
+
+def attempt_of_pod(name: str, launch_id: str) -> int | None:
+    """Which attempt of this launch has a pod of exactly this name; None where it is none of the launch. Every pod of ours
+    is named by `pod_name`, whatever an override or a hook asks for: a name proves whose pod it is.
+    """
+    launch, attempt = launch_of_pod(name) or ("", 0)
+    exact = launch == launch_id and name.endswith(f"-{attempt}") and _POD_NAME.fullmatch(name)
+    return attempt if exact else None
 
 
 @dataclass(frozen=True)

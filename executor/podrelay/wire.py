@@ -137,6 +137,8 @@ class CleanupRequest:
     delete_options: dict[str, Any] = field(default_factory=dict)
     # Only while no container of it has started: its task may have begun.
     unless_started: bool = False
+    # revoke: the task instance of which the database was asked; a pod that is for another one stays. None: nobody asked.
+    subject: str | None = None
 
     def encode(self) -> bytes:
         return _encode("cleanup", self)

@@ -96,8 +96,9 @@ class Withdrawals:
     def _revocation(self, launch_id: str, subject: str, known: Withdrawn) -> Acknowledgement:
         # A container that had started before it was withdrawn hangs without beginning its task: that one goes for certain.
         cleanup = self._queue.cleanup(
-            "revoke", launch_id, known.namespace, known.pod, known.uid, unless_started=not known.started
-        )
+            "revoke", launch_id, known.namespace, known.pod, known.uid,
+            unless_started=not known.started, subject=subject,
+        )  # fmt: skip
         return Acknowledgement(launch_id, int(known.attempt or 0), subject, cleanup=cleanup, revoked=True)
 
 

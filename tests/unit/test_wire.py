@@ -113,6 +113,15 @@ def test_pod_names_are_valid_and_belong_to_one_attempt(prefix: str, launch_id: A
     assert name == names.pod_name(prefix, str(launch_id), attempt)
     assert name.endswith(f"{launch_id.hex}-{attempt}")
     assert names.parse_job_id(names.job_id(str(launch_id), attempt)) == (str(launch_id), attempt)
+    assert names.attempt_of_pod(name, str(launch_id)) == attempt
+    assert names.attempt_of_pod(name, names.new_launch_id()) is None
+
+
+@pytest.mark.parametrize("name", ["etl", "{hex}", "-{hex}-0", "x-{hex}-00", "x-{hex}-0.y", "../x-{hex}-0", "X-{hex}-0",
+                                  "x-{hex}-0\n", "x-{hex}-\u0660", "x-{hex}-0-1", "x" * 40 + "-{hex}-0"])  # fmt: skip
+def test_other_names_are_of_no_launch(name: str) -> None:
+    launch_id = names.new_launch_id()
+    assert names.attempt_of_pod(name.format(hex=launch_id.replace("-", "")), launch_id) is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
@@ -20,6 +21,7 @@ from podrelay_workers.backoff import exponential_s
 from podrelay_workers.creation import STUMBLE_FIRST_S, STUMBLE_MOST_S, judge
 from podrelay_workers.holdings import Holdings
 from podrelay_workers.intake import Intake, Job, Outcome, back, done, failed, wait
+from podrelay_workers.own_pod import why_not_of
 from podrelay_workers.pauses import Pauses
 from podrelay_workers.pods_api import PodsApi
 from podrelay_workers.stopping import Stopping
@@ -38,6 +40,10 @@ class StillChanging(Exception):  # noqa: N818 - not an error
     """Each time that it was about to be deleted the pod had changed."""
 
 
+class NotOfLaunch(Exception):  # noqa: N818 - not an error of ours
+    """The API server's pod says of itself that it is not the one that was meant; nothing was done to it."""
+
+
 class FixedSlots:
     """A fixed number of clean-ups at once, so that they neither starve launches nor are starved by them."""
 
@@ -51,7 +57,10 @@ class FixedSlots:
 
 
 class CleaningUp:
-    """Does claimed clean-ups. They have no fence: the pod's uid says that it is the right one, and 404 is success."""
+    """Does claimed clean-ups. They have no fence: name and uid say that a pod is the right one, and 404 is success.
+
+    Which pod a revocation is about stands in the ledger, which anybody may have written: the pod is asked first.
+    """
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class CleaningUp:
         pods: PodsApi,
         pauses: Pauses,
         stopping: Stopping,
+        deployment: str,
         team: str | None = None,
     ) -> None:
         self._intake = intake
@@ -67,6 +77,7 @@ class CleaningUp:
         self._pods = pods
         self._pauses = pauses
         self._stopping = stopping
+        self._deployment = deployment
         self._tags = {"team_name": team} if team else {}
         self._told: set[str] = set()
 
@@ -81,9 +92,7 @@ class CleaningUp:
         try:
             request = self._intake.open_cleanup(job)
         except WireError as error:
-            log.warning("Quarantined job %s: %s", job.id, error)
-            await self._intake.quarantine(job, str(error))
-            return failed(job, f"Quarantined: {error}")
+            return await self._quarantined(job, str(error))
         if self._stopping.stopped or self._pauses.left_s:
             return back(job)
         if not await self._holdings.fresh(job):
@@ -92,6 +101,8 @@ class CleaningUp:
             await self._act(request)
         except NotFound:
             return done(job)
+        except NotOfLaunch as error:
+            return await self._quarantined(job, str(error))
         except StillChanging:
             return wait(job, 1.0, "StillChanging", "the pod changes faster than it can be deleted")
         except ApiError as error:
@@ -102,6 +113,11 @@ class CleaningUp:
                 error = another
             return await self._judged(job, request, error)
         return done(job)
+
+    async def _quarantined(self, job: Job, why: str) -> Outcome:
+        log.warning("Quarantined job %s: %s", job.id, why)
+        await self._intake.quarantine(job, why)
+        return failed(job, f"Quarantined: {why}")
 
     async def _is_gone(self, request: CleanupRequest) -> bool:
         """After a conflict, which the server also reports where somebody else changed the pod at the same moment."""
@@ -114,38 +130,49 @@ class CleaningUp:
     async def _act(self, request: CleanupRequest) -> None:
         if request.action == "done":
             await self._label(request, names.LABEL_DONE)
-            return
-        if request.action == "revoke" and request.unless_started:
-            await self._revoke_unless_started(request)
-            return
-        if request.action == "revoke":
-            await self._label(request, names.LABEL_REVOKED)
-        await self._delete(request)
+        elif request.action == "revoke":
+            await self._revoke(request)
+        else:
+            await self._delete(request)
 
-    async def _revoke_unless_started(self, request: CleanupRequest) -> None:
-        """Delete a pod of which the API server says, in the same step, that no container of it has started.
+    async def _revoke(self, request: CleanupRequest) -> None:
+        """Mark and delete a pod that says of itself that it is the one that was meant; where it must not have started, only
+        one of which the API server says, in the same step, that no container of it has.
 
-        Each write names the version at which that was so. A pod that has started is left: its task may have begun, and if
-        it has not, Airflow's execution API refuses it and it ends by itself; what becomes of one that is over, its result
-        says. The mark that an earlier look put on it is taken off, for the watcher follows no pod that is marked.
+        Each write then names the version at which that was so. A pod that has started is left: its task may have begun, and
+        if it has not, Airflow's execution API refuses it and it ends by itself; what becomes of one that is over, its
+        result says. The mark that an earlier look put on it is taken off, for the watcher follows no pod that is marked.
         """
         for _ in range(_LOOKS_MAX):
             pod = await self._pods.get_pod(request.namespace, request.pod)
-            if request.uid and pod["metadata"].get("uid") != request.uid:
+            uid = str(pod["metadata"].get("uid") or "")
+            if request.uid not in ("", uid):
+                return
+            why_not = why_not_of(request, self._deployment, pod)
+            if why_not:
+                raise NotOfLaunch(why_not)
+            seen = replace(request, uid=uid)
+            if not request.unless_started:
+                await self._label(seen, names.LABEL_REVOKED)
+                await self._delete(seen)
                 return
             try:
-                if has_started(pod):
-                    log.info("Pod %s/%s is not revoked: it has started", request.namespace, request.pod)
-                    if names.LABEL_REVOKED in (pod["metadata"].get("labels") or {}):
-                        await self._label(request, names.LABEL_REVOKED, value=None)
-                    return
-                version = str(pod["metadata"]["resourceVersion"])
-                pod = await self._label(request, names.LABEL_REVOKED, version)
-                await self._delete(request, str(pod["metadata"]["resourceVersion"]))
+                await self._revoke_unless_started(seen, pod)
             except Conflict:  # it has changed since: look again
                 continue
             return
         raise StillChanging
+
+    async def _revoke_unless_started(self, request: CleanupRequest, pod: dict[str, Any]) -> None:
+        """:raises Conflict: this is not how the pod is any more."""
+        if has_started(pod):
+            log.info("Pod %s/%s is not revoked: it has started", request.namespace, request.pod)
+            if names.LABEL_REVOKED in (pod["metadata"].get("labels") or {}):
+                await self._label(request, names.LABEL_REVOKED, value=None)
+            return
+        version = str(pod["metadata"]["resourceVersion"])
+        pod = await self._label(request, names.LABEL_REVOKED, version)
+        await self._delete(request, str(pod["metadata"]["resourceVersion"]))
 
     async def _delete(self, request: CleanupRequest, version: str = "") -> None:
         await self._timed("pod_deletion", self._pods.delete_pod(

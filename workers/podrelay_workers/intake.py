@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import redis.asyncio
 from redis.exceptions import AuthenticationError, RedisError
@@ -29,6 +29,7 @@ from podrelay.sealing import Seal
 from podrelay.settings import Settings
 from podrelay.wire import CleanupRequest, LaunchRequest, PodResult
 
+_Item = TypeVar("_Item")
 Kind = Literal["launch", "cleanup"]
 What = Literal["created", "done", "failed", "back", "wait", "abandon", "order"]
 Event = Literal["pause", "stumble", "recover", "refused", "passed"]
@@ -185,7 +186,7 @@ class Intake:
         """Prolong the leases: per job 1 held, 0 lost, -1 held but not wanted any more. Marks what is lost."""
         at_s = time.monotonic()
         answers: list[int] = []
-        for part in _parts(jobs):
+        for part in _rows(jobs, CHUNK):
             args: list[Any] = [self._settings.launch_lease_s, self._names.launch_prefix, names.rq_started("")]
             for job in part:
                 args += (job.id, job.execution, job.queue, job.kind)
@@ -271,11 +272,15 @@ class Intake:
         return request
 
     def open_cleanup(self, job: Job) -> CleanupRequest:
-        """:raises WireError: not one of our clean-ups, or not this one."""
+        """:raises WireError: not one of our clean-ups, not this one, or its pod is of another launch or attempt."""
         request = CleanupRequest.decode(self._open(job, names.CLEANUP_FUNCTION))
-        launch, _, rest = job.id.partition("_")
-        if launch != request.launch_id or not rest.endswith(f"-{request.action}") or request.cluster != self.cluster:
-            raise WireError("the payload belongs to another job")
+        # An executor may have the pod from the ledger, which is not sealed.
+        attempt = names.attempt_of_pod(request.pod, request.launch_id)
+        if attempt is None:
+            raise WireError("its pod is not of that launch, by the pod's name")
+        made = names.cleanup_job_id(request.launch_id, attempt, request.action, request.unless_started)
+        if made != job.id or request.cluster != self.cluster:
+            raise WireError("the payload belongs to another job, or its pod to another attempt")
         return request
 
     def _open(self, job: Job, function: str) -> bytes:
@@ -348,9 +353,5 @@ def _json(data: bytes) -> Any:
         raise WireError("the job's data is not JSON") from error
 
 
-def _rows(flat: Sequence[Any], width: int) -> list[Sequence[Any]]:
+def _rows(flat: Sequence[_Item], width: int) -> list[Sequence[_Item]]:
     return [flat[start : start + width] for start in range(0, len(flat), width)]
-
-
-def _parts(jobs: Sequence[Job]) -> list[Sequence[Job]]:
-    return [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]

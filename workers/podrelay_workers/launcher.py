@@ -82,7 +82,7 @@ class Launcher:
             launches, held, pods, manifests, concurrency, self._pauses, stopping, patience,
             token_margin_s=settings.token_margin_s, team=team,
         )  # fmt: skip
-        self._cleaning = CleaningUp(cleanups, cleaned, pods, self._pauses, stopping, team)
+        self._cleaning = CleaningUp(cleanups, cleaned, pods, self._pauses, stopping, settings.deployment, team)
         self._lanes = (
             Lane(launches, held, concurrency, self._pauses, self._launching.work,
                  patience_s=patience.wait_s, tell=self._launching.tell),

@@ -1,10 +1,11 @@
-"""Is there a pod of this launch already? One request; used by the launcher."""
+"""Is there a pod of this launch already, and is a pod that was found really of it? Used by the launcher."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from podrelay import names
+from podrelay.wire import CleanupRequest
 from podrelay_workers.api_errors import NotFound, Refused
 from podrelay_workers.pods_api import PodsApi
 
@@ -27,6 +28,19 @@ async def find_own(pods: PodsApi, pod: Json) -> Json | None:
     if all(labels.get(label) == ours[label] for label in _MARK):
         return found
     raise Refused(f"a pod named {name} is in namespace {namespace} and is not of this launch", status=409)
+
+
+def why_not_of(request: CleanupRequest, deployment: str, pod: Json) -> str:
+    """Pure: why this pod, as the API server has it, is not the one of that clean-up; empty where it is."""
+    labels = pod["metadata"].get("labels") or {}
+    expected = (request.launch_id, deployment, str(names.attempt_of_pod(request.pod, request.launch_id)))
+    for label, value in zip(_MARK, expected, strict=True):
+        if labels.get(label) != value:
+            return f"its pod says another {label} of itself"
+    subject = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_SUBJECT)
+    if request.subject not in (None, subject):
+        return f"its pod says another {names.ANNOTATION_SUBJECT} of itself"
+    return ""
 
 
 def namespace_of(pod: Json) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import uuid
 from typing import Any
 
 import pytest
@@ -16,15 +18,45 @@ from tests.integration.launch.conftest import Bench, until
 from tests.integration.launch.pod_api import status
 
 
-def put_pod(bench: Bench, name: str, uid: str = "u1") -> None:
-    bench.api.pods["default", name] = {"metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {}}}
+def launch_of(what: str) -> str:
+    """The launch whose pod a test calls by this word."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, what))
 
 
-def order(bench: Bench, action: CleanupAction, pod: str, uid: str = "u1", unless_started: bool = False) -> str:
-    request = bench.request()
-    cleanup = CleanupRequest(request.launch_id, action, "default", pod, uid, unless_started=unless_started)
-    bench.queue.acknowledge([Acknowledgement(request.launch_id, 0, request.subject, cleanup=cleanup)])
-    return f"rq:job:{request.launch_id}_0-{'pending-' if unless_started else ''}{action}"
+def pod_of(what: str, attempt: int = 0) -> str:
+    return names.pod_name(what, launch_of(what), attempt)
+
+
+def put_pod(bench: Bench, what: str, uid: str = "u1", deployment: str = "default") -> None:
+    labels = {names.LABEL_LAUNCH_ID: launch_of(what), names.LABEL_ATTEMPT: "0", names.LABEL_DEPLOYMENT: deployment}
+    bench.api.pods["default", pod_of(what)] = {
+        "metadata": {
+            "name": pod_of(what), "namespace": "default", "uid": uid, "labels": labels, "resourceVersion": "1",
+            "annotations": {names.ANNOTATION_SUBJECT: f"ti-{what}"},
+        }
+    }  # fmt: skip
+
+
+def left(bench: Bench) -> set[str]:
+    """The pods that are still there, by their words."""
+    return {name.rpartition("-")[0].rpartition("-")[0] for _, name in bench.api.pods}
+
+
+def marks(bench: Bench, what: str) -> dict[str, str]:
+    labels = bench.api.pods["default", pod_of(what)]["metadata"]["labels"]
+    return {label: labels[label] for label in (names.LABEL_DONE, names.LABEL_REVOKED) if label in labels}
+
+
+def cleanup_of(what: str, action: CleanupAction, **values: Any) -> CleanupRequest:
+    return CleanupRequest(
+        launch_of(what), action, **({"namespace": "default", "pod": pod_of(what), "uid": "u1"} | values)
+    )
+
+
+def order(bench: Bench, action: CleanupAction, what: str, **values: Any) -> str:
+    cleanup = cleanup_of(what, action, **values)
+    bench.queue.acknowledge([Acknowledgement(cleanup.launch_id, 0, f"ti-{what}", cleanup=cleanup)])
+    return f"rq:job:{names.cleanup_job_id(cleanup.launch_id, 0, action, cleanup.unless_started)}"
 
 
 def statuses(bench: Bench, jobs: list[str]) -> set[str | None]:
@@ -50,8 +82,8 @@ def test_each_action(bench: Bench) -> None:
             await until(lambda: statuses(bench, jobs) == {"finished"})
 
     asyncio.run(scenario())
-    assert {name for _, name in bench.api.pods} == {"b", "d", "e", "f"}
-    assert bench.api.pods["default", "b"]["metadata"]["labels"] == {names.LABEL_DONE: "True"}
+    assert left(bench) == {"b", "d", "e", "f"}
+    assert marks(bench, "b") == {names.LABEL_DONE: "True"}
     assert bench.in_hand() == 0
 
 
@@ -66,16 +98,16 @@ def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) ->
         },
         "ended": {"phase": "Failed", "containerStatuses": [{"name": "base", "state": {"terminated": {"exitCode": 1}}}]},
         "stranger": {"phase": "Pending"},
-        "comes late": {"phase": "Pending"},
+        "late": {"phase": "Pending"},
     }
     for pod, state in states.items():
         put_pod(bench, pod, uid="another" if pod == "stranger" else "u1")
-        bench.api.pods["default", pod] |= {"status": state}
-        bench.api.pods["default", pod]["metadata"]["resourceVersion"] = "7"
+        bench.api.pods["default", pod_of(pod)] |= {"status": state}
+        bench.api.pods["default", pod_of(pod)]["metadata"]["resourceVersion"] = "7"
 
     def start_meanwhile(request: web.Request, _: Any) -> None:
-        pod = bench.api.pods["default", "comes late"]
-        if request.method == "DELETE" and request.match_info["name"] == "comes late":
+        pod = bench.api.pods["default", pod_of("late")]
+        if request.method == "DELETE" and request.match_info["name"] == pod_of("late"):
             pod["status"] = states["runs"]
             pod["metadata"]["resourceVersion"] = "99"
 
@@ -87,15 +119,13 @@ def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) ->
             await until(lambda: statuses(bench, jobs) == {"finished"})
 
     asyncio.run(scenario())
-    assert {name for _, name in bench.api.pods} == {"runs", "starts", "ended", "stranger", "comes late"}
-    assert not bench.api.pods["default", "comes late"]["metadata"]["labels"], (
-        "the watcher follows no pod that is marked"
-    )
+    assert left(bench) == {"runs", "starts", "ended", "stranger", "late"}
+    assert not marks(bench, "late"), "the watcher follows no pod that is marked"
 
 
 def test_a_thousand_pods_cost_a_thousand_requests(bench: Bench) -> None:
     """Also where each acknowledgement is repeated, and several launchers serve the queue; none finds its pod gone."""
-    count, requests = 1000, [bench.request(number) for number in range(1000)]
+    count = 1000
     asked: list[tuple[str, bool]] = []
 
     def note(request: web.Request, _: object) -> None:
@@ -106,10 +136,9 @@ def test_a_thousand_pods_cost_a_thousand_requests(bench: Bench) -> None:
         put_pod(bench, f"p{number}")
     bench.api.fault = note
     orders = [
-        Acknowledgement(request.launch_id, 0, request.subject,
-                        cleanup=CleanupRequest(request.launch_id, "delete", "default", f"p{number}", "u1"))
-        for number, request in enumerate(requests)
-    ]  # fmt: skip
+        Acknowledgement(launch_of(f"p{number}"), 0, f"ti-p{number}", cleanup=cleanup_of(f"p{number}", "delete"))
+        for number in range(count)
+    ]
     bench.queue.acknowledge(orders)
     bench.queue.acknowledge(orders[:100])
 
@@ -189,7 +218,8 @@ def test_a_conflict_that_is_not_about_the_pods_identity_is_tried_again(bench: Be
             await until(lambda: statuses(bench, jobs) == {"finished"})
 
     asyncio.run(scenario())
-    assert [pod["metadata"]["labels"] for pod in bench.api.pods.values()] == [{names.LABEL_DONE: "True"}]
+    assert left(bench) == {"b"}
+    assert marks(bench, "b") == {names.LABEL_DONE: "True"}
 
 
 def test_a_label_reaches_no_other_pod_of_that_name(bench: Bench) -> None:
@@ -202,4 +232,60 @@ def test_a_label_reaches_no_other_pod_of_that_name(bench: Bench) -> None:
             await until(lambda: statuses(bench, [job]) == {"finished"})
 
     asyncio.run(scenario())
-    assert bench.api.pods["default", "a"]["metadata"]["labels"] == {}
+    assert not marks(bench, "a")
+
+
+def test_what_the_ledger_was_made_to_say_touches_no_pod_of_another_launch(bench: Bench) -> None:
+    """A revocation names the pod that the ledger knows, and whoever can write to Redis can write that."""
+    for what in ("victim", "good"):
+        put_pod(bench, what)
+    forged = [
+        "victim",  # not of podrelay at all
+        pod_of("victim"),
+        names.pod_name("x", launch_of("2"), 1),  # of another attempt
+        f"{names.pod_name('x', launch_of('3'), 0)}./../{pod_of('victim')}",
+        f"{pod_of('victim')}?x={names.pod_name('x', launch_of('4'), 0)}",
+        names.pod_name("x", launch_of("5"), 0) + "0",
+    ]
+    jobs = [order(bench, "revoke", str(number), pod=pod, uid="") for number, pod in enumerate(forged)]
+    jobs += [order(bench, "delete", "d", pod=pod_of("victim"), uid=""), order(bench, "done", "e", pod=pod_of("victim"))]
+    jobs.append(order(bench, "revoke", "f", pod=pod_of("victim"), uid="", unless_started=True))
+    good = order(bench, "delete", "good")
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, jobs) == {"failed"} and statuses(bench, [good]) == {"finished"})
+
+    asyncio.run(scenario())
+    assert left(bench) == {"victim"}
+    assert not marks(bench, "victim")
+    assert bench.api.calls == {"delete": 1}
+    assert sorted(f"rq:job:{entry['job']}" for entry in bench.quarantined()) == sorted(jobs)
+    assert all(entry["why"] for entry in bench.quarantined())
+    assert "gAAAA" not in json.dumps(bench.quarantined())
+
+
+def test_a_revocation_reaches_only_a_pod_that_says_itself_whose_it_is(bench: Bench) -> None:
+    """The name may be right and the launch another deployment's, or its task another than the one that was looked up."""
+    put_pod(bench, "theirs", deployment="other")
+    for what in ("subject", "late", "ours", "waits"):
+        put_pod(bench, what)
+    jobs = [
+        order(bench, "revoke", "theirs", subject="ti-theirs"),
+        order(bench, "revoke", "theirs", subject="ti-theirs", unless_started=True),
+        order(bench, "revoke", "subject", subject="ti-of-no-row"),
+        order(bench, "revoke", "late", subject="", unless_started=True),
+    ]
+    good = [
+        order(bench, "revoke", "ours", subject="ti-ours", uid=""),
+        order(bench, "revoke", "waits", subject="ti-waits", unless_started=True),
+    ]
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: statuses(bench, jobs) == {"failed"} and statuses(bench, good) == {"finished"})
+
+    asyncio.run(scenario())
+    assert left(bench) == {"theirs", "subject", "late"}
+    assert not any(marks(bench, what) for what in ("theirs", "subject", "late"))
+    assert sorted(f"rq:job:{entry['job']}" for entry in bench.quarantined()) == sorted(jobs)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from podrelay import names
 from podrelay.launch_queue import Acknowledgement
-from podrelay.wire import CleanupAction, CleanupRequest
+from podrelay.wire import CleanupAction, CleanupRequest, LaunchRequest
 from tests.integration.launch.conftest import Bench, until
 from tests.integration.launch.pod_api import PodApi, status
 from tests.integration.parity.conftest import Rigs
@@ -110,14 +111,14 @@ async def one_of_each(bench: Bench, api: PodApi, recorder: Recorder, team: str |
                 part._tags = {"team_name": team}
         await until(lambda: bench.states([good, bad]) == {"created": 1, "finished": 1})
         pod = bench.ledger(good)["pod"]
-        clean_up(bench, good.launch_id, 0, "done", pod)
+        clean_up(bench, good, "done", pod)
         await until(lambda: api.calls["patch"])
-        clean_up(bench, good.launch_id, 1, "delete", pod)
+        clean_up(bench, good, "delete", pod)
         await until(lambda: not api.pods)
-        clean_up(bench, good.launch_id, 2, "delete", "gone")
+        clean_up(bench, bad, "delete", names.pod_name("gone", bad.launch_id, 0))
         await until(lambda: any(("status", "404") in tags for _, _, tags in recorder.told))
 
 
-def clean_up(bench: Bench, launch_id: str, attempt: int, action: CleanupAction, pod: str) -> None:
-    request = CleanupRequest(launch_id, action, "default", pod)
-    bench.queue.acknowledge([Acknowledgement(launch_id, attempt, "", cleanup=request)])
+def clean_up(bench: Bench, launch: LaunchRequest, action: CleanupAction, pod: str) -> None:
+    request = CleanupRequest(launch.launch_id, action, "default", pod)
+    bench.queue.acknowledge([Acknowledgement(launch.launch_id, 0, "", cleanup=request)])
