@@ -10,6 +10,7 @@ from podrelay import names
 from podrelay.launches import Launch
 from podrelay.names import Names
 from podrelay.relay import Relay
+from podrelay.wire import number_of
 
 # A launcher renews its registration every 5 s for 60 s (`podrelay_workers.presence`). Redis' own clock tells how long ago
 # that was, so that no two clocks are compared.
@@ -52,7 +53,7 @@ def waiting_in_vain(
         for launch in launches:
             pipeline.hmget(names_.launch(launch.launch_id), ("state", "t_offered"))
         found = zip(launches, pipeline.execute(), strict=True)
-        return [launch for launch, (state, at) in found if state == b"offered" and now_s - float(at or 0) >= PATIENCE_S]
+        return [launch for launch, (state, at) in found if state == b"offered" and now_s - number_of(at) >= PATIENCE_S]
 
     return relay.call(look)
 

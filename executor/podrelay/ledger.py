@@ -9,15 +9,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import redis
+from redis.exceptions import ResponseError
 
 from podrelay import names, pace
 from podrelay.launchers import waiting_in_vain
 from podrelay.launches import Launch
 from podrelay.names import Names
 from podrelay.relay import Relay
+from podrelay.wire import number_of
 
 What = Literal["missing", "lost", "finished", "withdrawn", "ahead"]
 
@@ -55,18 +57,20 @@ class Ledger:
         answer = [_text(item) for item in self._relay.run("survey", [self._names.epoch], args)]
         rows = zip(*(answer[field::5] for field in range(1, 6)), strict=True)
         return answer[0], [
-            Finding(launch_id, what, int(attempt or -1), result, int(relaunches))
+            # Each relaunch was an attempt, whatever the field says.
+            Finding(launch_id, what, int(attempt or -1), result, min(_count(relaunches), int(attempt or 0)))
             for launch_id, what, attempt, result, relaunches in rows
         ]
 
     def entries(self, launch_ids: Sequence[str]) -> list[dict[str, str]]:
-        """The ledger of some launches, whole; an empty dict for one that is unknown."""
+        """The ledger of some launches, whole; an empty dict for one that is unknown, or whose key is not of our making."""
 
         def read(client: redis.Redis) -> list[dict[bytes, bytes]]:
             pipeline = client.pipeline(transaction=False)
             for launch_id in launch_ids:
                 pipeline.hgetall(self._names.launch(launch_id))
-            return list(pipeline.execute())
+            found = pipeline.execute(raise_on_error=False)
+            return [_unless_of_another_type(entry) for entry in found]
 
         return [{_text(k): _text(v) for k, v in entry.items()} for entry in self._relay.call(read)]
 
@@ -89,5 +93,18 @@ class Ledger:
         return int(cursor), [_text(launch_id) for launch_id, created_s in found if created_s < before_s]
 
 
+def _unless_of_another_type(entry: Any) -> Any:
+    """:raises ResponseError: any other refusal, for instance of a Redis that may not be read now."""
+    if isinstance(entry, ResponseError):
+        if str(entry).startswith("WRONGTYPE"):
+            return {}
+        raise entry
+    return entry
+
+
+def _count(text: str) -> int:
+    return max(0, int(number_of(text)))
+
+
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -27,7 +27,7 @@ from podrelay.names import Names
 from podrelay.redis_client import unavailable
 from podrelay.sealing import Seal
 from podrelay.settings import Settings
-from podrelay.wire import CleanupRequest, LaunchRequest, PodResult
+from podrelay.wire import CleanupRequest, LaunchRequest, PodResult, number_of
 
 _Item = TypeVar("_Item")
 Kind = Literal["launch", "cleanup"]
@@ -175,9 +175,9 @@ class Intake:
             execution=execution,
             data=data,
             held_at_s=at_s,
-            tries=int(tries),
-            offered_at_s=float(offered),
-            told_at_s=float(told),
+            tries=int(number_of(tries)),
+            offered_at_s=number_of(offered),
+            told_at_s=number_of(told),
             probe=probe == b"1",
             overdue=(text(reason), text(message)) if reason else None,
         )

@@ -8,18 +8,25 @@
 --       job id ('' = nothing to clean up), data, description
 -- A launch whose ledger already names a later attempt keeps its ledger; the clean-up of its old pod is made all the same.
 -- Returns for each launch that is over now the seconds since its result was reported, as text.
+-- A key that is no hash, or an attempt that is no number, is not of our making: as if it were not there.
+local function forged(held, attempt)
+  return held.err or (attempt and (#attempt > 9 or not string.match(attempt, '^%d+$')))
+end
+
 local pushed, waited = false, {}
 for i = 12, #ARGV, 7 do
   local launch, attempt, subject, over = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
   local ledger = ARGV[1] .. launch
-  local held = redis.call('HMGET', ledger, 'attempt', 'state', 't_reported')
+  local held = redis.pcall('HMGET', ledger, 'attempt', 'state', 't_reported')
+  if forged(held, held[1]) then redis.call('DEL', ledger); held = {} end
   local void = over == 'revoked' and (held[2] == 'finished' or held[2] == 'acknowledged')
   if over == 'revoked' then over = void and '0' or '1' end
   if void then  -- left as it is
   elseif held[1] and tonumber(held[1]) == attempt then
     redis.call('ZREM', KEYS[3], launch)
     if over == '1' then
-      if held[3] and held[2] == 'finished' then waited[#waited + 1] = tostring(tonumber(ARGV[5]) - tonumber(held[3])) end
+      local reported = tonumber(held[3] or '')
+      if reported and held[2] == 'finished' then waited[#waited + 1] = tostring(tonumber(ARGV[5]) - reported) end
       redis.call('HSET', ledger, 'state', held[2] == 'withdrawn' and 'withdrawn' or 'acknowledged', 't_acknowledged', ARGV[5])
       redis.call('EXPIRE', ledger, ARGV[11])
     end

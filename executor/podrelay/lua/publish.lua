@@ -11,7 +11,12 @@ if ARGV[1] ~= '' then
   if lead[1] ~= ARGV[1] or lead[2] ~= ARGV[2] then return -2 end
 end
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
-local held = redis.call('HMGET', KEYS[1], 'attempt', 'state', 'outcome', 'started', 'reason', 'message', 'wait')
+local held = redis.pcall('HMGET', KEYS[1], 'attempt', 'state', 'outcome', 'started', 'reason', 'message', 'wait')
+-- A key that is no hash, or an attempt that is no number, is not of our making: as if it were not there.
+if held.err or (held[1] and (#held[1] > 9 or not string.match(held[1], '^%d+$'))) then
+  redis.call('DEL', KEYS[1])
+  held = {}
+end
 local known = tonumber(held[1] or -1)
 if known > attempt then return -1 end
 local same = known == attempt

@@ -317,6 +317,15 @@ def forge(bench: Bench, request: LaunchRequest, data: bytes | str) -> None:
     bench.redis.hset(f"rq:job:{request.launch_id}_{request.attempt}", "data", data)  # type: ignore[arg-type]
 
 
+def test_numbers_that_are_none_hold_up_nothing(bench: Bench) -> None:
+    forged, good = bench.request(1), bench.request(2)
+    bench.offer(forged, good)
+    bench.redis.hset(f"rq:job:{forged.launch_id}_0", "waits", "x")
+    bench.redis.hset(bench.names.launch(forged.launch_id), mapping={"t_offered": "x", "t_pending": "nan"})
+
+    during(bench, lambda: until(lambda: bench.states([forged, good]) == {"created": 2}))
+
+
 def test_poison_goes_to_quarantine_and_the_rest_goes_on(bench: Bench) -> None:
     gadget, function, flipped, replayed, good = (bench.request(number) for number in range(5))
     bench.offer(gadget, function, flipped, replayed, good)
