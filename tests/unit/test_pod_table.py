@@ -167,6 +167,9 @@ def test_another_launch_under_the_same_name() -> None:
     assert (taken.confirm.launch_id, said(table.gone(taken.confirm, NOW_S, 1.0))) == ("l", "failed PodVanished")
     assert table.holds("n", "p", "other")
     assert not table.holds("n", "p", "l")
+    assert table.place_of("p") == "n"
+    table.forget(("n", "p"))
+    assert table.place_of("p") is None
 
 
 def test_the_same_launch_under_the_same_name_goes_on() -> None:

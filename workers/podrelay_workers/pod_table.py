@@ -77,6 +77,8 @@ class PodTable:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._rows: dict[Key, Row] = {}
+        # Name -> namespace: there is one pod of a name, wherever it is.
+        self._places: dict[str, str] = {}
         self._waiting: dict[Key, Row] = {}
         self._skipped: set[str] = set()
         self._over: dict[tuple[str, int], float] = {}
@@ -88,6 +90,10 @@ class PodTable:
         """Is there a live pod of this name, and is it of this launch?"""
         row = self._rows.get((namespace, name))
         return row is not None and row.launch_id == launch_id
+
+    def place_of(self, name: str) -> str | None:
+        """The namespace in which the live pod of this name is, whatever the ledger says."""
+        return self._places.get(name)
 
     def take(self, event: str, pod: Any, now_s: float, clock_s: float) -> Taken:
         """Learn from an event."""
@@ -101,6 +107,7 @@ class PodTable:
             row = row_of(*key, verdict.launch_id, verdict.attempt, verdict.fields.get("uid", ""))
             self.forget(key)
             self._rows[key] = row
+            self._places[row.name] = row.namespace
             restore = _restorable(pod, verdict, self._rules.cluster) if event == "LISTED" else None
         news = self._news(row, verdict, now_s, clock_s, seen_first=event == "LISTED" and row is not before)
         row.doubt = verdict.confirm
@@ -162,6 +169,8 @@ class PodTable:
     def forget(self, key: Key) -> None:
         self._rows.pop(key, None)
         self._waiting.pop(key, None)
+        if self._places.get(key[1]) == key[0]:
+            del self._places[key[1]]
 
     # --- what is news ---------------------------------------------------------------------------------------------
 
@@ -275,3 +284,10 @@ def _whereabouts(row: Row) -> dict[str, str]:
 def same_launch(pod: Any, row: Row) -> bool:
     """Is this pod still the one of that row?"""
     return identity(pod) == (row.launch_id, row.attempt)
+
+
+def of_others(pod: Any, deployment: str, cluster: str) -> bool:
+    """Does this pod say that it is another deployment's, or another cluster's? One that says neither may be ours."""
+    labels = _map(_map(_map(pod).get("metadata")).get("labels"))
+    found = labels.get(names.LABEL_DEPLOYMENT, deployment), labels.get(names.LABEL_CLUSTER, cluster)
+    return found != (deployment, cluster)

@@ -16,7 +16,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import Stats
 from redis.exceptions import RedisError
 
-from podrelay import lifecycle
+from podrelay import lifecycle, names
 from podrelay.errors import RelayUnavailable
 from podrelay.names import DEFAULT_CLUSTER, Names
 from podrelay.redis_client import unavailable
@@ -206,10 +206,27 @@ class Publisher:
             args: list[str | int | float] = [self._names.launch_prefix, cursor, LIVE_COUNT, f"{before_s:.3f}"]
             cursor, *flat = map(_text, await self._scripts.run("live", keys, args))
             for launch_id, attempt, namespace, pod, uid in zip(*(flat[field::5] for field in range(5)), strict=True):
-                if attempt.isdecimal():
+                # Whoever can write to Redis can write any name there: only one that proves itself is asked for.
+                if attempt == str(names.attempt_of_pod(pod, launch_id)):
                     yield row_of(namespace, pod, launch_id, int(attempt), uid)
+                else:
+                    await self._quarantine(launch_id, "the ledger names a pod that is not of this launch and attempt")
             if cursor == "0":
                 return
+
+    async def _quarantine(self, launch_id: str, why: str) -> None:
+        """Say why a launch is not looked for any more, once: it leaves those that should have a pod.
+
+        :raises RelayUnavailable: Redis does not answer.
+        """
+        log.warning("Quarantined launch %s: %s", launch_id, why)
+        pipeline = self._scripts.client.pipeline()
+        pipeline.zrem(self._names.live(self._cluster), launch_id)
+        pipeline.xadd(self._names.quarantine, {"launch": launch_id, "why": why}, maxlen=10_000, approximate=True)
+        try:
+            await pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
 
 
 def _merged(held: News, news: News) -> News:

@@ -27,7 +27,7 @@ from podrelay.wire import PodResult
 from podrelay_workers.api_errors import ApiError, NotFound
 from podrelay_workers.backoff import Backoff
 from podrelay_workers.leadership import Leadership, Term
-from podrelay_workers.pod_table import News, PodTable, Row, same_launch
+from podrelay_workers.pod_table import News, PodTable, Row, of_others, same_launch
 from podrelay_workers.pod_watch import LONGEST_PAUSE_S, Listed, PodWatch, Seen
 from podrelay_workers.pods_api import PodsApi
 from podrelay_workers.publisher import NotLeader, Publisher
@@ -274,8 +274,8 @@ class _Lead:
         with contextlib.suppress(RelayUnavailable):  # the next comparison is never far
             async with contextlib.aclosing(self._publisher.believed_live(before_s)) as rows:
                 async for row in rows:
-                    known = self._table.holds(row.namespace, row.name, row.launch_id)
-                    if known and row.namespace not in self._elsewhere:
+                    place = self._table.place_of(row.name)
+                    if place and (place != row.namespace or place not in self._elsewhere):
                         continue
                     if None in namespaces or row.namespace in namespaces or self._is_elsewhere(row.namespace):
                         self._doubt(row)
@@ -315,6 +315,8 @@ class _Lead:
                     log.info("Whether pod %s/%s is gone stays open for now: %s", row.namespace, row.name, error)
                 await asyncio.sleep(min(waits.failed("", error.retry_after_s), LONGEST_PAUSE_S))
         self._doubted.discard((row.namespace, row.name))
+        if pod is not None and of_others(pod, self._settings.deployment, self._rules.cluster):
+            return
         if pod is not None and same_launch(pod, row):
             self._take("MODIFIED", pod)
             # Our watch does not tell of it (its labels were changed), so the next comparison has to ask again. Where

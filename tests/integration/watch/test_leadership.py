@@ -11,6 +11,7 @@ import pytest
 import redis
 from cryptography.fernet import Fernet
 
+from podrelay import names
 from podrelay.errors import RelayUnavailable
 from podrelay.names import Names
 from podrelay.redis_client import connect_async
@@ -166,18 +167,26 @@ def test_what_redis_does_not_take_stays(redis_server: Any, redis_url: str) -> No
 
 def test_what_the_ledger_believes_to_be_alive(redis_url: str) -> None:
     async def test(scripts: Scripts, client: Any) -> None:
-        entry = {"state": "created", "attempt": "1", "namespace": "n", "pod": "p"}
+        ids = {}
         for name, change, created_s in (
             ("a", {}, 100), ("b", {"state": "started"}, 150), ("young", {}, 300), ("done", {"state": "finished"}, 100),
             ("odd", {"attempt": "x"}, 100), ("again", {"state": "offered"}, 100), ("taken-back", {"state": "withdrawn"}, 100),
+            ("stranger", {"pod": "any"}, 100),
+            ("later", {"attempt": "2"}, 100), ("fine", {}, 100),
         ):  # fmt: skip
-            client.hset(NAMES.launch(name), mapping=entry | change)
-            client.zadd(NAMES.live("default"), {name: created_s})
-        client.zadd(NAMES.live("default"), {"forgotten": 100})
-        client.zadd(NAMES.live("other"), {"a": 100})
+            ids[name] = names.new_launch_id()
+            entry = {"state": "created", "attempt": "1", "namespace": "n", "pod": names.pod_name("p", ids[name], 1)}
+            client.hset(NAMES.launch(ids[name]), mapping=entry | change)
+            client.zadd(NAMES.live("default"), {ids[name]: created_s})
+        client.set(NAMES.launch("another type"), "x")
+        client.zadd(NAMES.live("default"), {"forgotten": 100, "another type": 100})
+        client.zadd(NAMES.live("other"), {ids["a"]: 100})
         found = {row.launch_id async for row in publisher_of(scripts).believed_live(200.0)}
-        assert found == {"a", "b"}
-        assert set(client.zrange(NAMES.live("default"), 0, -1)) == {"a", "b", "young", "odd"}  # what is over has left
+        assert found == {ids[name] for name in ("a", "b", "fine")}
+        left = {ids[name] for name in ("a", "b", "fine", "young")}  # what is over, or not of our making, has left
+        assert set(client.zrange(NAMES.live("default"), 0, -1)) == left
+        told = {fields["launch"] for _, fields in client.xrange(NAMES.quarantine)}
+        assert told == {ids[name] for name in ("odd", "stranger", "later")}
 
     run(redis_url, test)
 
@@ -186,18 +195,19 @@ def test_a_comparison_does_not_depend_on_what_else_redis_holds(redis_url: str) -
     """Two thousand launches beside many keys of others: as many round trips as there are launches to look at."""
 
     async def test(scripts: Scripts, client: Any) -> None:
-        entry = {"state": "created", "attempt": "0", "namespace": "n", "pod": "p"}
+        entry = {"state": "created", "attempt": "0", "namespace": "n"}
         pipeline = client.pipeline(transaction=False)
-        for number in range(2000):
-            pipeline.hset(NAMES.launch(f"l-{number}"), mapping=entry)
-            pipeline.zadd(NAMES.live("default"), {f"l-{number}": number})
+        launches = [names.new_launch_id() for _ in range(2000)]
+        for number, launch in enumerate(launches):
+            pipeline.hset(NAMES.launch(launch), mapping={**entry, "pod": names.pod_name("p", launch, 0)})
+            pipeline.zadd(NAMES.live("default"), {launch: number})
         for number in range(20_000):
             pipeline.set(f"foreign:{number}", "x")
         pipeline.execute()
         before = client.info("commandstats")
         found = [row.launch_id async for row in publisher_of(scripts).believed_live(1e9)]
         after = client.info("commandstats")
-        assert set(found) == {f"l-{number}" for number in range(2000)}
+        assert set(found) == set(launches)
         calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
         assert calls.get("cmdstat_scan", 0) == 0
         assert calls["cmdstat_zscan"] <= 12

@@ -336,6 +336,35 @@ def test_pods_of_a_namespace_that_is_not_watched_are_followed(bench: Bench, monk
     run(test())
 
 
+def test_what_the_ledger_was_made_to_say_is_no_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a pod that runs the ledger may name another place, and another deployment's pod stays that one's."""
+    monkeypatch.setattr("podrelay_workers.watcher.COMPARE_S", 0.3)
+    monkeypatch.setattr("podrelay_workers.watcher.ELSEWHERE_S", 0.3)
+
+    async def test() -> None:
+        before = time.time() - 60
+        async with bench.watching():
+            renamed, moved, nowhere = (bench.launch(created_s=before) for _ in range(3))
+            theirs = bench.launch(lasts_s=0.1, created_s=before, labels={"podrelay/deployment": "another"})
+            await until(lambda: bench.said("started") == 3)
+            for launch, lie in ((renamed, {"pod": "no-such-pod"}), (moved, {"namespace": "default"}),
+                                (nowhere, {"namespace": bench.namespace, "uid": "another"})):  # fmt: skip
+                bench.redis.hset(bench.names.launch(launch.launch_id), mapping=lie)
+            vanished = bench.launch(created_s=before, ledger=False)
+            bench.vanish(vanished)
+            bench.redis.hset(bench.names.launch(vanished.launch_id), mapping={
+                "state": "created", "attempt": "0", "namespace": bench.namespace, "pod": vanished.pod})  # fmt: skip
+            await asyncio.sleep(1.0)
+            bench.redis.zadd(bench.names.live("default"), {vanished.launch_id: before})
+            await until(lambda: bench.end_of(vanished))
+            assert set(bench.ends()) == {vanished.launch_id}
+            assert not bench.results(theirs)
+            told = [fields["launch"] for _, fields in bench.redis.xrange(bench.names.quarantine)]
+            assert told == [renamed.launch_id]
+
+    run(test())
+
+
 def test_a_refused_namespace_does_not_stop_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
     namespaces = f"{bench.namespace}-x, {bench.namespace} ,nowhere-{bench.namespace}"

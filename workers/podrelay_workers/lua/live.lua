@@ -9,7 +9,8 @@ local answer, before = { found[1] }, tonumber(ARGV[4])
 for i = 1, #found[2], 2 do
   local launch = found[2][i]
   local ledger = ARGV[1] .. launch
-  local held = redis.call('HMGET', ledger, 'state', 'attempt', 'namespace', 'pod', 'uid')
+  local held = redis.pcall('HMGET', ledger, 'state', 'attempt', 'namespace', 'pod', 'uid')
+  if held.err then held = {} end  -- a key of another type than ours
   if held[1] ~= 'created' and held[1] ~= 'started' then
     redis.call('ZREM', KEYS[1], launch)
   elseif tonumber(found[2][i + 1]) < before and held[2] and held[3] and held[4] then
