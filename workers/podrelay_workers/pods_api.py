@@ -70,9 +70,6 @@ RELOAD_PAUSE_S = 5.0
 _WARNED_MAX = 100
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 
-_METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
-_METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
-
 
 @dataclass(frozen=True)
 class Page:
@@ -123,7 +120,10 @@ class PodsApi:
         return await self._json("POST", _pods(namespace), body=pod)
 
     async def get_pod(self, namespace: str, name: str) -> Json:
-        return await self._json("GET", _pod(namespace, name))
+        found = await self._json("GET", _pod(namespace, name))
+        if (found.get("metadata") or {}).get("name") != name:
+            raise Unreachable("the answer of the API server is not a pod", status=200)
+        return found
 
     async def list_page(
         self,
@@ -133,25 +133,25 @@ class PodsApi:
         fields: str = "",
         limit: int = 500,
         continuation: str = "",
-        version: str = "",
-        metadata_only: bool = False,
         brief: bool = False,
     ) -> Page:
-        """One page of pods; namespace None means all. `version` "0" allows the server to answer from its cache.
+        """One page of pods, as new as any write that was answered before; namespace None means all.
 
         :param brief: only the fields that `brief` names; several times as fast.
         :raises Gone: the continuation is too old; begin again.
         """
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
-        query |= {"continue": continuation, "resourceVersion": "" if continuation else version}
-        accept = _METADATA_LIST + ",application/json" if metadata_only else "application/json"
+        query["continue"] = continuation
         decode = decode_list if brief else json.loads
         limits = self._timeout(read_s=ANSWER_S)
-        document = await self._json("GET", _pods(namespace), query=query, accept=accept, decode=decode, timeout=limits)
+        document = await self._json("GET", _pods(namespace), query=query, decode=decode, timeout=limits)
         metadata = document.get("metadata") or {}
+        version = str(metadata.get("resourceVersion") or "")
+        if not version:  # each list has one; what a gateway makes up must not look like an empty cluster
+            raise Unreachable("the answer of the API server is not a list", status=200)
         return Page(
             items=document.get("items") or [],
-            version=str(metadata.get("resourceVersion") or ""),
+            version=version,
             continuation=str(metadata.get("continue") or ""),
         )
 
@@ -164,7 +164,6 @@ class PodsApi:
         fields: str = "",
         silence_s: float = 75.0,
         timeout_s: float = 300.0,
-        metadata_only: bool = False,
         brief: bool = False,
         opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Json, None]:
@@ -179,10 +178,9 @@ class PodsApi:
         """
         query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version}
         query |= {"timeoutSeconds": str(max(1, int(timeout_s))), "labelSelector": labels, "fieldSelector": fields}
-        accept = _METADATA + ",application/json" if metadata_only else "application/json"
         silence_s = min(silence_s, self._access.read_s or silence_s)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
-        request: dict[str, Any] = {"query": query, "accept": accept, "timeout": timeout, "head_s": ANSWER_S}
+        request: dict[str, Any] = {"query": query, "timeout": timeout, "head_s": ANSWER_S}
         async with self._answer("GET", _pods(namespace), **request) as answer:
             if opened is not None:
                 opened()
@@ -269,13 +267,12 @@ class PodsApi:
         *,
         query: dict[str, str] | None = None,
         body: Json | None = None,
-        accept: str = "application/json",
         content_type: str = "application/json",
         decode: Callable[[bytes], Any] = json.loads,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> Json:
         data = None if body is None else body_of(json.dumps(body, separators=(",", ":")).encode())
-        request: dict[str, Any] = {"query": query, "data": data, "accept": accept, "content_type": content_type}
+        request: dict[str, Any] = {"query": query, "data": data, "content_type": content_type}
         async with self._answer(method, path, timeout=timeout, **request) as answer:
             text = await answer.read()
         try:
@@ -294,7 +291,7 @@ class PodsApi:
         *,
         query: dict[str, str] | None = None,
         data: bytes | LookingBody | None = None,
-        accept: str,
+        accept: str = "application/json",
         content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout | None = None,
         head_s: float | None = None,
