@@ -23,39 +23,15 @@ from podrelay.errors import ConfigError
 from podrelay_workers.api_access import Access, load_access
 from podrelay_workers.api_errors import (
     MESSAGE_MAX,
-    AlreadyExists,
-    ApiError,
     Conflict,
-    Gone,
-    NotFound,
-    Overloaded,
-    QuotaExceeded,
     Refused,
     Silent,
-    Throttled,
     Unauthorized,
     Unreachable,
     error_of,
 )
 from podrelay_workers.brief import decode_event, decode_list
 from podrelay_workers.last_look import LookingBody, body_of
-
-__all__ = [
-    "AlreadyExists",
-    "ApiError",
-    "Conflict",
-    "Gone",
-    "NotFound",
-    "Overloaded",
-    "Page",
-    "PodsApi",
-    "QuotaExceeded",
-    "Refused",
-    "Silent",
-    "Throttled",
-    "Unauthorized",
-    "Unreachable",
-]
 
 log = logging.getLogger(__name__)
 
@@ -332,12 +308,17 @@ class PodsApi:
         return aiohttp.ClientTimeout(access.request_s, sock_connect=access.connect_s, sock_read=read_s)
 
     async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:
-        """Send it, and once more after a 401 where new credentials could be read."""
+        """Send it, and once more after a 401, or to a server that is not trusted, where newer credentials could be read."""
         access, session = self._access, self._session
-        answer = await self._send_as(access, session, method, path, headers, request)
-        if answer.status != 401 or not await self._read_credentials_again(access):
-            return answer
-        answer.release()
+        try:
+            answer = await self._send_as(access, session, method, path, headers, request)
+        except aiohttp.ClientConnectorCertificateError:  # its authority may have been replaced
+            if not await self._read_credentials_again(access, trust=True):
+                raise
+        else:
+            if answer.status != 401 or not await self._read_credentials_again(access):
+                return answer
+            answer.release()
         return await self._send_as(self._access, self._session, method, path, headers, request)
 
     @staticmethod
@@ -360,8 +341,11 @@ class PodsApi:
         request |= {"allow_redirects": False, **access.request_options()}
         return await session.request(method, url, headers=headers | credentials, **request)
 
-    async def _read_credentials_again(self, refused: Access) -> bool:
-        """True where there are credentials newer than the refused ones. Many requests at once read them once."""
+    async def _read_credentials_again(self, refused: Access, trust: bool = False) -> bool:
+        """True where there are credentials newer than the refused ones. Many requests at once read them once.
+
+        :param trust: only another authority to know the server by would help.
+        """
         async with self._reload:
             if self._access is not refused:
                 return True
@@ -371,11 +355,13 @@ class PodsApi:
             self._reloaded_at = now
             try:
                 access = await load_access(refused.team)
+                if trust and access.authority == refused.authority:
+                    return False
                 session = access.session(self._limit)
             except ConfigError as error:
-                log.warning("The API server refuses our credentials, and they cannot be read again: %s", error)
+                log.warning("Our credentials for the API server cannot be read again: %s", error)
                 return False
-            log.info("The API server refused our credentials: read them again.")
+            log.info("The API server and our credentials do not go together any more: read them again.")
             retired, self._retired = self._retired, self._session
             self._access, self._session = access, session
         if retired is not None:  # two changes old: whatever still used it connects again
