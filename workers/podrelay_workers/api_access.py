@@ -32,7 +32,8 @@ REQUEST_S = 60.0  # what the API server allows itself for one request
 class Access:
     """One way in. `configuration` is the Kubernetes client's: it holds credentials and refreshes them by its hooks.
 
-    `request_s` and `connect_s` bound one request; `read_s` bounds the silence inside one, None where nothing is set.
+    `request_s` and `connect_s` bound one request; `read_s` bounds the silence inside one, None where nothing is set (a watch
+    has a bound of its own).
     `authority` is what the server was to be known by when this was read.
     """
 

@@ -187,6 +187,10 @@ def test_watch_failures() -> None:
         async with scripted(streams(event("ADDED"), then="hang")) as (_, api):
             with pytest.raises(Silent):
                 await collect(api, silence_s=0.3)
+        # A limit for requests is none for a watch: bookmarks come about once a minute, and often less.
+        async with scripted(streams(event("ADDED"), then="hang"), read_s=0.1) as (_, api):
+            with pytest.raises(Silent, match="for 0.6 s"):
+                await collect(api, silence_s=0.6)
         async with scripted(streams(event("ADDED"), b'{"type":"MODI', then="cut")) as (_, api):
             with pytest.raises(Unreachable):
                 await collect(api)
