@@ -101,11 +101,13 @@ class Door:
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         self.shown: list[str] = []
+        self.paths: list[str] = []
         self.port = 0
 
     async def handle(self, request: web.Request) -> web.Response:
         transport = request.transport
         assert transport is not None
+        self.paths.append(request.path)
         certificate = transport.get_extra_info("peercert") or {}
         subject = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -126,7 +128,7 @@ async def door(authority: Authority, *hosts: str, address: str = "127.0.0.1") ->
     app.router.add_route("*", "/{path:.*}", made.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    await web.TCPSite(runner, address or "127.0.0.1", 0, ssl_context=context).start()
     made.port = runner.addresses[0][1]
     try:
         yield made
@@ -182,6 +184,29 @@ def test_a_client_certificate_inside_the_kubeconfig(authority: Authority, config
             configure(server.port, ca(authority), user)
             await get_pod()
             assert server.shown == ["kubernetes-admin"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("address", "server", "path"),
+    [
+        ("::1", "https://[::1]:{}", ""),
+        ("127.0.0.1", "https://127.0.0.1:{}/k8s/clusters/c-1", "/k8s/clusters/c-1"),
+        ("127.0.0.1", "https://127.0.0.1:{}/k8s/clusters/c-1/", "/k8s/clusters/c-1"),
+    ],
+)
+def test_addresses_of_other_forms(
+    authority: Authority, configure: Callable[..., None], address: str, server: str, path: str
+) -> None:
+    """IPv6, and a path before the API's own, as Rancher and other gateways to several clusters have it."""
+
+    async def test() -> None:
+        async with door(authority, address=address) as made:
+            made.tokens.add("t")
+            configure(made.port, {**ca(authority), "server": server.format(made.port)}, {"token": "t"})
+            await get_pod()
+            assert made.paths == [f"{path}/api/v1/namespaces/default/pods/a"]
 
     run(test)
 
