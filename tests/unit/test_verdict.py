@@ -339,7 +339,9 @@ def test_a_fatal_wait_names_image_and_message() -> None:
 
 @pytest.mark.parametrize("reason", ["SignatureValidationFailed", "PreCreateHookError", "PreStartHookError"])
 def test_what_keeps_a_container_from_its_start_is_a_matter_of_configuration(reason: str) -> None:
-    assert told(judge("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class == "configuration"
+    assert (
+        told(judge("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class == "configuration"
+    )
 
 
 def test_pulling_and_backing_off_are_one_wait() -> None:
