@@ -106,6 +106,11 @@ def launch_of_pod(name: str) -> tuple[str, int] | None:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])), int(match[2])
 
 
+def cluster_label(cluster: str) -> str:
+    """The value of LABEL_CLUSTER. A team's name may begin or end with a dash or an underscore, which no label's value may."""
+    return cluster if cluster[:1].isalnum() and cluster[-1:].isalnum() else f"0.{cluster}.0"
+
+
 @dataclass(frozen=True)
 class Names:
     """The Redis names of one deployment: several deployments share one Redis without meeting."""
