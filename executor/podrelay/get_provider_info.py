@@ -106,7 +106,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "float",
         "75.0",
         "Seconds without any event or bookmark after which a watch is distrusted and opened anew. Kubernetes sends a "
-        "bookmark about every minute.",
+        "bookmark about every minute, unless nothing changes in the whole cluster.",
     ),
     "watch_lease_s": _option(
         "float", "5.0", "Seconds after which a standby watcher takes over from a leader that went silent."

@@ -116,6 +116,11 @@ def attempt_of_pod(name: str, launch_id: str) -> int | None:
     return attempt if exact else None
 
 
+def cluster_label(cluster: str) -> str:
+    """The value of LABEL_CLUSTER. A team's name may begin or end with a dash or an underscore, which no label's value may."""
+    return cluster if cluster[:1].isalnum() and cluster[-1:].isalnum() else f"0.{cluster}.0"
+
+
 @dataclass(frozen=True)
 class Names:
     """The Redis names of one deployment: several deployments share one Redis without meeting."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.real_cluster.server import POD_SPEC, Server, unique_namespace
+from tests.real_cluster.server import POD_SPEC, Server, pod, unique_namespace
 from tests.support.local_cluster import LocalCluster
 
 VARIABLE = "PODRELAY_REAL_KUBECONFIG"
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +59,25 @@ def environment(kubeconfig: Path, server: Server, tmp_path_factory: pytest.TempP
 def _configured(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def name(server: Server) -> Iterator[str]:
+    """The name of a pod that is gone afterwards."""
+    name = f"pod-{next(_numbers)}"
+    yield name
+    found = server.get(name)
+    if found and found["metadata"].get("finalizers"):
+        server.patch(f"{server.pods_path}/{name}", {"metadata": {"finalizers": None}})
+    server.delete(name)
+
+
+@pytest.fixture
+def seven(server: Server) -> Iterator[list[str]]:
+    """Seven pods with a label of their own, by which they are asked for."""
+    made = [f"many-{next(_numbers)}" for _ in range(7)]
+    for each in made:
+        server.call("POST", server.pods_path, pod(each, labels={"podrelay.test/of": "seven"}))
+    yield made
+    for each in made:
+        server.delete(each)

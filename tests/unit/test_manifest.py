@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import warnings
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 from kubernetes.client import ApiClient
 
 from podrelay import names
+from podrelay.settings import Settings
 from podrelay.wire import LaunchRequest
 from podrelay_workers.manifest import ManifestError, Manifests, has_mutation_hook
+from podrelay_workers.watcher import read_options
 
 LAUNCH = "0192f0c1-aaaa-7bbb-8ccc-0123456789ab"
 
@@ -183,6 +186,17 @@ def test_our_name_and_labels_come_last(tmp_path: Path) -> None:
     )
     assert labels["kubernetes_executor"] == "True"
     assert body["metadata"]["annotations"][names.ANNOTATION_SUBJECT] == "ti"
+
+
+@pytest.mark.parametrize("team", ["default", "a-b_c", "data-", "_data", "-_-", "x" * 50 + "-"])
+def test_the_label_of_any_team_is_one_that_kubernetes_takes(tmp_path: Path, team: str) -> None:
+    """Airflow allows dashes and underscores at both ends of a team's name, Kubernetes allows none in a label's value."""
+    labels = manifests(written(tmp_path, PLAIN)).render(request(cluster=team))["metadata"]["labels"]
+    value = labels[names.LABEL_CLUSTER]
+    assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value)
+    assert team in value
+    _, scope = read_options(Settings("redis://nowhere", "key"), None, team)
+    assert f"{names.LABEL_CLUSTER}={value}," in scope.selector
 
 
 def test_an_override_may_ask_for_a_name_and_gets_its_beginning(tmp_path: Path) -> None:

@@ -7,16 +7,18 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podrelay import names
 from podrelay.names import Names
 from podrelay.sealing import Seal
 from podrelay.wire import PodResult
 from podrelay_workers.brief import decode_event
 from podrelay_workers.leadership import Term
-from podrelay_workers.pod_table import News, PodTable, row_of
+from podrelay_workers.pod_table import News, PodTable, of_others, row_of
 from podrelay_workers.publisher import Publisher
 from podrelay_workers.verdict import Rules
 
@@ -295,6 +297,13 @@ def test_no_pod_stops_the_watcher(kinds: list[str], metadata: Any, spec: Any, st
         put(table.gone(row, now_s, 1e6))
     asyncio.run(publisher.flush(Term("me", "1", "e")))
     assert len(publisher) == 0
+
+
+@pytest.mark.parametrize("team", ["default", "a-team", "_team-"])
+def test_whose_pod_it_is_by_its_labels(team: str) -> None:
+    labels = {"podrelay/deployment": "d", "podrelay/cluster": names.cluster_label(team)}
+    assert not of_others(pod(**labels), "d", team) and not of_others(pod(), "d", team)
+    assert of_others(pod(**labels), "e", team) and of_others(pod(**labels), "d", "another")
 
 
 def test_a_megabyte_of_labels_leaves_a_small_row() -> None:

@@ -137,6 +137,14 @@ ENDS = [
      "failed", "OutOfnvidia.com/gpu", "", None, "infrastructure"),
     ("node cannot align", "MODIFIED", pod("Failed", status={"reason": "TopologyAffinityError"}),
      "failed", "TopologyAffinityError", "", None, "infrastructure"),
+    ("too many volumes on this node", "MODIFIED", pod("Failed", status={"reason": "VolumeAttachmentLimitExceeded"}),
+     "failed", "VolumeAttachmentLimitExceeded", "", None, "infrastructure"),
+    ("node said no in a way of its own", "MODIFIED", pod("Failed", status={"reason": "UnexpectedPredicateFailureType"}),
+     "failed", "UnexpectedPredicateFailureType", "", None, "infrastructure"),
+    ("node is too old for the template", "MODIFIED", pod("Failed", status={"reason": "PodLevelResourcesNotSupported"}),
+     "failed", "PodLevelResourcesNotSupported", "", None, "configuration"),
+    ("node knows no such groups", "MODIFIED", pod("Failed", status={"reason": "SupplementalGroupsPolicyNotSupported"}),
+     "failed", "SupplementalGroupsPolicyNotSupported", "", None, "configuration"),
     ("forbidden sysctl", "MODIFIED", pod("Failed", status={"reason": "SysctlForbidden"}),
      "failed", "SysctlForbidden", "", None, "configuration"),
     ("removed with its node", "MODIFIED",
@@ -327,6 +335,13 @@ def test_a_fatal_wait_names_image_and_message() -> None:
     verdict = judge("MODIFIED", pod("Pending", **main(waiting("ErrImagePull", "manifest unknown"))), RULES, NOW_S)
     fatal = verdict.later[0].result
     assert (fatal.image, fatal.message, fatal.failure_class) == ("repo/airflow:3", "manifest unknown", "configuration")
+
+
+@pytest.mark.parametrize("reason", ["SignatureValidationFailed", "PreCreateHookError", "PreStartHookError"])
+def test_what_keeps_a_container_from_its_start_is_a_matter_of_configuration(reason: str) -> None:
+    assert (
+        told(judge("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class == "configuration"
+    )
 
 
 def test_pulling_and_backing_off_are_one_wait() -> None:

@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import aiohttp
+from requests.utils import should_bypass_proxies
 
 from podrelay.errors import ConfigError
 from podrelay_workers.last_look import LookingConnector
@@ -31,7 +32,9 @@ REQUEST_S = 60.0  # what the API server allows itself for one request
 class Access:
     """One way in. `configuration` is the Kubernetes client's: it holds credentials and refreshes them by its hooks.
 
-    `request_s` and `connect_s` bound one request; `read_s` bounds the silence inside one, None where nothing is set.
+    `request_s` and `connect_s` bound one request; `read_s` bounds the silence inside one, None where nothing is set (a watch
+    has a bound of its own).
+    `authority` is what the server was to be known by when this was read.
     """
 
     configuration: Any = field(repr=False)
@@ -40,6 +43,7 @@ class Access:
     request_s: float = REQUEST_S
     read_s: float | None = None
     keepalive: tuple[tuple[int, int, int], ...] = ()
+    authority: bytes = field(default=b"", repr=False)
 
     @property
     def host(self) -> str:
@@ -79,12 +83,14 @@ class Access:
         """The configured proxy, else the environment's for this host. Looked up once: aiohttp's own `trust_env` asks a
         thread twice for each request, which costs as much as all the rest of it.
         """
-        if self.configuration.proxy:
-            return str(self.configuration.proxy)
-        address = urlsplit(self.host)
-        if proxy_bypass(address.hostname or ""):
+        configured = self.configuration.proxy
+        if configured:
+            # A blocking client keeps what the environment's proxy spares beside it; a kubeconfig's spares nothing.
+            spared = getattr(self.configuration, "no_proxy", None)
+            return None if spared and should_bypass_proxies(self.host, no_proxy=spared) else str(configured)
+        if should_bypass_proxies(self.host, no_proxy=None):  # unlike urllib it knows networks, as 10.0.0.0/8
             return None
-        found = getproxies().get(address.scheme)
+        found = getproxies().get(urlsplit(self.host).scheme)
         return found if found and found.startswith("http") else None
 
     def request_options(self) -> dict[str, Any]:
@@ -139,7 +145,19 @@ async def load_access(team: str | None = None) -> Access:
         raise ConfigError(f"[kubernetes_executor] cannot be used: {error}") from error
     except Exception as error:  # noqa: BLE001 - kubeconfig loaders raise whatever a malformed file makes them
         raise ConfigError(_what_to_change(conf, error)) from error
-    return Access(configuration, team, keepalive=_keepalive(conf), **_timeouts(conf))
+    authority = _content(configuration.ssl_ca_cert)
+    access = Access(configuration, team, keepalive=_keepalive(conf), authority=authority, **_timeouts(conf))
+    scheme = urlsplit(access.proxy or "http:").scheme
+    if scheme not in ("http", "https"):
+        raise ConfigError(f"A {scheme} proxy cannot be used, only an HTTP proxy: change proxy-url in the kubeconfig.")
+    return access
+
+
+def _content(path: str | None) -> bytes:
+    try:
+        return Path(path).read_bytes() if path else b""
+    except OSError:  # told when the connections are made
+        return b""
 
 
 async def _configuration(conf: Any, team: str | None) -> Any:

@@ -12,6 +12,10 @@ from typing import Any
 from podrelay.errors import PodrelayError
 
 MESSAGE_MAX = 1000
+# Where the path itself is not known: another kind of server, or one that has not begun to serve pods.
+_NO_SUCH_PATH = "the server could not find the requested resource"
+# What keeps its meaning whoever says it; any other refusal counts only from the API server, which sends a Status.
+_ANYBODYS = frozenset({401, 408, 413, 429})
 # etcd's own limit, smaller than the API server's: told as 500, and as true the next time.
 _TOO_LARGE = ("request is too large", "message larger than max")
 
@@ -76,7 +80,9 @@ class Refused(ApiError):
 
 
 class Unreachable(ApiError):
-    """No complete answer: connection refused or reset, timeout. Whether the request had an effect is unknown."""
+    """No complete answer: connection refused or reset, timeout; or the answer of a proxy or load balancer in between.
+    Whether the request had an effect is unknown.
+    """
 
 
 class Silent(Unreachable):
@@ -89,7 +95,11 @@ def error_of(status: int, phrase: str, headers: Mapping[str, str], body: bytes) 
     text = document.get("message")
     message = (text if isinstance(text, str) and text else phrase or f"HTTP status {status}")[:MESSAGE_MAX]
     reason = document.get("reason") if isinstance(document.get("reason"), str) else ""
-    return _class_of(status, str(reason), message)(
+    kind = _class_of(status, str(reason), message)
+    if 400 <= status < 500 and status not in _ANYBODYS and not _is_servers_word(document, status, message):
+        kind = Unreachable
+        message = f"{message} (HTTP {status}, not from the Kubernetes API: a proxy or load balancer?)"
+    return kind(
         message,
         status=status,
         reason=str(reason) or phrase,
@@ -100,9 +110,14 @@ def error_of(status: int, phrase: str, headers: Mapping[str, str], body: bytes) 
 
 def error_of_event(document: Any) -> ApiError:
     """The error for the object of an ERROR event in a watch, which is a Status with a code of its own."""
-    status = document if isinstance(document, dict) else {}
+    status = {"kind": "Status", **(document if isinstance(document, dict) else {})}
     code = status.get("code")
     return error_of(code if isinstance(code, int) else 500, "watch error", {}, json.dumps(status).encode())
+
+
+def _is_servers_word(document: dict[str, Any], status: int, message: str) -> bool:
+    """A gateway without its backend answers 404 as well: that must not look like a pod that is gone."""
+    return document.get("kind") == "Status" and not (status == 404 and message.startswith(_NO_SUCH_PATH))
 
 
 def _class_of(status: int, reason: str, message: str) -> type[ApiError]:

@@ -240,7 +240,7 @@ class Manifests:
         labels = {
             names.LABEL_LAUNCH_ID: request.launch_id,
             names.LABEL_DEPLOYMENT: self._deployment,
-            names.LABEL_CLUSTER: request.cluster,
+            names.LABEL_CLUSTER: names.cluster_label(request.cluster),
             names.LABEL_ATTEMPT: str(request.attempt),
         }
         if request.known_by_id:

@@ -289,5 +289,5 @@ def same_launch(pod: Any, row: Row) -> bool:
 def of_others(pod: Any, deployment: str, cluster: str) -> bool:
     """Does this pod say that it is another deployment's, or another cluster's? One that says neither may be ours."""
     labels = _map(_map(_map(pod).get("metadata")).get("labels"))
-    found = labels.get(names.LABEL_DEPLOYMENT, deployment), labels.get(names.LABEL_CLUSTER, cluster)
-    return found != (deployment, cluster)
+    ours = deployment, names.cluster_label(cluster)
+    return (labels.get(names.LABEL_DEPLOYMENT, ours[0]), labels.get(names.LABEL_CLUSTER, ours[1])) != ours

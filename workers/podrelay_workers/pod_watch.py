@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from podrelay_workers.api_errors import ApiError, Gone, NotFound, Refused, Silent, Unauthorized, error_of_event
+from podrelay_workers.api_errors import ApiError, Gone, Refused, Silent, Unauthorized, error_of_event
 from podrelay_workers.backoff import Backoff
 from podrelay_workers.pods_api import Page, PodsApi
 
@@ -233,8 +233,6 @@ class PodWatch:
 def _advice(error: ApiError) -> str:
     if isinstance(error, Refused) and error.status == 403:
         return " (grant get, list and watch on pods there: docker/ holds a Role)"
-    if isinstance(error, NotFound):
-        return " (does the namespace exist?)"
     if isinstance(error, Unauthorized):
         return " (credentials were read again in vain: see [kubernetes_executor] config_file)"
     return ""

@@ -23,39 +23,15 @@ from podrelay.errors import ConfigError
 from podrelay_workers.api_access import Access, load_access
 from podrelay_workers.api_errors import (
     MESSAGE_MAX,
-    AlreadyExists,
-    ApiError,
     Conflict,
-    Gone,
-    NotFound,
-    Overloaded,
-    QuotaExceeded,
     Refused,
     Silent,
-    Throttled,
     Unauthorized,
     Unreachable,
     error_of,
 )
 from podrelay_workers.brief import decode_event, decode_list
 from podrelay_workers.last_look import LookingBody, body_of
-
-__all__ = [
-    "AlreadyExists",
-    "ApiError",
-    "Conflict",
-    "Gone",
-    "NotFound",
-    "Overloaded",
-    "Page",
-    "PodsApi",
-    "QuotaExceeded",
-    "Refused",
-    "Silent",
-    "Throttled",
-    "Unauthorized",
-    "Unreachable",
-]
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +45,6 @@ RELOAD_PAUSE_S = 5.0
 # Each warning of the server is told once, and no more than so many of them.
 _WARNED_MAX = 100
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
-
-_METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
-_METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -123,7 +96,10 @@ class PodsApi:
         return await self._json("POST", _pods(namespace), body=pod)
 
     async def get_pod(self, namespace: str, name: str) -> Json:
-        return await self._json("GET", _pod(namespace, name))
+        found = await self._json("GET", _pod(namespace, name))
+        if (found.get("metadata") or {}).get("name") != name:
+            raise Unreachable("the answer of the API server is not a pod", status=200)
+        return found
 
     async def list_page(
         self,
@@ -133,25 +109,25 @@ class PodsApi:
         fields: str = "",
         limit: int = 500,
         continuation: str = "",
-        version: str = "",
-        metadata_only: bool = False,
         brief: bool = False,
     ) -> Page:
-        """One page of pods; namespace None means all. `version` "0" allows the server to answer from its cache.
+        """One page of pods, as new as any write that was answered before; namespace None means all.
 
         :param brief: only the fields that `brief` names; several times as fast.
         :raises Gone: the continuation is too old; begin again.
         """
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
-        query |= {"continue": continuation, "resourceVersion": "" if continuation else version}
-        accept = _METADATA_LIST + ",application/json" if metadata_only else "application/json"
+        query["continue"] = continuation
         decode = decode_list if brief else json.loads
         limits = self._timeout(read_s=ANSWER_S)
-        document = await self._json("GET", _pods(namespace), query=query, accept=accept, decode=decode, timeout=limits)
+        document = await self._json("GET", _pods(namespace), query=query, decode=decode, timeout=limits)
         metadata = document.get("metadata") or {}
+        version = str(metadata.get("resourceVersion") or "")
+        if not version:  # each list has one; what a gateway makes up must not look like an empty cluster
+            raise Unreachable("the answer of the API server is not a list", status=200)
         return Page(
             items=document.get("items") or [],
-            version=str(metadata.get("resourceVersion") or ""),
+            version=version,
             continuation=str(metadata.get("continue") or ""),
         )
 
@@ -164,13 +140,13 @@ class PodsApi:
         fields: str = "",
         silence_s: float = 75.0,
         timeout_s: float = 300.0,
-        metadata_only: bool = False,
         brief: bool = False,
         opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Json, None]:
         """The events of one watch request, decoded, until the server ends it. Bookmarks and ERROR events are included.
 
-        :param silence_s: longest time without a byte; the server sends a bookmark about once a minute.
+        :param silence_s: longest time without a byte. The server sends a bookmark about once a minute, but none of a
+            version that it has told of: where nothing changes in a whole cluster, silence says nothing.
         :param timeout_s: after this time the server ends the request by itself.
         :param brief: only the fields that `brief` names; several times as fast.
         :param opened: called when the server has agreed to tell, before its first event.
@@ -179,10 +155,8 @@ class PodsApi:
         """
         query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version}
         query |= {"timeoutSeconds": str(max(1, int(timeout_s))), "labelSelector": labels, "fieldSelector": fields}
-        accept = _METADATA + ",application/json" if metadata_only else "application/json"
-        silence_s = min(silence_s, self._access.read_s or silence_s)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._access.connect_s, sock_read=silence_s)
-        request: dict[str, Any] = {"query": query, "accept": accept, "timeout": timeout, "head_s": ANSWER_S}
+        request: dict[str, Any] = {"query": query, "timeout": timeout, "head_s": ANSWER_S}
         async with self._answer("GET", _pods(namespace), **request) as answer:
             if opened is not None:
                 opened()
@@ -269,13 +243,12 @@ class PodsApi:
         *,
         query: dict[str, str] | None = None,
         body: Json | None = None,
-        accept: str = "application/json",
         content_type: str = "application/json",
         decode: Callable[[bytes], Any] = json.loads,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> Json:
         data = None if body is None else body_of(json.dumps(body, separators=(",", ":")).encode())
-        request: dict[str, Any] = {"query": query, "data": data, "accept": accept, "content_type": content_type}
+        request: dict[str, Any] = {"query": query, "data": data, "content_type": content_type}
         async with self._answer(method, path, timeout=timeout, **request) as answer:
             text = await answer.read()
         try:
@@ -294,7 +267,7 @@ class PodsApi:
         *,
         query: dict[str, str] | None = None,
         data: bytes | LookingBody | None = None,
-        accept: str,
+        accept: str = "application/json",
         content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout | None = None,
         head_s: float | None = None,
@@ -335,12 +308,17 @@ class PodsApi:
         return aiohttp.ClientTimeout(access.request_s, sock_connect=access.connect_s, sock_read=read_s)
 
     async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:
-        """Send it, and once more after a 401 where new credentials could be read."""
+        """Send it, and once more after a 401, or to a server that is not trusted, where newer credentials could be read."""
         access, session = self._access, self._session
-        answer = await self._send_as(access, session, method, path, headers, request)
-        if answer.status != 401 or not await self._read_credentials_again(access):
-            return answer
-        answer.release()
+        try:
+            answer = await self._send_as(access, session, method, path, headers, request)
+        except aiohttp.ClientConnectorCertificateError:  # its authority may have been replaced
+            if not await self._read_credentials_again(access, trust=True):
+                raise
+        else:
+            if answer.status != 401 or not await self._read_credentials_again(access):
+                return answer
+            answer.release()
         return await self._send_as(self._access, self._session, method, path, headers, request)
 
     @staticmethod
@@ -363,8 +341,11 @@ class PodsApi:
         request |= {"allow_redirects": False, **access.request_options()}
         return await session.request(method, url, headers=headers | credentials, **request)
 
-    async def _read_credentials_again(self, refused: Access) -> bool:
-        """True where there are credentials newer than the refused ones. Many requests at once read them once."""
+    async def _read_credentials_again(self, refused: Access, trust: bool = False) -> bool:
+        """True where there are credentials newer than the refused ones. Many requests at once read them once.
+
+        :param trust: only another authority to know the server by would help.
+        """
         async with self._reload:
             if self._access is not refused:
                 return True
@@ -374,11 +355,13 @@ class PodsApi:
             self._reloaded_at = now
             try:
                 access = await load_access(refused.team)
+                if trust and access.authority == refused.authority:
+                    return False
                 session = access.session(self._limit)
             except ConfigError as error:
-                log.warning("The API server refuses our credentials, and they cannot be read again: %s", error)
+                log.warning("Our credentials for the API server cannot be read again: %s", error)
                 return False
-            log.info("The API server refused our credentials: read them again.")
+            log.info("The API server and our credentials do not go together any more: read them again.")
             retired, self._retired = self._retired, self._session
             self._access, self._session = access, session
         if retired is not None:  # two changes old: whatever still used it connects again

@@ -33,6 +33,7 @@ _INFRASTRUCTURE = frozenset(
         "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC", "TerminationByKubelet",
         # A kubelet's refusals of a pod that fits another node, or this one later; OutOf<any resource> beside them.
         "NodeName", "NodePorts", "TaintToleration", "TopologyAffinityError", "InvalidNodeInfo", "UnknownReason",
+        "UnexpectedPredicateFailureType", "VolumeAttachmentLimitExceeded",
     }
 )  # fmt: skip
 # What the pod asks for does not exist or cannot be run: only a change of image, template or secret helps.
@@ -41,7 +42,9 @@ _CONFIGURATION = frozenset(
         "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
         "RegistryUnavailable", "CreateContainerConfigError", "CreateContainerError", "StartError",
         "ContainerCannotRun", "RunContainerError", "CreatePodSandboxError", UNSCHEDULABLE, "SysctlForbidden", "AppArmor",
-        "PodOSNotSupported", "PodOSSelectorNodeLabelDoesNotMatch", "PodFeatureUnsupported",
+        "PodOSNotSupported", "PodOSSelectorNodeLabelDoesNotMatch", "PodFeatureUnsupported", "PodLevelResourcesNotSupported",
+        "SupplementalGroupsPolicyNotSupported", "InitContainerRestartPolicyForbidden", "SignatureValidationFailed",
+        "PreCreateHookError", "PreStartHookError",
     }
 )  # fmt: skip
 # A container with one of these never ran, although its state is "terminated".

@@ -477,9 +477,8 @@ def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Ru
         kube = KubeConfig(executor_conf=ExecutorConf(team))
     fatal = (reason.strip() for reason in kube.worker_pod_pending_fatal_container_state_reasons)
     rules = Rules(frozenset(filter(None, fatal)), settings.pending_grace_s, cluster=cluster)
-    selector = (
-        f"{names.LABEL_DEPLOYMENT}={settings.deployment},{names.LABEL_CLUSTER}={cluster},{names.LABEL_DONE}!=True"
-    )
+    label = names.cluster_label(cluster)
+    selector = f"{names.LABEL_DEPLOYMENT}={settings.deployment},{names.LABEL_CLUSTER}={label},{names.LABEL_DONE}!=True"
     if not kube.multi_namespace_mode:
         return rules, Scope(selector, (kube.kube_namespace or "default",))
     listed = dict.fromkeys(filter(None, (item.strip() for item in kube.multi_namespace_mode_namespace_list or ())))

@@ -20,6 +20,7 @@ class Reviews(BaseHTTPRequestHandler):
 
     allowed: ClassVar[set[tuple[str, str]]] = set()
     asked: ClassVar[list[tuple[str, str, str]]] = []
+    page: ClassVar[bytes] = b""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -27,7 +28,8 @@ class Reviews(BaseHTTPRequestHandler):
         what = asks["resource"] + (f"/{asks['subresource']}" if asks.get("subresource") else "")
         self.asked.append((asks.get("namespace", ""), asks["verb"], what))
         answer = json.dumps({**body, "status": {"allowed": (asks["verb"], what) in self.allowed}}).encode()
-        self.send_response(201)
+        answer = self.page or answer
+        self.send_response(404 if self.page else 201)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -39,7 +41,7 @@ class Reviews(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Reviews]]:
-    Reviews.allowed, Reviews.asked = set(), []
+    Reviews.allowed, Reviews.asked, Reviews.page = set(), [], b""
     with ThreadingHTTPServer(("127.0.0.1", 0), Reviews) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         path = tmp_path / "kubeconfig"
@@ -80,3 +82,15 @@ def test_all_namespaces_are_asked_for_where_all_are_watched(
     assert not check.ok
     assert "list pods in all namespaces" in check.detail
     assert {namespace for namespace, *_ in reviews.asked} == {""}
+
+
+def test_a_gateways_own_page_is_no_permission(reviews: type[Reviews]) -> None:
+    reviews.page = b"default backend - 404"
+    check = kubernetes()
+    assert not check.ok
+    assert "404" in check.detail
+
+
+def test_a_server_without_reviews_cannot_be_asked(reviews: type[Reviews]) -> None:
+    reviews.page = json.dumps({"kind": "Status", "code": 404, "reason": "NotFound"}).encode()
+    assert kubernetes().ok

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from datetime import timedelta
 
 import pytest
 
-from tests.integration.local_cluster.api import Api, held, pod, state
+from podrelay_workers.local_cluster import clock
+from tests.integration.local_cluster.api import Api, Json, held, pod, state
 from tests.integration.local_cluster.test_objects import status_of
 
 IGNORES_SIGTERM = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
@@ -21,6 +23,10 @@ def wait_ready(api: Api, name: str = "p") -> None:
         assert next(response.iter_lines()) == "ready"
 
 
+def meta_of(event: Json) -> Json:
+    return dict(event["object"]["metadata"])
+
+
 def test_graceful_deletion(api: Api) -> None:
     api.create(pod("p", *ENDS_ON_SIGTERM))
     wait_ready(api)
@@ -30,11 +36,13 @@ def test_graceful_deletion(api: Api) -> None:
     assert answer["metadata"]["deletionGracePeriodSeconds"] == 30
     assert answer["metadata"]["deletionTimestamp"] > answer["metadata"]["creationTimestamp"]
     with api.watch(resourceVersion=version) as events:
-        marked, ended, gone = itertools.islice(events, 3)
+        marked, ended, released, gone = itertools.islice(events, 4)
     assert (marked["type"], marked["object"]["status"]["phase"]) == ("MODIFIED", "Running")
     assert "deletionTimestamp" in marked["object"]["metadata"]
     assert state(ended["object"])["terminated"]["exitCode"] == 3
     assert ended["object"]["status"]["phase"] == "Failed"
+    # The kubelet's word that nothing runs any more is a deletion without grace.
+    assert (released["type"], meta_of(released)["deletionGracePeriodSeconds"]) == ("MODIFIED", 0)
     assert gone["type"] == "DELETED"
     assert int(gone["object"]["metadata"]["resourceVersion"]) > int(ended["object"]["metadata"]["resourceVersion"])
     status_of(api.request("GET", "/p"), 404, "NotFound")
@@ -67,10 +75,31 @@ def test_grace_zero_removes_at_once(api: Api) -> None:
     status_of(api.request("GET", "/p"), 404, "NotFound")
 
 
+@pytest.mark.parametrize("options", [{}, {"gracePeriodSeconds": 0}])
+def test_what_goes_at_once_is_marked_first(simulated: Api, options: dict[str, int]) -> None:
+    """Two writes: each watch sees both, and the last state has the time of its deletion."""
+    version = simulated.create(pod("p", nodeSelector={} if options else {"disk": "ssd"}))["metadata"]["resourceVersion"]
+    simulated.delete("p", options)
+    with simulated.watch(resourceVersion=version) as events:
+        marked = next(event for event in events if event["type"] == "DELETED" or "deletionTimestamp" in meta_of(event))
+        gone = marked if marked["type"] == "DELETED" else next(events)
+    assert (marked["type"], meta_of(marked)["deletionGracePeriodSeconds"]) == ("MODIFIED", 0)
+    assert (gone["type"], meta_of(gone)["deletionTimestamp"]) == ("DELETED", meta_of(marked)["deletionTimestamp"])
+
+
+def test_a_shortened_grace_counts_from_the_first_request(api: Api) -> None:
+    api.create(pod("p", *IGNORES_SIGTERM, terminationGracePeriodSeconds=50))
+    wait_ready(api)
+    first = api.delete("p").json()["metadata"]["deletionTimestamp"]
+    time.sleep(1.1)
+    second = api.delete("p", gracePeriodSeconds="40").json()["metadata"]["deletionTimestamp"]
+    assert clock.parse(first) - clock.parse(second) == timedelta(seconds=10)
+
+
 def test_finished_pod_goes_at_once(api: Api) -> None:
     api.create(pod("p", "true"))
     api.wait_phase("p", "Succeeded")
-    assert "deletionTimestamp" not in api.delete("p").json()["metadata"]
+    assert api.delete("p").json()["metadata"]["deletionGracePeriodSeconds"] == 0
     status_of(api.request("GET", "/p"), 404, "NotFound")
 
 

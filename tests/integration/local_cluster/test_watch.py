@@ -28,7 +28,7 @@ def test_begins_with_the_present(simulated: Api, version: str) -> None:
         simulated.create(held("c"))
         assert brief(events, 2) == [("ADDED", "c"), ("MODIFIED", "c")]
         simulated.delete("a", gracePeriodSeconds="0")
-        assert brief(events, 1) == [("DELETED", "a")]
+        assert brief(events, 2) == [("MODIFIED", "a"), ("DELETED", "a")]
 
 
 def test_resumes_exactly(simulated: Api) -> None:
@@ -85,7 +85,7 @@ class TestSelectors:
             simulated.patch("p", {"metadata": {"labels": {"other": "2"}}})
             assert next(events)["type"] == "MODIFIED"
             simulated.delete("p", gracePeriodSeconds="0")
-            assert next(events)["type"] == "DELETED"
+            assert brief(events, 2) == [("MODIFIED", "p"), ("DELETED", "p")]
 
     def test_deletion_outside_the_selection_is_not_seen(self, simulated: Api) -> None:
         with simulated.watch(labelSelector="app=x") as events:
@@ -110,12 +110,21 @@ class TestEnds:
 
     def test_timeout_ends_cleanly_with_a_bookmark(self, api: Api) -> None:
         version = api.version()
+        api.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere"))
+        api.cluster.vanish_pod("default", "elsewhere")
         with api.watch(resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds="1") as events:
             marks = list(events)
         assert len(marks) >= 3  # every 0.2 s here, and one at the end
         assert {event["type"] for event in marks} == {"BOOKMARK"}
-        assert marks[-1]["object"]["kind"] == "Pod"
-        assert int(marks[-1]["object"]["metadata"]["resourceVersion"]) >= int(version)
+        assert (marks[-1]["object"]["kind"], marks[-1]["object"]["spec"]) == ("Pod", {"containers": None})
+        assert int(marks[-1]["object"]["metadata"]["resourceVersion"]) > int(version)
+
+    @pytest.mark.parametrize("ahead", [0, 1000])
+    def test_no_bookmark_says_again_where_the_watch_began(self, api: Api, ahead: int) -> None:
+        """Where nothing changes in the whole cluster, a watch is silent; so it is beyond the version that is reached."""
+        version = str(int(api.version()) + ahead)
+        with api.watch(resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds="1") as events:
+            assert list(events) == []
 
     def test_no_bookmarks_unasked(self, api: Api) -> None:
         with api.watch(resourceVersion=api.version(), timeoutSeconds="1") as events:

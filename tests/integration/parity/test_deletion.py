@@ -58,7 +58,9 @@ def test_deletions_per_pod(rigs: Rigs, which: str) -> None:
     rig.until(lambda: rig.look(pod) is None)
     rig.quiet(lambda: True)
     statuses = [entry["status"] for entry in rig.requests("delete", pod)]
-    assert statuses == [200] or (which == "stock" and statuses == [200, 404])
+    again = statuses[1:]  # at its mark and at its end
+    assert statuses[0] == 200
+    assert not again or (which == "stock" and set(again) == {404} and len(again) <= 2)
 
 
 @both

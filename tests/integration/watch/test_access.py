@@ -24,7 +24,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from podrelay.errors import ConfigError
 from podrelay_workers import pods_api
+from podrelay_workers.api_access import Access
 from podrelay_workers.api_errors import Unauthorized, Unreachable
 from podrelay_workers.pods_api import PodsApi
 
@@ -99,11 +101,13 @@ class Door:
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         self.shown: list[str] = []
+        self.paths: list[str] = []
         self.port = 0
 
     async def handle(self, request: web.Request) -> web.Response:
         transport = request.transport
         assert transport is not None
+        self.paths.append(request.path)
         certificate = transport.get_extra_info("peercert") or {}
         subject = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -124,7 +128,7 @@ async def door(authority: Authority, *hosts: str, address: str = "127.0.0.1") ->
     app.router.add_route("*", "/{path:.*}", made.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    await web.TCPSite(runner, address or "127.0.0.1", 0, ssl_context=context).start()
     made.port = runner.addresses[0][1]
     try:
         yield made
@@ -180,6 +184,29 @@ def test_a_client_certificate_inside_the_kubeconfig(authority: Authority, config
             configure(server.port, ca(authority), user)
             await get_pod()
             assert server.shown == ["kubernetes-admin"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("address", "server", "path"),
+    [
+        ("::1", "https://[::1]:{}", ""),
+        ("127.0.0.1", "https://127.0.0.1:{}/k8s/clusters/c-1", "/k8s/clusters/c-1"),
+        ("127.0.0.1", "https://127.0.0.1:{}/k8s/clusters/c-1/", "/k8s/clusters/c-1"),
+    ],
+)
+def test_addresses_of_other_forms(
+    authority: Authority, configure: Callable[..., None], address: str, server: str, path: str
+) -> None:
+    """IPv6, and a path before the API's own, as Rancher and other gateways to several clusters have it."""
+
+    async def test() -> None:
+        async with door(authority, address=address) as made:
+            made.tokens.add("t")
+            configure(made.port, {**ca(authority), "server": server.format(made.port)}, {"token": "t"})
+            await get_pod()
+            assert made.paths == [f"{path}/api/v1/namespaces/default/pods/a"]
 
     run(test)
 
@@ -318,6 +345,77 @@ def test_requests_go_through_the_proxy_that_the_kubeconfig_names(
             await get_pod()
             assert tunnels == [f"127.0.0.1:{server.port}"]
             proxy.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("exempt", "asked"),
+    [("10.0.0.0/8,.svc", True), ("127.0.0.0/8,.svc", False), ("127.0.0.1", False), ("", True)],
+)
+def test_the_environments_proxy_spares_networks_too(
+    authority: Authority, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch, exempt: str, asked: bool
+) -> None:
+    """Inside a cluster the API server is an address, and NO_PROXY names the network of the services."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", exempt)
+
+    async def test() -> None:
+        async with door(authority) as server:
+            server.tokens.add("t")
+            configure(server.port, ca(authority), {"token": "t"})
+            if asked:
+                with pytest.raises(Unreachable):
+                    await get_pod()
+            else:
+                await get_pod()
+
+    run(test)
+
+
+def test_a_blocking_clients_own_exemption_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes' blocking client, which a client_factory makes, keeps the environment's proxy beside what it spares."""
+    from kubernetes.client import Configuration
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "10.96.0.0/12")
+    configuration = Configuration()
+    proxies = {}
+    for host in ("https://10.96.0.1", "https://10.200.0.1"):
+        configuration.host = host
+        proxies[host] = Access(configuration).proxy
+    assert proxies == {"https://10.96.0.1": None, "https://10.200.0.1": "http://127.0.0.1:1"}
+
+
+def test_a_proxy_that_does_not_speak_http_is_refused_at_the_start(
+    authority: Authority, configure: Callable[..., None]
+) -> None:
+    configure(1, {**ca(authority), "proxy-url": "socks5://someone:s3cret@localhost:1080"}, {"token": "t"})
+    with pytest.raises(ConfigError, match=r"socks5.*proxy-url") as caught:
+        run(get_pod)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_authority_that_was_replaced_is_read_again(
+    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a pod's service account, or a kubeconfig, is kept up to date while the process lives."""
+    monkeypatch.setattr(pods_api, "RELOAD_PAUSE_S", 0.0)
+    (tmp_path / "other").mkdir()
+    other = Authority.make(tmp_path / "other")
+
+    async def test() -> None:
+        async with door(other) as server:
+            server.tokens.add("t")
+            configure(server.port, ca(authority), {"token": "t"})
+            async with await PodsApi.connect() as api:
+                session = api._session
+                for _ in range(2):
+                    with pytest.raises(Unreachable, match="(?i)certificate"):
+                        await api.get_pod("default", "a")
+                assert api._session is session, "what has not changed breaks no connection"
+                configure(server.port, ca(other), {"token": "t"})
+                await api.get_pod("default", "a")
 
     run(test)
 

@@ -68,7 +68,7 @@ REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [
     (answers({"message": "m", "details": {"retryAfterSeconds": 3}}, 500), Overloaded, {"retry_after_s": 3.0}),
     (answers("<html>bad gateway</html>", 502), Overloaded, {"message": "Bad Gateway"}),
     (answers("", 500), Overloaded, {"message": "Internal Server Error"}),
-    (answers({"message": "x" * 5000}, 400), Refused, {"message": "x" * 1000}),
+    (answers({"kind": "Status", "message": "x" * 5000}, 400), Refused, {"message": "x" * 1000}),
     (answers("[]", 200), Unreachable, {}),
     (answers("{", 200), Unreachable, {}),
     (breaks(), Unreachable, {}),
@@ -77,6 +77,15 @@ REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [
     (refuses(500, "", "etcdserver: leader changed"), Overloaded, {}),
     (answers("<html>log in</html>", 302, Location="/login"), Unreachable, {"message": "Found"}),
     (answers("Too many requests, please try again later.", 429, Retry_After="1"), Throttled, {"retry_after_s": 1.0}),
+    # What is no Status comes from something before the API server, which knows nothing of pods.
+    (answers("404 page not found", 404), Unreachable, {"status": 404}),
+    (answers("default backend - 404", 404), Unreachable, {"status": 404}),
+    (answers({"type": "error", "message": "cluster not found"}, 404), Unreachable, {"status": 404}),
+    (refuses(404, "NotFound", "the server could not find the requested resource"), Unreachable, {"status": 404}),
+    (answers("<html>blocked by policy</html>", 403), Unreachable, {"status": 403}),
+    (answers("Client sent an HTTP request to an HTTPS server.", 400), Unreachable, {"status": 400}),
+    (answers("<html>too large</html>", 413), Refused, {"status": 413}),
+    (answers("who are you", 401), Unauthorized, {"status": 401}),
 ]
 
 
@@ -100,6 +109,20 @@ def test_answers_become_errors(
     run(test)
 
 
+@pytest.mark.parametrize("document", [{}, {"items": []}, {"metadata": {}, "items": None}, {"error": "log in first"}])
+def test_an_answer_without_a_version_is_no_list_and_no_pod(document: dict[str, Any]) -> None:
+    """A gateway's own answer must not look like an empty cluster."""
+
+    async def test() -> None:
+        async with scripted(answers(document)) as (_, api):
+            with pytest.raises(Unreachable):
+                await api.list_page("default", brief=True)
+            with pytest.raises(Unreachable):
+                await api.get_pod("default", "a")
+
+    run(test)
+
+
 def test_retry_after_as_a_date() -> None:
     async def test() -> None:
         async with scripted(refuses(429, Retry_After=formatdate(time.time() + 20, usegmt=True))) as (_, api):
@@ -112,11 +135,11 @@ def test_retry_after_as_a_date() -> None:
 
 def test_what_is_sent() -> None:
     async def test() -> None:
-        async with scripted(answers({"kind": "Pod"})) as (script, api):
+        async with scripted(answers({"kind": "Pod", "metadata": {"resourceVersion": "1"}})) as (script, api):
             await api.create_pod("de/v", {"kind": "Pod"})
             await api.patch_pod("dev", "a/b", {"metadata": {"labels": {"x": None}}})
             await api.delete_pod("dev", "a", uid="u", grace_s=0, options={"propagation_policy": "Background"})
-            await api.list_page(None, labels="a=b,c!=d", limit=2, metadata_only=True)
+            await api.list_page(None, labels="a=b,c!=d", limit=2)
         create, patch, delete, page = script.requests
         assert (create.method, create.raw_path) == ("POST", "/api/v1/namespaces/de%2Fv/pods")
         assert (patch.method, patch.raw_path) == ("PATCH", "/api/v1/namespaces/dev/pods/a%2Fb")
@@ -127,7 +150,7 @@ def test_what_is_sent() -> None:
         }  # fmt: skip
         assert delete.method == "DELETE"
         assert dict(page.query) == {"labelSelector": "a=b,c!=d", "limit": "2"}
-        assert "PartialObjectMetadataList" in page.headers["Accept"]
+        assert page.headers["Accept"] == "application/json"
 
     run(test)
 
@@ -164,6 +187,10 @@ def test_watch_failures() -> None:
         async with scripted(streams(event("ADDED"), then="hang")) as (_, api):
             with pytest.raises(Silent):
                 await collect(api, silence_s=0.3)
+        # A limit for requests is none for a watch: bookmarks come about once a minute, and often less.
+        async with scripted(streams(event("ADDED"), then="hang"), read_s=0.1) as (_, api):
+            with pytest.raises(Silent, match="for 0.6 s"):
+                await collect(api, silence_s=0.6)
         async with scripted(streams(event("ADDED"), b'{"type":"MODI', then="cut")) as (_, api):
             with pytest.raises(Unreachable):
                 await collect(api)
@@ -210,7 +237,7 @@ def test_a_401_reads_the_credentials_once_for_many_requests(monkeypatch: pytest.
     async def test() -> None:
         async def step(request: Any) -> Any:
             good = request.headers.get("Authorization") == "Bearer new"
-            return await (answers({"kind": "Pod"}) if good else refuses(401, "Unauthorized"))(request)
+            return await (answers(pod("a")) if good else refuses(401, "Unauthorized"))(request)
 
         loads = []
         async with scripted(step) as (script, api):
@@ -221,7 +248,7 @@ def test_a_401_reads_the_credentials_once_for_many_requests(monkeypatch: pytest.
                 return Access(configuration(script.url, "new"))
 
             monkeypatch.setattr(pods_api, "load_access", load)
-            assert len(await asyncio.gather(*(api.get_pod("default", f"p{n}") for n in range(20)))) == 20
+            assert len(await asyncio.gather(*(api.get_pod("default", "a") for _ in range(20)))) == 20
             assert len(loads) == 1
             # Credentials that stay refused are not read again for every request.
             script.steps = [refuses(401, "Unauthorized")]

@@ -1,7 +1,7 @@
 """Create, change and delete pods in the store by the rules of a real API server, and tell the node what to do.
 
-Deletion follows the pod strategy of Kubernetes ("Termination of Pods"): a scheduled, unfinished pod is first only marked, and
-goes when the node reports its containers ended; any other goes at once.
+Deletion follows the pod strategy of Kubernetes ("Termination of Pods"): each pod is first marked; a scheduled, unfinished one
+goes when the node reports its containers ended, any other at once.
 """
 
 from __future__ import annotations
@@ -115,13 +115,12 @@ class PodRegistry:
     def delete(self, record: Record, options: DeleteOptions) -> Record:
         """Mark or remove, as the pod's state demands; the answer is the pod. Raises `ApiError` 409 (preconditions)."""
         metadata.check_preconditions("pods", record, options.preconditions)
-        meta, grace_s = record.obj["metadata"], self._grace_s(record.obj, options.grace_s)
-        pending_s = meta.get("deletionGracePeriodSeconds")
-        if options.dry_run or (pending_s is not None and (pending_s == 0 or grace_s >= pending_s)):
+        grace_s = self._grace_s(record.obj, options.grace_s)
+        if options.dry_run or grace_s is None:
             return record
-        if grace_s == 0 and not meta.get("finalizers"):
-            return self._remove(record)
         marked = self._mark(record, grace_s)
+        if grace_s == 0 and not marked.obj["metadata"].get("finalizers"):
+            return self._remove(marked)
         if self.node is not None:
             self.node.pod_terminating(marked, float(grace_s))
         return marked
@@ -131,10 +130,10 @@ class PodRegistry:
         current = self._store.get("pods", record.namespace, record.name)
         if current is None or current.uid != record.uid or "deletionTimestamp" not in current.obj["metadata"]:
             return
+        if current.obj["metadata"]["deletionGracePeriodSeconds"] != 0:
+            current = self._mark(current, 0)
         if not current.obj["metadata"].get("finalizers"):
             self._remove(current)
-        elif current.obj["metadata"]["deletionGracePeriodSeconds"] != 0:
-            self._mark(current, 0)
 
     def vanish(self, record: Record) -> Record:
         """Remove the object at once, finalizers or not, as if its node and its grace period had never been."""
@@ -182,17 +181,26 @@ class PodRegistry:
         return last
 
     def _mark(self, record: Record, grace_s: int) -> Record:
-        deadline = clock.text(clock.now() + timedelta(seconds=grace_s))
-        meta = {**record.obj["metadata"], "deletionTimestamp": deadline, "deletionGracePeriodSeconds": grace_s}
+        """The grace counts from the first request on, however often it is shortened."""
+        meta = record.obj["metadata"]
+        asked = clock.now()
+        if "deletionTimestamp" in meta:
+            asked = clock.parse(meta["deletionTimestamp"]) - timedelta(seconds=meta["deletionGracePeriodSeconds"])
+        deadline = clock.text(asked + timedelta(seconds=grace_s))
+        meta = {**meta, "deletionTimestamp": deadline, "deletionGracePeriodSeconds": grace_s}
         return self._store.put("pods", {**record.obj, "metadata": meta})
 
     @staticmethod
-    def _grace_s(pod: Json, wanted_s: int | None) -> int:
+    def _grace_s(pod: Json, wanted_s: int | None) -> int | None:
+        """None where a deletion goes on that this request does not shorten."""
+        if wanted_s is not None and wanted_s < 0:
+            wanted_s = 1
+        pending_s = pod["metadata"].get("deletionGracePeriodSeconds")
+        if pending_s is not None:
+            return wanted_s if wanted_s is not None and wanted_s < pending_s else None
         if not pod["spec"].get("nodeName") or pod["status"].get("phase") in TERMINAL_PHASES:
             return 0
-        if wanted_s is None:
-            wanted_s = pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S)
-        return wanted_s if wanted_s >= 0 else 1
+        return pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S) if wanted_s is None else wanted_s
 
 
 def delete_options(query: Any, body: Any) -> DeleteOptions:

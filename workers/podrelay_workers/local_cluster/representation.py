@@ -84,7 +84,8 @@ def empty_object(resource: str, version: int, form: Form, initial_end: bool = Fa
         return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}
     if form is Form.TABLE:
         return {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": [], "rows": []}
-    return {"kind": KIND_OF_RESOURCE[resource], "apiVersion": "v1", "metadata": meta}
+    empty: Json = {"spec": {"containers": None}, "status": {}} if resource == "pods" else {}
+    return {"kind": KIND_OF_RESOURCE[resource], "apiVersion": "v1", "metadata": meta, **empty}
 
 
 def table(records: Sequence[Record], resource: str, list_meta: Json) -> Json:

@@ -95,6 +95,7 @@ class WatchStream:
         self._sink = sink
         self._log = streams.store.logs[request.info.resource]
         self._cursor = 0
+        self._began_at = 0  # the version
         self._opened = streams.faults.next_order()
         self._silencers: set[str] = set()
         self._generation = streams.generation
@@ -118,6 +119,7 @@ class WatchStream:
         """The present state, if it is wanted; then the cursor stands where the live events go on."""
         request, store = self._request, self._streams.store
         wants_present = request.version == 0 if request.send_initial_events is None else request.send_initial_events
+        self._began_at = request.version or store.version
         if request.version and not wants_present:
             self._cursor = self._log.cursor_after(request.version)
             return
@@ -174,7 +176,8 @@ class WatchStream:
         return True
 
     async def _send_bookmark(self) -> None:
-        if self._request.bookmarks:
+        """Only of a version beyond that where the watch began: a real watch cache is silent while nothing changes."""
+        if self._request.bookmarks and self._streams.store.version > self._began_at:
             await self._sink.write(self._bookmark(self._streams.store.version))
 
     def _bookmark(self, version: int, initial_end: bool = False) -> bytes:

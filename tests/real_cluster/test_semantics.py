@@ -1,0 +1,232 @@
+"""What the documentation of the API says and podrelay builds upon, where a server has the last word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from podrelay import names
+from podrelay_workers.api_errors import Conflict, NotFound, Overloaded, Silent, Unreachable, error_of_event
+from podrelay_workers.pods_api import PodsApi
+from tests.real_cluster.client import LABELS, ask, events, refusal
+from tests.real_cluster.server import Json, Refusal, Server, ended, pod, running
+
+WATCHED = f"{names.LABEL_DEPLOYMENT}={{}},{names.LABEL_CLUSTER}=default,{names.LABEL_DONE}!=True"
+
+
+def label_of(found: Json | None, label: str) -> str | None:
+    assert found is not None
+    return found["metadata"].get("labels", {}).get(label)
+
+
+# --- lists and watches ------------------------------------------------------------------------------------------------
+def test_pages_show_one_moment_whatever_changes_meanwhile(server: Server, seven: list[str]) -> None:
+    """And a watch from the version of any of them tells of all that did."""
+    new = f"{seven[0]}-new"
+
+    told: set[tuple[str, str | None]] = set()
+
+    async def pages(api: PodsApi) -> None:
+        first = await api.list_page(server.namespace, labels=LABELS, limit=3)
+        await asyncio.to_thread(change)
+        second = await api.list_page(server.namespace, labels=LABELS, limit=3, continuation=first.continuation)
+        third = await api.list_page(server.namespace, labels=LABELS, limit=3, continuation=second.continuation)
+        assert third.continuation == ""
+        assert first.version == second.version == third.version
+        listed = [item["metadata"]["name"] for page in (first, second, third) for item in page.items]
+        assert sorted(listed) == sorted(seven)
+        stream = api.watch_stream(server.namespace, version=third.version, labels=LABELS, timeout_s=20)
+        async for event in stream:  # among them, perhaps, a scheduler's words
+            told.add((event["type"], event["object"]["metadata"].get("name")))
+            if ("ADDED", new) in told:
+                break
+        await stream.aclose()
+
+    def change() -> None:
+        server.delete(sorted(seven)[-1])
+        server.set_status(sorted(seven)[0], running())
+        server.call("POST", server.pods_path, pod(new, labels={"podrelay.test/of": "seven"}))
+
+    try:
+        ask(pages)
+    finally:
+        server.delete(new)
+    assert {("DELETED", sorted(seven)[-1]), ("MODIFIED", sorted(seven)[0]), ("ADDED", new)} <= told
+
+
+def test_a_list_is_as_new_as_the_last_write(server: Server, seven: list[str]) -> None:
+    for number in range(20):
+        server.patch(f"{server.pods_path}/{seven[0]}", {"metadata": {"annotations": {"n": str(number)}}})
+        page = ask(lambda api: api.list_page(server.namespace, labels=LABELS))
+        found = next(item for item in page.items if item["metadata"]["name"] == seven[0])
+        assert found["metadata"]["annotations"]["n"] == str(number)
+
+
+def test_a_namespace_that_does_not_exist_has_no_pods(server: Server) -> None:
+    """No error: a misspelt namespace is not noticed by listing it."""
+    page = ask(lambda api: api.list_page("podrelay-no-such-namespace"))
+    assert (page.items, bool(page.version)) == ([], True)
+    refusal(lambda api: api.get_pod("podrelay-no-such-namespace", "a"), NotFound)
+
+
+def test_a_path_that_is_not_there_is_no_pod_that_is_gone(server: Server, seven: list[str]) -> None:
+    """What a wrong address, a gateway or an API server that only begins answers with."""
+    refusal(lambda api: api._json("GET", f"{server.pods_path}/{seven[0]}/podrelay-none"), Unreachable)
+
+
+def test_the_watchers_own_selector(server: Server, name: str) -> None:
+    """The longest deployment, and the mark by which a pod leaves the selection; one that lacks the mark is in it."""
+    labels = {names.LABEL_DEPLOYMENT: "d" * 63, names.LABEL_CLUSTER: "default"}
+    selector = WATCHED.format("d" * 63)
+    server.call("POST", server.pods_path, pod(name, labels=labels))
+    page = ask(lambda api: api.list_page(server.namespace, labels=selector))
+    assert [item["metadata"]["name"] for item in page.items] == [name]
+
+    async def watch(api: PodsApi) -> Json:
+        stream = api.watch_stream(server.namespace, version=page.version, labels=selector, timeout_s=20)
+        await api.patch_pod(server.namespace, name, {"metadata": {"labels": {names.LABEL_DONE: "True"}}})
+        event = await anext(stream)
+        await stream.aclose()
+        return event
+
+    left = ask(watch)
+    assert (left["type"], left["object"]["metadata"].get("deletionTimestamp")) == ("DELETED", None)
+    assert label_of(left["object"], names.LABEL_DONE) is None, "the pod as it was while it was selected"
+
+
+def test_a_version_that_is_not_reached_brings_no_event_of_before(server: Server, seven: list[str]) -> None:
+    """Silence or an error, as the server likes: not the past, and no bookmark that leads back."""
+    version = int(ask(lambda api: api.list_page(server.namespace)).version)
+
+    async def watch(api: PodsApi) -> None:
+        stream = api.watch_stream(server.namespace, version=str(version * 2), labels=LABELS, silence_s=3, timeout_s=20)
+        server.set_status(seven[0], running())
+        async for event in stream:
+            assert event["type"] == "ERROR", event
+            raise error_of_event(event["object"])
+
+    with pytest.raises((Silent, Overloaded)):
+        ask(watch)
+
+
+def test_a_large_pod_comes_whole(server: Server, name: str) -> None:
+    """Answers of this size are compressed."""
+    text = "line of text, " * 17_000
+    begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
+    labels = {"podrelay.test/of": "seven"}
+    server.call("POST", server.pods_path, pod(name, labels=labels, annotations={"a/b": text}))
+    page = ask(lambda api: api.list_page(server.namespace, labels=LABELS))
+    (event,) = ask(lambda api: events(api, server, begin, 1))
+    for found in (page.items[0], event["object"], ask(lambda api: api.get_pod(server.namespace, name))):
+        assert found["metadata"]["annotations"]["a/b"] == text
+
+
+# --- patches ----------------------------------------------------------------------------------------------------------
+def test_a_patch_sets_a_label_and_takes_it_off(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name, labels={"kept": "1"}))
+    for value, expected in (("True", "True"), (None, None)):
+        body = {"metadata": {"labels": {names.LABEL_REVOKED: value}}}
+        answer = ask(lambda api, body=body: api.patch_pod(server.namespace, name, body))  # type: ignore[misc]
+        assert (label_of(answer, names.LABEL_REVOKED), label_of(answer, "kept")) == (expected, "1")
+        ask(lambda api, body=body: api.patch_pod(server.namespace, name, body))  # type: ignore[misc]
+
+
+def test_a_patch_may_name_the_pod_and_the_version_that_it_means(server: Server, name: str) -> None:
+    made = server.call("POST", server.pods_path, pod(name))["metadata"]
+    server.set_status(name, running())
+
+    def body(**metadata: str) -> Json:
+        return {"metadata": {"labels": {"a": "b"}, **metadata}}
+
+    refusal(lambda api: api.patch_pod(server.namespace, name, body(resourceVersion=made["resourceVersion"])), Conflict)
+    stranger = "00000000-0000-4000-8000-000000000000"
+    refusal(lambda api: api.patch_pod(server.namespace, name, body(uid=stranger)), Conflict)
+    assert label_of(server.get(name), "a") is None
+    ask(lambda api: api.patch_pod(server.namespace, name, body(uid=made["uid"])))
+    assert label_of(server.get(name), "a") == "b"
+
+
+def test_a_pod_that_is_going_can_still_be_marked(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name, finalizers=["podrelay.test/stays"]))
+    ask(lambda api: api.delete_pod(server.namespace, name))
+    mark = {"metadata": {"labels": {names.LABEL_DONE: "True"}}}
+    assert label_of(ask(lambda api: api.patch_pod(server.namespace, name, mark)), names.LABEL_DONE) == "True"
+
+
+PATCHES = {
+    "application/merge-patch+json": {"metadata": {"labels": {"a": "b"}}},
+    "application/strategic-merge-patch+json": {"metadata": {"labels": {"a": "b"}}},
+    "application/json-patch+json": [{"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}],
+}
+
+
+@pytest.mark.parametrize("media_type", PATCHES)
+def test_kinds_of_patches(server: Server, name: str, media_type: str) -> None:
+    server.call("POST", server.pods_path, pod(name))
+    found = server.call("PATCH", f"{server.pods_path}/{name}", PATCHES[media_type], media_type)
+    assert label_of(found, "a") == "b"
+
+
+def test_plain_json_is_no_kind_of_patch(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name))
+    with pytest.raises(Refusal) as caught:
+        server.call("PATCH", f"{server.pods_path}/{name}", {"metadata": {}})
+    assert caught.value.code == 415
+
+
+def test_status_is_written_by_its_own_path_only(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name))
+    server.patch(f"{server.pods_path}/{name}", {"status": {"phase": "Failed"}})
+    assert (server.get(name) or {})["status"]["phase"] == "Pending"
+    server.set_status(name, ended(3))
+    assert (server.get(name) or {})["status"]["phase"] == "Failed"
+
+
+# --- deletion ---------------------------------------------------------------------------------------------------------
+def test_a_deletion_may_name_the_version_that_it_means(server: Server, name: str) -> None:
+    """Revocation rests on it: the label's answer says at which version nothing had begun."""
+    uid = server.call("POST", server.pods_path, pod(name))["metadata"]["uid"]
+    mark = {"metadata": {"labels": {names.LABEL_REVOKED: "True"}}}
+    version = ask(lambda api: api.patch_pod(server.namespace, name, mark))["metadata"]["resourceVersion"]
+    server.set_status(name, running())
+    refusal(lambda api: api.delete_pod(server.namespace, name, uid=uid, version=version), Conflict)
+    assert "deletionTimestamp" not in (server.get(name) or {})["metadata"]
+
+    async def delete(api: PodsApi) -> None:
+        """A scheduler may have a word between any two requests."""
+        for _ in range(20):
+            found = await api.patch_pod(server.namespace, name, mark)
+            with contextlib.suppress(Conflict):
+                await api.delete_pod(server.namespace, name, uid=uid, version=found["metadata"]["resourceVersion"])
+                return
+
+    ask(delete)
+    assert server.get(name) is None
+
+
+def test_a_deletion_answers_with_the_pod_or_with_a_status(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name))
+    assert ask(lambda api: api.delete_pod(server.namespace, name))["kind"] in ("Pod", "Status")
+
+
+# --- creation ---------------------------------------------------------------------------------------------------------
+def test_a_field_that_the_server_does_not_know_is_no_reason_to_refuse(
+    server: Server, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only a warning, which the launcher logs; a template may be written for a newer Kubernetes."""
+    body = pod(name)
+    body["spec"] = body["spec"] | {"podrelayNone": True}
+    with caplog.at_level("WARNING"):
+        assert ask(lambda api: api.create_pod(server.namespace, body))["metadata"]["uid"]
+    assert not [line for line in caplog.messages if "warns" in line and "podrelayNone" not in line]
+
+
+def test_the_creation_of_what_is_going_says_that_it_exists(server: Server, name: str) -> None:
+    """Of the same name, and with the same reason: the launcher looks at what is there, and finds it ending."""
+    server.call("POST", server.pods_path, pod(name, finalizers=["podrelay.test/stays"]))
+    server.delete(name)
+    with pytest.raises(Refusal) as caught:
+        server.call("POST", server.pods_path, pod(name))
+    assert (caught.value.code, caught.value.body["reason"]) == (409, "AlreadyExists")
