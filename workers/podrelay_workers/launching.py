@@ -241,6 +241,7 @@ class Launching:
             return seconds
         paused = self._pauses.left_s > 0
         if verdict.seconds:
+            self._pauses.pause(verdict.seconds)  # first: Redis may be away
             seconds = await throttle("pause", x=verdict.seconds, reason=reason)
         else:
             seconds = await throttle("stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=reason)

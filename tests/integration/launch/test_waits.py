@@ -36,6 +36,54 @@ def test_no_launcher_creates_inside_a_retry_after_window(bench: Bench) -> None:
     assert set(bench.api.names.values()) == {1}
 
 
+def test_a_launcher_that_cannot_reach_redis_obeys_retry_after_by_itself(bench: Bench) -> None:
+    bench.offer_many(60)
+    refused: list[float] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        if not refused:
+            bench.redis.client_pause(2500)  # Redis hears nobody from now on: the launcher has only its own memory
+            refused.append(time.monotonic())
+        return status(429, "TooManyRequests", "slow down", retry_after="6")
+
+    async def scenario() -> None:
+        bench.api.latency_s = 0.02
+        bench.api.fault = throttle
+        async with bench.launcher(launch_lease_s=30.0):
+            await until(lambda: refused)
+            # More is in hand than is sent: the rest comes when the first have failed to tell Redis.
+            await asyncio.sleep(4.5)
+
+    asyncio.run(scenario())
+    assert [at - refused[0] for at, _ in bench.api.creates if at > refused[0] + 0.3] == []
+
+
+def test_a_new_launcher_obeys_retry_after_though_redis_lost_its_data(bench: Bench) -> None:
+    bench.offer_many(20)
+    asked_s = 5
+    refused: list[float] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        refused.append(time.monotonic())
+        asked = refused[0] + asked_s - time.monotonic() > 0.5
+        return status(429, "TooManyRequests", "slow down", retry_after=str(asked_s)) if asked else None
+
+    async def scenario() -> None:
+        bench.api.fault = throttle
+        async with bench.launcher():
+            await until(lambda: refused and bench.redis.exists(bench.names.throttle("default")))
+            await asyncio.sleep(0.3)
+            bench.redis.flushall()
+            await asyncio.sleep(1.0)
+            again = bench.offer_many(20)  # as a scheduler does after lost data
+            async with bench.launcher():
+                await until(lambda: bench.states(again) == {"created": 20}, 15)
+
+    asyncio.run(scenario())
+    inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[0] + asked_s - 0.1]
+    assert inside == []
+
+
 def test_a_full_quota_costs_few_refusals(bench: Bench) -> None:
     requests = bench.offer_many(60, namespace="small")
     other = bench.offer_many(5, namespace="default")
