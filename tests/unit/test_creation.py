@@ -144,11 +144,15 @@ def test_concurrency_does_not_grow_with_latency_nor_without_load() -> None:
 
 def test_concurrency_halves_once_for_what_failed_together_and_never_below_one() -> None:
     concurrency = Concurrency(64, start=64)
-    for _ in range(10):
-        concurrency.failed(100.0)
+    for number in range(10):
+        concurrency.failed(99.0 + number / 100, 100.0 + number / 100)
     assert concurrency.limit == 32
-    for second in range(101, 130, 2):
-        concurrency.failed(float(second))
+    concurrency.failed(99.9, 120.0)
+    assert concurrency.limit == 32, "sent before, answered late"
+    concurrency.failed(120.1, 120.2)
+    assert concurrency.limit == 16, "after a pause, however short"
+    for second in range(121, 130):
+        concurrency.failed(float(second), second + 0.1)
     assert (concurrency.limit, concurrency.free) == (1, 1)
 
 
@@ -168,7 +172,7 @@ def test_no_more_are_sent_at_once_than_allowed_and_a_cancelled_turn_is_passed_on
         await asyncio.sleep(0)
         for task in tasks[20:40]:
             task.cancel()
-        concurrency.failed(0.0)
+        concurrency.failed(0.0, 0.1)
         await asyncio.wait(tasks)
 
     asyncio.run(scenario())

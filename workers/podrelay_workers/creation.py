@@ -135,7 +135,7 @@ def printable(text: str) -> str:
 class Concurrency:
     """How many creations may be in flight: doubles per round trip at first, then grows by one, while latency stays flat.
 
-    Halves when the server throttles or fails, at most once per round trip. Never above its ceiling, never below one.
+    Halves when the server throttles or fails, once for all that failed together. Never above its ceiling, never below one.
     A few jobs more than that are in hand (`in_flight`), ready to be sent when a `slot` is free: no more than a quarter,
     because what is in hand cannot be overtaken.
     """
@@ -199,9 +199,12 @@ class Concurrency:
             return
         self._limit = min(float(self.ceiling), self._limit + (1.0 if self._doubling else 1.0 / self._limit))
 
-    def failed(self, now_s: float) -> None:
-        """Halve, once for all that failed together. `now_s` is monotonic."""
+    def failed(self, began_s: float, now_s: float) -> None:
+        """Halve, once for all that were sent before the last time. `began_s`: when this one was (both monotonic).
+
+        So half as many try after each pause that was of no use: a long outage is looked at by one creation of each launcher.
+        """
         self._doubling = False
-        if now_s - self._halved_at_s > max(1.0, self._recent_s):
+        if began_s > self._halved_at_s:
             self._halved_at_s = now_s
             self._limit = max(1.0, self._limit / 2)
