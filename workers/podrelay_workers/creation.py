@@ -34,7 +34,8 @@ PAUSE_MOST_S = 600.0
 # seconds in all) before they are believed.
 SETTLE_TRIES = 6
 _SETTLING = ("error looking up service account", "cannot create resource")
-_DENIED = "denied the request"
+# An admission webhook's word, or that it cannot be called: mostly of one namespace or one kind of pods.
+_WEBHOOK = ("denied the request", "failed calling webhook")
 _EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (.*?), used: .*?, limited: (.*)")
 _AMOUNT = re.compile(r"([^=,\s]+)=([^,\s]+)")
 _COUNTED = re.compile(r"pods$|count/")
@@ -82,9 +83,8 @@ def judge(error: ApiError, tries: int, alone: bool = False) -> Verdict:
     """
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
-    if (
-        isinstance(error, (Overloaded, Throttled, Unauthorized)) and _DENIED in message
-    ):  # a webhook's code, not the server's
+    of_webhook = any(sign in message for sign in _WEBHOOK)
+    if of_webhook and isinstance(error, (Overloaded, Throttled, Unauthorized)):  # not the server's own code
         return Verdict("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return Verdict("cluster", "Throttled", message, asked_s, slower=True)

@@ -120,7 +120,7 @@ def test_one_pod_that_the_server_stumbles_over_does_not_stop_the_others(bench: B
     """It waits longer each time; others go on in between."""
     bad = bench.request(99)
     bench.api.fault = lambda _, pod: (
-        status(500, "InternalError", "Internal error occurred: failed calling webhook")
+        status(500, "InternalError", "Internal error occurred: no such thing")
         if pod["metadata"]["annotations"]["task_id"] == "load99"
         else None
     )
