@@ -22,6 +22,7 @@ HELD = EXCEEDED + "requested: count/pods=1,pods=1, used: count/pods=0,pods=0, li
 LARGE = EXCEEDED + "requested: requests.memory=9Gi, used: requests.memory=0, limited: requests.memory=8192Mi"
 NO_ACCOUNT = 'pods "x" is forbidden: error looking up service account n/default: serviceaccount "default" not found'
 NO_ROLE = 'pods is forbidden: User "u" cannot create resource "pods" in API group "" in the namespace "n"'
+ENDING = 'pods "x" is forbidden: unable to create new content in namespace n because it is being terminated'
 DENIED = 'admission webhook "w" denied the request: no'
 
 
@@ -55,6 +56,7 @@ DENIED = 'admission webhook "w" denied the request: no'
             None,
         ),
         (403, "cannot create", "Forbidden", None, "never", None),
+        (403, ENDING, "Forbidden", None, "never", None),
         (500, "etcdserver: request is too large", "", None, "never", None),
         (400, "bad", "BadRequest", None, "never", None),
         (404, "no namespace", "NotFound", None, "never", None),
@@ -87,6 +89,17 @@ def test_a_webhooks_own_code_says_nothing_about_the_server(status: int) -> None:
     verdict = judge(error(status, DENIED), 3)  # type: ignore[arg-type]
     assert (verdict.scope, verdict.slower) == ("launch", False)
     assert judge(error(403, DENIED, "Forbidden"), 0).scope == "never"  # type: ignore[arg-type]
+
+
+BROKEN = 'Internal error occurred: failed calling webhook "w.io": failed to call webhook: Post "https://w.svc:443": EOF'
+
+
+def test_a_webhook_that_cannot_be_called_says_nothing_about_the_server() -> None:
+    verdicts = [judge(error(500, BROKEN, "InternalError"), tries) for tries in (0, 20)]  # type: ignore[arg-type]
+    assert [(verdict.scope, verdict.reason, verdict.slower) for verdict in verdicts] == [
+        ("launch", "WebhookFailed", False)
+    ] * 2
+    assert (verdicts[0].seconds or 0.0) <= 1.0 < 7.0 < (verdicts[1].seconds or 0.0) <= 15.0
 
 
 def test_a_conflict_waits_longer_each_time() -> None:
@@ -144,11 +157,15 @@ def test_concurrency_does_not_grow_with_latency_nor_without_load() -> None:
 
 def test_concurrency_halves_once_for_what_failed_together_and_never_below_one() -> None:
     concurrency = Concurrency(64, start=64)
-    for _ in range(10):
-        concurrency.failed(100.0)
+    for number in range(10):
+        concurrency.failed(99.0 + number / 100, 100.0 + number / 100)
     assert concurrency.limit == 32
-    for second in range(101, 130, 2):
-        concurrency.failed(float(second))
+    concurrency.failed(99.9, 120.0)
+    assert concurrency.limit == 32, "sent before, answered late"
+    concurrency.failed(120.1, 120.2)
+    assert concurrency.limit == 16, "after a pause, however short"
+    for second in range(121, 130):
+        concurrency.failed(float(second), second + 0.1)
     assert (concurrency.limit, concurrency.free) == (1, 1)
 
 
@@ -168,7 +185,7 @@ def test_no_more_are_sent_at_once_than_allowed_and_a_cancelled_turn_is_passed_on
         await asyncio.sleep(0)
         for task in tasks[20:40]:
             task.cancel()
-        concurrency.failed(0.0)
+        concurrency.failed(0.0, 0.1)
         await asyncio.wait(tasks)
 
     asyncio.run(scenario())

@@ -34,7 +34,8 @@ PAUSE_MOST_S = 600.0
 # seconds in all) before they are believed.
 SETTLE_TRIES = 6
 _SETTLING = ("error looking up service account", "cannot create resource")
-_DENIED = "denied the request"
+# An admission webhook's word, or that it cannot be called: mostly of one namespace or one kind of pods.
+_WEBHOOK = ("denied the request", "failed calling webhook")
 _EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (.*?), used: .*?, limited: (.*)")
 _AMOUNT = re.compile(r"([^=,\s]+)=([^,\s]+)")
 _COUNTED = re.compile(r"pods$|count/")
@@ -82,9 +83,8 @@ def judge(error: ApiError, tries: int, alone: bool = False) -> Verdict:
     """
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
-    if (
-        isinstance(error, (Overloaded, Throttled, Unauthorized)) and _DENIED in message
-    ):  # a webhook's code, not the server's
+    of_webhook = any(sign in message for sign in _WEBHOOK)
+    if of_webhook and isinstance(error, (Overloaded, Throttled, Unauthorized)):  # not the server's own code
         return Verdict("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return Verdict("cluster", "Throttled", message, asked_s, slower=True)
@@ -135,7 +135,7 @@ def printable(text: str) -> str:
 class Concurrency:
     """How many creations may be in flight: doubles per round trip at first, then grows by one, while latency stays flat.
 
-    Halves when the server throttles or fails, at most once per round trip. Never above its ceiling, never below one.
+    Halves when the server throttles or fails, once for all that failed together. Never above its ceiling, never below one.
     A few jobs more than that are in hand (`in_flight`), ready to be sent when a `slot` is free: no more than a quarter,
     because what is in hand cannot be overtaken.
     """
@@ -199,9 +199,12 @@ class Concurrency:
             return
         self._limit = min(float(self.ceiling), self._limit + (1.0 if self._doubling else 1.0 / self._limit))
 
-    def failed(self, now_s: float) -> None:
-        """Halve, once for all that failed together. `now_s` is monotonic."""
+    def failed(self, began_s: float, now_s: float) -> None:
+        """Halve, once for all that were sent before the last time. `began_s`: when this one was (both monotonic).
+
+        So half as many try after each pause that was of no use: a long outage is looked at by one creation of each launcher.
+        """
         self._doubling = False
-        if now_s - self._halved_at_s > max(1.0, self._recent_s):
+        if began_s > self._halved_at_s:
             self._halved_at_s = now_s
             self._limit = max(1.0, self._limit / 2)

@@ -32,7 +32,7 @@ from podrelay.wire import CleanupRequest, LaunchRequest, PodResult, number_of
 _Item = TypeVar("_Item")
 Kind = Literal["launch", "cleanup"]
 What = Literal["created", "done", "failed", "back", "wait", "abandon", "order"]
-Event = Literal["pause", "stumble", "recover", "refused", "passed"]
+Event = Literal["pause", "stumble", "remind", "recover", "refused", "passed"]
 
 RESULT_TTL_S = 600
 FAILURE_TTL_S = 86_400

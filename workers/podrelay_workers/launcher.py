@@ -33,7 +33,7 @@ from podrelay_workers.intake import Intake, Job
 from podrelay_workers.lane import Lane
 from podrelay_workers.launching import Launching, Patience
 from podrelay_workers.manifest import ManifestError, Manifests, kube_config_of
-from podrelay_workers.pauses import Pauses
+from podrelay_workers.pauses import Pauses, remind_forever
 from podrelay_workers.pods_api import PodsApi
 from podrelay_workers.presence import Presence, unique_name
 from podrelay_workers.stopping import Stopping
@@ -100,6 +100,7 @@ class Launcher:
             *(part.renew_forever() for part in self._holdings),
             self._reap_forever(),
             self._listen_forever(),
+            remind_forever(self._pauses, self._intakes["launch"]),
             self._presence.keep(),
             self._say_what_is_heard(),
         ])  # fmt: skip

@@ -155,6 +155,8 @@ class Launching:
             alone = isinstance(error, Overloaded) and self._health.failed_alone(job.launch_id)
             verdict = judge(error, job.tries, alone)
             verdict = replace(verdict, message=hide(verdict.message, request.args))
+            if verdict.slower:
+                self._concurrency.failed(began_s, time.monotonic())
             return await self._judged(job, request, pod, verdict)
         if made is None:
             return None
@@ -212,8 +214,6 @@ class Launching:
     async def _judged(self, job: Job, request: LaunchRequest, pod: Json, verdict: Verdict) -> Outcome:
         if verdict.scope == "never":
             return await self._refuse(job, request, verdict.reason, verdict.message)
-        if verdict.slower:
-            self._concurrency.failed(time.monotonic())
         seconds = await self._tell_all(request, verdict)
         waited_s = time.time() - job.offered_at_s
         tries_max = self._patience.tries_max
@@ -241,6 +241,7 @@ class Launching:
             return seconds
         paused = self._pauses.left_s > 0
         if verdict.seconds:
+            self._pauses.pause(verdict.seconds)  # first: Redis may be away
             seconds = await throttle("pause", x=verdict.seconds, reason=reason)
         else:
             seconds = await throttle("stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=reason)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
+
+from podrelay.errors import RelayUnavailable
+from podrelay_workers.intake import Intake
+
+# How soon Redis hears again of a pause that it forgot, and how much shorter than ours the one it knows may be.
+REMIND_S = 0.5
 
 
 @dataclass
@@ -34,3 +42,16 @@ class Pauses:
             self._namespaces.pop(namespace, None)
             return 0.0
         return left_s
+
+
+async def remind_forever(pauses: Pauses, intake: Intake) -> None:
+    """Tell a Redis that lost its data of a long pause again, for launchers that start or did not hear of it.
+
+    A last second is left out: it may be that of RQ's suspension (`claim.lua`), which is not ours to prolong.
+    """
+    while True:
+        await asyncio.sleep(REMIND_S)
+        left_s = pauses.left_s
+        if left_s > 1.0:
+            with contextlib.suppress(RelayUnavailable):
+                await intake.throttle("remind", x=left_s, y=REMIND_S, reason="Throttled")

@@ -120,7 +120,7 @@ def test_one_pod_that_the_server_stumbles_over_does_not_stop_the_others(bench: B
     """It waits longer each time; others go on in between."""
     bad = bench.request(99)
     bench.api.fault = lambda _, pod: (
-        status(500, "InternalError", "Internal error occurred: failed calling webhook")
+        status(500, "InternalError", "Internal error occurred: no such thing")
         if pod["metadata"]["annotations"]["task_id"] == "load99"
         else None
     )
@@ -136,3 +136,29 @@ def test_one_pod_that_the_server_stumbles_over_does_not_stop_the_others(bench: B
     asyncio.run(scenario())
     name = next(name for _, name in bench.api.creates if "load99" in name)
     assert 2 <= sum(made == name for _, made in bench.api.creates) <= 6
+
+
+def test_a_server_that_ends_its_connections_between_requests_gets_each_pod_once(bench: Bench) -> None:
+    """As in a rolling restart, or after a load balancer's idle time: a kept connection ends without a word."""
+    requests = bench.offer_many(20)
+    kept: list[Any] = []
+
+    def close(request: web.Request, _: Any) -> web.Response | None:
+        kept.append(request.transport)
+        if len(kept) % 2:
+            request.protocol.force_close()  # type: ignore[attr-defined]
+        return None
+
+    async def scenario() -> None:
+        bench.api.fault = close
+        async with bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 20})
+            for transport in kept:
+                bench.api._loop.call_soon_threadsafe(transport.abort)  # type: ignore[union-attr]
+            later = bench.offer_many(20)
+            await until(lambda: bench.states(later) == {"created": 20})
+
+    asyncio.run(scenario())
+    assert set(bench.api.names.values()) == {1}
+    assert not bench.redis.hget(bench.names.throttle("default"), "failures")
+    assert not bench.results()

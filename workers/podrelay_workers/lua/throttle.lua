@@ -4,6 +4,7 @@
 -- ARGV: 1 wake channel  2 event  3 namespace or ''  4 x  5 y  6 reason  7 message
 --   pause    x seconds, as the server asked: nothing is created before
 --   stumble  x first wait, y longest wait (s): it did not answer or failed; the wait doubles while that goes on
+--   remind   x seconds that a launcher knows are left, y how much less Redis may know of (s): else its data was lost
 --   recover  something was created: the next stumble is a first one again
 --   refused  namespace  x first wait, y longest wait (s): its quota is used up
 --   passed   namespace  x how many launches more may try: this one was created (or never tried, x = 1)
@@ -27,6 +28,11 @@ elseif event == 'stumble' then
     local failures = get('failures') + 1
     wait = math.min(y, x * 2 ^ math.min(failures - 1, 30))
     set('failures', failures, 'until', seconds(now + wait), 'reason', ARGV[6])
+  end
+elseif event == 'remind' then
+  if get('until') - now < x - y then
+    wait = x
+    set('until', seconds(now + wait), 'reason', ARGV[6])
   end
 elseif event == 'recover' then
   redis.call('HDEL', KEYS[1], 'failures')
