@@ -77,17 +77,19 @@ class LaunchQueue:
         self._delete_options = delete_options or {}
 
     def offer(self, launches: Iterable[tuple[LaunchRequest, int]]) -> list[Answer]:
-        """Hand launches over, each with how often it was launched again before, in one round trip.
+        """Hand launches over, each with how often it was launched again before, in one round trip. They are of one owner.
 
         One answer per launch, in order. `known` means that an earlier call did it.
         """
         now = time.time()
-        keys = [self._names.current, names.RQ_QUEUES, self._names.unacknowledged]
+        sides = self._names.sides(self._cluster)
+        keys = [self._names.current, names.RQ_QUEUES, self._names.unacknowledged, sides]
         head = [self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), self._names.wake(self._cluster),
                 f"{now:.3f}", _rq_time(now), RESULT_TTL_S, FAILURE_TTL_S, RETRIES_LEFT, self._cluster]  # fmt: skip
         calls = []
         for chunk in _chunks(launches, _CHUNK):
-            args = [*head, chunk[0][0].owner, int(self._ledger_ttl_s), names.rq_scheduled("")]
+            owner = chunk[0][0].owner
+            args = [*head, owner, int(self._ledger_ttl_s), names.rq_scheduled(""), names.side_mark(owner)]
             for request, relaunches in chunk:
                 args += (
                     request.launch_id, request.attempt, names.job_id(request.launch_id, request.attempt),

@@ -34,18 +34,28 @@ LAUNCH_FUNCTION = "podrelay_workers.launcher.launch"
 CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
 
 # priority_weight -> queue, by powers of two: launch.p8 holds weights 8 to 15. A launcher takes from the highest
-# queue first, so a higher weight overtakes a backlog; inside one queue the order of hand-over stays.
+# queue first, so a higher weight overtakes a backlog; inside one queue the order of hand-over stays. While launches of one
+# scheduler wait in a level's queue, those of another wait beside it in a queue of their own: launchers take in turn.
 PRIORITY_LEVELS = 8
+SIDE_MARK = ".by-"
 
 _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
 _POD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-(\d+)$")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
 
 
 def priority_level(priority_weight: int) -> int:
     """Which launch queue a weight belongs to: 0 (weights up to 1) to PRIORITY_LEVELS - 1."""
     return min(PRIORITY_LEVELS - 1, max(0, priority_weight.bit_length() - 1)) if priority_weight > 0 else 0
+
+
+def side_mark(owner: str) -> str:
+    """Behind the name of a level's queue it names one scheduler's side queue, whatever text the owner is. Only ids of waiting
+    launches stand in a side queue: registries, and the origin of its jobs, are the level's.
+    """
+    return SIDE_MARK + (owner if _PLAIN.fullmatch(owner) else uuid.uuid5(uuid.NAMESPACE_OID, owner).hex)
 
 
 # Airflow's own ids are of other versions (RFC 9562 leaves this one to whoever uses it).
@@ -202,6 +212,13 @@ class Names:
         """
         return self.key(f"throttle:{cluster}")
 
+    def sides(self, cluster: str) -> str:
+        """Hash: side queue -> the level's queue beside which it stands; and level's queue -> the place in the row of the
+        list that was last served. Executors add side queues; launchers read them, count the turns, take out what is empty
+        and add again what `rq:queues` knows better. `status` reads.
+        """
+        return self.key(f"sides:{cluster}")
+
     def wake(self, cluster: str) -> str:
         """Pub/sub channel: a message says that a queue of this cluster has work. Executor publishes, launchers listen."""
         return self.key(f"wake:{cluster}")
@@ -221,6 +238,7 @@ class Names:
         return f"podrelay.{self.deployment}.{cluster}.cleanup"
 
 
+# Set of the keys of all RQ queues. Executors and launchers add; launchers take out side queues that are empty.
 RQ_QUEUES = "rq:queues"
 RQ_JOB_PREFIX = "rq:job:"
 # Set of worker keys, each RQ_WORKER_PREFIX + name: launchers register there; status and rq-dashboard read.

@@ -33,7 +33,7 @@ def overview(team: str | None, now_s: float) -> dict[str, Any]:
     cluster = team or names.DEFAULT_CLUSTER
     try:
         queues = {}
-        for queue in [*keys.launch_queues(cluster), keys.cleanup_queue(cluster)]:
+        for queue in _queues(client, keys, cluster):
             counts = {
                 "queued": client.llen(names.rq_queue(queue)),
                 "started": client.zcard(names.rq_started(queue)),
@@ -118,6 +118,14 @@ def probe(kind: str, team: str | None) -> tuple[bool, str]:
 def _open() -> tuple[redis.Redis, Names]:
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
     return connect(settings, timeout_s=_TIMEOUT_S), Names(settings.deployment)
+
+
+def _queues(client: redis.Redis, keys: Names, cluster: str) -> list[str]:
+    """Every level's queue with the side queues beside it, the most urgent first, and the clean-up queue."""
+    sides = sorted(_hash(client, keys.sides(cluster)).items())
+    levels = keys.launch_queues(cluster)
+    launches = [queue for level in levels for queue in (level, *(side for side, beside in sides if beside == level))]
+    return [*launches, keys.cleanup_queue(cluster)]
 
 
 def _launchers(client: redis.Redis, keys: Names, cluster: str, now_s: float) -> list[dict[str, Any]]:

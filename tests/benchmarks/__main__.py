@@ -38,6 +38,7 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
         "creation": bench.creation,
         "scaling": bench.scaling,
         "priority": bench.priority,
+        "fairness": bench.fairness,
         "growth": bench.growth,
         # The stock executor needs two to three minutes for a thousand tasks: fewer rounds, and fewer tasks at 200 ms.
         "life": lambda: [

@@ -17,11 +17,13 @@ DEPLOYMENT = "default"
 ARGS = ("python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string", "x" * 1200)
 
 
-def requests(dag_id: str, count: int, namespace: str, priority: int = 1) -> Iterator[LaunchRequest]:
+def requests(
+    dag_id: str, count: int, namespace: str, priority: int = 1, owner: str = "4242"
+) -> Iterator[LaunchRequest]:
     for number in range(count):
         yield LaunchRequest(
             launch_id=str(uuid.uuid4()), attempt=0, kind="task", subject=str(uuid.uuid4()),
-            key=(dag_id, f"task_{number}", "run", 1, -1), owner="4242", args=ARGS, namespace=namespace, priority=priority,
+            key=(dag_id, f"task_{number}", "run", 1, -1), owner=owner, args=ARGS, namespace=namespace, priority=priority,
         )  # fmt: skip
 
 

@@ -105,15 +105,23 @@ class Bench:
             cpu_s = sum(item["cpu_s"] for item in cost.values())
             return {"pods_per_s": rate(created), "cpu_ms_per_pod": 1000 * cpu_s / tasks, "cost": cost}
 
-    def priority(self, latency_s: float = 0.05, behind: int = 5000, urgent: int = 100) -> Json:
-        """How many of the backlog were created between the offer of the urgent ones and the last of those."""
+    def priority(self) -> Json:
+        """100 urgent launches behind a backlog."""
+        return self._overtake(priority=10)
+
+    def fairness(self) -> Json:
+        """100 launches of a second scheduler behind a backlog of the first, of the same priority."""
+        return self._overtake(owner="4243")
+
+    def _overtake(self, latency_s: float = 0.05, behind: int = 5000, later: int = 100, **of_the_later: Any) -> Json:
+        """How many of the backlog were created between the offer of the later ones and the last of those."""
         with self.rig(latency_s, duration_s=600) as rig, rig.workers(1, watcher=False):
-            low = rig.offer(behind)
-            rig.await_created(low, 200)
+            backlog = rig.offer(behind)
+            rig.await_created(backlog, 200)
             offered_s = time.time()
-            last_s = rig.await_created(rig.offer(urgent, priority=10), urgent)[-1]
-            between = [at_s for at_s in rig.observed("created", low).values() if offered_s <= at_s <= last_s]
-            return {"behind": behind, "urgent": urgent, "seconds": last_s - offered_s, "backlog_created": len(between)}
+            last_s = rig.await_created(rig.offer(later, **of_the_later), later)[-1]
+            between = [at_s for at_s in rig.observed("created", backlog).values() if offered_s <= at_s <= last_s]
+            return {"behind": behind, "later": later, "seconds": last_s - offered_s, "backlog_created": len(between)}
 
     # --- hand-over ----------------------------------------------------------------------------------------------------
     def idle(self, tasks: int = 60) -> Json:

@@ -204,10 +204,10 @@ class Rig:
         )  # fmt: skip
         return {**json.loads(out.read_text()), "pods_per_s": rate(self.await_created(dag_id, tasks))}
 
-    def offer(self, count: int, priority: int = 1) -> str:
-        """Put launches into Redis; the DAG they are named by."""
+    def offer(self, count: int, priority: int = 1, owner: str = "4242") -> str:
+        """Put launches of one scheduler into Redis; the DAG they are named by."""
         dag_id = f"offered_{uuid.uuid4().hex[:8]}"
-        backlog.offer(self.redis.url, FERNET_KEY, backlog.requests(dag_id, count, self.namespace, priority))
+        backlog.offer(self.redis.url, FERNET_KEY, backlog.requests(dag_id, count, self.namespace, priority, owner))
         return dag_id
 
     def _run(self, module: str, *options: str, **more: str) -> None:

@@ -80,6 +80,8 @@ def _order(report: Json) -> Iterator[Row]:
     yield _row("hand-over to POST, idle, p99", "at most 200 ms", idle.get("p99_ms"), "ms", most=200)
     created = report.get("priority", {}).get("backlog_created")
     yield _row("backlog created before 100 urgent ones", "fewer than 300", created, "launches", most=299)
+    created = report.get("fairness", {}).get("backlog_created")
+    yield _row("backlog created before 100 of another scheduler", "fewer than 300", created, "launches", most=299)
 
 
 def _row(

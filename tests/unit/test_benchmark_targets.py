@@ -34,6 +34,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "creation": rates(creation),
         "scaling": rates(scaling),
         "priority": {"backlog_created": 120},
+        "fairness": {"backlog_created": 299},
         "growth": {
             "queued": [{"queued": count, "pods_per_s": 250.0, "memory_mb": {}} for count in (1000, 50_000)],
             "running": [{"running": 10_000, "heartbeat_p50_ms": 1.0, "heartbeat_p99_ms": 20.0, "heartbeat_max_ms": 44.0}],
@@ -65,7 +66,8 @@ def test_everything_reached() -> None:
     ("changes", "measure"),
     [
         ({"idle": {"p50_ms": 51.0, "p99_ms": 60.0}}, "hand-over to POST, idle, p50"),
-        ({"priority": {"backlog_created": 300}}, "backlog created"),
+        ({"priority": {"backlog_created": 300}}, "backlog created before 100 urgent"),
+        ({"fairness": {"backlog_created": 300}}, "backlog created before 100 of another"),
         ({"rendering": 19.9}, "rendering"),
         (
             {"scheduler": {"redis": {"heartbeat_max_ms": 60.0, "hand_over_cpu_ms_per_task": 0.1}}},

@@ -140,12 +140,13 @@ class Intake:
         :param patience_s: after so long since its offer a launch that waits for quota is handed out to be failed.
         """
         most = min(most, CHUNK)
-        self._low_credit = min(self._low_credit + most / LOW_SHARE, float(CHUNK // LOW_SHARE)) if self._many else 0.0
-        low = int(self._low_credit)
+        self._low_credit = min(self._low_credit + most / LOW_SHARE, float(CHUNK // LOW_SHARE))
+        low = int(self._low_credit) if len(self.queues) > 1 else 0
         execution, at_s = uuid.uuid4().hex, time.monotonic()
         answer = await self._run(
             "claim",
-            [self._names.throttle(self.cluster), self._names.current, names.RQ_SUSPENDED, self._names.quarantine],
+            [self._names.throttle(self.cluster), self._names.current, names.RQ_SUSPENDED, self._names.quarantine,
+             self._names.sides(self.cluster), names.RQ_QUEUES],
             [most, low, self._settings.launch_lease_s, self._worker, execution, rq_time(), self.kind,
              self._names.launch_prefix, names.RQ_JOB_PREFIX, names.rq_queue(""), names.rq_started(""),
              names.rq_scheduled(""), patience_s, PROBE_S, NEWS_S, *self.queues],
@@ -161,10 +162,6 @@ class Intake:
             dropped=int(dropped),
             news=tuple(News(text(a), int(b), text(c), text(d)) for a, b, c, d in _rows(news, 4)),
         )
-
-    @property
-    def _many(self) -> bool:
-        return len(self.queues) > 1
 
     def _job(self, row: Sequence[bytes], execution: str, at_s: float) -> Job:
         job_id, queue, data, tries, offered, told, probe, reason, message = row
@@ -202,9 +199,10 @@ class Intake:
         execution, at_s = uuid.uuid4().hex, time.monotonic()
         back, crashed = await self._run(
             "reap",
-            [self._names.quarantine],
+            [self._names.quarantine, names.RQ_QUEUES, self._names.sides(self.cluster)],
             [self._worker, execution, self._settings.launch_lease_s, LOSSES_MAX, 256, self._names.launch_prefix,
-             names.RQ_JOB_PREFIX, names.rq_queue(""), names.rq_started(""), self._names.wake(self.cluster), *self.queues],
+             names.RQ_JOB_PREFIX, names.rq_queue(""), names.rq_started(""), self._names.wake(self.cluster),
+             names.SIDE_MARK, *self.queues],
         )  # fmt: skip
         jobs = [Job(text(a), text(b), self.kind, execution, data, at_s) for a, b, data in _rows(crashed, 3)]
         return int(back), jobs

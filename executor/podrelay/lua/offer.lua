@@ -1,9 +1,9 @@
 -- Offer launches: RQ job, ledger entry and `current`, in one atomic step; safe to repeat after a lost reply.
 --
--- KEYS: 1 current  2 rq:queues  3 unacknowledged
+-- KEYS: 1 current  2 rq:queues  3 unacknowledged  4 sides:<cluster>
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 rq:queue prefix  4 wake channel  5 now (s)  6 now (RQ's text)
 --       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 cluster  11 owner
---       12 ledger ttl (s)  13 rq:scheduled prefix
+--       12 ledger ttl (s)  13 rq:scheduled prefix  14 what makes a level's queue the owner's side queue
 --       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
 -- Returns one word per launch: offered | known (already waiting, held or made) | finished | withdrawn
 -- The launch that `current` named before is withdrawn in the same step: two of one task instance are never both wanted.
@@ -23,8 +23,28 @@ local function withdraw_before(subject, launch)
   end
 end
 
-local answers, offered, seen = {}, false, {}
-for i = 14, #ARGV, 11 do
+-- Where the owner's launches of a level wait: in the level's queue, unless the last one there is another owner's; then in a
+-- side queue, until that is empty, so that the order of one owner's hand-over stays.
+local chosen = {}
+local function waiting_list(queue)
+  if chosen[queue] then return chosen[queue] end
+  local side, list = queue .. ARGV[14], queue
+  if redis.call('EXISTS', ARGV[3] .. side) == 1 then
+    list = side
+  else
+    local last = redis.call('LINDEX', ARGV[3] .. queue, -1)
+    local launch = last and string.match(last, '^([%w-]+)_%d+$')
+    local owner = launch and redis.pcall('HGET', ARGV[1] .. launch, 'owner')
+    if type(owner) == 'string' and owner ~= ARGV[11] then list = side end
+  end
+  redis.call('SADD', KEYS[2], ARGV[3] .. queue, ARGV[3] .. list)
+  if list == side then redis.call('HSET', KEYS[4], side, queue) end
+  chosen[queue] = list
+  return list
+end
+
+local answers, offered = {}, false
+for i = 15, #ARGV, 11 do
   local launch, attempt, job, subject, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local ledger, hash = ARGV[1] .. launch, ARGV[2] .. job
   local held = redis.call('HMGET', ledger, 'attempt', 'state')
@@ -58,8 +78,7 @@ for i = 14, #ARGV, 11 do
     redis.call('PERSIST', ledger)
     withdraw_before(subject, launch)
     redis.call('HSET', KEYS[1], subject, launch)
-    if not seen[queue] then seen[queue] = true; redis.call('SADD', KEYS[2], ARGV[3] .. queue) end
-    redis.call('RPUSH', ARGV[3] .. queue, job)
+    redis.call('RPUSH', ARGV[3] .. waiting_list(queue), job)
     offered = true
   end
   answers[#answers + 1] = answer

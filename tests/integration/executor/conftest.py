@@ -65,7 +65,11 @@ class Outside:
         return self.redis.hgetall(self.names.launch(launch_id))  # type: ignore[return-value]
 
     def queued(self, level: int = 0) -> list[str]:
-        return self.redis.lrange(names.rq_queue(self.names.launch_queue("default", level)), 0, -1)  # type: ignore[return-value]
+        """What waits in a level: in its own queue, then in those of other schedulers beside it."""
+        queue = self.names.launch_queue("default", level)
+        sides = self.redis.hgetall(self.names.sides("default"))
+        lists = [queue, *sorted(side for side, beside in sides.items() if beside == queue)]  # type: ignore[union-attr]
+        return [job for name in lists for job in self.redis.lrange(names.rq_queue(name), 0, -1)]  # type: ignore[union-attr]
 
     def cleanups(self) -> list[str]:
         """Descriptions of the clean-up jobs that wait."""

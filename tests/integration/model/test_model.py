@@ -142,8 +142,12 @@ class Relayed(RuleBasedStateMachine):
         self.world.lose_data()
 
     @rule()
+    def drop_sides(self) -> None:
+        self.world.drop(self.world.names.sides("default"))
+
+    @rule()
     def drop_stream(self) -> None:
-        self.world.drop_stream()
+        self.world.drop(self.world.names.results)
 
     @invariant()
     def nothing_is_lost(self) -> None:

@@ -448,8 +448,8 @@ class World:
     def lose_data(self) -> None:
         self.redis.flushall()
 
-    def drop_stream(self) -> None:
-        self.redis.delete(self.names.results)
+    def drop(self, key: str) -> None:
+        self.redis.delete(key)
 
     # --- the end ------------------------------------------------------------------------------------------------------
     def settle(self) -> None:
@@ -504,14 +504,16 @@ class World:
 
     def lost_jobs(self) -> list[str]:
         """Launches that wait by the ledger, and whose job is in no list: I2 would be broken."""
-        lost = []
+        lost, known = [], self.redis.smembers(names.RQ_QUEUES)
         for key in self.redis.keys(self.names.launch_prefix + "*"):
             entry = self.redis.hgetall(key)
             if entry.get("state") not in ("offered", "waiting", "claimed"):
                 continue
             job, queue = f"{key[len(self.names.launch_prefix) :]}_{entry['attempt']}", entry["queue"]
+            side = names.rq_queue(queue + names.SIDE_MARK)
+            lists = [one for one in known if one == names.rq_queue(queue) or one.startswith(side)]
             places = [
-                job in self.redis.lrange(names.rq_queue(queue), 0, -1),
+                any(job in self.redis.lrange(one, 0, -1) for one in lists),
                 any(member.startswith(job + ":") for member in self.redis.zrange(names.rq_started(queue), 0, -1)),
                 self.redis.zscore(names.rq_scheduled(queue), job) is not None,
             ]

@@ -1,6 +1,6 @@
 -- Take jobs from the queues of one cluster: RQ's keys, the fence, the lease and the ledger in one atomic step.
 --
--- KEYS: 1 throttle:<cluster>  2 current  3 rq:suspended  4 quarantine
+-- KEYS: 1 throttle:<cluster>  2 current  3 rq:suspended  4 quarantine  5 sides:<cluster>  6 rq:queues
 -- ARGV: 1 greatest number of jobs  2 how many of them from the lowest queue that has any  3 lease (s)  4 worker
 --       5 execution id  6 now (RQ's text)  7 launch | cleanup  8 launch prefix  9 rq:job prefix  10 rq:queue prefix
 --       11 rq:wip prefix  12 rq:scheduled prefix  13 seconds since the offer after which waiting for quota ends (0: never)
@@ -12,6 +12,8 @@
 --          reason and message of what it waited for too long, '' if it did not),
 --   news  (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota)
 -- A launch is fenced: its ledger must name this attempt and want it, and `current` must name this launch.
+-- A level's queue and the side queues of other schedulers are served in turn, equal shares each; the turn goes on in the
+-- next claim, whoever makes it. What was put back, or has waited for its time, is at the front of the level's queue.
 local most, low, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local worker, execution, text, launches = ARGV[4], ARGV[5], ARGV[6], ARGV[7] == 'launch'
 local ledgers, hashes, lists, wip, scheduled = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
@@ -116,18 +118,41 @@ local function admit(queue, id)
   end
 end
 
-local function take(queue, want)
-  local goal = taken + want
-  while taken < goal and seen < limit do
-    local ids = redis.call('LPOP', lists .. queue, math.min(goal - taken, limit - seen))
-    if not ids then return end
-    for _, id in ipairs(ids) do
-      seen = seen + 1
-      if not pcall(admit, queue, id) then  -- a key of another type than ours: one id, not the batch that it is in
-        redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'job', id, 'why', 'its keys are not of our making')
-      end
+-- Level -> its own queue and the side queues beside it, its own first; and the place in that row that had the last turn.
+local rows, turns = {}, {}
+for i = first, #ARGV do rows[ARGV[i]] = { ARGV[i] } end
+local beside = launches and redis.call('HGETALL', KEYS[5]) or {}
+for i = 1, #beside, 2 do
+  local row = rows[beside[i + 1]]
+  if row then row[#row + 1] = beside[i] else turns[beside[i]] = tonumber(beside[i + 1]) end
+end
+
+-- Pop so many ids, and look at each; whether there are perhaps more.
+local function pop(queue, name, count)
+  local ids = redis.call('LPOP', lists .. name, count) or {}
+  for _, id in ipairs(ids) do
+    seen = seen + 1
+    if not pcall(admit, queue, id) then  -- a key of another type than ours: one id, not the batch that it is in
+      redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'job', id, 'why', 'its keys are not of our making')
     end
   end
+  return #ids == count
+end
+
+local function take(queue, want)
+  local goal, row, ended, turn = taken + want, rows[queue], {}, turns[queue] or 0
+  local left = #row
+  table.sort(row)  -- its own queue stays first: the others begin with its name
+  while left > 0 and taken < goal and seen < limit do
+    local share = math.max(1, math.floor(math.min(goal - taken, limit - seen) / left))
+    for _ = 1, #row do
+      local count = math.min(share, goal - taken, limit - seen)
+      if count < 1 then break end
+      turn = turn % #row + 1
+      if not ended[turn] and not pop(queue, row[turn], count) then ended[turn], left = true, left - 1 end
+    end
+  end
+  if #row > 1 then turns[queue] = turn; redis.call('HSET', KEYS[5], queue, turn) end
 end
 
 -- What waited long enough goes to the front of its queue, the longest wait first.
@@ -152,11 +177,20 @@ for i = first, #ARGV do
   take(ARGV[i], most - taken)
 end
 
-local more = 0
-if taken >= most or seen >= limit then
-  for i = first, #ARGV do
-    if redis.call('EXISTS', lists .. ARGV[i]) == 1 then more = 1; break end
+-- A side queue that is empty is known no more: the offer that fills it makes it known again.
+local more, full = 0, taken >= most or seen >= limit
+for i = first, #ARGV do
+  local queue, row, left = ARGV[i], rows[ARGV[i]], 0
+  for place = 2, #row do
+    if redis.call('EXISTS', lists .. row[place]) == 1 then
+      left = left + 1
+    else
+      redis.call('HDEL', KEYS[5], row[place])
+      redis.call('SREM', KEYS[6], lists .. row[place])
+    end
   end
+  if #row > 1 and left == 0 then redis.call('HDEL', KEYS[5], queue) end
+  if full and more == 0 and (left > 0 or redis.call('EXISTS', lists .. queue) == 1) then more = 1 end
 end
 if more == 0 then
   for i = first, #ARGV do

@@ -1,16 +1,18 @@
 -- Leases that ended: their launcher is dead or cut off. Each job goes to the front of its queue, once, whoever looks.
 --
--- KEYS: 1 quarantine
+-- KEYS: 1 quarantine  2 rq:queues  3 sides:<cluster>
 -- ARGV: 1 worker  2 execution id  3 lease (s)  4 losses after which a job is taken for the cause  5 most per queue
---       6 launch prefix  7 rq:job prefix  8 rq:queue prefix  9 rq:wip prefix  10 wake channel  then the queues
+--       6 launch prefix  7 rq:job prefix  8 rq:queue prefix  9 rq:wip prefix  10 wake channel
+--       11 what follows a level's queue in the name of a side queue  then the queues
 -- Returns how many went back, and flat (job id, queue, data) the jobs that lost too many launchers: the caller holds them
 -- now, publishes their failure and finishes them as failed.
+-- It also finds side queues again of which `sides` has been lost, and nothing else (a Redis that evicts).
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local back, crashed = 0, {}
 local function seconds(value) return string.format('%.6f', value) end
 
-for i = 11, #ARGV do
+for i = 12, #ARGV do
   local queue = ARGV[i]
   local members = redis.call('ZRANGEBYSCORE', ARGV[9] .. queue, '-inf', seconds(now), 'LIMIT', 0, ARGV[5])
   for j = #members, 1, -1 do
@@ -34,6 +36,14 @@ for i = 11, #ARGV do
         end
         back = back + 1
       end
+    end
+  end
+end
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  for i = 12, string.find(key, ARGV[11], 1, true) and #ARGV or 0 do
+    local beginning = ARGV[8] .. ARGV[i] .. ARGV[11]
+    if string.sub(key, 1, #beginning) == beginning then
+      redis.call('HSETNX', KEYS[3], string.sub(key, #ARGV[8] + 1), ARGV[i])
     end
   end
 end
