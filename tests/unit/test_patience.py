@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from airflow.configuration import conf
+from airflow.configuration import AirflowConfigParser, conf
 
 from podrelay.settings import Settings
 from podrelay_workers.launcher import load_patience
@@ -28,3 +28,24 @@ def test_our_own_option_goes_first() -> None:
 def test_the_users_number_of_tries_counts(monkeypatch: pytest.MonkeyPatch, written: str, tries: int | None) -> None:
     monkeypatch.setenv(OPTION, written)
     assert load_patience(conf, SETTINGS).tries_max == tries
+
+
+TEAMS = "AIRFLOW__RED___KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES"
+
+
+def test_a_team_has_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with every option: what stands without the team's prefix is not the team's."""
+    monkeypatch.setenv(OPTION, "3")
+    assert load_patience(conf, SETTINGS, "red").tries_max is None
+    monkeypatch.setenv(TEAMS, "5")
+    assert load_patience(conf, SETTINGS, "red").tries_max == 5
+    assert load_patience(conf, SETTINGS, "blue").tries_max is None
+    assert load_patience(conf, SETTINGS).tries_max == 3
+
+
+def test_the_number_of_a_team_may_stand_in_the_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OPTION, raising=False)
+    parser = AirflowConfigParser()
+    parser.read_string("[red=kubernetes_executor]\ntask_publish_max_retries = 4\n")
+    assert load_patience(parser, SETTINGS, "red").tries_max == 4
+    assert load_patience(parser, SETTINGS, "blue").tries_max is None

@@ -146,7 +146,7 @@ async def load_access(team: str | None = None) -> Access:
     except Exception as error:  # noqa: BLE001 - kubeconfig loaders raise whatever a malformed file makes them
         raise ConfigError(_what_to_change(conf, error)) from error
     authority = _content(configuration.ssl_ca_cert)
-    access = Access(configuration, team, keepalive=_keepalive(conf), authority=authority, **_timeouts(conf))
+    access = Access(configuration, team, keepalive=_keepalive(conf), authority=authority, **_timeouts(conf, team))
     scheme = urlsplit(access.proxy or "http:").scheme
     if scheme not in ("http", "https"):
         raise ConfigError(f"A {scheme} proxy cannot be used, only an HTTP proxy: change proxy-url in the kubeconfig.")
@@ -179,6 +179,9 @@ async def _configuration(conf: Any, team: str | None) -> Any:
     closing = api_client.close()  # its connections are not used, ours are
     if inspect.isawaitable(closing):
         await closing
+    if not (own_sync or own_async or conf.getboolean("kubernetes_executor", "verify_ssl", fallback=True)):
+        # The stock executor's own client lets the option win over the kubeconfig; the asynchronous one does not.
+        api_client.configuration.verify_ssl = False
     return api_client.configuration
 
 
@@ -216,9 +219,10 @@ def _keepalive(conf: Any) -> tuple[tuple[int, int, int], ...]:
     return tuple(options)
 
 
-def _timeouts(conf: Any) -> dict[str, Any]:
+def _timeouts(conf: Any, team: str | None) -> dict[str, Any]:
     """`_request_timeout` of kube_client_request_args: one number for the whole request, or [connect, read]."""
-    arguments = conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}) or {}
+    team_options = {"team_name": team} if team else {}
+    arguments = conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **team_options) or {}
     limit = arguments.get("_request_timeout") if isinstance(arguments, dict) else None
     if isinstance(limit, (int, float)) and limit > 0:
         return {"request_s": float(limit), "read_s": float(limit)}

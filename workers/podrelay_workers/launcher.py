@@ -235,7 +235,7 @@ def run(team: str | None = None) -> int:
         log.error("Launches without a template of their own will fail: %s", error)
     code = 1
     try:
-        code = asyncio.run(_serve(settings, manifests, load_patience(conf, settings), team))
+        code = asyncio.run(_serve(settings, manifests, load_patience(conf, settings, team), team))
     finally:
         manifests.close()
         if manifests.hung:  # the interpreter would wait for the hook's thread for ever
@@ -244,17 +244,22 @@ def run(team: str | None = None) -> int:
     return code
 
 
-def load_patience(conf: Any, settings: Settings) -> Patience:
+def load_patience(conf: Any, settings: Settings, team: str | None = None) -> Patience:
     """How long and how often to try: task_publish_max_retries counts only where the user wrote it.
 
     Its default, 0, makes the stock executor fail a task at the first throttled request.
     """
     wait_s = settings.capacity_wait_s or conf.getfloat("scheduler", "task_queued_timeout", fallback=600.0)
-    option = "task_publish_max_retries"
-    known = conf.as_dict(display_source=True).get("kubernetes_executor", {}).get(option)
-    if not known or "default" in str(known[1]):
+    section, option = "kubernetes_executor", "task_publish_max_retries"
+    known = conf.as_dict(display_source=True)
+    if team is None:
+        written = "default" not in str((known.get(section, {}).get(option) or ("", "default"))[1])
+    else:  # no option of a team falls back to the one without its prefix
+        name = f"AIRFLOW__{team}___{section}__{option}".upper()
+        written = name in os.environ or option in known.get(f"{team}={section}", {})
+    if not written:
         return Patience(wait_s)
-    tries_max = conf.getint("kubernetes_executor", option)
+    tries_max = conf.getint(section, option, **({"team_name": team} if team else {}))
     return Patience(wait_s, tries_max if tries_max >= 0 else None)
 
 

@@ -187,8 +187,7 @@ def test_rows_of_older_releases_fail_alone_when_they_are_adopted(rigs: Rigs) -> 
 
 @both
 def test_the_image_of_an_override_wins_and_lists_are_joined(rigs: Rigs, which: str) -> None:
-    rig = rigs(which, worker_container_repository="configured")
-    rig = rig if which == "podrelay" else rig
+    rig = rigs(which)
     override = base(image="mine:1", env=[k8s.V1EnvVar(name="A", value="1")])
     task = rig.submit(executor_config={"pod_override": override})
     container = rig.pod(task)["spec"]["containers"][0]

@@ -212,7 +212,7 @@ def test_addresses_of_other_forms(
 
 
 def test_a_server_of_another_authority_is_not_trusted(
-    authority: Authority, configure: Callable[..., None], tmp_path: Path
+    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other").mkdir()
     other = Authority.make(tmp_path / "other")
@@ -226,6 +226,15 @@ def test_a_server_of_another_authority_is_not_trusted(
             configure(server.port, {"insecure-skip-tls-verify": True}, {"token": "t"})
             await get_pod()
             assert server.shown == ["t"]
+            # The options are Airflow's, and go before what the kubeconfig says.
+            configure(server.port, {**ca(other), "insecure-skip-tls-verify": False}, {"token": "t"})
+            with monkeypatch.context() as patch:
+                patch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__VERIFY_SSL", "False")
+                await get_pod()
+            with pytest.raises(Unreachable, match="(?i)certificate"):
+                await get_pod()
+            monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__SSL_CA_CERT", str(authority.folder / "ca.crt"))
+            await get_pod()
 
     run(test)
 
