@@ -304,7 +304,8 @@ def test_a_hook_that_hangs_fails_its_own_launch_only(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("spec: [", "is not YAML, line 1"),
+        ("spec: [", "is not one YAML document, line 1"),
+        ("kind: Pod\n---\nkind: Pod", "is not one YAML document, line 2: but found another document"),
         ("", "does not hold a pod"),
         ("- a", "does not hold a pod"),
         ("just text", "does not hold a pod"),

@@ -142,7 +142,7 @@ class Bench:
 
     @asynccontextmanager
     async def launcher(self, **changes: Any) -> AsyncIterator[Any]:
-        """A launcher inside the test's loop. `changes` are settings, or `patience`."""
+        """A launcher inside the test's loop. `changes` are settings, or `patience` and `team`."""
         from dataclasses import replace
 
         from podrelay_workers.launcher import Launcher
@@ -151,13 +151,13 @@ class Bench:
         from podrelay_workers.pods_api import PodsApi
         from podrelay_workers.stopping import Stopping
 
-        patience = changes.pop("patience", Patience(600.0))
+        patience, team = changes.pop("patience", Patience(600.0)), changes.pop("team", None)
         settings = replace(self.settings, **changes)
         stopping = Stopping()
         client = connect_async(settings)
         manifests = Manifests(settings.deployment)
         async with await PodsApi.connect() as pods:
-            launcher = Launcher(settings, client, pods, manifests, patience, stopping)
+            launcher = Launcher(settings, client, pods, manifests, patience, stopping, team=team)
             serving = asyncio.ensure_future(launcher.serve())
             try:
                 yield launcher

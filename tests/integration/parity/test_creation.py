@@ -140,13 +140,17 @@ def pod_mutation_hook(pod):
 """
 
 
+IMAGE = {"worker_container_repository": "registry:5000/configured", "worker_container_tag": "7"}
+
+
 @pytest.fixture(scope="module")
 def strict(folder: Path, redis_server: RedisServer, environment: dict[str, str]) -> Iterator[Workers]:
-    """A launcher with a pod_mutation_hook that tries each launch three times."""
+    """A launcher with a pod_mutation_hook and an image of its own that tries each launch three times."""
     home = folder / "strict"
     home.mkdir()
     (home / "airflow_local_settings.py").write_text(HOOK)
-    told = environment | {"AIRFLOW__KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES": "2"}
+    options = {"TASK_PUBLISH_MAX_RETRIES": "2", **{name.upper(): value for name, value in IMAGE.items()}}
+    told = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
     with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=told) as made:
         yield made
 
@@ -181,7 +185,7 @@ def test_the_mutation_hook_has_the_last_word_and_fails_only_its_task(
         request.getfixturevalue("strict")
     else:
         monkeypatch.setattr("airflow.settings.pod_mutation_hook", poison_or_hook)
-    rig = rigs(which, deployment="strict")
+    rig = rigs(which, deployment="strict", **IMAGE)
     image = k8s.V1PodSpec(containers=[k8s.V1Container(name="base", image="poison")])
     poisoned = rig.submit(executor_config={"pod_override": k8s.V1Pod(spec=image)})
     good = rig.submit()
@@ -190,5 +194,6 @@ def test_the_mutation_hook_has_the_last_word_and_fails_only_its_task(
     assert "the hook does not like this pod" in f"{info} {getattr(info, '__cause__', '')}"
     pod = rig.until(lambda: rig.cluster.pods("default", "?labelSelector=hooked%3Dyes"))[0]
     assert pod["metadata"]["annotations"]["dag_id"] == good.key.dag_id
+    assert pod["spec"]["containers"][0]["image"] == "registry:5000/configured:7", "the options, not the template"
     # The name is what keeps a launch from having two pods.
     assert (pod["metadata"]["name"] == "hooked-name") == (which == "stock")

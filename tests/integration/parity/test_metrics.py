@@ -105,10 +105,7 @@ async def one_of_each(bench: Bench, api: PodApi, recorder: Recorder, team: str |
     good, bad = bench.request(1), bench.request(2)
     api.fault = lambda _, pod: status(422, "Invalid", "no") if "load2" in str(pod) else None
     bench.offer(good, bad)
-    async with bench.launcher() as launcher:
-        if team:
-            for part in (launcher._launching, launcher._cleaning):
-                part._tags = {"team_name": team}
+    async with bench.launcher(team=team):
         await until(lambda: bench.states([good, bad]) == {"created": 1, "finished": 1})
         pod = bench.ledger(good)["pod"]
         clean_up(bench, good, "done", pod)
