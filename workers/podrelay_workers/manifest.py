@@ -307,7 +307,9 @@ def _read(path: str, option: str) -> Json:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or type(error).__name__
-        raise ManifestError("InvalidPod", f"{option} names {path}, which is not one YAML document{where}: {why}.") from error
+        raise ManifestError(
+            "InvalidPod", f"{option} names {path}, which is not one YAML document{where}: {why}."
+        ) from error
     if not isinstance(document, dict) or not document:
         raise ManifestError("InvalidPod", f"{option} names {path}, which does not hold a pod.")
     return document

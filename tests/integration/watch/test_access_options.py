@@ -67,8 +67,11 @@ def test_tcp_keepalive_reaches_the_socket(kubeconfig: Path, tell: Tell, enabled:
     tell(enable_tcp_keepalive=str(enabled), tcp_keep_idle="77", tcp_keep_intvl="11", tcp_keep_cnt="4")
 
     async def seen() -> tuple[bool, list[int]]:
+        async def answer_at_length(request: web.Request) -> web.Response:
+            return web.Response(body=b"x" * 20_000_000)
+
         app = web.Application()
-        app.router.add_get("/", lambda request: web.Response(body=b"x" * 20_000_000))
+        app.router.add_get("/", answer_at_length)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
