@@ -66,15 +66,23 @@ class Endings:
         share, left = pace.Share(pace.RESULTS_S), self._most
         while left > 0:
             most = min(pace.RESULTS_AT_ONCE, left)
-            if len(self._unhandled) < most:
+            beat = self._executor.beat
+            # What was read before comes first where Redis is far away, and leaves room to read the next.
+            if not self._unhandled or (len(self._unhandled) < most and beat.has_room(3)):
                 self._unhandled.extend(self._results.read(most - len(self._unhandled)))
             batch = list(islice(self._unhandled, most))
+            if batch and not beat.has_room(1 if all(result.outcome == "succeeded" for result in batch) else 2):
+                return  # they are the first of the next heartbeat
             self.handle(batch)
             for _ in batch:
                 self._unhandled.popleft()
             left -= len(batch)
-            if len(batch) < most or share.over:
+            if len(batch) < most or share.over or not beat.has_room():
                 return
+
+    def keep(self, results: Sequence[PodResult]) -> None:
+        """Handle these when results are taken next."""
+        self._unhandled.extend(results)
 
     def handle(self, results: Sequence[PodResult]) -> None:
         """Act on results of our own launches; repeating it after a failure in the middle is safe."""

@@ -102,11 +102,13 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.cluster = self.team_name or names.DEFAULT_CLUSTER
         self._names = Names(self.settings.deployment)
         self._relay = Relay(self.settings)
+        self.beat = pace.Beat(self._relay)
         self._compose(Seal(self.settings.fernet_key))
         try:
             with connect(self.settings) as client:
                 for warning in check(client):
                     self.log.warning("%s", warning)
+            self._relay.load("offer", "acknowledge", "withdraw", "survey")
             self._results.skip_to_end()
         except RelayUnavailable as error:
             self._complain(error)
@@ -134,17 +136,29 @@ class RedisKubernetesExecutor(BaseExecutor):
             self, launches, self._queue, ledger, self._results, self._attempts, self.endings, self.withdrawals,
             self.cluster, settings.reconcile_interval_s, sweep,
         )  # fmt: skip
+        # The parts of `sync`, first what comes next: one for which there was no room is the first of the next heartbeat.
+        self._turns = deque(
+            (self.withdrawals.tell, self.endings.take, self.reconciliation.turn, self.reconciliation.ask, sweep.turn)
+        )
+        self._sync_waits = False
 
     def end(self) -> None:
         """Take the results that are there, and close. Pods go on: another scheduler adopts them."""
         if not self._started:
             return
+        self.beat.begin()
         self.sync()
         self._relay.close()
         self._started = False
 
     def terminate(self) -> None:
         """Nothing to terminate: no process is ours."""
+
+    def heartbeat(self) -> None:
+        """Hand over, then `sync`, within one bound of time for both."""
+        if self._started:
+            self.beat.begin()
+        super().heartbeat()
 
     # --- handing over -------------------------------------------------------------------------------------------------
     def execute_async(self, key: Any, command: Any, queue: str | None = None, executor_config: Any = None) -> None:
@@ -165,8 +179,10 @@ class RedisKubernetesExecutor(BaseExecutor):
         return key, workload, queue, ti.executor_config if ti is not None else None
 
     def _hand_over(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
-        """Hand over as many as their share of a heartbeat allows, in order, and at least one."""
-        if not self._relay.available:
+        """Hand over as many as their share of a heartbeat allows, in order, and at least one; none in a heartbeat that
+        belongs to results, because a slow Redis left no room for them in the last one.
+        """
+        if not self._relay.available or self._sync_waits or not self.beat.has_room():
             return
         with self._never_raising():
             self._offer(items)
@@ -174,7 +190,8 @@ class RedisKubernetesExecutor(BaseExecutor):
     def _offer(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
         """:raises RelayUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
         begun = time.monotonic()
-        self.withdrawals.tell()
+        if self.beat.is_redis_near:  # else `sync` tells it, and what an older launch is in the way of waits for that
+            self.withdrawals.tell()
         made: list[Launch] = []
         answers = self._queue.offer(self._made(items, made))
         if not made:
@@ -244,13 +261,17 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     # --- results ------------------------------------------------------------------------------------------------------
     def sync(self) -> None:
-        """Take results, report them, compare with the ledger when it is time. Bounded, and never raises."""
+        """Take results, report them, compare with the ledger when it is time, while there is room for it. Never raises."""
         if not self._started or not self._relay.available:
             return
+        self._sync_waits = not self.beat.has_room()
         with self._never_raising():
-            self.withdrawals.tell()
-            self.endings.take()
-            self.reconciliation.turn()
+            for _ in range(len(self._turns)):
+                if not self.beat.has_room():
+                    return
+                self._turns.rotate(-1)
+                self._turns[-1]()
+            self._turns.rotate(-self._turns.index(self.withdrawals.tell))
 
     @contextmanager
     def _never_raising(self) -> Iterator[None]:

@@ -67,6 +67,8 @@ class Reconciliation:
         self._sweep = sweep
         self._epoch = ""
         self._next_check_s = 0.0
+        # Compared, and not asked yet whether they wait in vain.
+        self._unasked: list[Launch] = []
 
     def due_now(self) -> None:
         """The next turn compares everything, whenever it was last compared."""
@@ -86,10 +88,14 @@ class Reconciliation:
             while True:
                 turn = self._launches.next_to_check(pace.COMPARED_AT_ONCE)
                 self._check(turn)
-                self._tell_who_waits_in_vain(turn)
-                if self._launches.round_is_over or share.over:
+                self._unasked += turn
+                if self._launches.round_is_over or share.over or not self._executor.beat.has_room(2):
                     break
-        self._sweep.turn()
+
+    def ask(self) -> None:
+        """Tell those of the launches compared last that wait for a launcher while there is none."""
+        self._tell_who_waits_in_vain(self._unasked)
+        self._unasked = []
 
     def _check(self, turn: Sequence[Launch]) -> None:
         """Compare some launches with the ledger and the database, and mend what differs."""
@@ -101,14 +107,15 @@ class Reconciliation:
         self._epoch = epoch
         rows = rows_by_subject([launch.subject for launch in turn if launch.kind == "task"])
         self._announce_again(turn, rows)
-        self._take_found_results(findings)
+        found = self._take_found_results(findings)
         gone = {
             finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")
         }
         offer = [
             launch
             for launch in turn
-            if self._launches.get(launch.launch_id) is launch
+            if launch.launch_id not in found
+            and self._launches.get(launch.launch_id) is launch
             and self._lacks_an_offer(launch, rows.get(launch.subject), gone.get(launch.launch_id, ""))
         ]
         self._attempts.rebuild(launch for launch in offer if launch.request is None)
@@ -116,7 +123,6 @@ class Reconciliation:
         if again:
             log.warning("%d launches had no entry in Redis and are handed over again", len(again))
             self._queue.offer(again)
-        self._withdrawals.tell()
 
     def _tell_who_waits_in_vain(self, turn: Sequence[Launch]) -> None:
         tasks = [launch for launch in turn if launch.kind == "task" and not launch.withdrawn]
@@ -199,8 +205,11 @@ class Reconciliation:
             and runs_elsewhere(launch.launch_id, launch.attempt, launch.task.try_number, row)
         )
 
-    def _take_found_results(self, findings: Sequence[Finding]) -> None:
-        """Results that the ledger has and the stream did not bring, and attempts that another process made."""
+    def _take_found_results(self, findings: Sequence[Finding]) -> set[str]:
+        """Results that the ledger has and the stream did not bring, and attempts that another process made.
+
+        :return: the launches whose results are kept for the next heartbeat, as this one has no room for them.
+        """
         results = []
         for finding in findings:
             launch = self._launches.get(finding.launch_id)
@@ -213,7 +222,11 @@ class Reconciliation:
                     results.append(self._results.open(finding.sealed_result))
                 except WireError as error:
                     log.warning("The ledger's result of launch %s cannot be trusted: %s", finding.launch_id, error)
-        self._endings.handle(results)
+        if self._executor.beat.has_room(3):
+            self._endings.handle(results)
+            return set()
+        self._endings.keep(results)
+        return {result.launch_id for result in results}
 
     def _free_slots_without_launch(self) -> None:
         running = self._executor.running

@@ -63,6 +63,9 @@ class Sweep:
         self._cursor = 0
         # So many entries are left as they are by this round: ends that others acknowledge, or that nobody can.
         self._left = 0
+        # What this sweep is still to do: acknowledge these, and look for more ends before it looks at pods.
+        self._cleanups: list[Acknowledgement] = []
+        self._ends_swept = False
 
     def due_now(self) -> None:
         """The next turn sweeps, whenever it was last done."""
@@ -73,19 +76,26 @@ class Sweep:
         now = time.monotonic()
         if now < self._next_s:
             return
-        self._next_s = now + ABANDONED_AFTER_S / 2
-        if self._sweep_ends():
+        self._next_s = now + ABANDONED_AFTER_S / 2  # also where this fails
+        if self._goes_on():
             self._next_s = now
-        else:
-            self._sweep_pods()
 
-    def _sweep_ends(self) -> bool:
-        """Acknowledge what nobody did, so that its pods go; take back again what was withdrawn and still has one.
+    def _goes_on(self) -> bool:
+        """Sweep as far as this heartbeat has room. Is there more to do in the next one?"""
+        if self._cleanups:
+            self._acknowledge()
+        elif not self._ends_swept:
+            self._sweep_ends()
+        if self._cleanups or not self._ends_swept or not self._executor.beat.has_room(2):
+            return True
+        self._sweep_pods()
+        self._ends_swept = False
+        return False
 
-        :return: there may be more, and the next heartbeat should go on.
-        """
+    def _sweep_ends(self) -> None:
+        """Acknowledge what nobody did, so that its pods go; take back again what was withdrawn and still has one."""
         found = self._ledger.unacknowledged(time.time() - ABANDONED_AFTER_S, self._left, pace.COMPARED_AT_ONCE)
-        cleanups = []
+        cleanups: list[Acknowledgement] = []
         for launch_id, entry in self._nobodys(found).items():
             if not entry:
                 cleanups.append(Acknowledgement(launch_id, 0, ""))  # the ledger has forgotten it
@@ -94,10 +104,16 @@ class Sweep:
                 cleanups += [acknowledgement] if acknowledgement is not None else []
             elif entry.get("state") == "withdrawn":
                 self._withdrawals.note(launch_id, entry.get("subject", ""), "unwanted")
-        self._queue.acknowledge(cleanups)
+        self._cleanups = cleanups
         more = len(found) == pace.COMPARED_AT_ONCE
         self._left = self._left + len(found) - len(cleanups) if more else 0
-        return more
+        self._ends_swept = not more
+        if self._executor.beat.has_room():
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        self._queue.acknowledge(self._cleanups)
+        self._cleanups = []
 
     def _sweep_pods(self) -> None:
         """Take back launches whose pod waits, whose scheduler is gone, and which the database does not want."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from podrelay import pace
 from podrelay.launch_queue import Acknowledgement, LaunchQueue, Withdrawn
 from podrelay.launches import Launches
 from podrelay.outcomes import TaskRow
@@ -27,8 +29,6 @@ Why = Literal["revoked", "unwanted", "outrun", "hangs"]
 # A pod that was waiting when it was revoked is deleted only while it waits. Whether it started all the same, and then hangs
 # without beginning its task, is looked at after this long: time enough to begin, or to be refused and end.
 LOOK_AGAIN_S = 15.0
-# Taken back in one round trip and one query: bounds the time of a heartbeat.
-AT_ONCE = 500
 
 
 class Withdrawals:
@@ -51,14 +51,21 @@ class Withdrawals:
         return {subject for subject, _ in self._noted.values()}
 
     def tell(self) -> None:
-        """Take back what was noted, at most AT_ONCE of it, and delete those of its pods whose task has not begun.
+        """Take back what was noted, group by group while its share of the heartbeat lasts, and delete those of its pods
+        whose task has not begun.
 
-        :raises RelayUnavailable, SQLAlchemyError: all stays noted, and telling it again does no harm.
+        :raises RelayUnavailable, SQLAlchemyError: all of the group stays noted, and telling it again does no harm.
         """
         self._note_doubted()
-        if not self._noted:
-            return
-        items = [(launch_id, *noted) for launch_id, noted in list(self._noted.items())[:AT_ONCE]]
+        share = pace.Share(pace.WITHDRAWALS_S)
+        while self._noted:
+            self._tell_some()
+            if share.over or not self._executor.beat.has_room(2):
+                return
+
+    def _tell_some(self) -> None:
+        some = islice(self._noted.items(), pace.WITHDRAWN_AT_ONCE)
+        items = [(launch_id, *noted) for launch_id, noted in some]
         answers = self._queue.withdraw([(launch_id, subject) for launch_id, subject, _ in items])
         told = list(zip(items, answers, strict=True))
         rows = rows_by_subject([subject for (_, subject, _), known in told if known.pod])

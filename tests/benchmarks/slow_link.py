@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
 
 from tests.support.redis_server import free_port
 
 
 class SlowLink:
-    """Passes everything on, what comes back `delay_s` later. Served by a thread; a context manager."""
+    """Passes everything on, what comes back `delay_s` later. Served by a thread; a context manager.
+
+    `round_trips` counts how often somebody wrote after an answer: what is written without waiting for one is one trip.
+    """
 
     def __init__(self, to_port: int, delay_s: float) -> None:
         self.port = free_port()
         self._to_port = to_port
         self._delay_s = delay_s
+        self.round_trips = 0
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> SlowLink:
@@ -29,9 +34,22 @@ class SlowLink:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        answered = True
+
+        def ask(data: bytes) -> None:
+            nonlocal answered
+            self.round_trips += answered
+            answered = False
+            to_writer.write(data)
+
+        def answer(data: bytes) -> None:
+            nonlocal answered
+            answered = True
+            writer.write(data)
+
         ways = [
-            asyncio.create_task(self._pump(reader, to_writer, 0.0)),
-            asyncio.create_task(self._pump(to_reader, writer, self._delay_s)),
+            asyncio.create_task(self._pump(reader, ask, 0.0)),
+            asyncio.create_task(self._pump(to_reader, answer, self._delay_s)),
         ]
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
@@ -40,11 +58,11 @@ class SlowLink:
             end.transport.abort()
 
     @staticmethod
-    async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay_s: float) -> None:
+    async def _pump(source: asyncio.StreamReader, sink: Callable[[bytes], None], delay_s: float) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
             while data := await source.read(1 << 20):
                 if delay_s:
-                    loop.call_later(delay_s, sink.write, data)
+                    loop.call_later(delay_s, sink, data)
                 else:
-                    sink.write(data)
+                    sink(data)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from podrelay import pace
 from podrelay.executor import RedisKubernetesExecutor
+from tests.benchmarks.slow_link import SlowLink
 from tests.integration.executor.conftest import Outside, beat
-from tests.support.task_instances import make_task_instances, update, workload_of
+from tests.support.task_instances import load, make_task_instances, update, workload_of
 
 
 @pytest.fixture
@@ -82,3 +84,65 @@ def test_the_comparison_goes_on_where_it_stopped(hurried: RedisKubernetesExecuto
     hurried.heartbeat()
     assert len(outside.queued()) == 2
     beat(hurried, lambda: len(outside.queued()) == 5)
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[SlowLink]:
+    """A way on which one round trip leaves no room for a second one, and is far from the timeout of an answer."""
+    with SlowLink(int(redis_url.rsplit(":", 1)[1].split("/")[0]), 0.03) as link:
+        yield link
+
+
+def _everything_to_do(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[list[Any], list[str], list[Any]]:
+    """Launches that ended well, that failed, that Redis has forgotten, that were revoked while they had a pod; ends that
+    nobody awaits; and workloads that wait.
+    """
+    ti_ids = make_task_instances(8)
+    made = _queue(executor, ti_ids)
+    beat(executor, lambda: len(executor.running) == 8)
+    launch_ids = [workload.ti.external_executor_id for workload in made]
+    for ti_id, launch_id in zip(ti_ids[:4], launch_ids[:4], strict=True):
+        outside.create(launch_id)
+        if ti_id in ti_ids[:2]:
+            update(ti_id, state="success")
+            outside.publish(launch_id, pod="pod-1")
+        else:
+            outside.publish(launch_id, "failed", pod="pod-1", reason="Evicted", phase="Pending")
+    for launch_id in launch_ids[4:6]:
+        outside.redis.delete(outside.names.launch(launch_id))
+    for ti_id, launch_id in zip(ti_ids[6:], launch_ids[6:], strict=True):
+        outside.create(launch_id)
+        executor.revoke_task(ti=load(ti_id))
+    for number in range(3):
+        outside.redis.zadd(outside.names.unacknowledged, {f"00000000-0000-4000-8000-00000000000{number}": 1.0})
+    waiting = _queue(executor, make_task_instances(3))
+    executor.reconciliation.due_now()
+    return waiting, launch_ids, made
+
+
+def test_with_everything_to_do_and_a_slow_redis_a_heartbeat_makes_few_round_trips_and_all_gets_done(
+    start_executor: Callable[..., Any], outside: Outside, link: SlowLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{link.port}/0")
+    executor: RedisKubernetesExecutor = start_executor()
+    beat(executor, lambda: executor.launches.round_is_over)  # Redis knows the scripts
+    waiting, launch_ids, made = _everything_to_do(executor, outside)
+    ended, failed, forgotten, revoked = made[:2], launch_ids[2:4], launch_ids[4:6], launch_ids[6:]
+
+    def all_done() -> bool:
+        return (
+            all(workload.key in executor.running for workload in waiting)
+            and not any(workload.key in executor.running for workload in ended)
+            and all(outside.ledger(launch_id).get("attempt") == "1" for launch_id in failed)
+            and all(outside.ledger(launch_id).get("state") == "offered" for launch_id in forgotten)
+            and len(outside.cleanups()) == len(ended + failed + revoked)
+            and not outside.redis.zcount(outside.names.unacknowledged, 0, 10)
+        )
+
+    trips, end_s = [], time.monotonic() + 8.0
+    while not all_done():
+        assert time.monotonic() < end_s, "it did not come to hold"
+        before = link.round_trips
+        executor.heartbeat()
+        trips.append(link.round_trips - before)
+    assert max(trips) <= 2, trips
