@@ -322,8 +322,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         return True
 
     def revoke_task(self, *, ti: TaskInstance) -> None:
-        """Take a task back. Its slot is free at once; the next heartbeat tells Redis, hundreds in one round trip, before
-        it hands anything over. Its pod is deleted unless the task runs by then. Never raises.
+        """Take a task back. Its slot is free at once; the next heartbeats tell Redis, a hundred at a time; until
+        then nothing newer of this task is handed over. Its pod is deleted unless the task runs by then. Never raises.
         """
         key = compat.task_key(self, ti)
         launch = self.launches.of_key(key)
