@@ -67,8 +67,9 @@ class Endings:
         while left > 0:
             most = min(pace.RESULTS_AT_ONCE, left)
             beat = self._executor.beat
-            # What was read before comes first where Redis is far away, and leaves room to read the next.
-            if not self._unhandled or (len(self._unhandled) < most and beat.has_room(3)):
+            # Where Redis is far away, what was read before comes first: reading more might leave no room for it, each time.
+            reads = not self._unhandled or (len(self._unhandled) < most and beat.is_redis_near)
+            if reads:
                 self._unhandled.extend(self._results.read(most - len(self._unhandled)))
             batch = list(islice(self._unhandled, most))
             if batch and not beat.has_room(1 if all(result.outcome == "succeeded" for result in batch) else 2):
@@ -77,7 +78,7 @@ class Endings:
             for _ in batch:
                 self._unhandled.popleft()
             left -= len(batch)
-            if len(batch) < most or share.over or not beat.has_room():
+            if (reads and len(batch) < most) or share.over or not beat.has_room():
                 return
 
     def keep(self, results: Sequence[PodResult]) -> None:

@@ -10,7 +10,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -146,7 +146,6 @@ class RedisKubernetesExecutor(BaseExecutor):
         """Take the results that are there, and close. Pods go on: another scheduler adopts them."""
         if not self._started:
             return
-        self.beat.begin()
         self.sync()
         self._relay.close()
         self._started = False
@@ -156,9 +155,8 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def heartbeat(self) -> None:
         """Hand over, then `sync`, within one bound of time for both."""
-        if self._started:
-            self.beat.begin()
-        super().heartbeat()
+        with self.beat if self._started else nullcontext():
+            super().heartbeat()
 
     # --- handing over -------------------------------------------------------------------------------------------------
     def execute_async(self, key: Any, command: Any, queue: str | None = None, executor_config: Any = None) -> None:
@@ -166,11 +164,14 @@ class RedisKubernetesExecutor(BaseExecutor):
         self._hand_over([(key, command[0], queue, executor_config)])
 
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
-        """Hand workloads over in one round trip. What cannot be handed over now stays queued."""
+        """Hand workloads over in one round trip. What cannot be handed over now stays queued; so does all of it in a
+        heartbeat that belongs to results, because a slow Redis left no room for them in the last one.
+        """
         for workload in workload_items:
             if compat.kind_of(workload) is None:
                 raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
-        self._hand_over(map(self._item, workload_items))
+        if self.beat.has_room() and not self._sync_waits:
+            self._hand_over(map(self._item, workload_items))
 
     def _item(self, workload: Any) -> tuple[Any, Any, str | None, Any]:
         ti = getattr(workload, "ti", None)
@@ -179,10 +180,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         return key, workload, queue, ti.executor_config if ti is not None else None
 
     def _hand_over(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
-        """Hand over as many as their share of a heartbeat allows, in order, and at least one; none in a heartbeat that
-        belongs to results, because a slow Redis left no room for them in the last one.
-        """
-        if not self._relay.available or self._sync_waits or not self.beat.has_room():
+        """Hand over as many as their share of a heartbeat allows, in order, and at least one."""
+        if not self._relay.available:
             return
         with self._never_raising():
             self._offer(items)
@@ -265,7 +264,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         if not self._started or not self._relay.available:
             return
         self._sync_waits = not self.beat.has_room()
-        with self._never_raising():
+        with self.beat, self._never_raising():
             for _ in range(len(self._turns)):
                 if not self.beat.has_room():
                     return

@@ -54,15 +54,20 @@ class Way(Protocol):
 
 
 class Beat:
-    """One heartbeat, all parts of it together; `begin` makes it the next one."""
+    """One heartbeat, all parts of it together: a context, and what is entered within it belongs to it."""
 
     def __init__(self, way: Way) -> None:
         self._way = way
-        self.begin()
+        self._depth = 0
 
-    def begin(self) -> None:
-        self._begun_s = time.monotonic()
-        self._before = self._way.trips
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            self._begun_s = time.monotonic()
+            self._before = self._way.trips
+        self._depth += 1
+
+    def __exit__(self, *raised: object) -> None:
+        self._depth -= 1
 
     @property
     def is_redis_near(self) -> bool:
@@ -70,6 +75,6 @@ class Beat:
 
     def has_room(self, trips: int = 1) -> bool:
         """Do so many round trips fit in? The first of a heartbeat always does, so that each gets something done."""
-        if self._way.trips == self._before or self.is_redis_near:
+        if self._depth == 0 or self._way.trips == self._before or self.is_redis_near:
             return True
         return time.monotonic() - self._begun_s + trips * self._way.trip_s + WORK_S <= LONGEST_S

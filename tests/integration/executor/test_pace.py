@@ -146,3 +146,40 @@ def test_with_everything_to_do_and_a_slow_redis_a_heartbeat_makes_few_round_trip
         executor.heartbeat()
         trips.append(link.round_trips - before)
     assert max(trips) <= 2, trips
+
+
+def test_a_slow_redis_keeps_no_result_waiting_for_ever(
+    start_executor: Callable[..., Any], outside: Outside, link: SlowLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{link.port}/0")
+    executor: RedisKubernetesExecutor = start_executor()
+    ti_ids = make_task_instances(3)
+    made = _queue(executor, ti_ids)
+    beat(executor, lambda: len(executor.running) == 3)
+    for left, (ti_id, workload) in zip((2, 1, 0), zip(ti_ids, made, strict=True), strict=True):
+        update(ti_id, state="success")
+        launch_id = str(workload.ti.external_executor_id)
+        outside.create(launch_id)
+        outside.publish(launch_id, pod="pod")
+        beat(executor, lambda left=left: len(executor.running) == left)  # type: ignore[misc]
+
+
+def test_called_outside_of_a_heartbeat_each_call_is_one_of_its_own(
+    start_executor: Callable[..., Any], outside: Outside, link: SlowLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{link.port}/0")
+    executor: RedisKubernetesExecutor = start_executor()
+    executor.heartbeat()
+    (ti_id,) = make_task_instances(1)
+    workload = workload_of(ti_id, executor.jwt_generator)
+    launch_id = str(workload.ti.external_executor_id)
+    time.sleep(pace.LONGEST_S)
+    executor.execute_async(workload.key, [workload])
+    update(ti_id, state="success")
+    outside.create(launch_id)
+    outside.publish(launch_id, pod="pod")
+    end_s = time.monotonic() + 8.0
+    while workload.key in executor.running:
+        assert time.monotonic() < end_s, "it did not come to hold"
+        executor.sync()
+        time.sleep(pace.LONGEST_S)
