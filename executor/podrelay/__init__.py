@@ -3,7 +3,7 @@
 This package is all that the scheduler process needs; the launchers and the watcher live in `podrelay_workers`. Its modules:
 
 executor           Airflow's calls, translated to what follows
-  launches         its memory: what was asked for, until the end is known
+  launches         its memory: what was asked for, until the end is known; context: what the following have in common
   attempts         what is handed over: requests of the first and of later attempts; requests makes them of workloads
   withdrawals      taking back; endings: results; reconciliation: comparing; sweep: what nobody holds any more
   outcomes         the decision about a result (pure); pace: shares of a heartbeat; task_rows: queries of the database

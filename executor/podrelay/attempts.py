@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from podrelay.launches import Launch, Launches
+from podrelay.context import Context
+from podrelay.launches import Launch
 from podrelay.outcomes import Decision
 from podrelay.requests import InvalidExecutorConfig, request_for, with_new_token
 from podrelay.task_rows import rebuild_workloads
 from podrelay.wire import LaunchRequest
-
-if TYPE_CHECKING:
-    from podrelay.executor import RedisKubernetesExecutor
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +24,15 @@ log = logging.getLogger(__name__)
 class Attempts:
     """Makes requests; offering them to Redis is the caller's."""
 
-    def __init__(self, executor: RedisKubernetesExecutor, launches: Launches, cluster: str) -> None:
-        self._executor = executor
-        self._launches = launches
-        self._cluster = cluster
+    def __init__(self, context: Context) -> None:
+        self._executor = context.executor
+        self._launches = context.launches
 
     def first(self, workload: Any, launch_id: str, executor_config: Any, queue: str | None) -> LaunchRequest:
         """:raises InvalidExecutorConfig: only this task can be blamed, and only it fails."""
         executor = self._executor
         return request_for(
-            workload, launch_id, executor.scheduler_job_id or "", executor.kube_config, cluster=self._cluster,
+            workload, launch_id, executor.scheduler_job_id or "", executor.kube_config, cluster=executor.cluster,
             team=executor.team_name, executor_config=executor_config, queue=queue,
             known_by_id=executor.supports_task_instance_uuid,
         )  # fmt: skip

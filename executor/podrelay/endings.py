@@ -10,23 +10,20 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, pace
 from podrelay.attempts import Attempts
-from podrelay.launch_queue import Acknowledgement, LaunchQueue
-from podrelay.launches import Launch, Launches
+from podrelay.context import Context
+from podrelay.launch_queue import Acknowledgement
+from podrelay.launches import Launch
 from podrelay.lifecycle import METRIC
-from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for, decide, explain, superseded
-from podrelay.result_stream import ResultStream
+from podrelay.outcomes import WANTED, Decision, TaskRow, cleanup_for, decide, explain, superseded
 from podrelay.task_rows import coordinates, rows_by_key
 from podrelay.wire import PodResult
-
-if TYPE_CHECKING:
-    from podrelay.executor import RedisKubernetesExecutor
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +34,14 @@ TELL_AGAIN_S = 60.0
 class Endings:
     """:raises RelayUnavailable, SQLAlchemyError: from all that handles results; they are kept and handled again."""
 
-    def __init__(
-        self,
-        executor: RedisKubernetesExecutor,
-        launches: Launches,
-        queue: LaunchQueue,
-        results: ResultStream,
-        attempts: Attempts,
-        policy: Policy,
-        most: int,
-    ) -> None:
-        self._executor = executor
-        self._launches = launches
-        self._queue = queue
-        self._results = results
+    def __init__(self, context: Context, attempts: Attempts) -> None:
+        self._executor = context.executor
+        self._launches = context.launches
+        self._queue = context.queue
+        self._results = context.results
         self._attempts = attempts
-        self._policy = policy
-        self._tags = {"team_name": executor.team_name} if executor.team_name else {}
-        # Results handled in one call, at most.
-        self._most = most
+        self._policy = self._executor.policy
+        self._tags = {"team_name": self._executor.team_name} if self._executor.team_name else {}
         self._unhandled: deque[PodResult] = deque()
         # Key -> launch, state, info, when (monotonic). The scheduler loses an event when another one holds the task's row at
         # that moment.
@@ -63,7 +49,7 @@ class Endings:
 
     def take(self) -> None:
         """Handle the next results of the stream, group by group while their share of the heartbeat lasts."""
-        share, left = pace.Share(pace.RESULTS_S), self._most
+        share, left = pace.Share(pace.RESULTS_S), self._executor.settings.result_batch_size
         while left > 0:
             most = min(pace.RESULTS_AT_ONCE, left)
             beat = self._executor.beat

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from podrelay import compat, names, pace
 from podrelay.attempts import Attempts
+from podrelay.context import Context
 from podrelay.endings import Endings
 from podrelay.errors import RelayUnavailable
 from podrelay.launch_queue import LaunchQueue
@@ -117,25 +118,18 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def _compose(self, seal: Seal) -> None:
         """The parts, each with its one job; they share the memory of launches and the way to Redis."""
-        settings, launches, policy = self.settings, self.launches, self.policy
+        settings = self.settings
         self._queue = LaunchQueue(
             self._relay, self._names, seal, self.cluster, settings.ledger_ttl_s,
             dict(self.kube_config.delete_option_kwargs or {}),
         )  # fmt: skip
         self._results = ResultStream(self._relay, self._names, seal)
-        self._attempts = Attempts(self, launches, self.cluster)
-        self.withdrawals = Withdrawals(self, launches, self._queue)
-        self.endings = Endings(
-            self, launches, self._queue, self._results, self._attempts, policy, settings.result_batch_size
-        )
-        ledger = Ledger(self._relay, self._names)
-        sweep = Sweep(
-            self, launches, self._queue, ledger, self._results, self.endings, self.withdrawals, policy, self.cluster
-        )
-        self.reconciliation = Reconciliation(
-            self, launches, self._queue, ledger, self._results, self._attempts, self.endings, self.withdrawals,
-            self.cluster, settings.reconcile_interval_s, sweep,
-        )  # fmt: skip
+        context = Context(self, self.launches, self._queue, Ledger(self._relay, self._names), self._results)
+        self._attempts = Attempts(context)
+        self.withdrawals = Withdrawals(context)
+        self.endings = Endings(context, self._attempts)
+        sweep = Sweep(context, self.endings, self.withdrawals)
+        self.reconciliation = Reconciliation(context, self._attempts, self.endings, self.withdrawals, sweep)
         # The parts of `sync`, first what comes next: one for which there was no room is the first of the next heartbeat.
         self._turns = deque(
             (self.withdrawals.tell, self.endings.take, self.reconciliation.turn, self.reconciliation.ask, sweep.turn)

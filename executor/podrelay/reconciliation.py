@@ -8,27 +8,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, pace
 from podrelay.attempts import Attempts
+from podrelay.context import Context
 from podrelay.endings import Endings
 from podrelay.errors import WireError
-from podrelay.launch_queue import LaunchQueue
-from podrelay.launches import Launch, Launches
-from podrelay.ledger import Finding, Ledger
+from podrelay.launches import Launch
+from podrelay.ledger import Finding
 from podrelay.outcomes import WANTED, TaskRow, runs_elsewhere, superseded
 from podrelay.requests import watches
-from podrelay.result_stream import ResultStream
 from podrelay.sweep import Sweep
 from podrelay.task_rows import rows_by_subject
 from podrelay.wire import PodResult
 from podrelay.withdrawals import Withdrawals
-
-if TYPE_CHECKING:
-    from podrelay.executor import RedisKubernetesExecutor
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +36,16 @@ class Reconciliation:
     """:raises RelayUnavailable, SQLAlchemyError: from `turn`; what it had not mended is mended the next time."""
 
     def __init__(
-        self,
-        executor: RedisKubernetesExecutor,
-        launches: Launches,
-        queue: LaunchQueue,
-        ledger: Ledger,
-        results: ResultStream,
-        attempts: Attempts,
-        endings: Endings,
-        withdrawals: Withdrawals,
-        cluster: str,
-        interval_s: float,
-        sweep: Sweep,
+        self, context: Context, attempts: Attempts, endings: Endings, withdrawals: Withdrawals, sweep: Sweep
     ) -> None:
-        self._executor = executor
-        self._launches = launches
-        self._queue = queue
-        self._ledger = ledger
-        self._results = results
+        self._executor = context.executor
+        self._launches = context.launches
+        self._queue = context.queue
+        self._ledger = context.ledger
+        self._results = context.results
         self._attempts = attempts
         self._endings = endings
         self._withdrawals = withdrawals
-        self._cluster = cluster
-        self._interval_s = interval_s
         self._sweep = sweep
         self._epoch = ""
         self._next_check_s = 0.0
@@ -81,9 +63,9 @@ class Reconciliation:
         now = time.monotonic()
         if now >= self._next_check_s or not self._launches.round_is_over:
             if self._launches.round_is_over:
-                self._next_check_s = now + self._interval_s
+                self._next_check_s = now + self._executor.settings.reconcile_interval_s
                 self._free_slots_without_launch()
-                self._endings.report_again(self._interval_s)
+                self._endings.report_again(self._executor.settings.reconcile_interval_s)
             share = pace.Share(pace.COMPARISON_S)
             while True:
                 turn = self._launches.next_to_check(pace.COMPARED_AT_ONCE)
@@ -126,7 +108,7 @@ class Reconciliation:
 
     def _tell_who_waits_in_vain(self, turn: Sequence[Launch]) -> None:
         tasks = [launch for launch in turn if launch.kind == "task" and not launch.withdrawn]
-        for launch in self._ledger.waiting_in_vain(self._cluster, tasks, time.time()):
+        for launch in self._ledger.waiting_in_vain(self._executor.cluster, tasks, time.time()):
             self._endings.tell(
                 launch, PodResult(launch.launch_id, launch.attempt, "pending", "NoLauncher", NO_LAUNCHER)
             )

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from airflow.configuration import conf as airflow_conf
 
 from podrelay import pace
+from podrelay.context import Context
 from podrelay.endings import Endings
 from podrelay.errors import WireError
-from podrelay.launch_queue import Acknowledgement, LaunchQueue
-from podrelay.launches import Launch, Launches
-from podrelay.ledger import Ledger
-from podrelay.outcomes import WANTED, Decision, Policy, TaskRow, cleanup_for
-from podrelay.result_stream import ResultStream
+from podrelay.launch_queue import Acknowledgement
+from podrelay.launches import Launch
+from podrelay.outcomes import WANTED, Decision, TaskRow, cleanup_for
 from podrelay.task_rows import alive_schedulers, is_task_id, rows_by_subject
 from podrelay.withdrawals import Withdrawals
-
-if TYPE_CHECKING:
-    from podrelay.executor import RedisKubernetesExecutor
 
 # Results that nobody acknowledged for this long may belong to a scheduler that is dead.
 # Half as long again passes until somebody looks, and all of it fits into a minute.
@@ -38,27 +33,14 @@ Entry = Mapping[str, str]
 class Sweep:
     """:raises RelayUnavailable, SQLAlchemyError: from `turn`; what it had not swept is swept the next time."""
 
-    def __init__(
-        self,
-        executor: RedisKubernetesExecutor,
-        launches: Launches,
-        queue: LaunchQueue,
-        ledger: Ledger,
-        results: ResultStream,
-        endings: Endings,
-        withdrawals: Withdrawals,
-        policy: Policy,
-        cluster: str,
-    ) -> None:
-        self._executor = executor
-        self._launches = launches
-        self._queue = queue
-        self._ledger = ledger
-        self._results = results
+    def __init__(self, context: Context, endings: Endings, withdrawals: Withdrawals) -> None:
+        self._executor = context.executor
+        self._launches = context.launches
+        self._queue = context.queue
+        self._ledger = context.ledger
+        self._results = context.results
         self._endings = endings
         self._withdrawals = withdrawals
-        self._policy = policy
-        self._cluster = cluster
         self._next_s = 0.0
         self._cursor = 0
         # So many entries are left as they are by this round: ends that others acknowledge, or that nobody can.
@@ -117,7 +99,7 @@ class Sweep:
 
     def _sweep_pods(self) -> None:
         """Take back launches whose pod waits, whose scheduler is gone, and which the database does not want."""
-        self._cursor, found = self._ledger.live(self._cluster, self._cursor, time.time() - ORPHANED_AFTER_S)
+        self._cursor, found = self._ledger.live(self._executor.cluster, self._cursor, time.time() - ORPHANED_AFTER_S)
         waiting = {
             launch_id: entry
             for launch_id, entry in self._nobodys(found).items()
@@ -141,7 +123,8 @@ class Sweep:
         return {
             launch_id: entry
             for launch_id, entry in zip(mine, self._ledger.entries(mine), strict=True)
-            if entry.get("owner") not in others and entry.get("cluster", self._cluster) == self._cluster
+            if entry.get("owner") not in others
+            and entry.get("cluster", self._executor.cluster) == self._executor.cluster
         }
 
     def _acknowledgement(self, launch_id: str, entry: Entry) -> Acknowledgement | None:
@@ -151,7 +134,7 @@ class Sweep:
             return None
         launch = Launch(launch_id, None, entry.get("kind", "task"), entry.get("subject", ""), attempt=result.attempt)
         return self._endings.acknowledgement(
-            launch, result, Decision(cleanup=cleanup_for(result, self._policy)), over=True
+            launch, result, Decision(cleanup=cleanup_for(result, self._executor.policy)), over=True
         )
 
 

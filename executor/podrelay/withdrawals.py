@@ -10,16 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from podrelay import pace
-from podrelay.launch_queue import Acknowledgement, LaunchQueue, Withdrawn
-from podrelay.launches import Launches
+from podrelay.context import Context
+from podrelay.launch_queue import Acknowledgement, Withdrawn
 from podrelay.outcomes import TaskRow
 from podrelay.task_rows import rows_by_subject
-
-if TYPE_CHECKING:
-    from podrelay.executor import RedisKubernetesExecutor
 
 # revoked: Airflow asked for it. unwanted: the database has moved on. outrun: a newer launch of its key came after it had
 # run; its pod is about to end by itself and may still be writing its log. hangs: it was told before, and its pod may have
@@ -34,10 +31,10 @@ LOOK_AGAIN_S = 15.0
 class Withdrawals:
     """Notes cost nothing; `tell` sends them."""
 
-    def __init__(self, executor: RedisKubernetesExecutor, launches: Launches, queue: LaunchQueue) -> None:
-        self._executor = executor
-        self._launches = launches
-        self._queue = queue
+    def __init__(self, context: Context) -> None:
+        self._executor = context.executor
+        self._launches = context.launches
+        self._queue = context.queue
         # Launch id -> subject, why.
         self._noted: dict[str, tuple[str, Why]] = {}
         # Launch id -> subject, when it is due (monotonic): revoked pods to be looked at once more.
