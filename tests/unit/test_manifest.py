@@ -374,6 +374,35 @@ def test_a_template_that_the_short_way_cannot_make_goes_the_providers_way(
     assert len([record for record in caplog.records if "merged anew" in record.getMessage()]) == 1
 
 
+def test_a_template_is_proved_at_start_and_not_by_the_first_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = manifests(written(tmp_path, PLAIN))
+    expected = manifests(written(tmp_path, PLAIN, "other.yaml")).render(request())
+    made.check()
+    with monkeypatch.context() as patch:
+        patch.delattr(PodGenerator, "construct_pod")
+        assert made.render(request()) == expected
+
+
+def test_a_hook_is_not_called_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr("airflow.settings.pod_mutation_hook", called.append)
+    made = manifests(written(tmp_path, PLAIN), hook=True)
+    made.check()
+    assert not called
+    made.render(request())
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("content", ["spec: [", "spec: text"])
+def test_what_is_no_pod_is_told_at_start(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "template.yaml"
+    path.write_text(content)
+    with pytest.raises(ManifestError, match="pod"):
+        manifests(path).check()
+
+
 def test_no_warning_about_the_length_of_a_name(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

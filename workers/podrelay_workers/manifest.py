@@ -42,6 +42,12 @@ _MESSAGE_MAX = 500
 _CONFIGURED = "[kubernetes_executor] pod_template_file"
 _REQUESTED = "pod_template_file of this task's executor_config, or of its queue's coordinator,"
 
+# What a template is merged with to be kept, and the launch on which it is proved at start.
+_EMPTY = LaunchRequest("x", 0, "task", subject="", key=("x", "x", "", 0, -1), owner="", args=("x",), namespace="")
+_SAMPLE = LaunchRequest(
+    "y", 0, "task", subject="ti", key=("dag", "task", "run", 1, 0), owner="1", args=("airflow", "y")
+)
+
 
 class ManifestError(PodrelayError):
     """No pod can be made of this request; trying again would not help. `reason` is one word, for the task's event."""
@@ -86,11 +92,16 @@ class Manifests:
         self.hung = False
 
     def check(self) -> None:
-        """Look at the template once, at start.
+        """Read the template and prove it, at start: the proof would hold up all launches that come with the first.
+
+        A hook is not called: it may do anything, and there is no pod to make.
 
         :raises ManifestError: launches that bring no template of their own will fail for this.
         """
-        self._template(None)
+        if self._hook:
+            self._template(None)
+        else:
+            self.render(_SAMPLE)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -187,17 +198,7 @@ class Manifests:
     def _prove(self, template: _Template, request: LaunchRequest) -> None:
         """Merge the template once, and compare with the provider's way on this launch before trusting the result."""
         template.proved = True
-        empty = LaunchRequest(
-            launch_id="x",
-            attempt=0,
-            kind="task",
-            subject="",
-            key=("x", "x", "", 0, -1),
-            owner="",
-            args=("x",),
-            namespace="",
-        )
-        template.skeleton = self._construct(template, empty)
+        template.skeleton = self._construct(template, _EMPTY)
         template.meta = template.skeleton["metadata"]
         template.container = template.skeleton["spec"]["containers"][0]
         if self._filled(template, request) != self._by_provider(template, request):
