@@ -14,7 +14,7 @@ from podrelay_workers.intake import CHUNK, Intake, Job, Outcome, back
 log = logging.getLogger(__name__)
 
 # Outcomes wait this long for company: a round trip to Redis costs as much for one as for many.
-GATHER_S = 0.004
+GATHER_S = 0.01
 
 
 class Holdings:
