@@ -98,7 +98,8 @@ def judge(
     wrong += _runs(rig, tasks)
     wrong += _pods(audit)
     for began_s, ended_s in windows:
-        wrong += _patience([entry for entry in audit if began_s <= entry["time"] <= ended_s])
+        entries = [entry for entry in audit if began_s <= entry["time"] <= ended_s]
+        wrong += patience(entries, they_hear_of_it=verdict.fault != "random")
     if verdict.fault == "drop-stream" and verdict.slots_s > SLOTS_FREE_S:
         wrong.append(f"a slot was free {verdict.slots_s:.1f} s after the last task had ended")
     beats = [took for name in rig.of("driver") for at, took in rig.told(name).get("beats", ()) if at >= since_s]
@@ -132,11 +133,19 @@ def _pods(audit: list[dict[str, Any]]) -> list[str]:
     return [f"{len(twice)} launches have two pods, as {twice[0]}"] if twice else []
 
 
-def _patience(audit: list[dict[str, Any]]) -> list[str]:
-    """Creations of one window that were answered 429: the first one asked for patience until its end."""
-    refused = [entry["time"] for entry in audit if entry["verb"] == "create" and entry["status"] == 429]
-    early = [at for at in refused if at > refused[0] + _UNDER_WAY_S]
-    return [f"{len(early)} creations inside a Retry-After window"] if early else []
+def patience(audit: list[dict[str, Any]], *, they_hear_of_it: bool) -> list[str]:
+    """Creations of one window that were answered 429: the first one asked for patience until its end.
+
+    :param they_hear_of_it: False where a launcher may be cut off from Redis just then, so that it cannot know before it has
+        been refused by itself.
+    """
+    first_s: dict[str, float] = {}
+    early = 0
+    for entry in audit:
+        if entry["verb"] == "create" and entry["status"] == 429:
+            who = "" if they_hear_of_it else entry["user_agent"]
+            early += entry["time"] > first_s.setdefault(who, entry["time"]) + _UNDER_WAY_S
+    return [f"{early} creations inside a Retry-After window"] if early else []
 
 
 def refused(rig: Rig, since: int) -> list[str]:

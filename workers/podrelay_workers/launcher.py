@@ -276,7 +276,7 @@ async def _serve(settings: Settings, manifests: Manifests, patience: Patience, t
     stopping = Stopping()
     with stopping.on_signals():
         limit = settings.launcher_concurrency + settings.cleanup_concurrency
-        async with await PodsApi.connect(team, limit) as pods:
+        async with await PodsApi.connect(team, limit, "launcher") as pods:
             await _await_redis(settings, stopping)
             client = connect_async(settings, timeout_s=max(REDIS_TIMEOUT_S, settings.redis_timeout_s))
             cluster = team or names.DEFAULT_CLUSTER

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
+import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from podrelay import __version__
 from podrelay.errors import ConfigError
 from podrelay_workers.api_access import Access, load_access
 from podrelay_workers.api_errors import (
@@ -63,9 +66,12 @@ class PodsApi:
     Every function raises an ApiError of `api_errors`; `Unreachable` leaves open whether the request had an effect.
     """
 
-    def __init__(self, access: Access, limit: int = 100) -> None:
-        """:param limit: connections at once; further requests wait for one."""
+    def __init__(self, access: Access, limit: int = 100, role: str = "client") -> None:
+        """:param limit: connections at once; further requests wait for one.
+        :param role: who asks, for the API server's audit log: launcher or watcher.
+        """
         self._access = access
+        self._agent = f"podrelay-{role}/{__version__} ({socket.gethostname()}, {os.getpid()})"
         self._limit = limit
         self._session = access.session(limit)
         self._retired: aiohttp.ClientSession | None = None
@@ -74,12 +80,12 @@ class PodsApi:
         self._warned: set[str] = set()
 
     @classmethod
-    async def connect(cls, team: str | None = None, limit: int = 100) -> PodsApi:
+    async def connect(cls, team: str | None = None, limit: int = 100, role: str = "client") -> PodsApi:
         """Read `[kubernetes_executor]`; opens no connection yet.
 
         :raises ConfigError: names the option to change.
         """
-        return cls(await load_access(team), limit)
+        return cls(await load_access(team), limit, role)
 
     async def close(self) -> None:
         for session in filter(None, (self._session, self._retired)):
@@ -278,7 +284,7 @@ class PodsApi:
         :param head_s: the answer must begin within this time, however long its body may be silent.
         """
         timeout = timeout or self._timeout()
-        headers = {"Accept": accept, "User-Agent": "podrelay"}
+        headers = {"Accept": accept, "User-Agent": self._agent}
         if data is not None:
             headers["Content-Type"] = content_type
         params = {key: value for key, value in (query or {}).items() if value}

@@ -149,7 +149,7 @@ async def run_watcher(
         rules, scope = read_options(settings, team, cluster)
         async with (
             _redis(settings) as scripts,
-            await PodsApi.connect(team, limit=len(scope.namespaces) + 2 * ASKING) as api,
+            await PodsApi.connect(team, len(scope.namespaces) + 2 * ASKING, "watcher") as api,
         ):
             # What was imported stays: the collector need not look through it again and again.
             gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from podrelay import __version__
 from podrelay.errors import ConfigError
 from podrelay_workers import api_access, pods_api
 from podrelay_workers.api_access import Access, load_access
@@ -217,6 +219,19 @@ def test_a_hanging_answer_is_unreachable() -> None:
         async with PodsApi(Access(configuration("http://127.0.0.1:9"))) as api:
             with pytest.raises(Unreachable):
                 await api.get_pod("default", "a")
+
+    run(test)
+
+
+def test_the_api_servers_audit_log_tells_who_asked() -> None:
+    async def test() -> None:
+        async with scripted(answers({"kind": "Pod", "metadata": {"name": "a"}})) as (script, api):
+            await api.get_pod("default", "a")
+            async with PodsApi(Access(configuration(script.url)), role="launcher") as launcher:
+                await launcher.get_pod("default", "a")
+            agents = [request.headers["User-Agent"] for request in script.requests]
+            assert agents[1].startswith(f"podrelay-launcher/{__version__} (") and str(os.getpid()) in agents[1]
+            assert agents[0].startswith("podrelay-client/")
 
     run(test)
 
