@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# How long the reader waits for the next byte, in each try of the client, where `kube_client_request_args` says nothing: the
+# client has no limit of its own, and a connection that is half open would hold a thread of the API server.
+ANSWER_S = 10.0
+FAILED = "Reading from k8s pod logs failed: {}"
+
 
 def stream_task_log(
     ti: TaskInstance, try_number: int, kube_config: KubeConfig, team: str | None, lines: int
@@ -24,15 +29,17 @@ def stream_task_log(
     """Messages for the reader, and the last `lines` lines of the task's pod. Never raises: a message says what failed.
 
     The pod is found by launch id, else by the labels that the stock executor gives; of several the newest counts, for
-    a launch whose first pod died keeps that one's labels.
+    a launch whose first pod died keeps that one's labels. A log that breaks off ends with a line that says why.
     """
     messages: list[str] = []
     streams: list[Iterator[str]] = []
     try:
         client = _client(team)
+        # Other arguments of the user are for other requests: `_preload_content` would change what comes back.
+        limit = {"_request_timeout": kube_config.kube_client_request_args.get("_request_timeout") or ANSWER_S}
         hostname = f" {ti.hostname}" if ti.hostname else ""
         messages.append(f"Attempting to fetch logs from pod{hostname} through kube API")
-        pod = _newest_pod(client, ti, try_number, _namespace(ti, kube_config))
+        pod = _newest_pod(client, ti, try_number, _namespace(ti, kube_config), limit)
         answer = client.read_namespaced_pod_log(
             name=pod["metadata"]["name"],
             namespace=pod["metadata"]["namespace"],
@@ -40,6 +47,7 @@ def stream_task_log(
             follow=False,
             tail_lines=lines,
             _preload_content=False,
+            **limit,
         )
         chunks = iter(answer)
         first = next(chunks, None)
@@ -47,13 +55,15 @@ def stream_task_log(
             streams.append(_lines(chain([first], chunks)))
             messages.append("Found logs through kube API")
     except Exception as error:  # noqa: BLE001  the reader of a log gets a message, whatever went wrong
-        messages.append(f"Reading from k8s pod logs failed: {error}")
+        messages.append(FAILED.format(error))
     return messages, streams
 
 
-def _newest_pod(client: Any, ti: TaskInstance, try_number: int, namespace: str) -> dict[str, Any]:
+def _newest_pod(
+    client: Any, ti: TaskInstance, try_number: int, namespace: str, limit: dict[str, Any]
+) -> dict[str, Any]:
     for selector in _selectors(ti, try_number):
-        answer = client.list_namespaced_pod(namespace=namespace, label_selector=selector)
+        answer = client.list_namespaced_pod(namespace=namespace, label_selector=selector, **limit)
         pods = client.api_client.sanitize_for_serialization(answer)["items"]
         if pods:
             return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", _attempt(pod)))
@@ -92,8 +102,11 @@ def _attempt(pod: dict[str, Any]) -> int:
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     from airflow.utils.log.logging_mixin import remove_escape_codes
 
-    for chunk in chunks:
-        yield remove_escape_codes(chunk.decode(errors="replace"))
+    try:
+        for chunk in chunks:
+            yield remove_escape_codes(chunk.decode(errors="replace"))
+    except Exception as error:  # noqa: BLE001  what came so far is shown
+        yield FAILED.format(error)
 
 
 def _client(team: str | None) -> Any:
