@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jwt
 import pytest
 import redis
 
@@ -70,6 +72,19 @@ class Outside:
         sides = self.redis.hgetall(self.names.sides("default"))
         lists = [queue, *sorted(side for side, beside in sides.items() if beside == queue)]  # type: ignore[union-attr]
         return [job for name in lists for job in self.redis.lrange(names.rq_queue(name), 0, -1)]  # type: ignore[union-attr]
+
+    def token(self, job: str) -> dict[str, Any]:
+        """What the token of a launch says that waits, opened as a launcher does."""
+        data: str = self.redis.hget(names.RQ_JOB_PREFIX + job, "data")  # type: ignore[assignment]
+        text = self._seal.open(json.loads(data)[2][0]).decode()
+        found = re.search(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", text)
+        assert found is not None
+        return dict(jwt.decode(found[0], options={"verify_signature": False}))
+
+    def commands(self) -> dict[str, int]:
+        """How often each command was called so far by anybody, but for the one that asks."""
+        stats: dict[str, Any] = self.redis.info("commandstats")  # type: ignore[assignment]
+        return {name: said["calls"] for name, said in stats.items() if name != "cmdstat_info"}
 
     def cleanups(self) -> list[str]:
         """Descriptions of the clean-up jobs that wait."""

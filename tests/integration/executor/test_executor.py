@@ -532,6 +532,8 @@ def test_adoption_while_redis_is_away_resets_nothing(
 def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     ti_id = make_task_instances()[0]
     key, launch_id = hand_over(executor, ti_id)
+    first = outside.token(names.job_id(launch_id, 0))
+    time.sleep(1.1)  # a token says when it was made and ends by the second
     outside.publish(launch_id, "expired")
     executor.heartbeat()
     launch = executor.launches.of_key(key)
@@ -539,6 +541,24 @@ def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside:
     assert (launch.attempt, launch.relaunches) == (1, 0)
     assert outside.queued()[-1] == names.job_id(launch_id, 1)
     assert key in executor.running
+    second = outside.token(names.job_id(launch_id, 1))
+    assert second["exp"] > first["exp"], "it lives longer"
+    assert second["jti"] != first["jti"], "it is another one"
+    assert (second["sub"], second["scope"]) == (ti_id, "workload")
+
+
+def test_revoking_asks_nobody_and_one_heartbeat_tells_redis(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    tasks = [(ti_id, *hand_over(executor, ti_id)) for ti_id in make_task_instances(20)]
+    rows = [load(ti_id) for ti_id, _, _ in tasks]
+    before = outside.commands()
+    for ti in rows:
+        executor.revoke_task(ti=ti)
+    assert outside.commands() == before, "the scheduler's loop waits for nothing"
+    assert not executor.running
+    executor.heartbeat()
+    assert {outside.ledger(launch_id)["state"] for _, _, launch_id in tasks} == {"withdrawn"}
 
 
 def test_a_lost_event_is_reported_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
@@ -657,13 +677,6 @@ def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     assert key in executor.running
     presence._die()
     assert outside.redis.scard(names.RQ_WORKERS) == 0
-
-
-def test_constructing_opens_nothing(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", "redis://127.0.0.1:1/0")
-    executor = RedisKubernetesExecutor()
-    executor.end()
-    assert executor.running == set()
 
 
 def test_end_can_be_repeated_and_start_follows(executor: RedisKubernetesExecutor, outside: Outside) -> None:

@@ -140,6 +140,14 @@ def waiting(reason: str, message: str = "", key: str = "containerStatuses") -> d
     return {"status": {"phase": "Pending", key: [container]}}
 
 
+def beside(reason: str) -> dict[str, Any]:
+    """A second main container waits for this reason, the base for nothing worth telling."""
+    status = waiting("ContainerCreating")
+    (second,) = waiting(reason, "x")["status"]["containerStatuses"]
+    status["status"]["containerStatuses"].append({**second, "name": "beside"})
+    return status
+
+
 FATAL = [
     ("ErrImagePull", "containerStatuses"),
     ("CreateContainerConfigError", "containerStatuses"),
@@ -168,7 +176,27 @@ def test_other_reasons_to_wait_fail_nothing(rigs: Rigs, which: str) -> None:
         task, pod = pending(rig)
         rig.patch(pod, waiting(reason, message), "/status")
         tasks.append(task)
+    # Of other containers than the base.
+    for patch in (waiting("SomethingElse", "x", "initContainerStatuses"), beside("SomethingElse")):
+        task, pod = pending(rig)
+        rig.patch(pod, patch, "/status")
+        tasks.append(task)
     rig.quiet(lambda: all(task.key in rig.executor.running and not rig.ended(task) for task in tasks), 2.5)
+
+
+@both
+def test_a_fatal_reason_of_a_second_container(rigs: Rigs, which: str) -> None:
+    """The stock executor looks at the first main container only: its task waits until it is stuck in queued."""
+    rig = rigs(which, pod_launch_failure_retries=0)
+    task, pod = pending(rig)
+    rig.patch(pod, beside("InvalidImageName"), "/status")
+    if which == "podrelay":
+        state, info = rig.event(task)
+        assert state == FAILED
+        assert "InvalidImageName" in str(info)
+        assert "beside" in str(info)
+    else:
+        rig.quiet(lambda: task.key in rig.executor.running and not rig.ended(task), 2.5)
 
 
 # --- what means nothing (76, 77, 85, 86) --------------------------------------------------------------------------------
