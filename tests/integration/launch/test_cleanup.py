@@ -76,6 +76,14 @@ def test_each_action(bench: Bench) -> None:
         order(bench, "delete", "gone"),
         order(bench, "done", "gone"),
     ]
+    deleted: dict[str, dict[str, str]] = {}
+
+    def note_marks(request: web.Request, _: Any) -> None:
+        for what in ("a", "c"):
+            if request.method == "DELETE" and request.match_info["name"] == pod_of(what):
+                deleted[what] = marks(bench, what)
+
+    bench.api.fault = note_marks
 
     async def scenario() -> None:
         async with bench.launcher():
@@ -83,7 +91,9 @@ def test_each_action(bench: Bench) -> None:
 
     asyncio.run(scenario())
     assert left(bench) == {"b", "d", "e", "f"}
+    assert deleted == {"a": {}, "c": {names.LABEL_REVOKED: "True"}}, "marked before it goes"
     assert marks(bench, "b") == {names.LABEL_DONE: "True"}
+    assert marks(bench, "d") == marks(bench, "e") == marks(bench, "f") == {}
     assert bench.in_hand() == 0
 
 

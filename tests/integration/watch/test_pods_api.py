@@ -325,21 +325,38 @@ def test_no_access_names_the_option(tmp_path: Any, kube_options: Callable[..., N
     run(test)
 
 
-def test_access_by_a_client_factory(monkeypatch: pytest.MonkeyPatch, kube_options: Callable[..., None]) -> None:
-    from kubernetes import client
+@pytest.mark.parametrize(
+    ("set_options", "used"),
+    [
+        (["client_factory"], "client_factory"),
+        (["async_client_factory"], "async_client_factory"),
+        (["client_factory", "async_client_factory"], "async_client_factory"),
+    ],
+)
+def test_access_by_a_client_factory(
+    monkeypatch: pytest.MonkeyPatch, kube_options: Callable[..., None], set_options: list[str], used: str
+) -> None:
+    import kubernetes
+    import kubernetes_asyncio
 
-    def factory() -> Any:
-        made = client.Configuration(host="https://elsewhere:6443")
-        made.api_key["authorization"] = "Bearer of-factory"
-        return client.CoreV1Api(client.ApiClient(made))
+    def factory(client: Any, name: str) -> Callable[[], Any]:
+        def make() -> Any:
+            made = client.Configuration(host=f"https://{name.replace('_', '-')}:6443")
+            key = "authorization" if client is kubernetes.client else "BearerToken"
+            made.api_key[key] = f"Bearer of-{name}"
+            return client.CoreV1Api(client.ApiClient(made))
 
-    monkeypatch.setattr(api_access, "factory", factory, raising=False)
-    kube_options(client_factory="podrelay_workers.api_access.factory")
+        return make
+
+    clients = {"client_factory": kubernetes.client, "async_client_factory": kubernetes_asyncio.client}
+    for name, client in clients.items():
+        monkeypatch.setattr(api_access, name, factory(client, name), raising=False)
+    kube_options(**{name: f"podrelay_workers.api_access.{name}" for name in set_options})
 
     async def test() -> None:
         access = await load_access()
-        assert access.host == "https://elsewhere:6443"
-        assert await access.headers() == {"Authorization": "Bearer of-factory"}
+        assert access.host == f"https://{used.replace('_', '-')}:6443"
+        assert await access.headers() == {"Authorization": f"Bearer of-{used}"}
 
     run(test)
 
