@@ -315,6 +315,8 @@ PENDING = [
     ("too many pulls", pod("Pending", **main(waiting("ErrImagePull", "pull QPS exceeded"))), "ErrImagePull", []),
     ("sidecar's image", pod("Pending", **main(waiting("ContainerCreating"), waiting("ErrImagePull", "x", "sidecar"))),
      "ErrImagePull", [(60.0, "failed")]),
+    ("a second one's", pod("Pending", **main(waiting("SomethingElse"), waiting("InvalidImageName", name="side"))),
+     "InvalidImageName", [(60.0, "failed")]),
     ("init's image", pod("Pending", status={"initContainerStatuses": [waiting("InvalidImageName", "x", "init")]}),
      "InvalidImageName", [(60.0, "failed")]),
     ("not on the list", pod("Pending", **main(waiting("CreateContainerError", "x"))), "CreateContainerError", []),

@@ -344,11 +344,14 @@ class _View:
             return Verdict(
                 *self.who, self._result("pending", reason, message), wait=f"schedule:{reason}", fields=self.fields()
             )
-        for kind, containers in (("init", self.init), ("main", self.main)):
-            for container in containers:
-                verdict = self._waiting(container, kind)
-                if verdict is not None:
-                    return verdict
+        waits = [
+            verdict
+            for kind, containers in (("init", self.init), ("main", self.main))
+            for container in containers
+            if (verdict := self._waiting(container, kind)) is not None
+        ]
+        if waits:  # one that may become the end goes before those that only last
+            return next((verdict for verdict in waits if verdict.later), waits[0])
         if self.node:
             slow = self._result("pending", "ContainerCreating", "the pod is being set up: volumes, network, image")
         else:
