@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import signal
 import threading
@@ -287,7 +288,7 @@ def api_restart(turn: Turn) -> None:
 def api_429(turn: Turn) -> None:
     """429 with Retry-After as long as the fault."""
     turn.wait(min(2.0, turn.seconds / 5))
-    left_s = max(1, round(turn.ends_s - time.monotonic()))
+    left_s = max(1, math.ceil(turn.ends_s - time.monotonic()))  # a header holds whole seconds; less would end too early
     began_s = time.time()
     with faulty(turn, status=429, retry_after_s=float(left_s)):
         turn.wait(turn.seconds)
