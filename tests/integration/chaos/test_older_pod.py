@@ -162,6 +162,21 @@ def test_a_revoked_pod_that_hangs_goes_in_the_end(
     beat(executor, until=lambda: len(outside.cleanups()) == 2)
 
 
+def test_a_pod_that_was_in_the_making_when_it_was_revoked_and_hangs_goes_in_the_end(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.withdrawals.LOOK_AGAIN_S", 0.3)
+    ti_id = make_task_instances()[0]
+    _, launch_id = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.redis.hset(outside.names.launch(launch_id), "state", "claimed")
+    executor.revoke_task(ti=load(ti_id))
+    executor.heartbeat()
+    assert outside.cleanups() == [], "the launcher that makes it takes it back while it waits"
+    outside.publish(launch_id, "started", pod=pod_of(launch_id), uid="u")
+    beat(executor, until=lambda: len(outside.cleanups()) == 1)
+
+
 def test_a_scheduler_that_dies_after_revoking(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside
 ) -> None:
