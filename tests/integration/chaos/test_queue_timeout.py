@@ -72,7 +72,7 @@ def test_many_at_once(executor: RedisKubernetesExecutor, redis_url: str, monkeyp
     assert took_s < LIMIT_S
     # Its wall time also depends on what else this machine does.
     assert beat_cpu_s < LIMIT_S
-    assert len(sent) < 10, "round trips"
+    assert len(sent) <= 4 * COUNT / 100, "round trips: a few for each hundred"
     assert executor.running == set()
     cleanups = " ".join(outside.cleanups())
     begun, waiting, unmade = launches[:BEGUN], launches[BEGUN : 2 * BEGUN], launches[2 * BEGUN :]
