@@ -77,9 +77,8 @@ class Withdrawals:
             if revocation.cleanup is not None and revocation.cleanup.unless_started:
                 self._doubted[revocation.launch_id] = (revocation.subject, due_s)
         for (launch_id, subject, why), known in told:
-            if (
-                why == "revoked" and known.state == "claimed"
-            ):  # a launcher may be making its pod now, and then takes it back
+            # A launcher may be making its pod now, and takes it back only while it waits.
+            if why == "revoked" and known.state == "claimed":
                 self._doubted[launch_id] = (subject, due_s)
         self._settle(told, {revocation.launch_id for revocation in revocations})
 
