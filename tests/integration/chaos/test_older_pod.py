@@ -147,13 +147,20 @@ def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
     assert outside.cleanups() == []
 
 
-def test_a_revoked_pod_that_hangs_goes_in_the_end(
-    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def handed_over(executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """A task and its launch, of a scheduler that soon looks again at what was revoked."""
     monkeypatch.setattr("podrelay.withdrawals.LOOK_AGAIN_S", 0.3)
     ti_id = make_task_instances()[0]
     _, launch_id = queue(executor, ti_id)
     executor.heartbeat()
+    return ti_id, launch_id
+
+
+def test_a_revoked_pod_that_hangs_goes_in_the_end(
+    executor: RedisKubernetesExecutor, outside: Outside, handed_over: tuple[str, str]
+) -> None:
+    ti_id, launch_id = handed_over
     outside.create(launch_id, pod_of(launch_id))
     executor.revoke_task(ti=load(ti_id))
     executor.heartbeat()
@@ -163,12 +170,9 @@ def test_a_revoked_pod_that_hangs_goes_in_the_end(
 
 
 def test_a_pod_that_was_in_the_making_when_it_was_revoked_and_hangs_goes_in_the_end(
-    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+    executor: RedisKubernetesExecutor, outside: Outside, handed_over: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr("podrelay.withdrawals.LOOK_AGAIN_S", 0.3)
-    ti_id = make_task_instances()[0]
-    _, launch_id = queue(executor, ti_id)
-    executor.heartbeat()
+    ti_id, launch_id = handed_over
     outside.redis.hset(outside.names.launch(launch_id), "state", "claimed")
     executor.revoke_task(ti=load(ti_id))
     executor.heartbeat()
