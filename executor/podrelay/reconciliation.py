@@ -76,8 +76,8 @@ class Reconciliation:
 
     def ask(self) -> None:
         """Tell those of the launches compared last that wait for a launcher while there is none."""
-        self._tell_who_waits_in_vain(self._unasked)
-        self._unasked = []
+        unasked, self._unasked = self._unasked, []  # where this fails, the next comparison brings them again
+        self._tell_who_waits_in_vain(unasked)
 
     def _check(self, turn: Sequence[Launch]) -> None:
         """Compare some launches with the ledger and the database, and mend what differs."""
