@@ -21,11 +21,11 @@ help:
 	@echo 'make chaos  kill, freeze, cut off and lose everything, and judge what became of the tasks (CHAOS=... for options)'
 	@echo 'make clean  remove .venv and all caches'
 
-$(ENV): pyproject.toml constraints.txt demo/install
+$(ENV): pyproject.toml local_cluster/pyproject.toml constraints.txt demo/install
 	@demo/install local,dashboard
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt demo/install
+$(DEV): pyproject.toml local_cluster/pyproject.toml constraints.txt demo/install
 	@demo/install dev
 	@touch $@
 
@@ -38,7 +38,7 @@ up: $(ENV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy executor workers demo tests
+	$(BIN)/mypy executor workers local_cluster demo tests
 	$(BIN)/lint-imports
 
 test: lint

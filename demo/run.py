@@ -18,7 +18,7 @@ from demo import progress
 from demo.airflow_api import AirflowApi, ApiError, TaskState
 from demo.processes import StackError
 from demo.stack import USER, Shape, Stack
-from podrelay.names import Names
+from podrelay.protocol.redis_keys import RedisKeys
 
 DAG_ID = "podrelay_demo"
 _RUN_LIMIT_S = 300.0
@@ -146,7 +146,7 @@ def _let_pods_end(redis_url: str, run_id: str) -> None:
 def read_launches(redis_url: str, run_id: str) -> list[progress.Launch]:
     """What the ledger says of one run's launches. A look from outside; the demo's ledger is small enough to scan."""
     with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=2) as client:
-        prefix = Names().launch_prefix
+        prefix = RedisKeys().launch_prefix
         keys = list(client.scan_iter(match=prefix + "*", count=1000))
         return progress.Launch.of_run({key.removeprefix(prefix): client.hgetall(key) for key in keys}, run_id)
 

@@ -69,7 +69,7 @@ class Stack:
 
     @property
     def launchers(self) -> list[str]:
-        """Names of the running launcher processes."""
+        """RedisKeys of the running launcher processes."""
         return [name for name in self.processes.children if name.startswith("launcher")]
 
     def start(self) -> None:

@@ -31,7 +31,7 @@ os.environ.update(
 import pytest  # noqa: E402
 import redis  # noqa: E402
 
-from tests.support.redis_server import RedisServer, find_server  # noqa: E402
+from tests.harness.redis_server import RedisServer, find_server  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

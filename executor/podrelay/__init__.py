@@ -9,7 +9,7 @@ executor           Airflow's calls, translated to what follows
   outcomes         the decision about a result (pure); pace: shares of a heartbeat; task_rows: queries of the database
 launch_queue       to Redis: offer, withdraw, acknowledge; result_stream, ledger, launchers: what comes back
   relay            the scheduler's way to Redis and its scripts (lua/); redis_client: connections, for every process
-names, wire        every name outside Python; every message; sealing, settings, errors: also for both sides
+names, wire        every name outside Python; every message; sealing, settings, errors: also for both fair_queues
 cli, commands      `airflow podrelay ...`, done by status, preflight, dashboard; hearing: probes; lifecycle: times
 pod_logs           live logs for the API server; compat: releases of Airflow; get_provider_info: its provider discovery
 """

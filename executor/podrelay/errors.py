@@ -11,15 +11,15 @@ class ConfigError(PodrelayError):
     """An option is missing or wrong. The message names `[section] option` and says what to write there."""
 
 
-class WireError(PodrelayError):
+class MessageError(PodrelayError):
     """A message could not be decoded: wrong version, missing or mistyped field, not JSON. Never shows the payload."""
 
 
-class SealError(WireError):
+class DecryptionError(MessageError):
     """A payload was not sealed with any of our keys: forged, damaged, or from a deployment with other keys."""
 
 
-class RelayUnavailable(PodrelayError):
+class RedisUnavailable(PodrelayError):
     """Redis did not answer in time, or refused. Nothing is known about what it did with the last command.
 
     `retry_after_s` is how long the caller should leave it alone.

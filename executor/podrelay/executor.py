@@ -22,26 +22,28 @@ from airflow.utils.helpers import prune_dict
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy.exc import SQLAlchemyError
 
-from podrelay import compat, names, pace
-from podrelay.attempts import Attempts
-from podrelay.context import Context
-from podrelay.endings import Endings
-from podrelay.errors import RelayUnavailable
-from podrelay.launch_queue import LaunchQueue
-from podrelay.launches import Launch, Launches
-from podrelay.ledger import Ledger
-from podrelay.names import Names
-from podrelay.outcomes import Policy
-from podrelay.reconciliation import Reconciliation
-from podrelay.redis_client import check, connect
-from podrelay.relay import Relay
-from podrelay.requests import InvalidExecutorConfig, watches
-from podrelay.result_stream import ResultStream
-from podrelay.sealing import Seal
+from podrelay import compat
+from podrelay.errors import RedisUnavailable
+from podrelay.protocol import identifiers
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.messages import LaunchRequest
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.scheduling import heartbeat_budget
+from podrelay.scheduling.attempts import RequestBuilder
+from podrelay.scheduling.context import Context
+from podrelay.scheduling.decisions import Policy
+from podrelay.scheduling.launch_registry import Launch, LaunchRegistry
+from podrelay.scheduling.orphans import OrphanCollector
+from podrelay.scheduling.reconciler import Reconciler
+from podrelay.scheduling.request_builder import InvalidExecutorConfig, watches
+from podrelay.scheduling.results import ResultProcessor
+from podrelay.scheduling.revocations import Revocations
 from podrelay.settings import load_settings
-from podrelay.sweep import Sweep
-from podrelay.wire import LaunchRequest
-from podrelay.withdrawals import Withdrawals
+from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.connection import check, connect
+from podrelay.store.launch_queue import LaunchQueue
+from podrelay.store.ledger import Ledger
+from podrelay.store.result_stream import ResultStream
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import GroupCommand
@@ -84,7 +86,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.pod_launch_failure_max_retries = self.policy.relaunches
         self.pod_launch_failure_excluded_container_reasons = self.policy.excluded_container_reasons
         self.scheduler_job_id: str | None = None
-        self.launches = Launches()
+        self.launches = LaunchRegistry()
         self._started = False
         # Airflow 3.3.2 saves event logs from a generator that lets go of each before it is written, and then writes rows
         # of nothing: as long as we hold them too, they arrive.
@@ -100,36 +102,36 @@ class RedisKubernetesExecutor(BaseExecutor):
         # Team options have no fall-back to the unprefixed ones, but there is one Redis for all: [podrelay] is global.
         self.settings = load_settings(airflow_conf, airflow_conf.get("core", "fernet_key", fallback=""))
         self.scheduler_job_id = str(self.job_id)
-        self.cluster = self.team_name or names.DEFAULT_CLUSTER
-        self._names = Names(self.settings.deployment)
-        self._relay = Relay(self.settings)
-        self.beat = pace.Beat(self._relay)
-        self._compose(Seal(self.settings.fernet_key))
+        self.cluster = self.team_name or identifiers.DEFAULT_CLUSTER
+        self._keys = RedisKeys(self.settings.deployment)
+        self._breaker = CircuitBreaker(self.settings)
+        self.beat = heartbeat_budget.HeartbeatBudget(self._breaker)
+        self._compose(PayloadCipher(self.settings.fernet_key))
         try:
             with connect(self.settings) as client:
                 for warning in check(client):
                     self.log.warning("%s", warning)
-            self._relay.load("offer", "acknowledge", "withdraw", "survey")
+            self._breaker.load("offer", "acknowledge", "withdraw", "survey")
             self._results.skip_to_end()
-        except RelayUnavailable as error:
+        except RedisUnavailable as error:
             self._complain(error)
         self._started = True
         self.log.info("podrelay: deployment %s, scheduler job %s", self.settings.deployment, self.scheduler_job_id)
 
-    def _compose(self, seal: Seal) -> None:
+    def _compose(self, cipher: PayloadCipher) -> None:
         """The parts, each with its one job; they share the memory of launches and the way to Redis."""
         settings = self.settings
         self._queue = LaunchQueue(
-            self._relay, self._names, seal, self.cluster, settings.ledger_ttl_s,
+            self._breaker, self._keys, cipher, self.cluster, settings.ledger_ttl_s,
             dict(self.kube_config.delete_option_kwargs or {}),
         )  # fmt: skip
-        self._results = ResultStream(self._relay, self._names, seal)
-        context = Context(self, self.launches, self._queue, Ledger(self._relay, self._names), self._results)
-        self._attempts = Attempts(context)
-        self.withdrawals = Withdrawals(context)
-        self.endings = Endings(context, self._attempts)
-        sweep = Sweep(context, self.endings, self.withdrawals)
-        self.reconciliation = Reconciliation(context, self._attempts, self.endings, self.withdrawals, sweep)
+        self._results = ResultStream(self._breaker, self._keys, cipher)
+        context = Context(self, self.launches, self._queue, Ledger(self._breaker, self._keys), self._results)
+        self._attempts = RequestBuilder(context)
+        self.withdrawals = Revocations(context)
+        self.endings = ResultProcessor(context, self._attempts)
+        sweep = OrphanCollector(context, self.endings, self.withdrawals)
+        self.reconciliation = Reconciler(context, self._attempts, self.endings, self.withdrawals, sweep)
         # The parts of `sync`, first what comes next: one for which there was no room is the first of the next heartbeat.
         self._turns = deque(
             (self.withdrawals.tell, self.endings.take, self.reconciliation.turn, self.reconciliation.ask, sweep.turn)
@@ -141,7 +143,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         if not self._started:
             return
         self.sync()
-        self._relay.close()
+        self._breaker.close()
         self._started = False
 
     def terminate(self) -> None:
@@ -175,13 +177,13 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def _hand_over(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
         """Hand over as many as their share of a heartbeat allows, in order, and at least one."""
-        if not self._relay.available:
+        if not self._breaker.available:
             return
         with self._never_raising():
             self._offer(items)
 
     def _offer(self, items: Iterable[tuple[Any, Any, str | None, Any]]) -> None:
-        """:raises RelayUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
+        """:raises RedisUnavailable, SQLAlchemyError: nothing was taken over; all of it stays queued."""
         begun = time.monotonic()
         if self.beat.is_redis_near:  # else `sync` tells it, and what an older launch is in the way of waits for that
             self.withdrawals.tell()
@@ -201,14 +203,14 @@ class RedisKubernetesExecutor(BaseExecutor):
         self, items: Iterable[tuple[Any, Any, str | None, Any]], made: list[Launch]
     ) -> Iterator[tuple[LaunchRequest, int]]:
         """The requests of workloads, made one by one while the share lasts; their launches are put into `made`."""
-        share = pace.Share(pace.HAND_OVER_S)
+        share = heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
         # An older launch of the same task instance that Redis still believes in could make its pod beside the newer one.
         late = self.withdrawals.subjects()
         for key, workload, queue, executor_config in items:
             if late and compat.subject_of(workload) in late:
                 continue
             named = getattr(getattr(workload, "ti", None), "external_executor_id", None) or ""
-            launch_id = named if names.is_assigned(named) else names.new_launch_id()
+            launch_id = named if identifiers.is_assigned(named) else identifiers.new_launch_id()
             try:
                 request = self._attempts.first(workload, launch_id, executor_config, queue)
             except InvalidExecutorConfig as error:
@@ -255,7 +257,7 @@ class RedisKubernetesExecutor(BaseExecutor):
     # --- results ------------------------------------------------------------------------------------------------------
     def sync(self) -> None:
         """Take results, report them, compare with the ledger when it is time, while there is room for it. Never raises."""
-        if not self._started or not self._relay.available:
+        if not self._started or not self._breaker.available:
             return
         self._sync_waits = not self.beat.has_room()
         with self.beat, self._never_raising():
@@ -271,7 +273,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         """What fails inside is said, and done again later."""
         try:
             yield
-        except RelayUnavailable as error:
+        except RedisUnavailable as error:
             self._complain(error)
         except SQLAlchemyError as error:
             self.log.warning("The database does not answer; results wait: %s", type(error).__name__)
@@ -303,7 +305,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         if key in self.running:  # the scheduler repeats the call after a database error
             return True
         launch_id, foreign_id = ti.external_executor_id, None
-        if not launch_id or not names.is_launch_id(launch_id):
+        if not launch_id or not identifiers.is_launch_id(launch_id):
             # Not launched by us: a running one goes on without our help, the database will say how it ends.
             if ti.state not in (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING):
                 return False
@@ -353,7 +355,7 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     @staticmethod
     def get_cli_commands() -> list[GroupCommand]:
-        from podrelay.cli import get_podrelay_cli_commands
+        from podrelay.cli.definitions import get_podrelay_cli_commands
 
         return get_podrelay_cli_commands()
 

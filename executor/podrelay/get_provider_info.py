@@ -138,7 +138,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": "podrelay",
         "description": "An executor that takes Kubernetes out of the scheduler's loop: launches go through Redis.",
         "executors": ["podrelay.executor.RedisKubernetesExecutor"],
-        "cli": ["podrelay.cli.get_podrelay_cli_commands"],
+        "cli": ["podrelay.cli.definitions.get_podrelay_cli_commands"],
         "config": {
             "podrelay": {
                 "description": "Options of podrelay.executor.RedisKubernetesExecutor and its launchers and watchers. "

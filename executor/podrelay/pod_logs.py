@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
-from podrelay import names
+from podrelay.protocol import identifiers
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
@@ -72,8 +72,8 @@ def _newest_pod(
 
 def _selectors(ti: TaskInstance, try_number: int) -> Iterator[str]:
     launch_id = ti.external_executor_id
-    if launch_id and ti.try_number == try_number and names.is_launch_id(launch_id):
-        yield f"{names.LABEL_LAUNCH_ID}={launch_id}"
+    if launch_id and ti.try_number == try_number and identifiers.is_launch_id(launch_id):
+        yield f"{identifiers.LABEL_LAUNCH_ID}={launch_id}"
     yield PodGenerator.build_selector_for_k8s_executor_pod(
         dag_id=ti.dag_id,
         task_id=ti.task_id,
@@ -95,7 +95,7 @@ def _container(pod: dict[str, Any]) -> str:
 
 
 def _attempt(pod: dict[str, Any]) -> int:
-    text = (pod["metadata"].get("labels") or {}).get(names.LABEL_ATTEMPT, "0")
+    text = (pod["metadata"].get("labels") or {}).get(identifiers.LABEL_ATTEMPT, "0")
     return int(text) if text.isdigit() else 0
 
 

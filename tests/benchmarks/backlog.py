@@ -1,16 +1,17 @@
-"""Launches put into Redis as an executor puts them, without an executor: for what is asked of launchers alone."""
+"""LaunchRegistry put into Redis as an executor puts them, without an executor: for what is asked of launchers alone."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
 
-from podrelay.launch_queue import LaunchQueue
-from podrelay.names import DEFAULT_CLUSTER, Names
-from podrelay.relay import Relay
-from podrelay.sealing import Seal
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+from podrelay.protocol.messages import LaunchRequest
+from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
-from podrelay.wire import LaunchRequest
+from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.launch_queue import LaunchQueue
 
 DEPLOYMENT = "default"
 # About as long as a workload's JSON with its token.
@@ -29,7 +30,9 @@ def requests(
 
 def offer(redis_url: str, fernet_key: str, launches: Iterator[LaunchRequest]) -> None:
     settings = Settings(redis_url=redis_url, fernet_key=fernet_key, redis_timeout_s=30.0)
-    relay = Relay(settings)
-    queue = LaunchQueue(relay, Names(DEPLOYMENT), Seal(fernet_key), DEFAULT_CLUSTER, settings.ledger_ttl_s)
+    breaker = CircuitBreaker(settings)
+    queue = LaunchQueue(
+        breaker, RedisKeys(DEPLOYMENT), PayloadCipher(fernet_key), DEFAULT_CLUSTER, settings.ledger_ttl_s
+    )
     queue.offer((request, 0) for request in launches)
-    relay.close()
+    breaker.close()

@@ -11,14 +11,14 @@ from typing import Any
 
 import aiohttp
 
-from podrelay_workers.api_access import load_access
-from podrelay_workers.manifest import Manifests
+from podrelay_workers.kube.credentials import load_credentials
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from tests.benchmarks.backlog import DEPLOYMENT, requests
 
 
 async def bodies(dag_id: str, count: int, namespace: str) -> list[bytes]:
     """What the launcher would send, ready made."""
-    manifests = Manifests(DEPLOYMENT)
+    manifests = ManifestRenderer(DEPLOYMENT)
     try:
         return [json.dumps(await manifests.make(request), separators=(",", ":")).encode()
                 for request in requests(dag_id, count, namespace)]  # fmt: skip
@@ -29,7 +29,7 @@ async def bodies(dag_id: str, count: int, namespace: str) -> list[bytes]:
 async def post(dag_id: str, count: int, namespace: str, concurrency: int) -> dict[str, Any]:
     """Post all bodies; pods a second by its own clock, and CPU a pod."""
     ready = await bodies(dag_id, count, namespace)
-    access = await load_access()
+    access = await load_credentials()
     url = f"{access.host}/api/v1/namespaces/{namespace}/pods"
     headers = {**await access.headers(), "Content-Type": "application/json"}
     connector = aiohttp.TCPConnector(limit=0, ssl=access._tls())

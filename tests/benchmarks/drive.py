@@ -133,7 +133,7 @@ class Driver:
         """Write what a launcher and the watcher would have written for pods that run."""
         import redis
 
-        from podrelay import names
+        from podrelay.protocol import redis_keys
 
         executor = self.executor
         client = redis.Redis.from_url(executor.settings.redis_url, decode_responses=True)
@@ -141,7 +141,7 @@ class Driver:
         for launch in executor.launches:
             pod = {"state": "started", "started": "1", "pod": launch.launch_id, "namespace": "default", "uid": "u"}
             pipeline.hset(executor._names.launch(launch.launch_id), mapping=pod)
-        pipeline.delete(*(names.rq_queue(queue) for queue in executor._names.launch_queues("default")))
+        pipeline.delete(*(redis_keys.rq_queue(queue) for queue in executor._names.launch_queues("default")))
         pipeline.execute()
 
 
@@ -151,7 +151,7 @@ def name_of(workload: Any) -> str:
 
 def prepare(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     """An executor, and workloads whose rows are in the database as a scheduler leaves them."""
-    from tests.support.task_instances import make_task_instances, workloads_of
+    from tests.harness.task_instances import make_task_instances, workloads_of
 
     ids = make_task_instances(options.tasks, priority_weight=1)
     module, _, name = options.executor.rpartition(".")

@@ -62,7 +62,7 @@ def measure(rig: Rig, count: int, rate: float) -> dict[str, Any]:
     from sqlalchemy import update
 
     from podrelay.executor import RedisKubernetesExecutor
-    from tests.support.task_instances import OWNER, make_task_instances, workload_of
+    from tests.harness.task_instances import OWNER, make_task_instances, workload_of
 
     assert rig.cluster is not None
     cluster = rig.cluster

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from podrelay_workers.api_errors import ApiError
-from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import ApiError
 
 ENDED = ("Succeeded", "Failed")
 
@@ -35,7 +35,7 @@ async def observe(namespace: str, out: TextIO) -> None:
             ended.add(metadata["uid"])
             out.write(f"ended\t{task}\t{now:.6f}\n")
 
-    async with await PodsApi.connect() as api:
+    async with await PodClient.connect() as api:
         page = await api.list_page(namespace, brief=True, limit=0)
         for pod in page.items:
             created.add(pod["metadata"]["uid"])

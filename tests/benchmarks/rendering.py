@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tests.unit.test_manifest import PLAIN, manifests, request, stock_pod, written
+from tests.unit.launcher.test_pod_manifest import PLAIN, manifests, request, stock_pod, written
 
 
 def times_faster(rounds: int = 3) -> float:

@@ -24,8 +24,8 @@ from typing import Any
 from tests.benchmarks import backlog
 from tests.benchmarks.processes import cost_of
 from tests.benchmarks.slow_link import SlowLink
-from tests.support.local_cluster import LocalCluster
-from tests.support.redis_server import RedisServer
+from tests.harness.local_cluster import LocalCluster
+from tests.harness.redis_server import RedisServer
 
 TEMPLATE = """
 apiVersion: v1

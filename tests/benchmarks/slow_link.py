@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from tests.support.redis_server import free_port
+from tests.harness.redis_server import free_port
 
 
 class SlowLink:

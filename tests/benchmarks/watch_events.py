@@ -155,24 +155,24 @@ def stock(pods: int) -> None:
 def ours(pods: int) -> None:
     import redis
 
-    from podrelay.names import Names
+    from podrelay.protocol.redis_keys import RedisKeys
     from podrelay.settings import Settings
-    from podrelay_workers.stopping import Stopping
-    from podrelay_workers.watcher import run_watcher
+    from podrelay_workers.runtime.shutdown import Shutdown
+    from podrelay_workers.watcher.process import run_watcher
 
     settings = Settings(os.environ["BENCH_REDIS"], os.environ["BENCH_KEY"], DEPLOYMENT)
-    keys, client = Names(DEPLOYMENT), redis.Redis.from_url(settings.redis_url)
+    keys, client = RedisKeys(DEPLOYMENT), redis.Redis.from_url(settings.redis_url)
 
     async def main() -> None:
-        stopping = Stopping()
-        task = asyncio.ensure_future(run_watcher(settings, stopping=stopping))
+        shutdown = Shutdown()
+        task = asyncio.ensure_future(run_watcher(settings, shutdown=shutdown))
         while not client.exists(keys.watch("default")):
             await asyncio.sleep(0.01)
         began, used = time.monotonic(), processor_s()
         while client.zcard(keys.unacknowledged) < pods:
             await asyncio.sleep(0.02)
         report("podrelay watcher, published", pods * 6, time.monotonic() - began, processor_s() - used)
-        stopping.stop()
+        shutdown.request()
         await task
 
     asyncio.run(main())
@@ -181,7 +181,7 @@ def ours(pods: int) -> None:
 def main(pods: int) -> None:
     from cryptography.fernet import Fernet
 
-    from tests.support.redis_server import RedisServer
+    from tests.harness.redis_server import RedisServer
 
     with tempfile.TemporaryDirectory() as name, RedisServer(Path(name)) as redis_server:
         url_file = Path(name, "url")

@@ -17,8 +17,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.integration.watch.bench import Bench, Cluster, Launch
-from tests.support.redis_server import RedisServer
+from tests.harness.redis_server import RedisServer
+from tests.harness.watcher_rig import Bench, Cluster, Launch
 
 SAMPLE_S = 5.0
 THREADS = 8

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import tests.chaos.driver
-import tests.support.task_instances  # noqa: F401
+import tests.harness.task_instances  # noqa: F401
 
 __all__ = ["logged", "make_database", "make_tasks"]
 
@@ -27,7 +27,7 @@ def make_database() -> None:
 
 def make_tasks(count: int, dag_id: str, out: str) -> None:
     """Rows without a state, as Airflow has them before their time; their ids as JSON."""
-    from tests.support.task_instances import make_task_instances
+    from tests.harness.task_instances import make_task_instances
 
     ids = make_task_instances(count, state=None, dag_id=dag_id, queued_by_job_id=None, external_executor_id=None)
     Path(out).write_text(json.dumps(ids))

@@ -73,11 +73,11 @@ def _become(role: str, environment: dict[str, str], log: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     if role == "launcher":
-        from podrelay_workers.launcher import main as launcher
+        from podrelay_workers.launcher.process import main as launcher
 
         sys.exit(launcher([]))
     if role == "watcher":
-        from podrelay_workers.watcher import main as watcher
+        from podrelay_workers.watcher.process import main as watcher
 
         sys.exit(watcher([]))
     from tests.chaos.driver import Driver

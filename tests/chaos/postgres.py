@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.support.redis_server import free_port
+from tests.harness.redis_server import free_port
 
 _START_LIMIT_S = 60.0
 

@@ -23,8 +23,8 @@ from tests.chaos.links import Link, Links
 from tests.chaos.postgres import Postgres, find_binaries
 from tests.chaos.rows import Rows
 from tests.chaos.task_api import TaskApi
-from tests.support.local_cluster import ROOT, LocalCluster
-from tests.support.redis_server import RedisServer
+from tests.harness.local_cluster import ROOT, LocalCluster
+from tests.harness.redis_server import RedisServer
 
 FERNET_KEY = "bm90LWEtc2VjcmV0LWtleS1mb3ItdGVzdHMtb25seSE="
 TEMPLATE = """

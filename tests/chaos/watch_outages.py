@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.integration.watch.bench import Bench, Cluster, until
-from tests.support.redis_server import RedisServer
+from tests.harness.redis_server import RedisServer
+from tests.harness.watcher_rig import Bench, Cluster, until
 
 ENDS, VANISHED = 100, 20
 HEALED_MOST_S = 30.0

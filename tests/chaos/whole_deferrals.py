@@ -20,7 +20,7 @@ from pathlib import Path
 import redis
 
 from demo.stack import Shape, Stack
-from podrelay.names import Names
+from podrelay.protocol.redis_keys import RedisKeys
 from tests.chaos.links import Link, Links
 from tests.chaos.postgres import Postgres, find_binaries
 from tests.end_to_end.bench import Bench, Run
@@ -164,7 +164,7 @@ def _logged(bench: Bench, event: str) -> int:
 
 def _ledger(bench: Bench) -> list[dict[str, str]]:
     with redis.Redis.from_url(bench.stack.redis_url, decode_responses=True) as client:
-        keys = list(client.scan_iter(Names().launch_prefix + "*", count=1000))
+        keys = list(client.scan_iter(RedisKeys().launch_prefix + "*", count=1000))
         pipeline = client.pipeline(transaction=False)
         for key in keys:
             pipeline.hgetall(key)

@@ -12,8 +12,8 @@ from demo.airflow_api import TaskState
 from demo.progress import Launch
 from demo.run import read_launches
 from demo.stack import NAMESPACE, Stack
-from podrelay import names
-from tests.support.local_cluster import LocalCluster
+from podrelay.protocol import identifiers
+from tests.harness.local_cluster import LocalCluster
 
 
 class Bench:
@@ -89,13 +89,13 @@ class Run:
         return [
             pod["metadata"]["name"]
             for pod in self.bench.pods()
-            if pod["metadata"]["name"] in mine and names.LABEL_DONE not in pod["metadata"].get("labels", {})
+            if pod["metadata"]["name"] in mine and identifiers.LABEL_DONE not in pod["metadata"].get("labels", {})
         ]
 
     def pods_made(self) -> Counter[tuple[str, int]]:
         """How many pods the cluster made for each task and try, by its own record of requests."""
         made = Counter(
-            entry["labels"][names.LABEL_LAUNCH_ID]
+            entry["labels"][identifiers.LABEL_LAUNCH_ID]
             for entry in self.bench.cluster.audit()
             if entry["verb"] == "create" and entry["resource"] == "pods" and entry["status"] == 201
         )

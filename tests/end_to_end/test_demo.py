@@ -11,8 +11,9 @@ import redis
 
 from demo.progress import Launch
 from demo.run import DAG_ID
-from podrelay.dashboard import make_app
-from podrelay.names import DEFAULT_CLUSTER, Names
+from podrelay.cli.dashboard import make_app
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+from podrelay.protocol.redis_keys import RedisKeys
 from tests.end_to_end.bench import Bench, Run
 
 pytestmark = pytest.mark.timeout(600)
@@ -86,7 +87,7 @@ def _dashboard_shows_it(url: str) -> None:
     queues = [queue["name"] for queue in page.get("/0/data/queues.json").get_json()["queues"]]
     assert len(page.get("/0/data/workers.json").get_json()["workers"]) == 2
     shown = []
-    for queue in set(queues) & set(Names().launch_queues(DEFAULT_CLUSTER)):
+    for queue in set(queues) & set(RedisKeys().launch_queues(DEFAULT_CLUSTER)):
         listed = page.get(f"/0/data/jobs/{queue}/finished/50/asc/1.json")
         assert not TOKEN.search(listed.data)
         shown += [job["description"].partition(" ")[0] for job in listed.get_json()["jobs"]]

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from podrelay_workers.api_errors import ApiError
-from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import ApiError
 from tests.real_cluster.server import Json, Server
 
 T = TypeVar("T")
@@ -18,24 +18,24 @@ T = TypeVar("T")
 LABELS = "podrelay.test/of=seven"
 
 
-def ask(work: Callable[[PodsApi], Awaitable[T]]) -> T:
+def ask(work: Callable[[PodClient], Awaitable[T]]) -> T:
     """Let podrelay's own client do it."""
 
     async def run() -> T:
-        async with await PodsApi.connect() as api:
+        async with await PodClient.connect() as api:
             return await asyncio.wait_for(work(api), 60)
 
     return asyncio.run(run())
 
 
-def refusal(work: Callable[[PodsApi], Awaitable[Any]], kind: type[ApiError]) -> ApiError:
+def refusal(work: Callable[[PodClient], Awaitable[Any]], kind: type[ApiError]) -> ApiError:
     with pytest.raises(kind) as caught:
         ask(work)
     assert type(caught.value) is kind
     return caught.value
 
 
-async def events(api: PodsApi, server: Server, version: str, count: int, **options: Any) -> list[Json]:
+async def events(api: PodClient, server: Server, version: str, count: int, **options: Any) -> list[Json]:
     found: list[Json] = []
     stream = api.watch_stream(server.namespace, version=version, labels=LABELS, timeout_s=20, **options)
     async for event in stream:

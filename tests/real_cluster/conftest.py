@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.harness.local_cluster import LocalCluster
 from tests.real_cluster.server import POD_SPEC, Server, pod, unique_namespace
-from tests.support.local_cluster import LocalCluster
 
 VARIABLE = "PODRELAY_REAL_KUBECONFIG"
 

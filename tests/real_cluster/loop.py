@@ -8,11 +8,11 @@ from typing import Any
 
 from airflow.utils.session import create_session
 
-from podrelay import names
 from podrelay.executor import RedisKubernetesExecutor
+from podrelay.protocol import identifiers
+from tests.harness.parity_rig import Task
+from tests.harness.task_instances import make_task_instances, update, workload_of
 from tests.real_cluster.server import LONG_S, Json, Server, running
-from tests.support.parity_rig import Task
-from tests.support.task_instances import make_task_instances, update, workload_of
 
 OWNER = 61_000
 
@@ -49,8 +49,8 @@ class Loop:
 
     def pods(self, task: Task) -> list[Json]:
         """The pods of this task, by attempt."""
-        found = self.server.pods(f"?labelSelector={names.LABEL_LAUNCH_ID}={task.launch_id}")
-        return sorted(found, key=lambda pod: int(pod["metadata"]["labels"][names.LABEL_ATTEMPT]))
+        found = self.server.pods(f"?labelSelector={identifiers.LABEL_LAUNCH_ID}={task.launch_id}")
+        return sorted(found, key=lambda pod: int(pod["metadata"]["labels"][identifiers.LABEL_ATTEMPT]))
 
     def pod(self, task: Task, number: int = 0) -> str:
         """The name of a pod of this task, once it is there."""

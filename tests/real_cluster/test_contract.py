@@ -7,10 +7,11 @@ import os
 
 import pytest
 
-from podrelay import names
-from podrelay.preflight import run_checks
-from podrelay.wire import LaunchRequest
-from podrelay_workers.api_errors import (
+from podrelay.cli.check import run_checks
+from podrelay.protocol import identifiers
+from podrelay.protocol.messages import LaunchRequest
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import (
     AlreadyExists,
     ApiError,
     Conflict,
@@ -20,9 +21,8 @@ from podrelay_workers.api_errors import (
     Refused,
     error_of_event,
 )
-from podrelay_workers.creation import judge
-from podrelay_workers.manifest import Manifests
-from podrelay_workers.pods_api import PodsApi
+from podrelay_workers.launcher.error_policy import classify_error
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from tests.real_cluster.client import LABELS, ask, events, refusal
 from tests.real_cluster.conftest import VARIABLE
 from tests.real_cluster.server import Json, Server, ended, pod, running
@@ -48,7 +48,7 @@ def test_a_pod_that_is_being_deleted_still_has_its_name(server: Server, name: st
 def test_a_namespace_that_does_not_exist(server: Server) -> None:
     error = refusal(lambda api: api.create_pod("podrelay-no-such-namespace", pod("a")), NotFound)
     assert "podrelay-no-such-namespace" in error.message
-    assert judge(error, 0).scope == "never"
+    assert classify_error(error, 0).scope == "never"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_namespace_that_does_not_exist(server: Server) -> None:
 def test_what_is_invalid_is_refused_for_good(server: Server, change: Json) -> None:
     error = refusal(lambda api: api.create_pod(server.namespace, pod("x") | change), Refused)
     assert error.status == 422
-    assert judge(error, 0).scope == "never"
+    assert classify_error(error, 0).scope == "never"
 
 
 def test_a_field_of_the_wrong_type_is_refused_for_good(server: Server) -> None:
@@ -84,7 +84,7 @@ def test_a_service_account_that_does_not_exist(server: Server) -> None:
     body = pod("x")
     body["spec"] = body["spec"] | {"serviceAccountName": "podrelay-none"}
     error = refusal(lambda api: api.create_pod(server.namespace, body), Refused)
-    assert (error.status, judge(error, 0).scope, judge(error, 99).scope) == (403, "launch", "never")
+    assert (error.status, classify_error(error, 0).scope, classify_error(error, 99).scope) == (403, "launch", "never")
     assert "podrelay-none" in error.message
 
 
@@ -95,7 +95,7 @@ def test_a_quota_that_is_used_up(server: Server) -> None:
     counted = {"hard": {"pods": "1"}, "used": {"pods": str(len(server.pods()))}}
     made: list[str] = []
 
-    async def fill(api: PodsApi) -> None:
+    async def fill(api: PodClient) -> None:
         while len(made) < 50:
             await api.create_pod(server.namespace, pod(f"counted-{len(made)}"))
             made.append(f"counted-{len(made)}")
@@ -105,7 +105,7 @@ def test_a_quota_that_is_used_up(server: Server) -> None:
         server.patch(f"{path}/few/status", {"status": counted})  # where no controller counts
         error = refusal(fill, QuotaExceeded)
         assert "few" in error.message
-        assert judge(error, 0).scope == "namespace"
+        assert classify_error(error, 0).scope == "namespace"
         # Admission comes before the name: who had not heard of its own pod hears of the quota only.
         refusal(lambda api: api.create_pod(server.namespace, pod(made[0])), QuotaExceeded)
     finally:
@@ -122,11 +122,11 @@ def test_the_longest_names_and_labels_that_podrelay_makes(server: Server) -> Non
         key=(long[:250], long[:250], long[:250], 3, 1000), owner="1234567",
         args=("python", "-c", "x" * 100_000), namespace=server.namespace,
     )  # fmt: skip
-    body = Manifests("d" * 40).render(request)
+    body = ManifestRenderer("d" * 40).render(request)
     made = ask(lambda api: api.create_pod(server.namespace, body))
     try:
         assert len(made["metadata"]["name"]) <= 63
-        assert made["metadata"]["labels"][names.LABEL_LAUNCH_ID] == request.launch_id
+        assert made["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == request.launch_id
         assert made["metadata"]["annotations"]["dag_id"] == long[:250]
         assert made["spec"]["containers"][0]["args"] == list(request.args)
     finally:
@@ -135,7 +135,7 @@ def test_the_longest_names_and_labels_that_podrelay_makes(server: Server) -> Non
 
 # --- lists and watches ------------------------------------------------------------------------------------------------
 def test_a_list_in_pages(server: Server, seven: list[str]) -> None:
-    async def pages(api: PodsApi) -> list[list[Json]]:
+    async def pages(api: PodClient) -> list[list[Json]]:
         found, continuation = [], ""
         while True:
             page = await api.list_page(server.namespace, labels=LABELS, limit=3, continuation=continuation)
@@ -190,7 +190,7 @@ def test_a_pod_that_leaves_the_selector_is_told_as_deleted(server: Server, seven
 def test_a_version_of_long_ago_is_gone(server: Server, seven: list[str]) -> None:
     """In the stream or before it, as the server likes; to podrelay both are the same."""
 
-    async def watch(api: PodsApi) -> None:
+    async def watch(api: PodClient) -> None:
         found = await events(api, server, "1", 1)
         if found[0]["type"] != "ERROR" and VARIABLE in os.environ:
             pytest.skip("this server is so young that it remembers everything")
@@ -240,13 +240,13 @@ def test_delete_options(server: Server, name: str) -> None:
 
 def test_a_label_is_set_on_this_pod_only(server: Server, name: str) -> None:
     made = ask(lambda api: api.create_pod(server.namespace, pod(name, labels={"kept": "1"})))
-    uid, label = made["metadata"]["uid"], {names.LABEL_DONE: "True"}
+    uid, label = made["metadata"]["uid"], {identifiers.LABEL_DONE: "True"}
     patched = ask(
         lambda api: api.patch_pod(server.namespace, name, {"metadata": {"uid": uid, "labels": label}}),
     )
     assert patched["metadata"]["labels"] == {"kept": "1", **label}
     other = uid[:-1] + ("0" if uid[-1] != "0" else "1")
-    change = {"metadata": {"uid": other, "labels": {names.LABEL_REVOKED: "True"}}}
+    change = {"metadata": {"uid": other, "labels": {identifiers.LABEL_REVOKED: "True"}}}
     refusal(lambda api: api.patch_pod(server.namespace, name, change), Conflict)
     found = server.get(name)
     assert found is not None

@@ -12,12 +12,12 @@ import pytest
 import redis
 from kubernetes.client import models as k8s
 
-from podrelay import names
+from podrelay.protocol import identifiers
+from tests.harness.parity_rig import workers
+from tests.harness.redis_server import RedisServer, find_server
+from tests.harness.task_instances import load, update
 from tests.real_cluster.loop import Loop
 from tests.real_cluster.server import Json, Server, ended, running
-from tests.support.parity_rig import workers
-from tests.support.redis_server import RedisServer, find_server
-from tests.support.task_instances import load, update
 
 DEPLOYMENT = "real"
 
@@ -31,19 +31,21 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def settings(relay: RedisServer, environment: dict[str, str]) -> dict[str, str]:
+def settings(breaker: RedisServer, environment: dict[str, str]) -> dict[str, str]:
     return environment | {
-        "AIRFLOW__PODRELAY__REDIS_URL": relay.url,
+        "AIRFLOW__PODRELAY__REDIS_URL": breaker.url,
         "AIRFLOW__PODRELAY__DEPLOYMENT": DEPLOYMENT,
         "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.5",
     }
 
 
 @pytest.fixture(scope="session")
-def processes(settings: dict[str, str], relay: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def processes(
+    settings: dict[str, str], breaker: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A launcher and a watcher; the folder of their logs."""
     folder = tmp_path_factory.mktemp("workers")
-    with workers(folder, redis.Redis.from_url(relay.url), DEPLOYMENT, environment=settings):
+    with workers(folder, redis.Redis.from_url(breaker.url), DEPLOYMENT, environment=settings):
         yield folder
 
 
@@ -60,7 +62,7 @@ def loop(
 
 def marked(loop: Loop, name: str) -> bool:
     pod = loop.server.get(name)
-    return pod is not None and pod["metadata"]["labels"].get(names.LABEL_DONE) == "True"
+    return pod is not None and pod["metadata"]["labels"].get(identifiers.LABEL_DONE) == "True"
 
 
 def test_a_task_that_succeeds_leaves_no_pod(loop: Loop) -> None:
@@ -107,7 +109,7 @@ def test_a_pod_that_is_evicted_before_its_task_began_is_replaced(loop: Loop) -> 
     loop.server.set_status(first, {"phase": "Failed", "reason": "Evicted", "message": "no room"})
     second = loop.until(lambda: [p for p in loop.pods(task) if p["metadata"]["name"] != first], "another pod")
     name = second[0]["metadata"]["name"]
-    assert second[0]["metadata"]["labels"][names.LABEL_ATTEMPT] == "1"
+    assert second[0]["metadata"]["labels"][identifiers.LABEL_ATTEMPT] == "1"
     loop.server.set_status(name, running())
     update(task.ti_id, state="success")
     loop.server.set_status(name, ended(0))

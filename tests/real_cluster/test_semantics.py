@@ -7,13 +7,13 @@ import contextlib
 
 import pytest
 
-from podrelay import names
-from podrelay_workers.api_errors import Conflict, NotFound, Overloaded, Silent, Unreachable, error_of_event
-from podrelay_workers.pods_api import PodsApi
+from podrelay.protocol import identifiers
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import Conflict, NotFound, Overloaded, Silent, Unreachable, error_of_event
 from tests.real_cluster.client import LABELS, ask, events, refusal
 from tests.real_cluster.server import Json, Refusal, Server, ended, pod, running
 
-WATCHED = f"{names.LABEL_DEPLOYMENT}={{}},{names.LABEL_CLUSTER}=default,{names.LABEL_DONE}!=True"
+WATCHED = f"{identifiers.LABEL_DEPLOYMENT}={{}},{identifiers.LABEL_CLUSTER}=default,{identifiers.LABEL_DONE}!=True"
 
 
 def label_of(found: Json | None, label: str) -> str | None:
@@ -28,7 +28,7 @@ def test_pages_show_one_moment_whatever_changes_meanwhile(server: Server, seven:
 
     told: set[tuple[str, str | None]] = set()
 
-    async def pages(api: PodsApi) -> None:
+    async def pages(api: PodClient) -> None:
         first = await api.list_page(server.namespace, labels=LABELS, limit=3)
         await asyncio.to_thread(change)
         second = await api.list_page(server.namespace, labels=LABELS, limit=3, continuation=first.continuation)
@@ -78,29 +78,29 @@ def test_a_path_that_is_not_there_is_no_pod_that_is_gone(server: Server, seven: 
 
 def test_the_watchers_own_selector(server: Server, name: str) -> None:
     """The longest deployment, and the mark by which a pod leaves the selection; one that lacks the mark is in it."""
-    labels = {names.LABEL_DEPLOYMENT: "d" * 63, names.LABEL_CLUSTER: "default"}
+    labels = {identifiers.LABEL_DEPLOYMENT: "d" * 63, identifiers.LABEL_CLUSTER: "default"}
     selector = WATCHED.format("d" * 63)
     server.call("POST", server.pods_path, pod(name, labels=labels))
     page = ask(lambda api: api.list_page(server.namespace, labels=selector))
     assert [item["metadata"]["name"] for item in page.items] == [name]
 
-    async def watch(api: PodsApi) -> Json:
+    async def watch(api: PodClient) -> Json:
         stream = api.watch_stream(server.namespace, version=page.version, labels=selector, timeout_s=20)
-        await api.patch_pod(server.namespace, name, {"metadata": {"labels": {names.LABEL_DONE: "True"}}})
+        await api.patch_pod(server.namespace, name, {"metadata": {"labels": {identifiers.LABEL_DONE: "True"}}})
         event = await anext(stream)
         await stream.aclose()
         return event
 
     left = ask(watch)
     assert (left["type"], left["object"]["metadata"].get("deletionTimestamp")) == ("DELETED", None)
-    assert label_of(left["object"], names.LABEL_DONE) is None, "the pod as it was while it was selected"
+    assert label_of(left["object"], identifiers.LABEL_DONE) is None, "the pod as it was while it was selected"
 
 
 def test_a_version_that_is_not_reached_brings_no_event_of_before(server: Server, seven: list[str]) -> None:
     """Silence or an error, as the server likes: not the past, and no bookmark that leads back."""
     version = int(ask(lambda api: api.list_page(server.namespace)).version)
 
-    async def watch(api: PodsApi) -> None:
+    async def watch(api: PodClient) -> None:
         stream = api.watch_stream(server.namespace, version=str(version * 2), labels=LABELS, silence_s=3, timeout_s=20)
         server.set_status(seven[0], running())
         async for event in stream:
@@ -127,9 +127,9 @@ def test_a_large_pod_comes_whole(server: Server, name: str) -> None:
 def test_a_patch_sets_a_label_and_takes_it_off(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name, labels={"kept": "1"}))
     for value, expected in (("True", "True"), (None, None)):
-        body = {"metadata": {"labels": {names.LABEL_REVOKED: value}}}
+        body = {"metadata": {"labels": {identifiers.LABEL_REVOKED: value}}}
         answer = ask(lambda api, body=body: api.patch_pod(server.namespace, name, body))  # type: ignore[misc]
-        assert (label_of(answer, names.LABEL_REVOKED), label_of(answer, "kept")) == (expected, "1")
+        assert (label_of(answer, identifiers.LABEL_REVOKED), label_of(answer, "kept")) == (expected, "1")
         ask(lambda api, body=body: api.patch_pod(server.namespace, name, body))  # type: ignore[misc]
 
 
@@ -151,8 +151,8 @@ def test_a_patch_may_name_the_pod_and_the_version_that_it_means(server: Server, 
 def test_a_pod_that_is_going_can_still_be_marked(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name, finalizers=["podrelay.test/stays"]))
     ask(lambda api: api.delete_pod(server.namespace, name))
-    mark = {"metadata": {"labels": {names.LABEL_DONE: "True"}}}
-    assert label_of(ask(lambda api: api.patch_pod(server.namespace, name, mark)), names.LABEL_DONE) == "True"
+    mark = {"metadata": {"labels": {identifiers.LABEL_DONE: "True"}}}
+    assert label_of(ask(lambda api: api.patch_pod(server.namespace, name, mark)), identifiers.LABEL_DONE) == "True"
 
 
 PATCHES = {
@@ -188,13 +188,13 @@ def test_status_is_written_by_its_own_path_only(server: Server, name: str) -> No
 def test_a_deletion_may_name_the_version_that_it_means(server: Server, name: str) -> None:
     """Revocation rests on it: the label's answer says at which version nothing had begun."""
     uid = server.call("POST", server.pods_path, pod(name))["metadata"]["uid"]
-    mark = {"metadata": {"labels": {names.LABEL_REVOKED: "True"}}}
+    mark = {"metadata": {"labels": {identifiers.LABEL_REVOKED: "True"}}}
     version = ask(lambda api: api.patch_pod(server.namespace, name, mark))["metadata"]["resourceVersion"]
     server.set_status(name, running())
     refusal(lambda api: api.delete_pod(server.namespace, name, uid=uid, version=version), Conflict)
     assert "deletionTimestamp" not in (server.get(name) or {})["metadata"]
 
-    async def delete(api: PodsApi) -> None:
+    async def delete(api: PodClient) -> None:
         """A scheduler may have a word between any two requests."""
         for _ in range(20):
             found = await api.patch_pod(server.namespace, name, mark)

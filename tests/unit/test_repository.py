@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import podrelay
-from podrelay.cli import get_podrelay_cli_commands
+from podrelay.cli.check import NEEDED
+from podrelay.cli.definitions import get_podrelay_cli_commands
 from podrelay.get_provider_info import OPTIONS
-from podrelay.preflight import NEEDED
 
 if sys.version_info >= (3, 11):
     import tomllib

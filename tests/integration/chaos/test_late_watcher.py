@@ -9,8 +9,8 @@ import pytest
 from airflow.utils.session import create_session
 
 from podrelay.executor import RedisKubernetesExecutor
-from tests.integration.executor.conftest import Outside, beat
-from tests.support.task_instances import make_task_instances, update, workload_of
+from tests.harness.task_instances import make_task_instances, update, workload_of
+from tests.integration.scheduling.conftest import Outside, beat
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ import pytest
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 
-from podrelay import names
 from podrelay.executor import RedisKubernetesExecutor
-from tests.integration.executor.conftest import Outside, beat
-from tests.integration.executor.conftest import executor as executor
-from tests.integration.executor.conftest import outside as outside
-from tests.integration.executor.conftest import start_executor as start_executor
-from tests.support.redis_server import RedisServer
-from tests.support.task_instances import load, make_task_instances, update, workload_of
+from podrelay.protocol import identifiers, redis_keys
+from tests.harness.redis_server import RedisServer
+from tests.harness.task_instances import load, make_task_instances, update, workload_of
+from tests.integration.scheduling.conftest import Outside, beat
+from tests.integration.scheduling.conftest import executor as executor
+from tests.integration.scheduling.conftest import outside as outside
+from tests.integration.scheduling.conftest import start_executor as start_executor
 
 FAILED = TaskInstanceState.FAILED
 
@@ -44,7 +44,7 @@ def requeue(executor: RedisKubernetesExecutor, ti_id: str) -> str:
 
 
 def pod_of(launch_id: str, attempt: int = 0) -> str:
-    return names.pod_name("dag-task", launch_id, attempt)
+    return identifiers.pod_name("dag-task", launch_id, attempt)
 
 
 def begin(ti_id: str, pod: str) -> None:
@@ -118,7 +118,7 @@ def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor
     outside.create(launch_id, pod_of(launch_id))
     outside.publish(launch_id, "failed", pod=pod_of(launch_id), container_reason="ErrImagePull", phase="Pending")
     executor.heartbeat()
-    assert outside.queued()[-1:] == [names.job_id(launch_id, 1)]
+    assert outside.queued()[-1:] == [identifiers.job_id(launch_id, 1)]
     assert outside.redis.exists(f"rq:job:{launch_id}_0-pending-revoke"), "it goes only if it still waits by then"
     begin(ti_id, pod_of(launch_id, 0))  # its image came after all
     outside.create(launch_id, pod_of(launch_id, 1))
@@ -150,7 +150,7 @@ def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
 @pytest.fixture
 def handed_over(executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """A task and its launch, of a scheduler that soon looks again at what was revoked."""
-    monkeypatch.setattr("podrelay.withdrawals.LOOK_AGAIN_S", 0.3)
+    monkeypatch.setattr("podrelay.scheduling.revocations.LOOK_AGAIN_S", 0.3)
     ti_id = make_task_instances()[0]
     _, launch_id = queue(executor, ti_id)
     executor.heartbeat()
@@ -194,7 +194,7 @@ def test_a_scheduler_that_dies_after_revoking(
     _, newer = queue(second, ti_id)
     second.heartbeat()
     assert outside.ledger(older)["state"] == "withdrawn"
-    assert outside.redis.exists(names.RQ_JOB_PREFIX + names.job_id(older, 0)) == 0, "no launcher can take it"
+    assert outside.redis.exists(redis_keys.RQ_JOB_PREFIX + identifiers.job_id(older, 0)) == 0, "no launcher can take it"
     assert outside.redis.hget(outside.names.current, ti_id) == newer
     first.heartbeat()  # it was only slow: the newer launch is not its affair
     assert outside.ledger(newer)["state"] == "offered"

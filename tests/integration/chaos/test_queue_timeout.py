@@ -11,8 +11,8 @@ import redis
 from airflow.utils.session import create_session
 
 from podrelay.executor import RedisKubernetesExecutor
-from tests.integration.executor.conftest import Outside
-from tests.support.task_instances import load, make_task_instances, update, workload_of
+from tests.harness.task_instances import load, make_task_instances, update, workload_of
+from tests.integration.scheduling.conftest import Outside
 
 COUNT = 500
 BEGUN = 50
@@ -33,13 +33,13 @@ def executor(airflow_db: None, redis_url: str, monkeypatch: pytest.MonkeyPatch) 
 def round_trips(executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows by one with each command or pipeline that the executor sends."""
     sent: list[None] = []
-    call = executor._relay.call
+    call = executor._breaker.call
 
     def counted(command: Callable[[redis.Redis], Any]) -> Any:
         sent.append(None)
         return call(command)
 
-    monkeypatch.setattr(executor._relay, "call", counted)
+    monkeypatch.setattr(executor._breaker, "call", counted)
     return sent
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from podrelay import hearing
+from podrelay import health
 from tests.chaos import nursery
-from tests.support.local_cluster import LocalCluster
-from tests.support.redis_server import RedisServer
+from tests.harness.local_cluster import LocalCluster
+from tests.harness.redis_server import RedisServer
 
 TEMPLATE = """
 apiVersion: v1
@@ -30,7 +30,7 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 def until(condition: Callable[[], bool], most_s: float) -> None:
     end_s = time.monotonic() + most_s
     while not condition():
-        assert time.monotonic() < end_s, [hearing.read(kind, None) for kind in ("launcher", "watcher")]
+        assert time.monotonic() < end_s, [health.read(kind, None) for kind in ("launcher", "watcher")]
         time.sleep(0.2)
 
 
@@ -38,7 +38,7 @@ def until(condition: Callable[[], bool], most_s: float) -> None:
 def test_red_while_deaf(
     redis_url: str, redis_server: RedisServer, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hearing, "DEAF_AFTER_S", 5.0)
+    monkeypatch.setattr(health, "DEAF_AFTER_S", 5.0)
     (tmp_path / "template.yaml").write_text(TEMPLATE)
     environment = {
         "AIRFLOW__PODRELAY__REDIS_URL": redis_url,
@@ -52,7 +52,7 @@ def test_red_while_deaf(
 
     def deaf(kind: str) -> str:
         """What this very process says; others of this machine are not asked."""
-        own = [heard for heard in hearing.read(kind, None) if heard.pid == processes[kind].pid]
+        own = [heard for heard in health.read(kind, None) if heard.pid == processes[kind].pid]
         return own[0].deaf(time.time()) if own else "not there"
 
     try:

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.support.local_cluster import ROOT
-from tests.support.redis_server import find_server
+from tests.harness.local_cluster import ROOT
+from tests.harness.redis_server import find_server
 
 
 @pytest.mark.timeout(420)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.local_cluster.api import Api
-from tests.support.local_cluster import LocalCluster
+from tests.harness.cluster_api import Api
+from tests.harness.local_cluster import LocalCluster
 
 _numbers = itertools.count(1)
 

@@ -15,7 +15,7 @@ import kubernetes
 import kubernetes_asyncio
 import pytest
 
-from tests.integration.local_cluster.api import Api, held, pod, state
+from tests.harness.cluster_api import Api, held, pod, state
 
 
 class Kubectl:

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from podrelay_workers.local_cluster import clock
-from tests.integration.local_cluster.api import Api, Json, held, pod, state
+from podrelay_local_cluster.objects import clock
+from tests.harness.cluster_api import Api, Json, held, pod, state
 from tests.integration.local_cluster.test_objects import status_of
 
 IGNORES_SIGTERM = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")

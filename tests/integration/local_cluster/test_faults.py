@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.local_cluster.api import Api, Json, condition, held, in_background, pod, state
+from tests.harness.cluster_api import Api, Json, condition, held, in_background, pod, state
+from tests.harness.local_cluster import LocalCluster
 from tests.integration.local_cluster.test_objects import status_of
-from tests.support.local_cluster import LocalCluster
 
 
 class TestRequests:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.local_cluster.api import Api, Json, condition, pod, state
+from tests.harness.cluster_api import Api, Json, condition, pod, state
 
 
 def container(name: str, *command: str, **more: Any) -> Json:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.local_cluster.api import Api, held
+from tests.harness.cluster_api import Api, held
 from tests.integration.local_cluster.test_objects import status_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.local_cluster.api import Api, held, pod
+from tests.harness.cluster_api import Api, held, pod
 from tests.integration.local_cluster.test_objects import status_of
 
 TWO = [

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.local_cluster.api import Api, Json, held, pod
+from tests.harness.cluster_api import Api, Json, held, pod
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "no name": ({"metadata": {"name": ""}}, 422, "Invalid", "metadata.name: Required value"),

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from podrelay_workers.local_cluster.main import run_local_cluster
-from podrelay_workers.local_cluster.reaper import groups_left
-from tests.integration.local_cluster.api import Api, held, pod, state
-from tests.support.local_cluster import ROOT, LocalCluster
+from podrelay_local_cluster.kubelet.reaper import groups_left
+from podrelay_local_cluster.main import run_local_cluster
+from tests.harness.cluster_api import Api, held, pod, state
+from tests.harness.local_cluster import ROOT, LocalCluster
 
 STUBBORN = ("sh", "-c", "trap '' TERM; echo $$$$; sh -c 'trap \"\" TERM; echo $$$$; while :; do sleep 0.2; done'")
 
@@ -177,7 +177,7 @@ class TestDataDirectory:
 def test_command_line_that_makes_no_sense(tmp_path: Path) -> None:
     sources = os.pathsep.join([str(ROOT / "executor"), str(ROOT / "workers")])
     for options in (["--runner", "magic"], ["--token", "short"], []):
-        command = [sys.executable, "-m", "podrelay_workers.local_cluster", *options]
+        command = [sys.executable, "-m", "podrelay_local_cluster", *options]
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": sources}, capture_output=True, text=True, check=False
         )

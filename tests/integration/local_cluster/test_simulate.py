@@ -8,7 +8,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.integration.local_cluster.api import Api, Json, pod, state
+from tests.harness.cluster_api import Api, Json, pod, state
 
 
 def timed(name: str, duration_s: float | str, exit_code: int | str = 0) -> Json:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.local_cluster.api import Api, Json, held, pod
+from tests.harness.cluster_api import Api, Json, held, pod
 from tests.integration.local_cluster.test_objects import status_of
 
 PARTIAL = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"}

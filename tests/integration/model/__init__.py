@@ -1,1 +1,1 @@
-"""A stateful model test of the whole relay: Hypothesis chooses who does what next."""
+"""A stateful model test of the whole breaker: Hypothesis chooses who does what next."""

@@ -143,7 +143,7 @@ class Relayed(RuleBasedStateMachine):
 
     @rule()
     def drop_sides(self) -> None:
-        self.world.drop(self.world.names.sides("default"))
+        self.world.drop(self.world.names.fair_queues("default"))
 
     @rule()
     def drop_stream(self) -> None:
@@ -158,7 +158,7 @@ class Relayed(RuleBasedStateMachine):
 def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
     monkeypatch.setenv("AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S", "0.2")
-    monkeypatch.setattr("podrelay.executor.Relay", LossyRelay)
+    monkeypatch.setattr("podrelay.executor.CircuitBreaker", LossyRelay)
     logging.disable(logging.CRITICAL)
     Relayed.url = redis_url
     quick = settings(

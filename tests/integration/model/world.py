@@ -23,28 +23,28 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import JobState, TaskInstanceState
 
-from podrelay import names
-from podrelay.errors import RelayUnavailable
+from podrelay.errors import RedisUnavailable
 from podrelay.executor import RedisKubernetesExecutor
-from podrelay.names import Names
-from podrelay.redis_client import connect_async
-from podrelay.relay import Relay
-from podrelay.sealing import Seal
+from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.messages import CleanupRequest
+from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
-from podrelay.wire import CleanupRequest
-from podrelay_workers.intake import Intake, Job, Kind, Outcome, back, created, done, wait
-from podrelay_workers.leadership import Leadership, Term
-from podrelay_workers.pod_table import PodTable
-from podrelay_workers.publisher import NotLeader, Publisher
-from podrelay_workers.scripts import Scripts
-from podrelay_workers.verdict import Rules
+from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.connection import connect_async
+from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, Kind, back, created, done, wait
+from podrelay_workers.runtime.scripts import AsyncScripts
+from podrelay_workers.watcher.leader_election import LeaderElection, Term
+from podrelay_workers.watcher.outbox import NotLeader, Outbox
+from podrelay_workers.watcher.pod_state import Rules
+from podrelay_workers.watcher.pod_table import PodTable
 from tests.conftest import FERNET_KEY
-from tests.support.task_instances import load, make_task_instances, update, workload_of
+from tests.harness.task_instances import load, make_task_instances, update, workload_of
 
 _OPEN = ("queued", "running", "restarting", "scheduled", None)
 
 
-class LossyRelay(Relay):
+class LossyRelay(CircuitBreaker):
     """The executor's way to Redis, whose next answer may get lost."""
 
     lose_next = False
@@ -53,7 +53,7 @@ class LossyRelay(Relay):
         answer = super().call(command)
         if LossyRelay.lose_next:
             LossyRelay.lose_next = False
-            raise RelayUnavailable("the answer was lost", 0.0)
+            raise RedisUnavailable("the answer was lost", 0.0)
         return answer
 
 
@@ -84,8 +84,8 @@ class Pod:
         return {
             "metadata": {
                 "name": self.name, "namespace": "default", "uid": self.uid,
-                "labels": {names.LABEL_LAUNCH_ID: self.launch_id, names.LABEL_ATTEMPT: str(self.attempt)},
-                "annotations": {**annotations, names.ANNOTATION_SUBJECT: self.subject},
+                "labels": {identifiers.LABEL_LAUNCH_ID: self.launch_id, identifiers.LABEL_ATTEMPT: str(self.attempt)},
+                "annotations": {**annotations, identifiers.ANNOTATION_SUBJECT: self.subject},
             },
             "spec": {"containers": [{"name": "base", "image": "x"}]},
             "status": {
@@ -102,15 +102,15 @@ class Held:
 
     job: Job
     certain: bool = True
-    outcome: Outcome | None = None
+    outcome: Disposition | None = None
 
 
 @dataclass
 class Hands:
     """A launcher."""
 
-    launches: Intake
-    cleanups: Intake
+    launches: JobQueue
+    cleanups: JobQueue
     held: list[Held] = field(default_factory=list)
 
 
@@ -118,8 +118,8 @@ class Hands:
 class Eyes:
     """A watcher."""
 
-    leadership: Leadership
-    publisher: Publisher
+    leadership: LeaderElection
+    publisher: Outbox
     table: PodTable
     term: Term | None = None
     epoch: str = ""
@@ -140,9 +140,9 @@ class World:
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
         self.redis.flushall()
-        self.names = Names()
+        self.names = RedisKeys()
         self.settings = Settings(redis_url=url, fernet_key=FERNET_KEY, redis_timeout_s=1.0)
-        self._seal = Seal(FERNET_KEY)
+        self._cipher = PayloadCipher(FERNET_KEY)
         self._loop = asyncio.new_event_loop()
         self._client = connect_async(self.settings, timeout_s=5.0)
         self._rules = Rules(frozenset(), 60.0)
@@ -232,7 +232,7 @@ class World:
     def die_mind(self, number: int) -> None:
         """SIGKILL of a scheduler, and a new one that adopts."""
         self._bury(self.minds[number])
-        self.minds[number].executor._relay.close()
+        self.minds[number].executor._breaker.close()
         self.minds[number] = self._new_mind()
         self.adopt(self.minds[number])
 
@@ -248,7 +248,8 @@ class World:
     def _new_hands(self) -> Hands:
         worker = f"launcher-{uuid.uuid4().hex[:8]}"
         launches, cleanups = (
-            Intake(self._client, self.settings, self._seal, kind, worker, "default") for kind in typing.get_args(Kind)
+            JobQueue(self._client, self.settings, self._cipher, kind, worker, "default")
+            for kind in typing.get_args(Kind)
         )
         return Hands(launches, cleanups)
 
@@ -273,7 +274,7 @@ class World:
             hands.held.remove(held)
             return
         request = hands.launches.open_launch(held.job)
-        name = names.pod_name("pod", request.launch_id, request.attempt)
+        name = identifiers.pod_name("pod", request.launch_id, request.attempt)
         if name not in self.pods:
             self._uids += 1
             uid = f"u{self._uids}"
@@ -289,7 +290,7 @@ class World:
         if lose:
             return
         if answer == "unwanted":
-            parsed = names.parse_job_id(held.job.id)
+            parsed = identifiers.parse_job_id(held.job.id)
             assert parsed is not None
             pod, namespace, uid = map(str, held.outcome.args[:3])
             cleanup = CleanupRequest(parsed[0], "revoke", namespace, pod, uid, unless_started=True)
@@ -354,7 +355,7 @@ class World:
             pod.phase = "Running"
             self.runs[pod.subject] += 1
         else:
-            host = names.launch_of_pod(ti.hostname or "")
+            host = identifiers.launch_of_pod(ti.hostname or "")
             outrun = host is not None and host[0] in self.withdrawn
             excused = outrun or self.broken[pod.subject] or ti.external_executor_id != pod.launch_id
             assert excused, f"{pod}: a pod too many"
@@ -388,15 +389,15 @@ class World:
 
     # --- watchers -----------------------------------------------------------------------------------------------------
     def _new_eyes(self) -> Eyes:
-        scripts = Scripts(self._client)
+        scripts = AsyncScripts(self._client)
         return Eyes(
-            Leadership(scripts, self.names, "default", 3600.0),
-            Publisher(scripts, self.names, self._seal, "default", 100_000),
+            LeaderElection(scripts, self.names, "default", 3600.0),
+            Outbox(scripts, self.names, self._cipher, "default", 100_000),
             PodTable(self._rules),
         )
 
     def watch(self, eyes: Eyes, lose: bool = False) -> None:
-        """Lead or stand by; the leader lists, compares and publishes. `lose`: it dies before it publishes."""
+        """Leader or stand by; the leader lists, compares and publishes. `lose`: it dies before it publishes."""
         term = self._run(eyes.leadership.claim())
         if term is None:
             eyes.publisher.forget()
@@ -500,22 +501,22 @@ class World:
         if ":queue:" not in key:
             return bool(self.redis.zcard(key))
         ids = self.redis.lrange(key, 0, -1)
-        return any(self.redis.hget(names.RQ_JOB_PREFIX + job, "status") == "queued" for job in ids)
+        return any(self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "status") == "queued" for job in ids)
 
     def lost_jobs(self) -> list[str]:
-        """Launches that wait by the ledger, and whose job is in no list: I2 would be broken."""
-        lost, known = [], self.redis.smembers(names.RQ_QUEUES)
+        """LaunchRegistry that wait by the ledger, and whose job is in no list: I2 would be broken."""
+        lost, known = [], self.redis.smembers(redis_keys.RQ_QUEUES)
         for key in self.redis.keys(self.names.launch_prefix + "*"):
             entry = self.redis.hgetall(key)
             if entry.get("state") not in ("offered", "waiting", "claimed"):
                 continue
             job, queue = f"{key[len(self.names.launch_prefix) :]}_{entry['attempt']}", entry["queue"]
-            side = names.rq_queue(queue + names.SIDE_MARK)
-            lists = [one for one in known if one == names.rq_queue(queue) or one.startswith(side)]
+            side = redis_keys.rq_queue(queue + redis_keys.FAIR_QUEUE_MARK)
+            lists = [one for one in known if one == redis_keys.rq_queue(queue) or one.startswith(side)]
             places = [
                 any(job in self.redis.lrange(one, 0, -1) for one in lists),
-                any(member.startswith(job + ":") for member in self.redis.zrange(names.rq_started(queue), 0, -1)),
-                self.redis.zscore(names.rq_scheduled(queue), job) is not None,
+                any(member.startswith(job + ":") for member in self.redis.zrange(redis_keys.rq_started(queue), 0, -1)),
+                self.redis.zscore(redis_keys.rq_scheduled(queue), job) is not None,
             ]
             if not any(places):
                 lost.append(job)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.local_cluster import LocalCluster
-from tests.support.parity_rig import NAMESPACES, TEMPLATE, PodrelayRig, Rig, StockRig, Workers, workers
-from tests.support.redis_server import RedisServer, find_server
+from tests.harness.local_cluster import LocalCluster
+from tests.harness.parity_rig import NAMESPACES, TEMPLATE, PodrelayRig, Rig, StockRig, Workers, workers
+from tests.harness.redis_server import RedisServer, find_server
 
 RIGS: dict[str, type[Rig]] = {rig.name: rig for rig in (PodrelayRig, StockRig)}
 

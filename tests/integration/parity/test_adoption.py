@@ -10,10 +10,10 @@ from airflow.jobs.job import Job
 from airflow.utils.session import create_session
 from airflow.utils.state import JobState, TaskInstanceState
 
+from tests.harness.parity_rig import Rig
+from tests.harness.task_instances import load, update
 from tests.integration.parity.conftest import Rigs
 from tests.integration.parity.test_watch import pending
-from tests.support.parity_rig import Rig
-from tests.support.task_instances import load, update
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 
@@ -134,7 +134,7 @@ def scheduler_row(job_id: int, *, alive: bool) -> None:
 def test_completed_pods_are_cleaned_up_unless_their_scheduler_lives(
     rigs: Rigs, which: str, alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podrelay.sweep.ABANDONED_AFTER_S", 0.3)
+    monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.3)
     rig = rigs(which)
     scheduler_row(rig.job_id, alive=alive)
     task, pod = rig.run()

@@ -12,7 +12,10 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import literal
 
 from podrelay.executor import RedisKubernetesExecutor
-from podrelay.task_rows import rows_by_key, rows_by_subject
+from podrelay.scheduling.airflow_db import rows_by_key, rows_by_subject
+from tests.harness.coming_airflow import ComingBaseExecutor, ComingRig, WorkloadType, executor_class
+from tests.harness.parity_rig import Rig
+from tests.harness.task_instances import load, make_task_instances, update
 from tests.integration.parity import (
     conftest,
     test_adoption,
@@ -24,9 +27,6 @@ from tests.integration.parity import (
     test_watch,
 )
 from tests.integration.parity.conftest import Rigs
-from tests.support.coming_airflow import ComingBaseExecutor, ComingRig, WorkloadType, executor_class
-from tests.support.parity_rig import Rig
-from tests.support.task_instances import load, make_task_instances, update
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import redis
 from airflow.utils.state import TaskInstanceState
 from kubernetes.client import models as k8s
 
+from tests.harness.parity_rig import Workers, workers
+from tests.harness.redis_server import RedisServer
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import Workers, workers
-from tests.support.redis_server import RedisServer
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.harness.parity_rig import Rig, Task
+from tests.harness.task_instances import update
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import Rig, Task
-from tests.support.task_instances import update
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 
@@ -103,7 +103,7 @@ def test_a_pod_is_deleted_only_after_its_result_was_taken(rigs: Rigs) -> None:
     update(task.ti_id, state="success")
     rig.end_pod(pod, exit_code=0)
     result = f"podrelay:default:launch:{task.launch_id}"
-    redis = rig.executor._relay._client  # type: ignore[attr-defined]
+    redis = rig.executor._breaker._client  # type: ignore[attr-defined]
     rig.wait(lambda: redis.hget(result, "state") == b"finished")  # no heartbeat meanwhile
     assert rig.requests("delete", pod) == []
     rig.until(lambda: rig.look(pod) is None)

@@ -14,9 +14,9 @@ from airflow.utils.state import TaskInstanceState
 from kubernetes.client import models as k8s
 from sqlalchemy import text
 
+from tests.harness.parity_rig import LONG_S, Rig, Task
+from tests.harness.task_instances import update, workload_of
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import LONG_S, Rig, Task
-from tests.support.task_instances import update, workload_of
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from kubernetes.client import models as k8s
 
+from tests.harness.parity_rig import Rig, Task
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import Rig, Task
 
 Json = dict[str, Any]
 
@@ -139,8 +139,8 @@ def test_that_the_api_server_throttles(ours: Rig) -> None:
 # --- the times -----------------------------------------------------------------------------------------------------------
 def test_all_times_of_a_launch(ours: Rig) -> None:
     """From the hand-over to the acknowledgement, in order, and as `airflow podrelay status --launch` shows them."""
-    from podrelay.lifecycle import STEPS, durations_s
-    from podrelay.status import describe_launch, render_launch
+    from podrelay.cli.status import describe_launch, render_launch
+    from podrelay.protocol.lifecycle import STEPS, durations_s
 
     task, pod = ours.run()
     ours.end_pod(pod, exit_code=1)

@@ -14,9 +14,9 @@ from airflow.providers.cncf.kubernetes.executors.kubernetes_executor import Kube
 from airflow.utils.session import create_session
 
 from podrelay.executor import RedisKubernetesExecutor
+from tests.harness.parity_rig import Rig
+from tests.harness.task_instances import load, update, workload_of
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import Rig
-from tests.support.task_instances import load, update, workload_of
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 either = pytest.mark.parametrize("kind", [RedisKubernetesExecutor, KubernetesExecutor])
@@ -143,17 +143,19 @@ def test_pods_go_on_when_the_scheduler_ends(rigs: Rigs, which: str) -> None:
 
 
 def test_executors_side_by_side_by_alias_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "Relay:podrelay.executor.RedisKubernetesExecutor,KubernetesExecutor")
+    monkeypatch.setenv(
+        "AIRFLOW__CORE__EXECUTOR", "CircuitBreaker:podrelay.executor.RedisKubernetesExecutor,KubernetesExecutor"
+    )
     # What the loader found out before.
     monkeypatch.setattr(executor_loader, "_executor_names", [])
     monkeypatch.setattr(executor_loader, "_team_name_to_executors", defaultdict(list))
     for name in ("_alias_to_executors_per_team", "_module_to_executors_per_team", "_classname_to_executors_per_team"):
         monkeypatch.setattr(executor_loader, name, defaultdict(dict))
     ExecutorLoader.init_executors()
-    for name in ("Relay", "podrelay.executor.RedisKubernetesExecutor", "RedisKubernetesExecutor"):
+    for name in ("CircuitBreaker", "podrelay.executor.RedisKubernetesExecutor", "RedisKubernetesExecutor"):
         executor = ExecutorLoader.load_executor(ExecutorLoader.lookup_executor_name_by_str(name))
         assert isinstance(executor, RedisKubernetesExecutor)
-    assert ExecutorLoader.get_default_executor_name().alias == "Relay"
+    assert ExecutorLoader.get_default_executor_name().alias == "CircuitBreaker"
 
 
 @both

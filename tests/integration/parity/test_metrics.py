@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from podrelay import names
-from podrelay.launch_queue import Acknowledgement
-from podrelay.wire import CleanupAction, CleanupRequest, LaunchRequest
-from tests.integration.launch.conftest import Bench, until
-from tests.integration.launch.pod_api import PodApi, status
+from podrelay.protocol import identifiers
+from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequest
+from podrelay.store.launch_queue import Acknowledgement
+from tests.harness.pod_api import PodApi, status
+from tests.harness.redis_server import RedisServer
+from tests.harness.task_instances import load
+from tests.integration.launcher.conftest import Bench, until
 from tests.integration.parity.conftest import Rigs
-from tests.support.redis_server import RedisServer
-from tests.support.task_instances import load
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 
@@ -78,10 +78,10 @@ def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("team", [None, "red"])
 def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, team: str | None) -> None:
-    from podrelay_workers import cleanup, launching
+    from podrelay_workers.launcher import cleanup_job, launch_job
 
     recorder = Recorder()
-    recorder.replace(monkeypatch, cleanup, launching)
+    recorder.replace(monkeypatch, cleanup_job, launch_job)
     tags = (("team_name", team),) if team else ()
     with RedisServer(tmp_path) as server, PodApi() as api:
         bench = Bench(server.url, api, tmp_path)
@@ -112,7 +112,7 @@ async def one_of_each(bench: Bench, api: PodApi, recorder: Recorder, team: str |
         await until(lambda: api.calls["patch"])
         clean_up(bench, good, "delete", pod)
         await until(lambda: not api.pods)
-        clean_up(bench, bad, "delete", names.pod_name("gone", bad.launch_id, 0))
+        clean_up(bench, bad, "delete", identifiers.pod_name("gone", bad.launch_id, 0))
         await until(lambda: any(("status", "404") in tags for _, _, tags in recorder.told))
 
 

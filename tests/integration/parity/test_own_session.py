@@ -8,8 +8,8 @@ import uuid
 from airflow import settings
 from airflow.models.taskinstance import TaskInstance
 
-from tests.support.parity_rig import Rig
-from tests.support.task_instances import load
+from tests.harness.parity_rig import Rig
+from tests.harness.task_instances import load
 
 
 def test_the_schedulers_transaction_is_left_alone(ours: Rig) -> None:

@@ -6,14 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-PLACES = {
-    "E": "tests/integration/executor/test_executor",
-    "X/": "tests/integration/executor/",
-    "L/": "tests/integration/launch/",
-    "W/": "tests/integration/watch/",
-    "K/": "tests/integration/chaos/",
-    "U/": "tests/unit/",
-}
+PLACES = {"I/": "tests/integration/", "U/": "tests/unit/"}
 ITEMS = [*map(str, range(1, 144)), "143a", *map(str, range(144, 178)), *(f"D-{number}" for number in range(1, 15))]
 
 
@@ -32,7 +25,7 @@ def items_of(cell: str) -> list[str]:
 
 def file_of(name: str) -> Path:
     for short, place in PLACES.items():
-        if name == short or (short.endswith("/") and name.startswith(short)):
+        if name.startswith(short):
             return ROOT / (place + name[len(short) :] + ("" if name.endswith(".py") else ".py"))
     return ROOT / f"tests/integration/parity/{name}.py"
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from airflow.utils.state import TaskInstanceState
 
+from tests.harness.parity_rig import Rig
+from tests.harness.task_instances import load, update
 from tests.integration.parity.conftest import Rigs
 from tests.integration.parity.test_watch import pending
-from tests.support.parity_rig import Rig
-from tests.support.task_instances import load, update
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 

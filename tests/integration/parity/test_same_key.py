@@ -21,11 +21,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from podrelay.executor import RedisKubernetesExecutor
-from tests.integration.executor.conftest import Outside
+from tests.harness.parity_rig import Rig
+from tests.harness.redis_server import RedisServer
+from tests.harness.task_instances import OWNER, make_task_instances, update
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import Rig
-from tests.support.redis_server import RedisServer
-from tests.support.task_instances import OWNER, make_task_instances, update
+from tests.integration.scheduling.conftest import Outside
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 

@@ -19,12 +19,12 @@ import yaml
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.providers.cncf.kubernetes.template_rendering import get_rendered_k8s_spec
 
-from podrelay import names
-from podrelay.wire import LaunchRequest
-from podrelay_workers.manifest import Manifests
-from tests.support.local_cluster import ROOT, LocalCluster
-from tests.support.parity_rig import TEMPLATE, Rig
-from tests.support.task_instances import load
+from podrelay.protocol import identifiers
+from podrelay.protocol.messages import LaunchRequest
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from tests.harness.local_cluster import ROOT, LocalCluster
+from tests.harness.parity_rig import TEMPLATE, Rig
+from tests.harness.task_instances import load
 
 DAG = """
 from airflow.sdk import DAG, task
@@ -100,7 +100,7 @@ class Ages:
             "7",
             ("true",),
         )
-        body = Manifests("default", kube_config=config, hook=False).render(request)
+        body = ManifestRenderer("default", kube_config=config, hook=False).render(request)
         if name.startswith("waits"):
             body["metadata"]["annotations"]["local-cluster/hold"] = "true"
         made = self.cluster.call("POST", "/api/v1/namespaces/default/pods", body)
@@ -173,7 +173,7 @@ def test_the_rendered_pod_is_the_one_that_runs(ours: Rig) -> None:
     assert shown is not None
     for part in ("labels", "annotations"):
         told = {key: value for key, value in runs["metadata"][part].items() if not key.startswith("podrelay/")}
-        assert told | {names.LABEL_WORKER: "0"} == shown["metadata"][part] | {names.LABEL_WORKER: "0"}
+        assert told | {identifiers.LABEL_WORKER: "0"} == shown["metadata"][part] | {identifiers.LABEL_WORKER: "0"}
     assert runs["metadata"]["namespace"] == shown["metadata"]["namespace"] == "other"
     assert runs["spec"]["containers"][0]["image"] == shown["spec"]["containers"][0]["image"] == "a:1"
     assert runs["spec"]["containers"][0]["env"] == shown["spec"]["containers"][0]["env"]

@@ -11,9 +11,9 @@ import pytest
 from airflow.utils.state import TaskInstanceState
 from kubernetes.client import models as k8s
 
+from tests.harness.parity_rig import Rig
+from tests.harness.task_instances import update
 from tests.integration.parity.conftest import Rigs
-from tests.support.parity_rig import Rig
-from tests.support.task_instances import update
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 

@@ -12,10 +12,10 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from podrelay import names
-from podrelay.requests import request_for
-from podrelay_workers.manifest import Manifests
-from tests.support.task_instances import make_task_instances, workload_of
+from podrelay.protocol import identifiers
+from podrelay.scheduling.request_builder import request_for
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from tests.harness.task_instances import make_task_instances, workload_of
 
 TEMPLATE = {
     "kind": "Pod",
@@ -41,7 +41,7 @@ def everything() -> k8s.V1Pod:
         metadata=k8s.V1ObjectMeta(
             name="Mein Pöd " + "x" * 90, generate_name="generated-", namespace="other", finalizers=["example.org/f"],
             labels={**FORGED, "dag_id": "mine", "airflow-worker": "1", "team": ""},
-            annotations={names.ANNOTATION_SUBJECT: "forged", "try_number": "9", "ü": "ß"},
+            annotations={identifiers.ANNOTATION_SUBJECT: "forged", "try_number": "9", "ü": "ß"},
         ),
         spec=k8s.V1PodSpec(
             host_network=False, automount_service_account_token=False, overhead={"cpu": "1"},
@@ -68,7 +68,7 @@ def test_everything_set(airflow_db: None, tmp_path: Path, monkeypatch: pytest.Mo
     workload, launch_id = workload_of(make_task_instances(1)[0]), "0192f0c1-aaaa-7bbb-8ccc-000000000000"
     asked = {"pod_override": everything()}
     request = request_for(workload, launch_id, "17", KubeConfig(), cluster="default", team=None, executor_config=asked)
-    body = Manifests("prod").render(request)
+    body = ManifestRenderer("prod").render(request)
 
     ti = workload.ti
     stock: Any = ApiClient().sanitize_for_serialization(PodGenerator.construct_pod(
@@ -85,7 +85,7 @@ def test_everything_set(airflow_db: None, tmp_path: Path, monkeypatch: pytest.Mo
         assert set(theirs[part]) <= set(ours[part])
     for name in ("namespace", "generateName", "finalizers"):
         assert ours[name] == theirs[name]
-    assert (ours["labels"][names.LABEL_LAUNCH_ID], ours["namespace"]) == (launch_id, "other")
+    assert (ours["labels"][identifiers.LABEL_LAUNCH_ID], ours["namespace"]) == (launch_id, "other")
     assert ours["name"].startswith("mein-p")
     assert len(ours["name"]) <= 63
     assert ours["name"].isascii()

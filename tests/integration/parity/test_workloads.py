@@ -24,11 +24,11 @@ from airflow.utils.session import create_session
 from kubernetes.client import models as k8s
 
 from podrelay.executor import RedisKubernetesExecutor
+from tests.harness.local_cluster import ROOT, LocalCluster
+from tests.harness.parity_rig import PodrelayRig, Workers, workers
+from tests.harness.redis_server import RedisServer
+from tests.harness.task_instances import load, update
 from tests.integration.parity.conftest import Rigs
-from tests.support.local_cluster import ROOT, LocalCluster
-from tests.support.parity_rig import PodrelayRig, Workers, workers
-from tests.support.redis_server import RedisServer
-from tests.support.task_instances import load, update
 
 TEAM = "red"
 CALLBACKS = """
@@ -211,7 +211,7 @@ def test_connection_tests_run_in_pods(red: RedRig) -> None:
 def test_a_team_has_its_own_options_queues_and_cluster(red: RedRig) -> None:
     assert red.executor.parallelism == 7
     task = red.submit()
-    client = red.executor._relay._client  # type: ignore[attr-defined]
+    client = red.executor._breaker._client  # type: ignore[attr-defined]
     assert client.hget(f"podrelay:real:launch:{task.launch_id}", "queue") == b"podrelay.real.red.launch"
     assert red.pod(task)["metadata"]["labels"]["podrelay/cluster"] == TEAM
 

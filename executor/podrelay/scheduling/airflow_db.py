@@ -1,0 +1,141 @@
+"""What the executor asks of Airflow's database: always one query for many, in a session of its own.
+
+A session of its own, because some callers run inside the scheduler's transaction, which must not be committed early
+(airflow #67813).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+from airflow.executors import workloads
+from airflow.jobs.job import Job
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from airflow.utils.state import JobState, TaskInstanceState
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import defer, joinedload
+
+from podrelay import compat
+from podrelay.protocol import identifiers
+from podrelay.scheduling.decisions import TaskRow
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = (
+    TaskInstance.id,
+    TaskInstance.dag_id,
+    TaskInstance.task_id,
+    TaskInstance.run_id,
+    TaskInstance.map_index,
+    TaskInstance.try_number,
+    TaskInstance.state,
+    TaskInstance.external_executor_id,
+    TaskInstance.queued_by_job_id,
+    TaskInstance.queued_dttm,
+    TaskInstance.start_date,
+    TaskInstance.hostname,
+)
+
+
+def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]:
+    """The task instances of these keys, by (dag_id, task_id, run_id, map_index).
+
+    By key and not by id: clearing a running task changes its id at once, and the old pod's end still matters.
+    """
+    wanted = TaskInstance.filter_for_tis(list(keys))
+    if wanted is None:
+        return {}
+    return {(row.dag_id, row.task_id, row.run_id, row.map_index): _task_row(row) for row in _select(wanted)}
+
+
+def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
+    """The task instances with these ids. One that was cleared while it ran has another id by now, and is not among them;
+    nor is a subject that is no id at all, which the ledger may have from a pod's annotation.
+    """
+    ids = [UUID(subject) for subject in subjects if is_task_id(subject)]
+    return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(ids))} if ids else {}
+
+
+def is_task_id(subject: str) -> bool:
+    try:
+        UUID(subject)
+    except ValueError:
+        return False
+    return True
+
+
+def _select(wanted: Any) -> Sequence[Any]:
+    with create_session(scoped=False) as session:
+        return session.execute(select(*_COLUMNS).where(wanted, *compat.only_current())).all()
+
+
+def _task_row(row: Any) -> TaskRow:
+    return TaskRow(
+        state=None if row.state is None else str(getattr(row.state, "value", row.state)),
+        try_number=row.try_number,
+        launch_id=row.external_executor_id,
+        subject=str(row.id),
+        queued_by=row.queued_by_job_id,
+        host=identifiers.launch_of_pod(row.hostname or ""),
+        began=row.start_date is not None and (row.queued_dttm is None or row.start_date >= row.queued_dttm),
+    )
+
+
+def coordinates(key: Any) -> tuple[str, str, str, int]:
+    """The part of a task key that names its row, whatever the try."""
+    return (key.dag_id, key.task_id, key.run_id, key.map_index)
+
+
+def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tuple[Any, Any]]:
+    """Make the workloads of queued task instances anew, with fresh tokens: (workload, executor_config) by id.
+
+    For launches whose request was only in a dead scheduler's memory or in a Redis that lost its data. A row of which no
+    workload can be made has the error in the place of its executor_config, and None for the workload.
+    """
+    with create_session(scoped=False) as session:
+        found = session.scalars(
+            select(TaskInstance)
+            .where(
+                TaskInstance.id.in_([UUID(subject) for subject in subjects]),
+                TaskInstance.state == TaskInstanceState.QUEUED,
+                *compat.only_current(),
+            )
+            .options(
+                joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model),
+                joinedload(TaskInstance.dag_model),
+                # A pickle that this release cannot read must not hide the other rows.
+                defer(TaskInstance.executor_config),
+            )
+        ).unique()
+        return {str(ti.id): _rebuilt(ti, generator) for ti in found.all()}
+
+
+def _rebuilt(ti: TaskInstance, generator: Any) -> tuple[Any, Any]:
+    try:
+        config = ti.executor_config
+        return workloads.ExecuteTask.make(ti, generator=generator), config
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a row of an older release holds fails this task and no other
+        return None, error
+
+
+def alive_schedulers(threshold_s: int) -> set[str]:
+    """Job ids of the schedulers that are alive, as text: running, and heard of within `threshold_s` seconds."""
+    cutoff = datetime.now(timezone.utc) - timedelta(seconds=threshold_s)
+    with create_session(scoped=False) as session:
+        return {
+            str(job_id)
+            for job_id in session.scalars(
+                select(Job.id).where(
+                    Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING, Job.latest_heartbeat >= cutoff
+                )
+            )
+        }

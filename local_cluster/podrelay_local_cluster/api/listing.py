@@ -1,0 +1,185 @@
+"""Lists: selectors, chunks with a consistent snapshot, and what a resource version in a list request means.
+
+After "API concepts": all chunks of a list show the moment of the first one; a continue token that has become too old is 410
+Expired, and that answer offers a token for the rest as it is now.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from podrelay_local_cluster.api.request_info import RequestInfo
+from podrelay_local_cluster.objects import selectors
+from podrelay_local_cluster.objects.errors import (
+    ApiError,
+    bad_request,
+    expired,
+    forbidden_value,
+    invalid,
+    version_too_large,
+    version_too_old,
+)
+from podrelay_local_cluster.objects.selectors import Selector
+from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.storage.store import ObjectStore
+
+Json = dict[str, Any]
+
+_SNAPSHOT_LIFE_S = 300.0  # etcd is compacted every five minutes
+_MAX_SNAPSHOTS = 64
+
+
+@dataclass(frozen=True)
+class ListRequest:
+    """The parameters of a list."""
+
+    resource: str
+    namespace: str
+    selector: Selector
+    limit: int
+    token: str
+    version: str
+    version_match: str
+
+    @classmethod
+    def of_query(cls, info: RequestInfo, query: Mapping[str, str]) -> ListRequest:
+        """Raises `ApiError` 400 or 422."""
+        selector = selectors.parse(info.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+        version, version_match = query.get("resourceVersion", ""), query.get("resourceVersionMatch", "")
+        limit = integer(query, "limit") or 0
+        if version and not version.isdecimal():
+            raise bad_request(f'Invalid value: "{version}": resourceVersion is no version of this server')
+        if version_match and not version:
+            why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", why)])
+        if version_match == "Exact" and version == "0":
+            why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", why)])
+        token = query.get("continue", "")
+        if token and version not in ("", "0"):
+            raise bad_request("specifying resource version is not allowed when using continue")
+        return cls(info.resource, info.namespace, selector, max(0, limit), token, version, version_match)
+
+
+def integer(query: Mapping[str, str], name: str) -> int | None:
+    """Raises `ApiError` 400 for a parameter that is there and no whole number."""
+    value = query.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        return int(value)
+    except ValueError as exc:
+        raise bad_request(f'{name}: Invalid value: "{value}": must be an integer') from exc
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    records: list[Record]
+    version: int
+    made_at: float
+
+
+class Lister:
+    """Answers lists from the store, and keeps the snapshots that the next chunks need."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._snapshots: OrderedDict[int, _Snapshot] = OrderedDict()
+        self._next_id = 1
+
+    def read(self, request: ListRequest) -> tuple[list[Record], Json]:
+        """The records and the list's metadata. Raises `ApiError` 400, 410 or 504."""
+        if request.token:
+            return self._go_on(request)
+        self._check_version(request)
+        return self._first_chunk(request, self._select(request), self._store.version)
+
+    def forget(self) -> None:
+        """Compact: every continue token handed out so far is 410 from now on."""
+        self._snapshots.clear()
+
+    def _select(self, request: ListRequest, after: tuple[str, str] | None = None) -> list[Record]:
+        name = request.selector.single_name
+        if name and request.namespace:
+            one = self._store.get(request.resource, request.namespace, name)
+            found = [] if one is None else [one]
+        else:
+            found = self._store.records(request.resource, request.namespace)
+        if request.selector:
+            found = [record for record in found if request.selector.matches(record.obj)]
+        return found if after is None else [item for item in found if (item.namespace, item.name) > after]
+
+    def _check_version(self, request: ListRequest) -> None:
+        if request.version in ("", "0"):
+            return
+        version, current = int(request.version), self._store.version
+        if version > current:
+            raise version_too_large(version, current)
+        if request.version_match == "Exact" and version != current:
+            raise version_too_old(version, current)
+
+    def _first_chunk(self, request: ListRequest, records: list[Record], version: int) -> tuple[list[Record], Json]:
+        meta: Json = {"resourceVersion": str(version)}
+        if not request.limit or len(records) <= request.limit:
+            return records, meta
+        snapshot_id, self._next_id = self._next_id, self._next_id + 1
+        self._snapshots[snapshot_id] = _Snapshot(records, version, time.monotonic())
+        while len(self._snapshots) > _MAX_SNAPSHOTS:
+            self._snapshots.popitem(last=False)
+        return self._chunk(request, records, meta, snapshot_id, 0)
+
+    def _go_on(self, request: ListRequest) -> tuple[list[Record], Json]:
+        token = _decode(request.token)
+        last = (token["namespace"], token["name"])
+        if token["id"] == 0:
+            return self._first_chunk(request, self._select(request, after=last), self._store.version)
+        snapshot = self._snapshots.get(token["id"])
+        if snapshot is None or time.monotonic() - snapshot.made_at > _SNAPSHOT_LIFE_S:
+            text = (
+                "The provided continue parameter is too old; start a new list, or go on inconsistently with this token"
+            )
+            raise expired(text, {"continue": _encode(0, 0, *last)})
+        if snapshot.version != token["version"]:
+            raise _bad_token()
+        meta: Json = {"resourceVersion": str(snapshot.version)}
+        return self._chunk(request, snapshot.records, meta, token["id"], token["start"])
+
+    @staticmethod
+    def _chunk(
+        request: ListRequest, records: list[Record], meta: Json, snapshot_id: int, start: int
+    ) -> tuple[list[Record], Json]:
+        end = start + request.limit if request.limit else len(records)
+        chunk = records[start:end]
+        if end < len(records):
+            last = chunk[-1]
+            version = int(meta["resourceVersion"])
+            meta["continue"] = _encode(snapshot_id, version, last.namespace, last.name, end)
+            if not request.selector:
+                meta["remainingItemCount"] = len(records) - end
+        return chunk, meta
+
+
+def _encode(snapshot_id: int, version: int, namespace: str, name: str, start: int = 0) -> str:
+    token = {"id": snapshot_id, "version": version, "namespace": namespace, "name": name, "start": start}
+    return base64.urlsafe_b64encode(json.dumps(token).encode()).decode("ascii").rstrip("=")
+
+
+def _decode(text: str) -> Json:
+    try:
+        token = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        if [type(token[key]) for key in ("id", "version", "namespace", "name", "start")] != [int, int, str, str, int]:
+            raise _bad_token()
+    except (binascii.Error, ValueError, KeyError, TypeError) as exc:
+        raise _bad_token() from exc
+    return dict(token)
+
+
+def _bad_token() -> ApiError:
+    return bad_request("continue key is not valid")

@@ -1,0 +1,201 @@
+"""Run one container of a pod, as often as its restart policy wants: image, environment, process, log, state.
+
+After "Pod Lifecycle" (container restarts) and "Images". The pod as a whole, and the order of its containers, is `pod_run`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from podrelay_local_cluster.kubelet import environment
+from podrelay_local_cluster.kubelet.container_log import ContainerLog, LogDirectory
+from podrelay_local_cluster.kubelet.pod_status import ContainerState, Kind
+from podrelay_local_cluster.kubelet.processes import Process, Starter
+from podrelay_local_cluster.storage.pods import PodRegistry
+from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.storage.store import ObjectStore
+
+Json = dict[str, Any]
+
+RETRY_S = 0.5
+"""How soon a missing image, Secret or ConfigMap is looked for again; a kubelet takes 10 s and more."""
+
+_LONGEST_BACKOFF_S = 300.0
+_START_ERROR = 128
+_MESSAGE_LINES, _MESSAGE_BYTES = 80, 2048
+_NO_ENTRYPOINT = (
+    b"no command and no args: images have no entrypoint in the local cluster, so this container ends at once\n"
+)
+
+
+class Images(Protocol):
+    """Which images can be pulled."""
+
+    def pull_error(self, image: str) -> str | None:
+        """Why the image cannot be pulled now, None when it can."""
+
+
+@dataclass(frozen=True)
+class NodeServices:
+    """What a pod needs from the node it runs on."""
+
+    store: ObjectStore
+    pods: PodRegistry
+    starter: Starter
+    images: Images
+    logs: LogDirectory
+    labels: Mapping[str, str]
+    crash_backoff_s: float
+
+
+@dataclass(frozen=True)
+class PodContext:
+    """What the containers of one pod share."""
+
+    record: Record
+    node: NodeServices
+    stopping: asyncio.Event
+    """Set when nothing of the pod is to be started any more."""
+    publish: Callable[[], None]
+    """Report the states of all containers."""
+
+    @property
+    def pod(self) -> Json:
+        """The pod as it is now, or as it was when it has gone."""
+        return (self.node.pods.latest(self.record) or self.record).obj
+
+    def lookup(self, resource: str, name: str) -> Json | None:
+        """A Secret or ConfigMap of the pod's namespace."""
+        found = self.node.store.get(resource, self.record.namespace, name)
+        return None if found is None else found.obj
+
+    async def stopped_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+
+class ContainerRun:
+    """One container: its spec, its state, and its process while it runs."""
+
+    def __init__(self, spec: Json, state: ContainerState, context: PodContext) -> None:
+        self.state = state
+        self.started = asyncio.Event()
+        self._spec = spec
+        self._context = context
+        self._node = context.node
+        self._process: Process | None = None
+
+    def send(self, number: int) -> None:
+        """Signal the container's processes, if it has any."""
+        if self._process is not None:
+            self._process.send(number)
+
+    async def keep(self) -> None:
+        """Run it, again and again if its policy says so, with the kubelet's growing pauses from the second time on."""
+        pause_s = 0.0
+        while True:
+            if self.state.exit_code is None:
+                await self._run_once()
+            exit_code = self.state.exit_code
+            if self._context.stopping.is_set() or exit_code is None or not self._restarts(exit_code):
+                return
+            if pause_s:
+                self.state.set_waiting("CrashLoopBackOff", self._backoff_text(pause_s))
+                self._context.publish()
+                if await self._context.stopped_within(pause_s):
+                    return
+            self.state.set_waiting("ContainerCreating")
+            self.state.restart_count += 1
+            pause_s = min(max(pause_s * 2, self._node.crash_backoff_s), _LONGEST_BACKOFF_S)
+
+    def _restarts(self, exit_code: int) -> bool:
+        if self.state.kind is Kind.SIDECAR:
+            return True
+        policy = self._context.record.obj["spec"]["restartPolicy"]
+        if policy == "Always" and self.state.kind is Kind.MAIN:
+            return True
+        return exit_code != 0 and policy != "Never"
+
+    def _backoff_text(self, pause_s: float) -> str:
+        record = self._context.record
+        where = f"pod={record.name}_{record.namespace}({record.uid})"
+        return f"back-off {pause_s:g}s restarting failed container={self.state.name} {where}"
+
+    async def _run_once(self) -> None:
+        """One run; the state says how it went, and is still waiting if the pod stopped before."""
+        if not await self._pull():
+            return
+        variables = await self._variables()
+        if variables is None or self._context.stopping.is_set():
+            return
+        self._process = self._start(variables)
+        if self._process is None:
+            self._context.publish()
+            return
+        self.state.set_running(f"local://{uuid.uuid4().hex}")
+        self.started.set()
+        self._context.publish()
+        exit_code = await self._process.wait()
+        self._process = None
+        self.state.set_terminated(exit_code, message=self._termination_message(exit_code))
+        self._context.publish()
+
+    def _start(self, variables: dict[str, str]) -> Process | None:
+        """None when there is nothing to start, or it cannot be started; the state then says so."""
+        output = self._open_log()
+        argv = environment.command_line(self._spec, variables)
+        cwd = environment.expand(self._spec.get("workingDir") or "", variables)
+        if argv or output is None:
+            try:
+                return self._node.starter.start(self._context.pod, self.state.kind, argv, variables, cwd, output)
+            except OSError as exc:
+                command = argv[0] if argv else ""
+                text = f'failed to start container: exec: "{command}": {exc.strerror or exc}'
+                self.state.set_terminated(_START_ERROR, "StartError", text)
+        else:
+            output.feed(_NO_ENTRYPOINT)
+            self.state.set_terminated(0)
+        if output is not None:
+            output.close()
+        return None
+
+    async def _pull(self) -> bool:
+        """False when the pod stopped before the image could be pulled."""
+        image, reason = self._spec["image"], "ErrImagePull"
+        while (error := self._node.images.pull_error(image)) is not None:
+            text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}"'
+            self.state.set_waiting(reason, text)
+            self._context.publish()
+            if await self._context.stopped_within(RETRY_S):
+                return False
+            reason = "ImagePullBackOff"
+        return not self._context.stopping.is_set()
+
+    async def _variables(self) -> dict[str, str] | None:
+        """None when the pod stopped before everything the environment refers to was there."""
+        while True:
+            try:
+                return environment.variables(self._spec, self._context.pod, self._context.lookup)
+            except environment.MissingReference as exc:
+                self.state.set_waiting("CreateContainerConfigError", str(exc))
+                self._context.publish()
+            if await self._context.stopped_within(RETRY_S):
+                return None
+
+    def _open_log(self) -> ContainerLog | None:
+        if not self._node.starter.keeps_logs:
+            return None
+        return self._node.logs.create(self._context.record.uid, self.state.name, self.state.restart_count)
+
+    def _termination_message(self, exit_code: int) -> str:
+        if exit_code == 0 or self._spec.get("terminationMessagePolicy") != "FallbackToLogsOnError":
+            return ""
+        uid, state = self._context.record.uid, self.state
+        return self._node.logs.tail(uid, state.name, state.restart_count, _MESSAGE_LINES, _MESSAGE_BYTES)

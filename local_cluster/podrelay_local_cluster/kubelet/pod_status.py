@@ -1,0 +1,228 @@
+"""Pure: from the states of a pod's containers to its `status`: phase, conditions, container statuses ("Pod Lifecycle")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from podrelay_local_cluster.objects import clock
+
+Json = dict[str, Any]
+
+NODE_NAME = "local-node"
+ADDRESS = "127.0.0.1"
+TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
+SIGNALLED = 128
+"""A process ended by signal n has exit code 128 + n."""
+
+_OUR_CONDITIONS = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
+
+
+class Kind(Enum):
+    """The part a container plays in its pod."""
+
+    INIT = "init"
+    SIDECAR = "sidecar"
+    MAIN = "main"
+
+
+@dataclass
+class ContainerState:
+    """What is known of one container; changed by whoever runs it."""
+
+    name: str
+    image: str
+    kind: Kind
+    state: Json = field(default_factory=lambda: {"waiting": {"reason": "ContainerCreating"}})
+    last_state: Json = field(default_factory=dict)
+    restart_count: int = 0
+    container_id: str = ""
+
+    def set_waiting(self, reason: str, message: str = "") -> None:
+        """Wait; a termination that went before moves to `lastState`."""
+        if "terminated" in self.state:
+            self.last_state = self.state
+        self.state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+
+    def set_running(self, container_id: str) -> None:
+        if "terminated" in self.state:
+            self.last_state = self.state
+        self.container_id = container_id
+        self.state = {"running": {"startedAt": clock.now_text()}}
+
+    def set_terminated(self, exit_code: int, reason: str = "", message: str = "") -> None:
+        running = self.state.get("running")
+        self.state = {
+            "terminated": terminated(
+                exit_code,
+                reason,
+                message,
+                started_at=running["startedAt"] if running else clock.EPOCH,
+                container_id=self.container_id,
+            )
+        }
+
+    @property
+    def is_running(self) -> bool:
+        return "running" in self.state
+
+    @property
+    def exit_code(self) -> int | None:
+        """None unless terminated."""
+        ended = self.state.get("terminated")
+        return None if ended is None else int(ended["exitCode"])
+
+    def status(self) -> Json:
+        started = self.is_running
+        ready = started or (self.kind is Kind.INIT and self.exit_code == 0)
+        return {
+            "name": self.name,
+            "state": self.state,
+            "lastState": self.last_state,
+            "ready": ready,
+            "restartCount": self.restart_count,
+            "image": self.image,
+            "imageID": f"local://{self.image}" if self.container_id else "",
+            "containerID": self.container_id,
+            "started": started,
+        }
+
+
+def terminated(
+    exit_code: int, reason: str = "", message: str = "", started_at: str = clock.EPOCH, container_id: str = ""
+) -> Json:
+    """The body of a `terminated` state; the reason defaults to Completed or Error, as container runtimes report it."""
+    state: Json = {
+        "exitCode": exit_code,
+        "reason": reason or ("Completed" if exit_code == 0 else "Error"),
+        "startedAt": started_at,
+        "finishedAt": clock.now_text(),
+        "containerID": container_id,
+    }
+    if message:
+        state["message"] = message
+    return state
+
+
+def container_states(spec: Json) -> list[ContainerState]:
+    """Fresh states of all containers: init containers (and native sidecars among them) first, in order."""
+    states = []
+    for container in spec.get("initContainers") or []:
+        kind = Kind.SIDECAR if container.get("restartPolicy") == "Always" else Kind.INIT
+        states.append(
+            ContainerState(container["name"], container["image"], kind, {"waiting": {"reason": "PodInitializing"}})
+        )
+    reason = "PodInitializing" if states else "ContainerCreating"
+    for container in spec["containers"]:
+        states.append(ContainerState(container["name"], container["image"], Kind.MAIN, {"waiting": {"reason": reason}}))
+    return states
+
+
+def phase(restart_policy: str, states: Sequence[ContainerState], ended_for_good: bool) -> str:
+    """The phase; `ended_for_good` when nothing will be started again (deletion, deadline, restartPolicy satisfied)."""
+    for init in (state for state in states if state.kind is Kind.INIT):
+        if init.exit_code is None or init.exit_code != 0:
+            failed_for_good = init.exit_code is not None and (restart_policy == "Never" or ended_for_good)
+            return "Failed" if failed_for_good or ended_for_good else "Pending"
+    mains = [state for state in states if state.kind is Kind.MAIN]
+    if any(state.is_running for state in mains):
+        return "Running"
+    ended = [state for state in mains if state.exit_code is not None or "terminated" in state.last_state]
+    if len(ended) < len(mains):
+        if not ended_for_good:
+            return "Pending"
+        return "Failed"
+    if restart_policy == "Always" and not ended_for_good:
+        return "Running"
+    if all(state.exit_code == 0 for state in mains):
+        return "Succeeded"
+    return "Failed" if restart_policy == "Never" or ended_for_good else "Running"
+
+
+def build(
+    pod: Json, states: Sequence[ContainerState], *, ended_for_good: bool = False, reason: str = "", message: str = ""
+) -> Json:
+    """The whole `status` of a scheduled pod; keeps its start time, foreign conditions and unchanged transition times."""
+    old = pod.get("status") or {}
+    now_phase = "Failed" if reason else phase(pod["spec"]["restartPolicy"], states, ended_for_good)
+    if now_phase in TERMINAL_PHASES and any(state.is_running for state in states):
+        now_phase = "Running"  # a sidecar, or another container, still has to end
+    status: Json = {
+        "phase": now_phase,
+        "conditions": conditions(old.get("conditions") or [], states, now_phase),
+        "hostIP": ADDRESS,
+        "hostIPs": [{"ip": ADDRESS}],
+        "podIP": ADDRESS,
+        "podIPs": [{"ip": ADDRESS}],
+        "startTime": old.get("startTime") or clock.now_text(),
+        "containerStatuses": [state.status() for state in states if state.kind is Kind.MAIN],
+        "qosClass": old.get("qosClass", "BestEffort"),
+    }
+    inits = [state.status() for state in states if state.kind is not Kind.MAIN]
+    if inits:
+        status["initContainerStatuses"] = inits
+    if reason:
+        status["reason"] = reason
+    if message:
+        status["message"] = message
+    return status
+
+
+def conditions(old: Iterable[Json], states: Sequence[ContainerState], now_phase: str) -> list[Json]:
+    """The four conditions a kubelet and a scheduler keep, then those that others have set."""
+    waiting = [
+        state.name
+        for state in states
+        if (state.kind is Kind.INIT and state.exit_code != 0)
+        or (state.kind is Kind.SIDECAR and not _has_started(state))
+    ]
+    unready = [state.name for state in states if state.kind is not Kind.INIT and not state.is_running]
+    ready: Json
+    if now_phase in TERMINAL_PHASES:
+        ready = {"status": "False", "reason": "PodCompleted" if now_phase == "Succeeded" else "PodFailed"}
+    elif unready:
+        text = f"containers with unready status: [{' '.join(unready)}]"
+        ready = {"status": "False", "reason": "ContainersNotReady", "message": text}
+    else:
+        ready = {"status": "True"}
+    initialized: Json = {"status": "True"}
+    if now_phase == "Succeeded":
+        initialized = {"status": "True", "reason": "PodCompleted"}
+    elif waiting:
+        text = f"containers with incomplete status: [{' '.join(waiting)}]"
+        initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": text}
+    wanted = (initialized, ready, ready, {"status": "True"})
+    known = {item.get("type"): item for item in old}
+    ours = [condition(known.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, wanted, strict=True)]
+    return ours + list(known.values())
+
+
+def _has_started(state: ContainerState) -> bool:
+    return state.is_running or state.exit_code is not None or bool(state.last_state)
+
+
+def condition(before: Json | None, kind: str, body: Json) -> Json:
+    """A condition; its transition time moves only when its status does."""
+    unchanged = before is not None and before.get("status") == body["status"]
+    moved = before.get("lastTransitionTime") if before is not None and unchanged else clock.now_text()
+    return {"type": kind, "lastProbeTime": None, "lastTransitionTime": moved, **body}
+
+
+def unschedulable(pod: Json, message: str) -> Json:
+    """The status of a pod that no node will have."""
+    old = pod.get("status") or {}
+    body = {"status": "False", "reason": "Unschedulable", "message": message}
+    return {**old, "phase": "Pending", "conditions": [condition(None, "PodScheduled", body)]}
+
+
+def why_unschedulable(spec: Json, node_labels: Mapping[str, str]) -> str:
+    """Empty when the node's labels satisfy the pod's node selector; otherwise the scheduler's sentence."""
+    selector = spec.get("nodeSelector") or {}
+    if all(node_labels.get(key) == value for key, value in selector.items()):
+        return ""
+    return (
+        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. "
+        "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    )

@@ -1,0 +1,112 @@
+"""RedisKeys, uids and identity checks that every kind of object shares."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+from podrelay_local_cluster.objects import clock
+from podrelay_local_cluster.objects.errors import (
+    KIND_OF_RESOURCE,
+    bad_request,
+    conflict,
+    invalid,
+    invalid_value,
+    modified_meanwhile,
+)
+from podrelay_local_cluster.storage.record import Record
+
+Json = dict[str, Any]
+
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_MAX_GENERATED_PREFIX = 58
+_SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion")
+_NOT_KEPT = (*_SERVER_OWNED, "selfLink", "managedFields", "generation")
+
+
+def check_body(resource: str, body: Any) -> Json:
+    """The body as an object of the right kind. Raises `ApiError` 400."""
+    kind = KIND_OF_RESOURCE[resource]
+    if not isinstance(body, dict):
+        raise bad_request(f"the body is no {kind}")
+    version = body.get("apiVersion") or "v1"
+    if (body.get("kind") or kind) != kind or version != "v1":
+        raise bad_request(f'{body.get("kind")} in version "{version}" cannot be handled as a {kind}')
+    for field in ("metadata", "spec", "status"):
+        if not isinstance(body.get(field) or {}, dict):
+            raise bad_request(f"{field} of a {kind} must be an object")
+    return body
+
+
+def of_new_object(body: Json, namespace: str) -> Json:
+    """The metadata of an object about to be created: named, with uid and creation time. Raises `ApiError` 400."""
+    given = body.get("metadata") or {}
+    if given.get("resourceVersion"):
+        raise bad_request("resourceVersion should not be set on objects to be created")
+    metadata: Json = {key: value for key, value in given.items() if key not in _NOT_KEPT and value is not None}
+    if namespace:
+        if metadata.get("namespace", namespace) != namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        metadata["namespace"] = namespace
+    else:
+        metadata.pop("namespace", None)
+    if not metadata.get("name") and metadata.get("generateName"):
+        prefix = str(metadata["generateName"])[:_MAX_GENERATED_PREFIX]
+        metadata["name"] = prefix + "".join(random.choices(_SUFFIX_LETTERS, k=5))
+    metadata["uid"] = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    metadata["creationTimestamp"] = clock.now_text()
+    return metadata
+
+
+def of_changed_object(resource: str, old: Record, body: Json) -> Json:
+    """The metadata after an update or patch: what belongs to the server stays. Raises `ApiError` 400 or 409."""
+    given = body.get("metadata") or {}
+    if not isinstance(given, dict):
+        raise bad_request("metadata must be an object")
+    for field, current in (("name", old.name), ("namespace", old.namespace)):
+        value = given.get(field) or current
+        if value != current:
+            raise bad_request(f"the {field} of the object ({value}) does not match the {field} on the URL ({current})")
+    uid = given.get("uid") or old.uid
+    if uid != old.uid:
+        why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old.uid}"
+        raise conflict(resource, old.name, why)
+    version = str(given.get("resourceVersion") or old.version)
+    if version != str(old.version):
+        raise modified_meanwhile(resource, old.name)
+    before = old.obj["metadata"]
+    metadata = {key: value for key, value in given.items() if key not in _NOT_KEPT and value is not None}
+    metadata["name"] = old.name
+    if old.namespace:
+        metadata["namespace"] = old.namespace
+    metadata.update({key: before[key] for key in _SERVER_OWNED if key in before})
+    return metadata
+
+
+def check_patched(resource: str, old: Record, patched: Any) -> None:
+    """Raises `ApiError` 422 for another uid: that of an update is a precondition, that of a patch a change of the field."""
+    given = patched.get("metadata") if isinstance(patched, dict) else None
+    if not isinstance(given, dict) or str(given.get("resourceVersion") or old.version) != str(old.version):
+        return
+    uid = given.get("uid") or old.uid
+    if uid != old.uid:
+        raise invalid(resource, old.name, [invalid_value("metadata.uid", uid, "field is immutable")])
+
+
+def check_preconditions(resource: str, record: Record, preconditions: Json) -> None:
+    """Raises `ApiError` 409 when a delete names another uid or resource version than the object's."""
+    uid = preconditions.get("uid")
+    if uid is not None and uid != record.uid:
+        why = (
+            f"the UID in the precondition ({uid}) does not match the UID in record ({record.uid}). "
+            "The object might have been deleted and then recreated"
+        )
+        raise conflict(resource, record.name, why)
+    version = preconditions.get("resourceVersion")
+    if version is not None and version != str(record.version):
+        why = (
+            f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record "
+            f"({record.version}). The object might have been modified"
+        )
+        raise conflict(resource, record.name, why)

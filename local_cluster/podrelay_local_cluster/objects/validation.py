@@ -1,0 +1,251 @@
+"""Pure: refuse what a real API server refuses: names, labels, pods, and changes of a pod's spec.
+
+A value of the wrong JSON type is 400 (it cannot be decoded); a value that is wrong in itself is 422 with one cause per field.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from podrelay_local_cluster.objects.errors import (
+    FieldError,
+    bad_request,
+    duplicate_value,
+    forbidden_value,
+    invalid,
+    invalid_value,
+    not_found_value,
+    required,
+    too_long,
+    unsupported_value,
+)
+
+Json = dict[str, Any]
+
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_ENV_NAME = re.compile(r"[ -<>-~]+")
+_QUANTITY = re.compile(r"[+-]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?")
+
+_MAX_NAME = 253
+_MAX_LABEL = 63
+_MAX_ANNOTATIONS_BYTES = 256 * 1024
+
+_SUBDOMAIN_RULE = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
+    "and must start and end with an alphanumeric character"
+)
+_LABEL_RULE = (
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', "
+    "and must start and end with an alphanumeric character"
+)
+_LABEL_VALUE_RULE = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', "
+    "and must start and end with an alphanumeric character"
+)
+_QUALIFIED_RULE = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', "
+    "and must start and end with an alphanumeric character"
+)
+
+
+def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
+    """Name, labels and annotations. Raises `ApiError` 400 where they have the wrong type."""
+    errors = _name(resource, metadata.get("name"))
+    labels = _string_map(metadata, "labels")
+    for key, value in labels.items():
+        errors += _qualified_name("metadata.labels", key)
+        if len(value) > _MAX_LABEL:
+            errors.append(invalid_value("metadata.labels", value, f"must be no more than {_MAX_LABEL} characters"))
+        elif not _LABEL_VALUE.fullmatch(value):
+            errors.append(invalid_value("metadata.labels", value, _LABEL_VALUE_RULE))
+    annotations = _string_map(metadata, "annotations")
+    for key in annotations:
+        errors += _qualified_name("metadata.annotations", key.lower())
+    if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > _MAX_ANNOTATIONS_BYTES:
+        errors.append(too_long("metadata.annotations", _MAX_ANNOTATIONS_BYTES))
+    return errors
+
+
+def _name(resource: str, name: object) -> list[FieldError]:
+    if not name:
+        return [required("metadata.name", "name or generateName is required")]
+    if not isinstance(name, str):
+        raise bad_request("metadata.name must be a string")
+    limit, pattern, rule = (_MAX_NAME, _SUBDOMAIN, _SUBDOMAIN_RULE)
+    if resource == "namespaces":
+        limit, pattern, rule = (_MAX_LABEL, _LABEL, _LABEL_RULE)
+    if len(name) > limit:
+        return [invalid_value("metadata.name", name, f"must be no more than {limit} characters")]
+    return [] if pattern.fullmatch(name) else [invalid_value("metadata.name", name, rule)]
+
+
+def _string_map(parent: Json, field: str) -> dict[str, str]:
+    values = parent.get(field) or {}
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise bad_request(f"{field} must be an object whose values are strings")
+    return values
+
+
+def _qualified_name(field: str, key: str) -> list[FieldError]:
+    prefix, slash, name = key.rpartition("/")
+    if slash and (not _SUBDOMAIN.fullmatch(prefix) or len(prefix) > _MAX_NAME):
+        return [invalid_value(field, key, "prefix part " + _SUBDOMAIN_RULE)]
+    if len(name) > _MAX_LABEL:
+        return [invalid_value(field, key, f"name part must be no more than {_MAX_LABEL} characters")]
+    return [] if _QUALIFIED_NAME.fullmatch(name) else [invalid_value(field, key, _QUALIFIED_RULE)]
+
+
+def check_pod(pod: Json) -> None:
+    """Raises `ApiError` 422 with every cause found, or 400 where a value has the wrong JSON type."""
+    spec = pod.get("spec") or {}
+    _check_types(spec)
+    errors = check_metadata("pods", pod["metadata"])
+    errors += _check_containers(spec)
+    if spec.get("restartPolicy") is not None and spec["restartPolicy"] not in ("Always", "OnFailure", "Never"):
+        errors.append(unsupported_value("spec.restartPolicy", spec["restartPolicy"], ("Always", "OnFailure", "Never")))
+    grace_s = spec.get("terminationGracePeriodSeconds")
+    if grace_s is not None and grace_s < 0:
+        errors.append(
+            invalid_value("spec.terminationGracePeriodSeconds", grace_s, "must be greater than or equal to 0")
+        )
+    deadline_s = spec.get("activeDeadlineSeconds")
+    if deadline_s is not None and not 1 <= deadline_s <= 2**31 - 1:
+        errors.append(
+            invalid_value("spec.activeDeadlineSeconds", deadline_s, "must be between 1 and 2147483647, inclusive")
+        )
+    for key, value in (spec.get("nodeSelector") or {}).items():
+        errors += _qualified_name("spec.nodeSelector", key)
+        if len(value) > _MAX_LABEL or not _LABEL_VALUE.fullmatch(value):
+            errors.append(invalid_value("spec.nodeSelector", value, _LABEL_VALUE_RULE))
+    if errors:
+        raise invalid("pods", pod["metadata"].get("name") or "", errors)
+
+
+def _check_types(spec: Json) -> None:
+    for field in ("containers", "initContainers", "volumes"):
+        items = spec.get(field) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise bad_request(f"spec.{field} must be a list of objects")
+    for field in ("terminationGracePeriodSeconds", "activeDeadlineSeconds"):
+        value = spec.get(field)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise bad_request(f"spec.{field} must be an integer")
+    _string_map(spec, "nodeSelector")
+    for container in (spec.get("containers") or []) + (spec.get("initContainers") or []):
+        _check_container_types(container)
+
+
+def _check_container_types(container: Json) -> None:
+    for field in ("command", "args"):
+        words = container.get(field) or []
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise bad_request(f"{field} of a container must be a list of strings")
+    for field in ("image", "name", "workingDir"):
+        if not isinstance(container.get(field) or "", str):
+            raise bad_request(f"{field} of a container must be a string")
+    for item in container.get("env") or []:
+        if not isinstance(item, dict) or not isinstance(item.get("value") or "", str):
+            raise bad_request("env of a container must be a list of objects whose values are strings")
+    resources = container.get("resources") or {}
+    for kind in ("requests", "limits"):
+        for name, quantity in (resources.get(kind) or {}).items():
+            if not _QUANTITY.fullmatch(str(quantity)):
+                raise bad_request(
+                    f"resources.{kind}.{name}: quantities must match the regular expression of a quantity"
+                )
+
+
+def _check_containers(spec: Json) -> list[FieldError]:
+    errors: list[FieldError] = []
+    if not spec.get("containers"):
+        errors.append(required("spec.containers"))
+    names: set[str] = set()
+    volumes = {volume.get("name") for volume in spec.get("volumes") or []}
+    for field in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(field) or []):
+            path = f"spec.{field}[{index}]"
+            errors += _check_container(path, container, names, volumes)
+            if field == "containers" and container.get("restartPolicy"):
+                errors.append(forbidden_value(f"{path}.restartPolicy", "may not be set for non-init containers"))
+    return errors
+
+
+def _check_container(path: str, container: Json, names: set[str], volumes: set[Any]) -> list[FieldError]:
+    errors: list[FieldError] = []
+    name = container.get("name")
+    if not name:
+        errors.append(required(f"{path}.name"))
+    elif len(name) > _MAX_LABEL or not _LABEL.fullmatch(name):
+        errors.append(invalid_value(f"{path}.name", name, _LABEL_RULE))
+    elif name in names:
+        errors.append(duplicate_value(f"{path}.name", name))
+    else:
+        names.add(name)
+    image = container.get("image")
+    if not image:
+        errors.append(required(f"{path}.image"))
+    elif image != image.strip():
+        errors.append(invalid_value(f"{path}.image", image, "must not have leading or trailing whitespace"))
+    policy = container.get("imagePullPolicy")
+    if policy is not None and policy not in ("Always", "IfNotPresent", "Never"):
+        errors.append(unsupported_value(f"{path}.imagePullPolicy", policy, ("Always", "IfNotPresent", "Never")))
+    for index, mount in enumerate(container.get("volumeMounts") or []):
+        if mount.get("name") not in volumes:
+            errors.append(not_found_value(f"{path}.volumeMounts[{index}].name", mount.get("name")))
+    for index, item in enumerate(container.get("env") or []):
+        errors += _check_env(f"{path}.env[{index}]", item)
+    return errors
+
+
+def _check_env(path: str, item: Json) -> list[FieldError]:
+    if not item.get("name"):
+        return [required(f"{path}.name")]
+    if not _ENV_NAME.fullmatch(item["name"]):
+        rule = "a valid environment variable name must consist only of printable ASCII characters other than '='"
+        return [invalid_value(f"{path}.name", item["name"], rule)]
+    if item.get("value") and item.get("valueFrom"):
+        return [invalid_value(f"{path}.valueFrom", "", "may not be specified when `value` is not empty")]
+    return []
+
+
+_IMAGE_FIELDS = ("containers", "initContainers")
+_SPEC_RULE = (
+    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+)
+
+
+def check_pod_update(old: Json, new: Json) -> None:
+    """Only images, a shorter active deadline and further tolerations may change. Raises `ApiError` 422."""
+    before, after = old["spec"], new.get("spec") or {}
+    if before is after or before == after:
+        return
+    check_pod(new)
+    errors: list[FieldError] = []
+    if _frozen_part(before) != _frozen_part(after):
+        errors.append(forbidden_value("spec", _SPEC_RULE))
+    old_s, new_s = before.get("activeDeadlineSeconds"), after.get("activeDeadlineSeconds")
+    if old_s is not None and (new_s is None or new_s > old_s):
+        errors.append(
+            invalid_value("spec.activeDeadlineSeconds", new_s, "must be less than or equal to previous value")
+        )
+    kept = after.get("tolerations") or []
+    if any(toleration not in kept for toleration in before.get("tolerations") or []):
+        errors.append(
+            forbidden_value("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds")
+        )
+    if errors:
+        raise invalid("pods", old["metadata"]["name"], errors)
+
+
+def _frozen_part(spec: Json) -> Json:
+    frozen = {key: value for key, value in spec.items() if key not in ("activeDeadlineSeconds", "tolerations")}
+    for field in _IMAGE_FIELDS:
+        if field in frozen:
+            frozen[field] = [{**container, "image": ""} for container in frozen[field]]
+    return frozen

@@ -1,0 +1,229 @@
+"""Create, change and delete pods in the store by the rules of a real API server, and tell the node what to do.
+
+Deletion follows the pod strategy of Kubernetes ("Termination of Pods"): each pod is first marked; a scheduled, unfinished one
+goes when the node reports its containers ended, any other at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from podrelay_local_cluster.kubelet.pod_status import TERMINAL_PHASES
+from podrelay_local_cluster.objects import admission, clock, defaults, metadata, patching, validation
+from podrelay_local_cluster.objects.errors import already_exists, bad_request, invalid, not_found
+from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.storage.store import ObjectStore
+
+Json = dict[str, Any]
+
+DEFAULT_GRACE_S = 30
+
+
+class Node(Protocol):
+    """What the registry asks of the node; each call returns at once."""
+
+    def pod_created(self, record: Record) -> None: ...
+
+    def pod_terminating(self, record: Record, grace_s: float) -> None: ...
+
+    def pod_gone(self, record: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class DeleteOptions:
+    """`DeleteOptions` of one request; `grace_s` None leaves the choice to the pod."""
+
+    grace_s: int | None = None
+    preconditions: Json = field(default_factory=dict)
+    dry_run: bool = False
+
+
+class PodRegistry:
+    """All changes of pods go through here."""
+
+    def __init__(self, store: ObjectStore, quota: admission.Quota) -> None:
+        self._store = store
+        self._quota = quota
+        self.node: Node | None = None
+
+    def get(self, namespace: str, name: str) -> Record:
+        """Raises `ApiError` 404."""
+        record = self._store.get("pods", namespace, name)
+        if record is None:
+            raise not_found("pods", name)
+        return record
+
+    def create(self, namespace: str, body: Any, dry_run: bool = False) -> Record:
+        """Raises `ApiError` 400, 403 (quota, namespace going), 404 (namespace), 409 or 422."""
+        body = metadata.check_body("pods", body)
+        meta = metadata.of_new_object(body, namespace)
+        name = meta.get("name") or ""
+        admission.check_namespace(self._store, namespace, "pods", name)
+        pod: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": body.get("spec") or {}}
+        validation.check_pod(pod)
+        pod["spec"] = defaults.pod_spec(pod["spec"])
+        pod["status"] = {"phase": "Pending", "qosClass": defaults.qos_class(pod["spec"])}
+        admission.check_service_account(self._store, pod)
+        counted = admission.check_quota(self._store, self._quota, pod)
+        if self._store.get("pods", namespace, name) is not None:
+            raise already_exists("pods", name)
+        if dry_run:
+            return Record("pods", pod, 0)
+        record = self._store.put("pods", pod)
+        for quota in counted:
+            self._store.put("resourcequotas", quota)
+        if self.node is not None:
+            self.node.pod_created(record)
+        return record
+
+    def replace(self, namespace: str, name: str, body: Any, dry_run: bool = False) -> Record:
+        """PUT of the pod itself; its status is left alone. Raises `ApiError` 400, 404, 409 or 422."""
+        old = self.get(namespace, name)
+        body = metadata.check_body("pods", body)
+        pod = {**old.obj, "metadata": metadata.of_changed_object("pods", old, body)}
+        if body.get("spec") is not old.obj["spec"]:
+            changed = {**pod, "spec": body.get("spec") or {}}
+            validation.check_pod(changed)
+            changed["spec"] = defaults.pod_spec(changed["spec"])
+            validation.check_pod_update(old.obj, changed)
+            pod = changed if changed["spec"] != old.obj["spec"] else pod
+        errors = validation.check_metadata("pods", pod["metadata"])
+        if errors:
+            raise invalid("pods", name, errors)
+        return self._write(old, pod, dry_run)
+
+    def replace_status(self, namespace: str, name: str, body: Any, dry_run: bool = False) -> Record:
+        """PUT of the status subresource; the spec is left alone. Raises `ApiError` 400, 404 or 409."""
+        old = self.get(namespace, name)
+        body = metadata.check_body("pods", body)
+        meta = metadata.of_changed_object("pods", old, body)
+        if "ownerReferences" in old.obj["metadata"]:
+            meta["ownerReferences"] = old.obj["metadata"]["ownerReferences"]
+        pod = {**old.obj, "metadata": meta, "status": body.get("status") or {}}
+        return self._write(old, pod, dry_run)
+
+    def patch(self, record: Record, content_type: str, patch: Any, subresource: str, dry_run: bool = False) -> Record:
+        """Raises `ApiError` 400, 409 or 422."""
+        patched = patching.apply(content_type, record.obj, patch)
+        metadata.check_patched("pods", record, patched)
+        write = self.replace_status if subresource == "status" else self.replace
+        return write(record.namespace, record.name, patched, dry_run)
+
+    def delete(self, record: Record, options: DeleteOptions) -> Record:
+        """Mark or remove, as the pod's state demands; the answer is the pod. Raises `ApiError` 409 (preconditions)."""
+        metadata.check_preconditions("pods", record, options.preconditions)
+        grace_s = self._grace_s(record.obj, options.grace_s)
+        if options.dry_run or grace_s is None:
+            return record
+        marked = self._mark(record, grace_s)
+        if grace_s == 0 and not marked.obj["metadata"].get("finalizers"):
+            return self._remove(marked)
+        if self.node is not None:
+            self.node.pod_terminating(marked, float(grace_s))
+        return marked
+
+    def finish(self, record: Record) -> None:
+        """The node's word that no container of a pod marked for deletion runs any more."""
+        current = self._store.get("pods", record.namespace, record.name)
+        if current is None or current.uid != record.uid or "deletionTimestamp" not in current.obj["metadata"]:
+            return
+        if current.obj["metadata"]["deletionGracePeriodSeconds"] != 0:
+            current = self._mark(current, 0)
+        if not current.obj["metadata"].get("finalizers"):
+            self._remove(current)
+
+    def vanish(self, record: Record) -> Record:
+        """Remove the object at once, finalizers or not, as if its node and its grace period had never been."""
+        return self._remove(record)
+
+    def bind_with_status(self, record: Record, node_name: str, status: Json) -> Record | None:
+        """Bind and first status in one change; None when this pod is gone."""
+        current = self.latest(record)
+        if current is None:
+            return None
+        spec = current.obj["spec"]
+        spec = spec if spec.get("nodeName") else {**spec, "nodeName": node_name}
+        return self._store.put("pods", {**current.obj, "spec": spec, "status": status})
+
+    def set_status(self, record: Record, status: Json) -> Record | None:
+        """The node's report; unchanged status is no change. None when this pod is gone."""
+        current = self.latest(record)
+        if current is None or current.obj["status"] == status:
+            return current
+        return self._store.put("pods", {**current.obj, "status": status})
+
+    def latest(self, record: Record) -> Record | None:
+        """The present state of this very pod (same uid), or None."""
+        current = self._store.get("pods", record.namespace, record.name)
+        return current if current is not None and current.uid == record.uid else None
+
+    def _write(self, old: Record, pod: Json, dry_run: bool) -> Record:
+        before = {**old.obj["metadata"]}
+        if {**pod["metadata"], "resourceVersion": before["resourceVersion"]} == before and all(
+            pod[part] == old.obj[part] for part in ("spec", "status")
+        ):
+            return old
+        if dry_run:
+            return Record("pods", pod, old.version)
+        record = self._store.put("pods", pod)
+        meta = record.obj["metadata"]
+        if meta.get("deletionGracePeriodSeconds") == 0 and not meta.get("finalizers"):
+            return self._remove(record)
+        return record
+
+    def _remove(self, record: Record) -> Record:
+        last = self._store.remove(record)
+        if self.node is not None:
+            self.node.pod_gone(last)
+        return last
+
+    def _mark(self, record: Record, grace_s: int) -> Record:
+        """The grace counts from the first request on, however often it is shortened."""
+        meta = record.obj["metadata"]
+        asked = clock.now()
+        if "deletionTimestamp" in meta:
+            asked = clock.parse(meta["deletionTimestamp"]) - timedelta(seconds=meta["deletionGracePeriodSeconds"])
+        deadline = clock.text(asked + timedelta(seconds=grace_s))
+        meta = {**meta, "deletionTimestamp": deadline, "deletionGracePeriodSeconds": grace_s}
+        return self._store.put("pods", {**record.obj, "metadata": meta})
+
+    @staticmethod
+    def _grace_s(pod: Json, wanted_s: int | None) -> int | None:
+        """None where a deletion goes on that this request does not shorten."""
+        if wanted_s is not None and wanted_s < 0:
+            wanted_s = 1
+        pending_s = pod["metadata"].get("deletionGracePeriodSeconds")
+        if pending_s is not None:
+            return wanted_s if wanted_s is not None and wanted_s < pending_s else None
+        if not pod["spec"].get("nodeName") or pod["status"].get("phase") in TERMINAL_PHASES:
+            return 0
+        return pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S) if wanted_s is None else wanted_s
+
+
+def delete_options(query: Any, body: Any) -> DeleteOptions:
+    """From the body's `DeleteOptions`, then the query's parameters. Raises `ApiError` 400."""
+    body = body or {}
+    if not isinstance(body, dict):
+        raise bad_request("the body is no DeleteOptions")
+    grace: Any = body.get("gracePeriodSeconds")
+    if "gracePeriodSeconds" in query:
+        grace = query["gracePeriodSeconds"]
+        with contextlib.suppress(ValueError):
+            grace = int(grace)
+    if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool)):
+        raise bad_request(f"gracePeriodSeconds must be an integer: {grace}")
+    preconditions = body.get("preconditions") or {}
+    if not isinstance(preconditions, dict):
+        raise bad_request("preconditions must be an object")
+    dry_run = is_dry_run(query.getall("dryRun", []) or body.get("dryRun") or [])
+    return DeleteOptions(grace, preconditions, dry_run)
+
+
+def is_dry_run(values: list[str]) -> bool:
+    """Raises `ApiError` 400 for any value but ``All``."""
+    if any(value != "All" for value in values):
+        raise bad_request(f"unsupported dryRun value: {values}")
+    return bool(values)

@@ -1,0 +1,457 @@
+"""Being let in, over real TLS: certificates, tokens that change, exec plugins, server names, proxies; by kubeconfig alone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+import ipaddress
+import json
+import ssl
+import stat
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from podrelay.errors import ConfigError
+from podrelay_workers.kube import client as kube_client
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.credentials import Credentials
+from podrelay_workers.kube.errors import Unauthorized, Unreachable
+
+Json = dict[str, Any]
+
+
+# --- a certificate authority --------------------------------------------------------------------------------------------
+@dataclass
+class Authority:
+    folder: Path
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def make(cls, folder: Path) -> Authority:
+        """As kubeadm's: key usages, and the identifiers that strict verification asks for."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = x509.KeyUsage(True, False, True, False, False, True, False, False, False)
+        builder = _builder("kubernetes", key.public_key()).issuer_name(_name("kubernetes"))
+        certificate = (
+            builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        made = cls(folder, key, certificate)
+        (folder / "ca.crt").write_bytes(made.pem(certificate))
+        return made
+
+    def issue(self, name: str, hosts: tuple[str, ...] = (), address: str = "") -> tuple[Path, Path]:
+        """Files of a certificate and of its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
+        if address:
+            names.append(x509.IPAddress(ipaddress.ip_address(address)))
+        builder = _builder(name, key.public_key()).issuer_name(self.certificate.subject)
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        builder = builder.add_extension(identifier, critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        crt, pem = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        crt.write_bytes(self.pem(builder.sign(self.key, hashes.SHA256())))
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        pem.write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
+        return crt, pem
+
+    @staticmethod
+    def pem(certificate: x509.Certificate) -> bytes:
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _builder(name: str, key: Any) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    hour = datetime.timedelta(hours=1)
+    builder = x509.CertificateBuilder().subject_name(_name(name)).public_key(key)
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(now - hour).not_valid_after(now + hour)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.make(tmp_path)
+
+
+# --- an API server behind TLS -------------------------------------------------------------------------------------------
+class Door:
+    """Lets in by token or by client certificate, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.tokens: set[str] = set()
+        self.shown: list[str] = []
+        self.paths: list[str] = []
+        self.port = 0
+
+    async def handle(self, request: web.Request) -> web.Response:
+        transport = request.transport
+        assert transport is not None
+        self.paths.append(request.path)
+        certificate = transport.get_extra_info("peercert") or {}
+        subject = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.shown.append(subject[0] if subject else token)
+        if subject or token in self.tokens:
+            return web.json_response({"kind": "Pod", "metadata": {"name": "a", "namespace": "default"}})
+        status = {"kind": "Status", "code": 401, "reason": "Unauthorized", "message": "Unauthorized"}
+        return web.json_response(status, status=401)
+
+
+@asynccontextmanager
+async def door(authority: Authority, *hosts: str, address: str = "127.0.0.1") -> AsyncIterator[Door]:
+    made = Door()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.folder / "ca.crt"))
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_cert_chain(*authority.issue("server", hosts, address))
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", made.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, address or "127.0.0.1", 0, ssl_context=context).start()
+    made.port = runner.addresses[0][1]
+    try:
+        yield made
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Write the kubeconfig that `[kubernetes_executor] config_file` names."""
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER", "False")
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE", str(path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def write(port: int, cluster: Json, user: Json) -> None:
+        document = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": user}],
+            "clusters": [{"name": "c", "cluster": {"server": f"https://127.0.0.1:{port}", **cluster}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(document))
+
+    yield write
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def ca(authority: Authority) -> Json:
+    return {"certificate-authority-data": encoded(authority.folder / "ca.crt")}
+
+
+async def get_pod() -> None:
+    async with await PodClient.connect() as api:
+        await api.get_pod("default", "a")
+
+
+# --- the ways in --------------------------------------------------------------------------------------------------------
+def test_a_client_certificate_inside_the_kubeconfig(authority: Authority, configure: Callable[..., None]) -> None:
+    """As kind, kubeadm and k3s write it."""
+    certificate, key = authority.issue("kubernetes-admin")
+
+    async def test() -> None:
+        async with door(authority) as server:
+            user = {"client-certificate-data": encoded(certificate), "client-key-data": encoded(key)}
+            configure(server.port, ca(authority), user)
+            await get_pod()
+            assert server.shown == ["kubernetes-admin"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("address", "server", "path"),
+    [
+        ("::1", "https://[::1]:{}", ""),
+        ("127.0.0.1", "https://127.0.0.1:{}/k8s/clusters/c-1", "/k8s/clusters/c-1"),
+        ("127.0.0.1", "https://127.0.0.1:{}/k8s/clusters/c-1/", "/k8s/clusters/c-1"),
+    ],
+)
+def test_addresses_of_other_forms(
+    authority: Authority, configure: Callable[..., None], address: str, server: str, path: str
+) -> None:
+    """IPv6, and a path before the API's own, as Rancher and other gateways to several clusters have it."""
+
+    async def test() -> None:
+        async with door(authority, address=address) as made:
+            made.tokens.add("t")
+            configure(made.port, {**ca(authority), "server": server.format(made.port)}, {"token": "t"})
+            await get_pod()
+            assert made.paths == [f"{path}/api/v1/namespaces/default/pods/a"]
+
+    run(test)
+
+
+def test_a_server_of_another_authority_is_not_trusted(
+    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Authority.make(tmp_path / "other")
+
+    async def test() -> None:
+        async with door(authority) as server:
+            server.tokens.add("t")
+            configure(server.port, ca(other), {"token": "t"})
+            with pytest.raises(Unreachable, match="(?i)certificate"):
+                await get_pod()
+            configure(server.port, {"insecure-skip-tls-verify": True}, {"token": "t"})
+            await get_pod()
+            assert server.shown == ["t"]
+            # The options are Airflow's, and go before what the kubeconfig says.
+            configure(server.port, {**ca(other), "insecure-skip-tls-verify": False}, {"token": "t"})
+            with monkeypatch.context() as patch:
+                patch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__VERIFY_SSL", "False")
+                await get_pod()
+            with pytest.raises(Unreachable, match="(?i)certificate"):
+                await get_pod()
+            monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__SSL_CA_CERT", str(authority.folder / "ca.crt"))
+            await get_pod()
+
+    run(test)
+
+
+def test_the_name_in_the_certificate_may_be_told(authority: Authority, configure: Callable[..., None]) -> None:
+    """tls-server-name: behind a tunnel or a load balancer that the certificate does not know."""
+
+    async def test() -> None:
+        async with door(authority, "kubernetes.default.svc", address="") as server:
+            server.tokens.add("t")
+            configure(server.port, ca(authority), {"token": "t"})
+            with pytest.raises(Unreachable, match="(?i)certificate"):
+                await get_pod()
+            configure(server.port, {**ca(authority), "tls-server-name": "kubernetes.default.svc"}, {"token": "t"})
+            await get_pod()
+
+    run(test)
+
+
+def plugin(folder: Path) -> Json:
+    """An exec plugin that prints the token which a file holds, and counts its calls."""
+    path = folder / "plugin.py"
+    path.write_text(f"""#!{sys.executable}
+import json, pathlib
+folder = pathlib.Path({str(folder)!r})
+with (folder / "calls").open("a") as calls:
+    calls.write(".")
+token = (folder / "token").read_text()
+kind = {{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}}
+print(json.dumps({{**kind, "status": {{"token": token}}}}))
+""")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    words = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(path), "interactiveMode": "Never"}
+    return {"exec": words}
+
+
+@pytest.mark.parametrize("way", ["exec", "file", "inline"])
+def test_a_token_that_changes_is_read_again(
+    authority: Authority, configure: Callable[..., None], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many requests meet the change at once: all succeed, the credentials are read once, no token is logged."""
+    monkeypatch.setattr(kube_client, "RELOAD_PAUSE_S", 0.1)
+    token = tmp_path / "token"
+    ways: dict[str, Callable[[], Json]] = {
+        "exec": lambda: plugin(tmp_path),
+        "file": lambda: {"tokenFile": str(token)},
+        "inline": lambda: {"token": token.read_text()},
+    }
+
+    async def test() -> None:
+        async with door(authority) as server:
+            token.write_text("first-token")
+            server.tokens = {"first-token"}
+            configure(server.port, ca(authority), ways[way]())
+            async with await PodClient.connect() as api:
+                await api.get_pod("default", "a")
+                for number in range(3):
+                    token.write_text(f"token-{number}")
+                    server.tokens = {f"token-{number}"}
+                    configure(server.port, ca(authority), ways[way]())
+                    await asyncio.gather(*(api.get_pod("default", "a") for _ in range(10)))
+                    assert server.shown[-1] == f"token-{number}"
+                    await asyncio.sleep(0.2)
+                server.tokens = set()
+                with pytest.raises(Unauthorized):
+                    await api.get_pod("default", "a")
+                server.tokens = {"token-2"}
+                await api.get_pod("default", "a")
+
+    run(test)
+    if way == "exec":
+        assert len((tmp_path / "calls").read_text()) <= 6
+
+
+def test_a_token_never_reaches_the_log(
+    authority: Authority, configure: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with door(authority) as server:
+            configure(server.port, ca(authority), {"token": "s3cret-of-ours"})
+            with pytest.raises(Unauthorized) as caught:
+                await get_pod()
+            assert "s3cret" not in str(caught.value)
+            assert server.shown.count("s3cret-of-ours") == 2
+
+    with caplog.at_level("DEBUG"):
+        run(test)
+    assert "s3cret" not in caplog.text
+
+
+def test_requests_go_through_the_proxy_that_the_kubeconfig_names(
+    authority: Authority, configure: Callable[..., None]
+) -> None:
+    tunnels: list[str] = []
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        tunnels.append(head.split()[1])
+        host, _, port = tunnels[-1].partition(":")
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+            sink.close()
+
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
+
+    async def test() -> None:
+        async with door(authority) as server:
+            proxy = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+            address = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+            server.tokens.add("t")
+            configure(server.port, {**ca(authority), "proxy-url": address}, {"token": "t"})
+            await get_pod()
+            assert tunnels == [f"127.0.0.1:{server.port}"]
+            proxy.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("exempt", "asked"),
+    [("10.0.0.0/8,.svc", True), ("127.0.0.0/8,.svc", False), ("127.0.0.1", False), ("", True)],
+)
+def test_the_environments_proxy_spares_networks_too(
+    authority: Authority, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch, exempt: str, asked: bool
+) -> None:
+    """Inside a cluster the API server is an address, and NO_PROXY names the network of the services."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", exempt)
+
+    async def test() -> None:
+        async with door(authority) as server:
+            server.tokens.add("t")
+            configure(server.port, ca(authority), {"token": "t"})
+            if asked:
+                with pytest.raises(Unreachable):
+                    await get_pod()
+            else:
+                await get_pod()
+
+    run(test)
+
+
+def test_a_blocking_clients_own_exemption_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes' blocking client, which a client_factory makes, keeps the environment's proxy beside what it spares."""
+    from kubernetes.client import Configuration
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "10.96.0.0/12")
+    configuration = Configuration()
+    proxies = {}
+    for host in ("https://10.96.0.1", "https://10.200.0.1"):
+        configuration.host = host
+        proxies[host] = Credentials(configuration).proxy
+    assert proxies == {"https://10.96.0.1": None, "https://10.200.0.1": "http://127.0.0.1:1"}
+
+
+def test_a_proxy_that_does_not_speak_http_is_refused_at_the_start(
+    authority: Authority, configure: Callable[..., None]
+) -> None:
+    configure(1, {**ca(authority), "proxy-url": "socks5://someone:s3cret@localhost:1080"}, {"token": "t"})
+    with pytest.raises(ConfigError, match=r"socks5.*proxy-url") as caught:
+        run(get_pod)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_authority_that_was_replaced_is_read_again(
+    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a pod's service account, or a kubeconfig, is kept up to date while the process lives."""
+    monkeypatch.setattr(kube_client, "RELOAD_PAUSE_S", 0.0)
+    (tmp_path / "other").mkdir()
+    other = Authority.make(tmp_path / "other")
+
+    async def test() -> None:
+        async with door(other) as server:
+            server.tokens.add("t")
+            configure(server.port, ca(authority), {"token": "t"})
+            async with await PodClient.connect() as api:
+                session = api._session
+                for _ in range(2):
+                    with pytest.raises(Unreachable, match="(?i)certificate"):
+                        await api.get_pod("default", "a")
+                assert api._session is session, "what has not changed breaks no connection"
+                configure(server.port, ca(other), {"token": "t"})
+                await api.get_pod("default", "a")
+
+    run(test)
+
+
+def test_inside_a_cluster_the_token_file_is_read_again(
+    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes rotates a pod's token about once an hour, in place."""
+    from kubernetes_asyncio.config import incluster_config
+
+    token = tmp_path / "token"
+    monkeypatch.setattr(kube_client, "RELOAD_PAUSE_S", 0.0)
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER", "True")
+    for name, value in (("SERVICE_TOKEN_FILENAME", token), ("SERVICE_CERT_FILENAME", tmp_path / "ca.crt")):
+        monkeypatch.setattr(incluster_config, name, str(value))
+
+    async def test() -> None:
+        async with door(authority) as server:
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+            token.write_text("one")
+            server.tokens = {"one"}
+            async with await PodClient.connect() as api:
+                await api.get_pod("default", "a")
+                token.write_text("two")
+                server.tokens = {"two"}
+                await api.get_pod("default", "a")
+            assert json.dumps(server.shown) == '["one", "one", "two"]'
+
+    run(test)

@@ -1,0 +1,247 @@
+"""The scripts of the intake by themselves, on a real Redis: who gets a job, who loses it, what stays bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from podrelay.protocol import redis_keys
+from podrelay.store.connection import connect_async
+from podrelay_workers.launcher import job_queue as module
+from podrelay_workers.launcher.job_queue import Job, JobQueue, back, created, done, failed, wait
+from tests.integration.launcher.conftest import Bench
+
+Scenario = Callable[[JobQueue, JobQueue], Awaitable[Any]]
+
+
+@pytest.fixture
+def two(bench: Bench) -> Iterator[Callable[[Scenario], Any]]:
+    """Run a scenario with two intakes of the launch queues."""
+
+    def run(scenario: Scenario) -> Any:
+        async def inside() -> Any:
+            client = connect_async(bench.settings)
+            made = [JobQueue(client, bench.settings, bench.cipher, "launch", name, "default") for name in ("a", "b")]
+            try:
+                return await scenario(*made)
+            finally:
+                await client.aclose()
+
+        return asyncio.run(inside())
+
+    yield run
+
+
+def test_two_share_a_queue_without_a_double(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    requests = bench.offer_many(500)
+
+    async def drain(intake: JobQueue) -> list[str]:
+        taken: list[str] = []
+        while True:
+            jobs = (await intake.claim(7)).jobs
+            if not jobs:
+                return taken
+            taken += [job.id for job in jobs]
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        first, second = await asyncio.gather(drain(a), drain(b))
+        assert Counter(first + second) == Counter(f"{request.launch_id}_0" for request in requests)
+        assert first
+        assert second
+
+    two(scenario)
+    assert bench.states(requests) == {"claimed": 500}
+
+
+def test_a_job_that_stands_twice_in_the_list_is_taken_once(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    request = bench.request()
+    bench.offer(request)
+    bench.redis.rpush(redis_keys.rq_queue(bench.names.launch_queue("default")), f"{request.launch_id}_0")
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        assert len((await a.claim(10)).jobs) + len((await b.claim(10)).jobs) == 1
+
+    two(scenario)
+
+
+def test_who_lost_the_lease_writes_nothing(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    request = bench.request()
+    bench.offer(request)
+    queue = redis_keys.rq_started(bench.names.launch_queue("default"))
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        (lost,) = (await a.claim(10)).jobs
+        bench.redis.zadd(queue, {bench.redis.zrange(queue, 0, 0)[0]: time.time() - 1})
+        assert await b.reap() == (1, [])
+        assert await a.reap() == (0, [])
+        (held,) = (await b.claim(10)).jobs
+        assert await a.finish([created(lost, "p", "default", "u")]) == ["lost"]
+        assert await a.renew([lost]) == [0]
+        assert lost.lost
+        assert "pod" not in bench.ledger(request)
+        assert await b.renew([held]) == [1]
+        assert await b.finish([created(held, "p", "default", "u")]) == ["ok"]
+        assert await b.finish([created(held, "p", "default", "u")]) == ["lost"]
+
+    two(scenario)
+    entry = bench.ledger(request)
+    assert (entry["state"], entry["launcher"], entry["uid"]) == ("created", "b", "u")
+
+
+def test_a_renewal_tells_what_is_not_wanted_any_more(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    withdrawn, wanted = bench.request(1), bench.request(2)
+    bench.offer(withdrawn, wanted)
+
+    async def scenario(a: JobQueue, _: JobQueue) -> None:
+        jobs = (await a.claim(10)).jobs
+        bench.queue.withdraw([(withdrawn.launch_id, withdrawn.subject)])
+        assert await a.renew(jobs) == [-1, 1]
+
+    two(scenario)
+
+
+def test_what_is_put_back_comes_first_and_what_waits_comes_in_time(
+    bench: Bench, two: Callable[[Scenario], Any]
+) -> None:
+    bench.offer_many(4)
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        jobs = (await a.claim(3)).jobs
+        await a.finish([back(jobs[1]), wait(jobs[0], 0.2, "Throttled", "slow down"), wait(jobs[2], 60.0, "Quota", "q")])
+        claim = await b.claim(10)
+        assert [job.id for job in claim.jobs] == [jobs[1].id, (set(claim_ids(claim.jobs)) - {jobs[1].id}).pop()]
+        assert 0.0 < claim.due_s <= 0.2
+        await asyncio.sleep(0.25)
+        (again,) = (await b.claim(10)).jobs
+        assert (again.id, again.tries) == (jobs[0].id, 1)
+
+    two(scenario)
+
+
+def claim_ids(jobs: list[Job]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+def test_a_job_that_loses_every_launcher_is_taken_for_the_cause(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    request = bench.request()
+    bench.offer(request)
+    queue = redis_keys.rq_started(bench.names.launch_queue("default"))
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        for number in range(module.LOSSES_MAX + 1):
+            assert len((await a.claim(1)).jobs) == 1
+            bench.redis.zadd(queue, {bench.redis.zrange(queue, 0, 0)[0]: 1})
+            count, crashed = await b.reap()
+            assert count == (number < module.LOSSES_MAX)
+        (job,) = crashed
+        assert b.open_launch(job) == request
+        assert await b.finish([failed(job, "LauncherCrashed")]) == ["ok"]
+
+    two(scenario)
+    assert [entry["job"] for entry in bench.quarantined()] == [f"{request.launch_id}_0"]
+
+
+def test_suspended_launchers_take_nothing(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    from rq import suspension
+
+    bench.offer_many(3)
+    suspension.suspend(bench.redis)  # type: ignore[arg-type]
+
+    async def scenario(a: JobQueue, _: JobQueue) -> None:
+        claim = await a.claim(10)
+        assert (claim.jobs, claim.wait_s) == ([], 1.0)
+        suspension.resume(bench.redis)  # type: ignore[arg-type]
+        assert len((await a.claim(10)).jobs) == 3
+
+    two(scenario)
+
+
+def test_a_pause_holds_for_everyone(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    bench.offer_many(3)
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        assert await a.throttle("pause", x=0.3, reason="Throttled") == pytest.approx(0.3)
+        claim = await b.claim(10)
+        assert not claim.jobs
+        assert 0.2 < claim.wait_s <= 0.3
+        await asyncio.sleep(0.35)
+        assert len((await b.claim(10)).jobs) == 3
+
+    two(scenario)
+
+
+def test_failures_in_a_row_double_the_pause_once_for_all(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        async def fails() -> float:
+            first = await a.throttle("stumble", x=0.1, y=10.0)
+            assert await b.throttle("stumble", x=0.1, y=10.0) <= first
+            await asyncio.sleep(first + 0.02)
+            return first
+
+        assert [round(await fails(), 2) for _ in range(3)] == [0.1, 0.2, 0.4]
+        assert (await a.claim(1)).failures == 3
+        await a.throttle("recover")
+        assert round(await fails(), 2) == 0.1
+
+    two(scenario)
+
+
+def test_behind_a_quota_one_launch_tries_and_success_makes_room(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    bench.offer_many(40, namespace="full")
+    bench.offer_many(2, namespace="free")
+
+    async def scenario(a: JobQueue, b: JobQueue) -> None:
+        (first,) = (await a.claim(1)).jobs
+        await a.throttle("refused", "full", 0.2, 5.0, "QuotaExceeded", "exceeded quota")
+        await a.finish([wait(first, 0.2, "QuotaExceeded", "exceeded quota")])
+        open_ones = (await b.claim(64)).jobs
+        assert {b.open_launch(job).namespace for job in open_ones} == {"free"}
+        await asyncio.sleep(0.3)
+        allowed = []
+        for _ in range(8):
+            jobs = (await b.claim(64)).jobs
+            allowed.append(len(jobs))
+            assert all(job.probe for job in jobs)
+            for _ in jobs:
+                await b.throttle("passed", "full", 1.25, 10.0)
+            await asyncio.sleep(0.3)
+        assert allowed == [1, 1, 1, 1, 2, 2, 3, 3]
+        await b.throttle("refused", "full", 0.2, 5.0, "QuotaExceeded", "exceeded quota")
+        assert not (await b.claim(64)).jobs
+
+    two(scenario)
+
+
+def test_who_waited_too_long_behind_a_quota_is_handed_out_to_fail(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+    request = bench.request(namespace="full")
+    bench.offer(request)
+
+    async def scenario(a: JobQueue, _: JobQueue) -> None:
+        await a.throttle("refused", "full", 60.0, 60.0, "QuotaExceeded", "exceeded quota: q")
+        bench.redis.hset(bench.names.launch(request.launch_id), "t_offered", time.time() - 100)
+        (job,) = (await a.claim(10, patience_s=50.0)).jobs
+        assert job.overdue == ("QuotaExceeded", "exceeded quota: q")
+
+    two(scenario)
+
+
+def test_what_is_done_stays_bounded(
+    bench: Bench, two: Callable[[Scenario], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FINISHED_MAX", 20)
+    requests = bench.offer_many(60)
+
+    async def scenario(a: JobQueue, _: JobQueue) -> None:
+        while jobs := (await a.claim(16)).jobs:
+            await a.finish([done(job) for job in jobs])
+
+    two(scenario)
+    assert bench.redis.zcard(redis_keys.rq_finished(bench.names.launch_queue("default"))) == 20
+    kept = [request for request in requests if bench.redis.exists(f"rq:job:{request.launch_id}_0")]
+    assert len(kept) == 20
+    assert all(0 < bench.redis.ttl(f"rq:job:{request.launch_id}_0") <= 600 for request in kept)

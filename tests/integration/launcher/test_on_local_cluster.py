@@ -1,0 +1,99 @@
+"""The same launcher against the real local cluster: its quota, its faults, its audit of every request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podrelay.protocol import identifiers
+from tests.harness.local_cluster import LocalCluster
+from tests.integration.launcher.conftest import Bench, until
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    with LocalCluster(tmp_path / "cluster", runner="simulate") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def real(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    class Address:
+        def kubeconfig(self, _: Path) -> Path:
+            return cluster.kubeconfig
+
+    bench = Bench(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
+    for name, value in bench.environment().items():
+        if name != "AIRFLOW_HOME":
+            monkeypatch.setenv(name, value)
+    return bench
+
+
+def creates(cluster: LocalCluster) -> Counter[int]:
+    return Counter(
+        entry["status"] for entry in cluster.audit() if entry["verb"] == "create" and entry["resource"] == "pods"
+    )
+
+
+def test_faults_of_every_kind_and_one_pod_per_launch(real: Bench, cluster: LocalCluster) -> None:
+    create: dict[str, Any] = {"verbs": ["create"], "resource": "pods"}
+    cluster.faults(
+        {**create, "lost_response": True, "count": 5},
+        {**create, "reset": True, "count": 5},
+        {**create, "status": 503, "count": 3},
+        {**create, "status": 429, "retry_after_s": 1, "count": 2},
+        {**create, "latency_s": 0.02},
+    )
+    requests = real.offer_many(100)
+
+    async def scenario() -> None:
+        async with real.launcher(), real.launcher():
+            await until(lambda: real.states(requests) == {"created": 100}, 30)
+
+    asyncio.run(scenario())
+    pods = cluster.pods()
+    assert Counter(pod["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] for pod in pods) == Counter(
+        request.launch_id for request in requests
+    )
+    assert {pod["metadata"]["uid"] for pod in pods} == {real.ledger(request)["uid"] for request in requests}
+    assert not [result for result in real.results() if result.outcome == "failed"]
+
+
+def test_a_namespace_that_does_not_exist_fails_its_launch_at_once(real: Bench, cluster: LocalCluster) -> None:
+    bad, good = real.request(1, namespace="nowhere"), real.request(2)
+    real.offer(bad, good)
+
+    async def scenario() -> None:
+        async with real.launcher():
+            await until(lambda: real.states([bad, good]) == {"finished": 1, "created": 1}, 10)
+
+    asyncio.run(scenario())
+    (result,) = real.results()
+    assert "nowhere" in result.message
+
+
+def test_a_full_quota_costs_at_most_as_many_refusals_as_pods(real: Bench, cluster: LocalCluster) -> None:
+    cluster.faults(quota={"default": 10})
+    requests = real.offer_many(60)
+
+    async def end_pods() -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            for pod in await asyncio.to_thread(cluster.pods):
+                await asyncio.to_thread(cluster.vanish_pod, "default", pod["metadata"]["name"])
+
+    async def scenario() -> None:
+        ending = asyncio.ensure_future(end_pods())
+        async with real.launcher():
+            await until(lambda: real.states(requests) == {"created": 60}, 60)
+        ending.cancel()
+
+    asyncio.run(scenario())
+    counts = creates(cluster)
+    assert counts[201] == 60
+    assert sum(counts.values()) <= 120

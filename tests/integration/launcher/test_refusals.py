@@ -1,0 +1,164 @@
+"""What a real API server says beside yes and no: lost answers behind admission, webhooks, quoted arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from podrelay_workers.launcher.launch_job import WaitLimit
+from tests.harness.pod_api import Json, status
+from tests.integration.launcher.conftest import TOKEN, Bench, until
+
+
+def full(pod: Json) -> web.Response:
+    name = pod["metadata"]["name"]
+    why = "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"
+    return status(403, "Forbidden", f'pods "{name}" is forbidden: {why}')
+
+
+def test_a_pod_whose_answer_was_lost_is_found_behind_the_quota_that_it_fills(bench: Bench) -> None:
+    """Admission comes before the check of the name: the pod itself is why the second request is refused."""
+    request = bench.request()
+    bench.api.lose_answers = 1
+    bench.api.fault = lambda _, pod: full(pod) if bench.api.pods else None
+    bench.offer(request)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: bench.states([request]) == {"created": 1})
+
+    asyncio.run(scenario())
+    assert bench.ledger(request)["uid"] == next(iter(bench.api.pods.values()))["metadata"]["uid"]
+    assert not bench.results()
+
+
+def test_a_timed_out_creation_that_took_effect_is_found_where_the_next_try_is_refused(bench: Bench) -> None:
+    request = bench.request()
+    answers = [
+        status(403, "Forbidden", "unable to create new content in namespace default because it is being terminated")
+    ]
+
+    def fault(_: web.Request, pod: Json) -> web.Response | None:
+        if bench.api.pods:
+            return answers[0]
+        pod["metadata"] |= {"namespace": "default", "uid": "u-late", "resourceVersion": "1"}
+        bench.api.pods["default", pod["metadata"]["name"]] = pod
+        return status(504, "Timeout", "Timeout: request did not complete within requested timeout")
+
+    bench.api.fault = fault
+    bench.offer(request)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: bench.states([request]) == {"created": 1})
+
+    asyncio.run(scenario())
+    assert bench.ledger(request)["uid"] == "u-late"
+    assert not [result for result in bench.results() if result.terminal]
+
+
+def test_a_launch_whose_time_is_up_is_looked_for_before_it_is_given_up(bench: Bench) -> None:
+    """It was tried (504, and the pod came to be), then stood behind its namespace's quota until its patience ended."""
+    late, other = bench.request(1), bench.request(2)
+
+    def fault(_: web.Request, pod: Json) -> web.Response | None:
+        if pod["metadata"]["annotations"]["task_id"] == "load1" and not bench.api.pods:
+            pod["metadata"] |= {"namespace": "default", "uid": "u-late", "resourceVersion": "1"}
+            bench.api.pods["default", pod["metadata"]["name"]] = pod
+            return status(504, "Timeout", "Timeout: request did not complete within requested timeout", retry_after="1")
+        return full(pod)
+
+    bench.api.fault = fault
+    bench.offer(late, other)
+
+    async def scenario() -> None:
+        async with bench.launcher(patience=WaitLimit(2.0)):
+            await until(lambda: bench.states([late, other]) == {"created": 1, "finished": 1}, 20)
+
+    asyncio.run(scenario())
+    assert bench.ledger(late)["uid"] == "u-late"
+
+
+@pytest.mark.parametrize("code", [422, 403, 400])
+def test_no_message_that_quotes_the_pod_shows_its_token(
+    bench: Bench, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = bench.request()
+    bench.api.fault = lambda _, pod: status(code, "Invalid", f"Invalid value: {json.dumps(pod['spec'])}: {TOKEN[:20]}")
+    bench.offer(request)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: bench.states([request]) == {"finished": 1} and not bench.in_hand())
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(scenario())
+    (result,) = bench.results()
+    assert "***" in result.message
+    failure = bench.redis.xrange(f"rq:results:{request.launch_id}_0")
+    for told in (result.message, caplog.text, str(bench.ledger(request)), unpacked(failure)):
+        assert TOKEN[:13] not in told
+
+
+def unpacked(entries: Any) -> str:
+    import base64
+    import zlib
+
+    return " ".join(
+        zlib.decompress(base64.b64decode(fields["exc_string"])).decode()
+        for _, fields in entries
+        if "exc_string" in fields
+    )
+
+
+def test_one_pod_that_the_server_stumbles_over_does_not_stop_the_others(bench: Bench) -> None:
+    """It waits longer each time; others go on in between."""
+    bad = bench.request(99)
+    bench.api.fault = lambda _, pod: (
+        status(500, "InternalError", "Internal error occurred: no such thing")
+        if pod["metadata"]["annotations"]["task_id"] == "load99"
+        else None
+    )
+    bench.offer(bad)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            for number in range(30):
+                (request,) = bench.offer_many(1, key=("etl", f"t{number}", "r", 1, -1))
+                await until(lambda request=request: bench.states([request]) == {"created": 1})  # type: ignore[misc]
+                await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+    name = next(name for _, name in bench.api.creates if "load99" in name)
+    assert 2 <= sum(made == name for _, made in bench.api.creates) <= 6
+
+
+def test_a_server_that_ends_its_connections_between_requests_gets_each_pod_once(bench: Bench) -> None:
+    """As in a rolling restart, or after a load balancer's idle time: a kept connection ends without a word."""
+    requests = bench.offer_many(20)
+    kept: list[Any] = []
+
+    def close(request: web.Request, _: Any) -> web.Response | None:
+        kept.append(request.transport)
+        if len(kept) % 2:
+            request.protocol.force_close()  # type: ignore[attr-defined]
+        return None
+
+    async def scenario() -> None:
+        bench.api.fault = close
+        async with bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 20})
+            for transport in kept:
+                bench.api._loop.call_soon_threadsafe(transport.abort)  # type: ignore[union-attr]
+            later = bench.offer_many(20)
+            await until(lambda: bench.states(later) == {"created": 20})
+
+    asyncio.run(scenario())
+    assert set(bench.api.names.values()) == {1}
+    assert not bench.redis.hget(bench.names.throttle("default"), "failures")
+    assert not bench.results()

@@ -1,0 +1,248 @@
+"""Quota, throttling and an ailing API server: launches wait, together, and none is lost or failed for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiohttp import web
+
+from podrelay_workers.launcher.launch_job import WaitLimit
+from tests.harness.pod_api import Json, status
+from tests.integration.launcher.conftest import Bench, until
+
+
+def test_no_launcher_creates_inside_a_retry_after_window(bench: Bench) -> None:
+    requests = bench.offer_many(200)
+    refused: list[float] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        if len(bench.api.pods) >= 60 and (not refused or time.monotonic() - refused[0] < 0.02):
+            refused.append(time.monotonic())
+            return status(429, "TooManyRequests", "slow down", retry_after="1")
+        return None
+
+    async def scenario() -> None:
+        bench.api.latency_s = 0.02
+        bench.api.fault = throttle
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 200}, 20)
+
+    asyncio.run(scenario())
+    # What was under way when the answer came cannot be taken back: a round trip and a message to the other launcher.
+    inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[-1] + 1.0]
+    assert inside == []
+    assert set(bench.api.names.values()) == {1}
+
+
+def test_a_launcher_that_cannot_reach_redis_obeys_retry_after_by_itself(bench: Bench) -> None:
+    bench.offer_many(60)
+    refused: list[float] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        if not refused:
+            bench.redis.client_pause(2500)  # Redis hears nobody from now on: the launcher has only its own memory
+            refused.append(time.monotonic())
+        return status(429, "TooManyRequests", "slow down", retry_after="6")
+
+    async def scenario() -> None:
+        bench.api.latency_s = 0.02
+        bench.api.fault = throttle
+        async with bench.launcher(launch_lease_s=30.0):
+            await until(lambda: refused)
+            # More is in hand than is sent: the rest comes when the first have failed to tell Redis.
+            await asyncio.sleep(4.5)
+
+    asyncio.run(scenario())
+    assert [at - refused[0] for at, _ in bench.api.creates if at > refused[0] + 0.3] == []
+
+
+def test_a_new_launcher_obeys_retry_after_though_redis_lost_its_data(bench: Bench) -> None:
+    bench.offer_many(20)
+    asked_s = 5
+    refused: list[float] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        refused.append(time.monotonic())
+        asked = refused[0] + asked_s - time.monotonic() > 0.5
+        return status(429, "TooManyRequests", "slow down", retry_after=str(asked_s)) if asked else None
+
+    async def scenario() -> None:
+        bench.api.fault = throttle
+        async with bench.launcher():
+            await until(lambda: refused and bench.redis.exists(bench.names.throttle("default")))
+            await asyncio.sleep(0.3)
+            bench.redis.flushall()
+            await asyncio.sleep(1.0)
+            again = bench.offer_many(20)  # as a scheduler does after lost data
+            async with bench.launcher():
+                await until(lambda: bench.states(again) == {"created": 20}, 15)
+
+    asyncio.run(scenario())
+    inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[0] + asked_s - 0.1]
+    assert inside == []
+
+
+def test_a_full_quota_costs_few_refusals(bench: Bench) -> None:
+    requests = bench.offer_many(60, namespace="small")
+    other = bench.offer_many(5, namespace="default")
+    bench.api.quota["small"] = 10
+
+    async def end_pods() -> None:
+        while True:
+            await asyncio.sleep(0.6)
+            for key in [key for key in list(bench.api.pods) if key[0] == "small"][:10]:
+                bench.api.pods.pop(key, None)
+
+    async def scenario() -> None:
+        ending = asyncio.ensure_future(end_pods())
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: bench.states(other) == {"created": 5}, 20, "another namespace is not held up")
+            await until(lambda: bench.states(requests) == {"created": 60}, 60)
+        ending.cancel()
+
+    asyncio.run(scenario())
+    assert bench.api.calls["create"] - 5 <= 120
+    assert not [result for result in bench.results() if result.outcome == "failed"]
+
+
+def test_users_hear_of_a_launch_that_waits_for_quota(bench: Bench) -> None:
+    request = bench.request(namespace="full")
+    bench.api.quota["full"] = 0
+    bench.offer(request)
+    # It was offered a while ago: short waits are no news.
+    bench.redis.hset(bench.names.launch(request.launch_id), "t_offered", time.time() - 60)
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(bench.results)
+            await asyncio.sleep(2.5)
+
+    asyncio.run(scenario())
+    (result,) = bench.results()
+    assert (result.outcome, result.reason) == ("pending", "QuotaExceeded")
+    assert "exceeded quota" in result.message
+    entry = bench.ledger(request)
+    assert (entry["state"], entry["reason"]) == ("waiting", "QuotaExceeded")
+
+
+def test_a_failing_server_is_waited_for(bench: Bench) -> None:
+    requests = bench.offer_many(50)
+    until_s = time.monotonic() + 2.0
+    bench.api.fault = lambda *_: (
+        status(500, "InternalError", "etcdserver: leader changed") if time.monotonic() < until_s else None
+    )
+
+    async def scenario() -> None:
+        async with bench.launcher(), bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 50}, 20)
+
+    asyncio.run(scenario())
+    assert not bench.results()
+    # Two launchers send 16 at once each, and half as many after each pause that was of no use, down to one: however many
+    # launches wait, the outage costs about twice the first try.
+    assert bench.api.calls["create"] < 50 + 70
+
+
+def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Bench) -> None:
+    first, bad = bench.offer_many(5), bench.request(number=1000)
+    name, broken = bad.launch_id.replace("-", ""), True
+
+    def webhook(_: web.Request, pod: Json) -> web.Response | None:
+        if broken and name in pod["metadata"]["name"]:
+            return status(500, "InternalError", "failed calling webhook: connection refused")
+        return None
+
+    def tries() -> list[float]:
+        return [at for at, pod in bench.api.creates if name in pod]
+
+    async def scenario() -> list[dict[str, int]]:
+        nonlocal broken
+        bench.api.latency_s = 0.01
+        bench.api.fault = webhook
+        async with bench.launcher():
+            await until(lambda: bench.states(first) == {"created": 5})
+            bench.offer(bad)
+            seen = []
+            for _ in range(15):  # others come and go while the bad one fails again and again
+                others = bench.offer_many(4)
+                await asyncio.sleep(0.15)
+                seen.append(bench.states(others))
+            assert bench.ledger(bad)["reason"] == "WebhookFailed"
+            await until(lambda: len(tries()) > 3)
+            broken = False
+            await until(lambda: bench.states([bad]) == {"created": 1}, 15)
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert seen == [{"created": 4}] * 15
+    first_s, second_s, third_s, fourth_s = tries()[:4]
+    assert fourth_s - third_s > second_s - first_s, "it waits longer each time"
+    assert {result.outcome for result in bench.results()} <= {"pending"}, "users may hear of it"
+
+
+def test_a_webhook_that_is_away_for_one_namespace_holds_up_no_other(bench: Bench) -> None:
+    """Also at the start of a launcher, when nothing has worked yet, and where many launches meet it."""
+    bad = bench.offer_many(60, namespace="bad")
+    good = bench.offer_many(20, namespace="good")
+    message = (
+        'Internal error occurred: failed calling webhook "w.io": failed to call webhook: context deadline exceeded'
+    )
+    bench.api.fault = lambda request, _: (
+        status(500, "InternalError", message) if request.match_info["namespace"] == "bad" else None
+    )
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: bench.states(good) == {"created": 20}, 5)
+            assert not bench.redis.hget(bench.names.throttle("default"), "failures")
+            bench.api.fault = None
+            await until(lambda: bench.states(bad) == {"created": 60}, 20)
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
+    requests = bench.offer_many(10)
+
+    def refuse(request: web.Request, _: Json) -> web.Response | None:
+        if time.monotonic() < until_s:
+            assert request.transport is not None
+            request.transport.close()
+        return None
+
+    until_s = time.monotonic() + 1.0
+    bench.api.fault = refuse
+
+    async def scenario() -> None:
+        async with bench.launcher():
+            await until(lambda: bench.states(requests) == {"created": 10}, 20)
+
+    asyncio.run(scenario())
+    assert set(bench.api.names.values()) == {1}
+
+
+def fails_with(bench: Bench, answer: Any, patience: WaitLimit) -> Any:
+    request = bench.request(namespace="full")
+    bench.api.fault = lambda *_: answer()
+    bench.offer(request)
+
+    async def scenario() -> None:
+        async with bench.launcher(patience=patience):
+            await until(lambda: [item for item in bench.results() if item.outcome == "failed"], 15)
+
+    asyncio.run(scenario())
+    return next(item for item in bench.results() if item.outcome == "failed")
+
+
+def test_patience_ends_with_the_servers_words(bench: Bench) -> None:
+    result = fails_with(bench, lambda: status(403, "Forbidden", "pods is forbidden: exceeded quota: q"), WaitLimit(1.5))
+    assert (result.reason, result.failure_class, result.pod) == ("QuotaExceeded", "infrastructure", "")
+    assert result.message.endswith("exceeded quota: q")
+
+
+def test_the_users_own_number_of_tries_is_kept(bench: Bench) -> None:
+    result = fails_with(bench, lambda: status(429, "TooManyRequests", "slow down"), WaitLimit(600.0, tries_max=1))
+    assert result.reason == "Throttled"
+    assert bench.api.calls["create"] == 2

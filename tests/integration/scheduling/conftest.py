@@ -1,0 +1,145 @@
+"""A started executor on an empty Redis and a real (SQLite) Airflow database, driven and judged from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jwt
+import pytest
+import redis
+
+from podrelay.executor import RedisKubernetesExecutor
+from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.messages import PodReport
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.store.circuit_breaker import script
+from tests.conftest import FERNET_KEY
+from tests.harness.task_instances import OWNER
+
+
+class Outside:
+    """What launchers and watchers do to Redis, and what an operator sees there."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.names = RedisKeys("default")
+        self._cipher = PayloadCipher(FERNET_KEY)
+
+    def publish(self, launch_id: str, outcome: str = "succeeded", attempt: int = 0, **fields: Any) -> int:
+        """Publish a result by the script that the watcher uses."""
+        result = PodReport(launch_id, attempt, outcome, namespace="default", **fields)  # type: ignore[arg-type]
+        known: dict[str, str] = {"pod": result.pod, "namespace": "default", "uid": result.uid} if result.pod else {}
+        return int(
+            self.redis.eval(  # type: ignore[arg-type]
+                script("publish"),
+                4,
+                self.names.launch(launch_id),
+                self.names.results,
+                self.names.unacknowledged,
+                self.names.watch("default"),
+                "",
+                "",
+                launch_id,
+                attempt,
+                outcome,
+                self._cipher.encrypt(result.encode()),
+                time.time(),
+                100_000,
+                *[item for pair in known.items() for item in pair],
+            )  # fmt: skip
+        )
+
+    def create(self, launch_id: str, pod: str = "pod-1") -> None:
+        """What a launcher leaves when it has made the pod."""
+        self.redis.hset(
+            self.names.launch(launch_id), mapping={"state": "created", "pod": pod, "namespace": "default", "uid": "u"}
+        )
+        entry = self.ledger(launch_id)
+        queue = redis_keys.rq_queue(entry["queue"])
+        self.redis.lrem(queue, 1, identifiers.job_id(launch_id, int(entry["attempt"])))
+
+    def ledger(self, launch_id: str) -> dict[str, str]:
+        return self.redis.hgetall(self.names.launch(launch_id))  # type: ignore[return-value]
+
+    def queued(self, level: int = 0) -> list[str]:
+        """What waits in a level: in its own queue, then in those of other schedulers beside it."""
+        queue = self.names.launch_queue("default", level)
+        sides = self.redis.hgetall(self.names.fair_queues("default"))
+        lists = [queue, *sorted(side for side, beside in sides.items() if beside == queue)]  # type: ignore[union-attr]
+        return [job for name in lists for job in self.redis.lrange(redis_keys.rq_queue(name), 0, -1)]  # type: ignore[union-attr]
+
+    def token(self, job: str) -> dict[str, Any]:
+        """What the token of a launch says that waits, opened as a launcher does."""
+        data: str = self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "data")  # type: ignore[assignment]
+        text = self._cipher.decrypt(json.loads(data)[2][0]).decode()
+        found = re.search(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", text)
+        assert found is not None
+        return dict(jwt.decode(found[0], options={"verify_signature": False}))
+
+    def commands(self) -> dict[str, int]:
+        """How often each command was called so far by anybody, but for the one that asks."""
+        stats: dict[str, Any] = self.redis.info("commandstats")  # type: ignore[assignment]
+        return {name: said["calls"] for name, said in stats.items() if name != "cmdstat_info"}
+
+    def cleanups(self) -> list[str]:
+        """Descriptions of the clean-up jobs that wait."""
+        ids = self.redis.lrange(redis_keys.rq_queue(self.names.cleanup_queue("default")), 0, -1)
+        return [self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "description") for job in ids]  # type: ignore[misc, union-attr]
+
+    def everything(self) -> str:
+        """All text in Redis, to look for what must not be there."""
+        parts = []
+        for key in self.redis.scan_iter():
+            kind = self.redis.type(key)
+            if kind == "hash":
+                parts.append(json.dumps(self.redis.hgetall(key)))
+            elif kind == "stream":
+                parts.append(json.dumps(self.redis.xrange(key)))
+            parts.append(key)
+        return "\n".join(parts)
+
+
+@pytest.fixture
+def outside(redis_url: str) -> Outside:
+    return Outside(redis_url)
+
+
+@pytest.fixture
+def start_executor(
+    airflow_db: None, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., RedisKubernetesExecutor]]:
+    started = []
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    monkeypatch.setenv("AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S", "0.2")
+
+    def start(job_id: int = OWNER) -> RedisKubernetesExecutor:
+        executor = RedisKubernetesExecutor()
+        executor.job_id = job_id
+        executor.start()
+        started.append(executor)
+        return executor
+
+    yield start
+    for executor in started:
+        executor.end()
+
+
+@pytest.fixture
+def executor(start_executor: Callable[..., RedisKubernetesExecutor]) -> RedisKubernetesExecutor:
+    return start_executor()
+
+
+def beat(executor: RedisKubernetesExecutor, until: Callable[[], Any] | None = None, most_s: float = 5.0) -> None:
+    """Heartbeats, one or until something holds."""
+    end = time.monotonic() + most_s
+    executor.heartbeat()
+    while until is not None and not until():
+        if time.monotonic() > end:
+            raise AssertionError("it did not come to hold")
+        time.sleep(0.02)
+        executor.heartbeat()

@@ -1,0 +1,692 @@
+"""The executor against a real Redis and a real database: what it hands over, what it reports, what it survives."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from airflow.configuration import conf as airflow_conf
+from airflow.executors.base_executor import BaseExecutor
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.log import Log
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+from kubernetes.client import models as k8s
+from sqlalchemy import select
+
+from podrelay.executor import RedisKubernetesExecutor
+from podrelay.protocol import identifiers, redis_keys
+from podrelay.scheduling import heartbeat_budget
+from podrelay.settings import load_settings
+from podrelay_workers.launcher.registration import Registration
+from tests.conftest import FERNET_KEY
+from tests.harness.redis_server import RedisServer
+from tests.harness.task_instances import OWNER, load, make_task_instances, update, workload_of
+from tests.integration.scheduling.conftest import Outside, beat
+
+QUEUED = TaskInstanceState.QUEUED
+FAILED = TaskInstanceState.FAILED
+
+
+def hand_over(executor: BaseExecutor, ti_id: str) -> tuple[Any, str]:
+    """Queue one task instance and beat once; its key and launch id."""
+    workload = workload_of(ti_id, executor.jwt_generator)
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    executor.heartbeat()
+    return workload.key, str(workload.ti.external_executor_id)
+
+
+def test_nothing_reaches_redis_before_the_heartbeat(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0])
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    assert outside.queued() == []
+    assert workload.key in executor.queued_tasks
+    executor.heartbeat()
+    assert outside.queued() == [identifiers.job_id(str(workload.ti.external_executor_id), 0)]
+    assert workload.key in executor.running
+    assert workload.key not in executor.queued_tasks
+
+
+def test_a_launch_is_the_id_that_airflow_assigned(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    entry = outside.ledger(launch_id)
+    assert (entry["state"], entry["owner"], entry["subject"]) == ("offered", str(OWNER), ti_id)
+    assert outside.redis.hget(outside.names.current, ti_id) == launch_id
+    assert key not in executor.event_buffer
+
+
+def test_without_an_assigned_id_one_is_made_and_announced(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances(external_executor_id=None)[0]
+    key, _ = hand_over(executor, ti_id)
+    state, launch_id = executor.event_buffer[key]
+    assert state == QUEUED
+    assert outside.redis.hget(outside.names.current, ti_id) == launch_id
+
+
+@pytest.mark.parametrize("left", ["17", "not an id"])
+def test_what_another_executor_left_in_the_row_is_no_launch_id(
+    executor: RedisKubernetesExecutor, outside: Outside, left: str
+) -> None:
+    """The stock executor writes its scheduler's job id there: it would name the launches of many tasks."""
+    key, _ = hand_over(executor, make_task_instances(external_executor_id=left)[0])
+    state, launch_id = executor.event_buffer[key]
+    assert (state, outside.ledger(launch_id)["state"]) == (QUEUED, "offered")
+    assert outside.queued() == [identifiers.job_id(launch_id, 0)]
+
+
+def test_the_id_of_an_earlier_launch_is_not_used_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """Beside other executors Airflow assigns none to a task that names its executor by class, or to a team's, and leaves the
+    last one in the row: through deferrals, and from one try to the next.
+    """
+    ti_id = make_task_instances(external_executor_id=None)[0]
+    key, _ = hand_over(executor, ti_id)
+    _, first = executor.get_event_buffer()[key]
+    outside.create(first)
+    update(ti_id, state="deferred", external_executor_id=first)
+    outside.publish(first, pod="pod-1")
+    executor.heartbeat()
+    executor.get_event_buffer()
+    update(ti_id, state="queued")
+    hand_over(executor, ti_id)
+    state, second = executor.get_event_buffer()[key]
+    assert state == QUEUED
+    assert second != first
+    assert outside.ledger(second)["state"] == "offered"
+    # Another scheduler holds the row: the event is lost, and the row names the earlier launch for a while.
+    beat(executor, until=lambda: executor.event_buffer)
+    assert executor.get_event_buffer() == {key: (QUEUED, second)}
+    assert key in executor.running
+    assert outside.ledger(second)["state"] == "offered"
+    outside.create(second)
+    update(ti_id, state="running", external_executor_id=second)
+    for _ in range(3):
+        executor.reconciliation.due_now()
+        executor.heartbeat()
+    assert executor.event_buffer == {}
+    outside.publish(second, "failed", pod="pod-2", reason="Error")
+    executor.heartbeat()
+    assert executor.event_buffer[key][0] == FAILED
+
+
+def test_no_token_or_payload_is_readable(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0], executor.jwt_generator)
+    assert len(workload.token) > 100
+    executor._process_workloads([workload])
+    text = outside.everything()
+    assert workload.key.dag_id in text, "the description is for people"
+    for secret in (workload.token, workload.token.split(".")[2], "execute_workload"):
+        assert secret not in text
+
+
+def test_hundreds_in_one_heartbeat_keep_their_order(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_S", 60.0)
+    executor.parallelism = 500
+    workloads = [workload_of(ti_id) for ti_id in make_task_instances(300)]
+    executor._process_workloads(workloads)
+    assert outside.queued() == [identifiers.job_id(str(w.ti.external_executor_id), 0) for w in workloads]
+    assert len(executor.running) == 300
+
+
+def test_a_repeated_hand_over_queues_nothing_twice(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0])
+    executor._process_workloads([workload])
+    executor._process_workloads([workload])
+    assert len(outside.queued()) == 1
+
+
+def test_priority_chooses_the_queue(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances(priority_weight=10)[0])
+    executor._process_workloads([workload])
+    assert outside.queued(level=3) == [identifiers.job_id(str(workload.ti.external_executor_id), 0)]
+
+
+def test_redis_away_keeps_the_work_and_bounds_the_heartbeat(
+    executor: RedisKubernetesExecutor, redis_server: RedisServer, outside: Outside
+) -> None:
+    workload = workload_of(make_task_instances()[0])
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    redis_server.pause()
+    try:
+        begun = time.monotonic()
+        executor.heartbeat()
+        assert time.monotonic() - begun < 1.5
+        assert workload.key in executor.queued_tasks
+        assert workload.key not in executor.running
+        begun = time.monotonic()
+        executor.heartbeat()
+        assert time.monotonic() - begun < 0.2, "the second heartbeat does not wait again"
+    finally:
+        redis_server.resume()
+    beat(executor, until=lambda: workload.key in executor.running)
+    assert len(outside.queued()) == 1
+    assert executor.event_buffer == {}
+
+
+@pytest.mark.parametrize(
+    ("row_state", "event"),
+    [("success", "success"), ("failed", "failed"), ("up_for_retry", "up_for_retry"), ("deferred", "deferred"),
+     ("restarting", "restarting"), ("up_for_reschedule", "up_for_reschedule")],
+)  # fmt: skip
+def test_a_pod_that_ended_well_says_what_the_database_says(
+    executor: RedisKubernetesExecutor, outside: Outside, row_state: str, event: str
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state=row_state)
+    outside.publish(launch_id, pod="pod-1")
+    executor.heartbeat()
+    assert executor.event_buffer[key] == (TaskInstanceState(event), None)
+    assert key not in executor.running
+    assert outside.ledger(launch_id)["state"] == "acknowledged"
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+
+
+@pytest.mark.parametrize("row_state", ["queued", "running"])
+def test_no_event_would_overwrite_the_launch_id(
+    executor: RedisKubernetesExecutor, outside: Outside, row_state: str
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state=row_state)
+    outside.publish(launch_id, pod="pod-1")
+    executor.heartbeat()
+    assert key not in executor.event_buffer
+    assert key not in executor.running
+
+
+def test_a_failed_pod_fails_the_running_task_with_its_reason(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="running")
+    outside.publish(
+        launch_id,
+        "failed",
+        pod="pod-1",
+        container="base",
+        container_reason="OOMKilled",
+        exit_code=137,
+        signal=9,
+        node="n1",
+    )
+    executor.heartbeat()
+    state, info = executor.event_buffer[key]
+    assert state == FAILED
+    for part in ("OOMKilled", "exit code 137 (signal 9)", "node n1", "default/pod-1"):
+        assert part in str(info)
+    assert [row.event for row in executor._task_event_logs] == ["pod failed"]
+    assert outside.cleanups() == ["done pod default/pod-1"], "kept for inspection, and out of every watch"
+
+
+def test_the_scheduler_can_save_what_is_told(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    for reason in ("Unschedulable", "ImagePull", "Quota"):
+        outside.publish(launch_id, "pending", pod="pod-1", reason=reason, message="why")
+    executor.heartbeat()
+    with create_session() as session:
+        SchedulerJobRunner._process_task_event_logs(executor._task_event_logs, session)
+    with create_session() as session:
+        rows = session.scalars(select(Log).where(Log.dag_id == key.dag_id)).all()
+        assert {row.extra for row in rows} == {f"{reason}: why" for reason in ("Unschedulable", "ImagePull", "Quota")}
+
+
+def test_a_pod_that_died_before_its_task_is_replaced_once(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    outside.publish(launch_id, "failed", pod="pod-1", container_reason="ErrImagePull", phase="Pending")
+    executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert outside.queued()[-1:] == [identifiers.job_id(launch_id, 1)]
+    assert outside.cleanups() == ["revoke pod default/pod-1"], "a pod that waits may not start beside its replacement"
+    outside.create(launch_id, "pod-2")
+    outside.publish(launch_id, "failed", attempt=1, pod="pod-2", container_reason="ErrImagePull")
+    executor.heartbeat()
+    assert executor.event_buffer[key][0] == FAILED
+
+
+def test_a_late_result_of_an_earlier_attempt_changes_nothing(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    outside.publish(launch_id, "failed", pod="pod-1", phase="Pending")
+    executor.heartbeat()
+    update(ti_id, state="running")
+    assert outside.publish(launch_id, "failed", pod="pod-1") == -1
+    executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+
+
+def test_a_task_that_resumed_is_not_touched_by_its_earlier_launch(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    key, first = hand_over(executor, ti_id)
+    outside.create(first)
+    update(ti_id, state="queued", external_executor_id=str(uuid.uuid4()))  # deferred, triggered and queued again
+    _, second = hand_over(executor, ti_id)
+    assert first != second
+    update(ti_id, state="running")
+    outside.publish(first, pod="pod-1")
+    executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+    update(ti_id, state="success")
+    outside.publish(second, pod="pod-2")
+    executor.heartbeat()
+    assert executor.event_buffer[key] == (TaskInstanceState.SUCCESS, None)
+
+
+class Odd(dict[str, Any]):
+    """What a DAG may have pickled."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not comparable")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_workload_that_meets_a_fault_holds_up_no_other(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    bad, good = (workload_of(ti_id) for ti_id in make_task_instances(2))
+    bad.ti.executor_config = Odd()
+    with create_session() as session:
+        executor.queue_workload(bad, session)
+        executor.queue_workload(good, session)
+    executor.heartbeat()
+    assert outside.queued() == [identifiers.job_id(str(good.ti.external_executor_id), 0)]
+    assert bad.key in executor.queued_tasks
+
+
+def test_invalid_executor_config_fails_only_its_task(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    good, bad = (workload_of(ti_id) for ti_id in make_task_instances(2))
+    bad.ti.executor_config = {"pod_override": {"not": "a pod"}}
+    with create_session() as session:
+        executor.queue_workload(bad, session)
+        executor.queue_workload(good, session)
+    executor.heartbeat()
+    assert executor.event_buffer == {bad.key: (FAILED, "Invalid executor_config passed")}
+    assert executor.running == {good.key}
+    assert executor.queued_tasks == {}
+    assert len(outside.queued()) == 1
+
+
+def test_a_pod_override_travels_sealed(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    workload = workload_of(make_task_instances()[0])
+    pod = k8s.V1Pod(spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="base", image="my-secret-image:1")]))
+    workload.ti.executor_config = {"pod_override": pod}
+    executor._process_workloads([workload])
+    assert workload.key in executor.running
+    assert "my-secret-image" not in outside.everything()
+    launch = executor.launches.of_key(workload.key)
+    assert launch is not None
+    assert launch.request is not None
+    assert launch.request.pod_override == {"spec": {"containers": [{"name": "base", "image": "my-secret-image:1"}]}}
+
+
+def test_after_flushall_launches_are_handed_over_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    beat(executor)
+    outside.redis.flushall()
+    beat(executor, until=lambda: outside.queued())
+    assert outside.queued() == [identifiers.job_id(launch_id, 0)]
+    assert key in executor.running
+
+
+def test_after_flushall_a_running_task_is_left_alone(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, _ = hand_over(executor, ti_id)
+    update(ti_id, state="running")
+    outside.redis.flushall()
+    for _ in range(20):
+        executor.heartbeat()
+        time.sleep(0.03)
+    assert outside.queued() == []
+    assert key in executor.running
+
+
+def test_a_deleted_job_is_handed_over_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    outside.redis.delete(
+        redis_keys.rq_queue(outside.names.launch_queue("default")), redis_keys.RQ_JOB_PREFIX + f"{launch_id}_0"
+    )
+    beat(executor, until=outside.queued)
+
+
+def elsewhere() -> dict[str, Any]:
+    return {"pod_override": k8s.V1Pod(metadata=k8s.V1ObjectMeta(namespace="elsewhere"))}
+
+
+def told(executor: RedisKubernetesExecutor) -> str:
+    return "\n".join(f"{entry.event}: {entry.extra}" for entry in executor._task_event_logs)
+
+
+def test_an_override_whose_namespace_nobody_watches_is_told_at_once(executor: RedisKubernetesExecutor) -> None:
+    hand_over(executor, make_task_instances()[0])
+    assert told(executor) == ""
+    hand_over(executor, make_task_instances(executor_config=elsewhere())[0])
+    assert "namespace not watched: Namespace elsewhere" in told(executor)
+    assert "multi_namespace_mode_namespace_list" in told(executor)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_pod_whose_end_is_never_told_frees_its_slot_where_nobody_watches(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    monkeypatch.setattr("podrelay.scheduling.reconciler.UNTOLD_S", 0.3)
+    ti_id = make_task_instances(executor_config={} if watched else elsewhere())[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="running", start_date=datetime.now(timezone.utc))
+    outside.publish(launch_id, "started", pod="pod-1")
+    until = time.monotonic() + 1.0
+    beat(executor, until=lambda: time.monotonic() > until)
+    assert key in executor.running, "it runs"
+    update(ti_id, state="success")
+    if watched:
+        until = time.monotonic() + 1.0
+        beat(executor, until=lambda: time.monotonic() > until)
+        assert key in executor.running, "its pod may still be writing its log"
+    else:
+        beat(executor, until=lambda: key not in executor.running)
+        assert "pod not followed" in told(executor)
+        assert executor.event_buffer == {}
+
+
+def test_a_lost_stream_entry_is_found_in_the_ledger(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod="pod-1")
+    outside.redis.delete(outside.names.results)
+    beat(executor, until=lambda: key in executor.event_buffer)
+    assert executor.running == set()
+
+
+def test_a_cleared_task_gets_no_pod_and_frees_its_slot(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    update(ti_id, state=None, external_executor_id=None)
+    beat(executor, until=lambda: key not in executor.running)
+    assert outside.ledger(launch_id)["state"] == "withdrawn"
+    assert outside.redis.exists(redis_keys.RQ_JOB_PREFIX + f"{launch_id}_0") == 0
+    assert key not in executor.event_buffer
+
+
+def test_reports_are_repeated_a_few_at_a_time(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tasks failed at once: the comparison with their rows is part of a heartbeat."""
+    keys = []
+    for ti_id in make_task_instances(3):
+        key, launch_id = hand_over(executor, ti_id)
+        outside.publish(launch_id, "failed", pod="pod-1", reason="Error", container_reason="Error")
+        keys.append(key)
+    beat(executor, until=lambda: len(executor.event_buffer) == 3)
+    executor.get_event_buffer()
+    monkeypatch.setattr(heartbeat_budget, "COMPARED_AT_ONCE", 1)
+    told = []
+    for _ in keys:
+        beat(executor, until=lambda: executor.event_buffer)
+        events = executor.get_event_buffer()
+        assert len(events) == 1
+        told += list(events)
+    assert told == keys
+
+
+def test_the_next_attempt_does_not_inherit_a_wait(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """A new leading watcher would take it for that of the new pod, and give that one up at once."""
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    outside.create(launch_id)
+    outside.redis.hset(outside.names.launch(launch_id), mapping={"wait": "ErrImagePull:base", "t_wait": "1.0"})
+    outside.publish(launch_id, "failed", pod="pod-1", reason="ErrImagePull", phase="Pending")
+    beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "1")
+    assert not {"wait", "t_wait"} & set(outside.ledger(launch_id))
+
+
+def test_revoking_takes_the_launch_back_and_deletes_a_pod_that_waits(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    first, second = make_task_instances(2)
+    key, launch_id = hand_over(executor, first)
+    executor.revoke_task(ti=load(first))
+    assert key not in executor.running
+    assert not executor.has_task(load(first))
+    executor.heartbeat()
+    assert outside.ledger(launch_id)["state"] == "withdrawn"
+    _, launch_id = hand_over(executor, second)
+    outside.create(launch_id)
+    executor.revoke_task(ti=load(second))
+    executor.heartbeat()
+    assert outside.cleanups() == ["revoke pod default/pod-1"]
+    assert executor.event_buffer == {}
+
+
+def test_revoking_never_raises_and_is_caught_up(
+    executor: RedisKubernetesExecutor, redis_server: RedisServer, outside: Outside
+) -> None:
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    redis_server.pause()
+    try:
+        executor.revoke_task(ti=load(ti_id))
+    finally:
+        redis_server.resume()
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "withdrawn")
+
+
+def test_a_dead_schedulers_launches_are_adopted(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside
+) -> None:
+    waiting, ended, never, stock = make_task_instances(4)
+    first = start_executor()
+    waiting_key, _ = hand_over(first, waiting)
+    ended_key, ended_launch = hand_over(first, ended)
+    outside.create(ended_launch)
+    update(ended, state="running")
+    outside.publish(ended_launch, "failed", pod="pod-1", reason="Evicted")
+    update(stock, external_executor_id="17")  # queued by the stock executor, whose job id is no launch of ours
+    second = start_executor(OWNER + 1)
+    tis = [load(ti_id) for ti_id in (waiting, ended, never, stock)]
+    refused = second.try_adopt_task_instances(tis)
+    assert [ti.task_id for ti in refused] == ["task_3"]
+    beat(second, until=lambda: ended_key in second.event_buffer)
+    assert second.event_buffer[ended_key][0] == FAILED
+    assert waiting_key in second.running
+    beat(second, until=lambda: len(outside.queued()) == 2)
+    never_launch = str(load(never).external_executor_id)
+    assert outside.queued()[-1] == identifiers.job_id(never_launch, 0), (
+        "handed over for the first time, from the database"
+    )
+
+
+def test_adoption_while_redis_is_away_resets_nothing(
+    start_executor: Callable[..., RedisKubernetesExecutor], redis_server: RedisServer
+) -> None:
+    ti_id = make_task_instances(state="running")[0]
+    executor = start_executor()
+    redis_server.pause()
+    try:
+        assert executor.try_adopt_task_instances([load(ti_id)]) == []
+    finally:
+        redis_server.resume()
+
+
+def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    first = outside.token(identifiers.job_id(launch_id, 0))
+    time.sleep(1.1)  # a token says when it was made and ends by the second
+    outside.publish(launch_id, "expired")
+    executor.heartbeat()
+    launch = executor.launches.of_key(key)
+    assert launch is not None
+    assert (launch.attempt, launch.relaunches) == (1, 0)
+    assert outside.queued()[-1] == identifiers.job_id(launch_id, 1)
+    assert key in executor.running
+    second = outside.token(identifiers.job_id(launch_id, 1))
+    assert second["exp"] > first["exp"], "it lives longer"
+    assert second["jti"] != first["jti"], "it is another one"
+    assert (second["sub"], second["scope"]) == (ti_id, "workload")
+
+
+def test_revoking_asks_nobody_and_one_heartbeat_tells_redis(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    tasks = [(ti_id, *hand_over(executor, ti_id)) for ti_id in make_task_instances(20)]
+    rows = [load(ti_id) for ti_id, _, _ in tasks]
+    before = outside.commands()
+    for ti in rows:
+        executor.revoke_task(ti=ti)
+    assert outside.commands() == before, "the scheduler's loop waits for nothing"
+    assert not executor.running
+    executor.heartbeat()
+    assert {outside.ledger(launch_id)["state"] for _, _, launch_id in tasks} == {"withdrawn"}
+
+
+def test_a_lost_event_is_reported_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="running")
+    outside.publish(launch_id, "failed", pod="pod-1", reason="Evicted")
+    executor.heartbeat()
+    assert executor.get_event_buffer()[key][0] == FAILED  # and the scheduler could not use it: the row was locked
+    beat(executor, until=lambda: key in executor.event_buffer)
+    update(ti_id, state="failed")
+    time.sleep(0.3)
+    executor.get_event_buffer()
+    for _ in range(15):
+        executor.heartbeat()
+        time.sleep(0.05)
+    assert executor.event_buffer == {}
+
+
+def test_pods_of_dead_schedulers_are_cleaned_up(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.2)
+    first = start_executor()
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(first, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod="pod-1")
+    second = start_executor(OWNER + 1)
+    beat(second, until=outside.cleanups)
+    assert outside.cleanups() == ["delete pod default/pod-1"]
+    assert outside.redis.zcard(outside.names.unacknowledged) == 0
+
+
+def test_the_time_to_an_acknowledgement_is_a_metric(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, float]] = []
+
+    class Recorder:
+        @staticmethod
+        def timing(name: str, milliseconds: float, tags: Any = None) -> None:
+            told.append((name, milliseconds))
+
+    monkeypatch.setattr("podrelay.scheduling.results.Stats", Recorder)
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod="pod-1")
+    time.sleep(0.3)
+    beat(executor, until=lambda: told)
+    ((name, milliseconds),) = told
+    assert name == "podrelay.protocol.lifecycle.acknowledged"
+    assert 300.0 <= milliseconds < 10_000.0
+    assert outside.ledger(launch_id)["state"] == "acknowledged"
+
+
+def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All data is lost, and the scheduler with it: what the watcher's list brings back is nobody's; what is awaited stays."""
+    monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.2)
+    alive = start_executor()
+    ti_id = make_task_instances()[0]
+    _, awaited = hand_over(alive, ti_id)
+    outside.redis.flushall()
+    nobodys = str(uuid.uuid4())
+    for launch_id, owner, pod in ((nobodys, OWNER + 7, "pod-1"), (awaited, OWNER, "pod-2")):
+        # As `restore` and `publish` leave it after a list that shows a finished pod.
+        entry = {"state": "created", "attempt": 0, "owner": owner, "cluster": "default", "subject": f"s-{launch_id}"}
+        outside.redis.hset(outside.names.launch(launch_id), mapping=entry)
+        outside.publish(launch_id, pod=pod)
+    beat(alive, until=outside.cleanups)
+    for _ in range(10):
+        time.sleep(0.05)
+        alive.heartbeat()
+    # The awaited one is cleaned up because its result was taken, never because nobody wanted it.
+    assert sorted(outside.cleanups()) == ["delete pod default/pod-1", "delete pod default/pod-2"]
+    assert alive.launches.get(awaited) is None
+    assert outside.redis.zcard(outside.names.unacknowledged) == 0
+
+
+def waits_told(executor: RedisKubernetesExecutor) -> list[str]:
+    return [str(row.extra) for row in executor._task_event_logs if row.event == "pod pending"]
+
+
+def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """Within 15 s of its hand-over, once a minute; not a task that has a pod, and none while a launcher lives."""
+    settings = load_settings(airflow_conf, FERNET_KEY)
+    queue = outside.names.launch_queue("default")
+    presence = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))
+    presence._beat()
+    worker = redis_keys.RQ_WORKER_PREFIX + "host-1-aa"
+    assert outside.redis.ttl(worker) > 55  # what `heard_s_ago` reckons with
+    first, second = make_task_instances(2)
+    key, _ = hand_over(executor, first)
+    _, has_pod = hand_over(executor, second)
+    outside.create(has_pod)
+    began = time.monotonic()
+    while time.monotonic() - began < 4.0:
+        beat(executor)
+        time.sleep(0.1)
+    assert waits_told(executor) == []
+    outside.redis.expire(worker, 40)  # it was killed 20 s ago
+    beat(executor, until=lambda: waits_told(executor))
+    time.sleep(0.5)
+    beat(executor)
+    (told,) = waits_told(executor)
+    assert told.startswith("NoLauncher: ")
+    assert "airflow podrelay launcher" in told
+    assert key in executor.running
+    presence._die()
+    assert outside.redis.scard(redis_keys.RQ_WORKERS) == 0
+
+
+def test_end_can_be_repeated_and_start_follows(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    executor.end()
+    executor.end()
+    executor.start()
+    hand_over(executor, make_task_instances()[0])
+    assert len(outside.queued()) == 1

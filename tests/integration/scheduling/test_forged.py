@@ -1,0 +1,99 @@
+"""Fields of Redis that are not sealed may say anything: of one launch, and the others do not notice."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from podrelay.executor import RedisKubernetesExecutor
+from podrelay.protocol import identifiers, redis_keys
+from tests.harness.task_instances import load, make_task_instances, update
+from tests.integration.scheduling.conftest import Outside, beat
+from tests.integration.scheduling.test_executor import hand_over
+
+Forge = Callable[[Outside, str], object]
+
+
+def fields(**values: str | bytes) -> Forge:
+    return lambda outside, key: outside.redis.hset(key, mapping=values)  # type: ignore[arg-type]
+
+
+def another_type(outside: Outside, key: str) -> None:
+    outside.redis.delete(key)
+    outside.redis.set(key, "x")
+
+
+FORGED: dict[str, Forge] = {
+    "an attempt that is no number": fields(attempt="x"),
+    "no text at all": fields(attempt=b"\xff\xfe", state=b"\xff", pod=b"\xff", namespace=b"\xff", uid=b"\xff"),
+    "a number of another kind": fields(attempt="1e3", relaunches="x"),
+    "more digits than are read": fields(attempt="9" * 5000, relaunches="9" * 5000),
+    "a later attempt": fields(attempt="7", relaunches="-1000"),
+    "times": fields(t_offered="x", t_reported="x", state="offered"),
+    "an end without time": fields(t_reported="x", state="finished", result="x"),
+    "a key of another type": another_type,
+}
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
+def test_one_forged_launch_holds_up_no_other(
+    executor: RedisKubernetesExecutor, outside: Outside, forge: Forge, revoked: bool
+) -> None:
+    forged_ti, good_ti = make_task_instances(2)
+    _, forged = hand_over(executor, forged_ti)
+    good_key, good = hand_over(executor, good_ti)
+    forge(outside, outside.names.launch(forged))
+    if revoked:
+        executor.revoke_task(ti=load(forged_ti))
+    executor.reconciliation.due_now()
+    executor.heartbeat()
+    # Its entry is lost: only a comparison that gets as far as this one finds the launch again.
+    outside.redis.delete(outside.names.launch(good), redis_keys.RQ_JOB_PREFIX + identifiers.job_id(good, 0))
+    executor.reconciliation.due_now()
+    beat(executor, until=lambda: outside.ledger(good).get("state") == "offered")
+    update(good_ti, state="success")
+    outside.publish(good, pod=identifiers.pod_name("p", good, 0), uid="u")
+    beat(executor, until=lambda: good_key not in executor.running)
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
+def test_the_end_of_a_forged_launch_holds_up_no_other(
+    executor: RedisKubernetesExecutor, outside: Outside, forge: Forge
+) -> None:
+    """Its result is true, and what stands beside it is not."""
+    forged_ti, good_ti = make_task_instances(2)
+    (forged_key, forged), (good_key, good) = hand_over(executor, forged_ti), hand_over(executor, good_ti)
+    for ti, launch in ((forged_ti, forged), (good_ti, good)):
+        update(ti, state="success")
+        outside.publish(launch, pod=identifiers.pod_name("p", launch, 0), uid="u")
+    forge(outside, outside.names.launch(forged))
+    beat(executor, until=lambda: good_key not in executor.running and forged_key not in executor.running)
+
+
+def test_a_publication_replaces_what_was_forged(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    for forge in (FORGED["an attempt that is no number"], another_type):
+        launch = str(uuid.uuid4())
+        forge(outside, outside.names.launch(launch))
+        assert outside.publish(launch, pod=identifiers.pod_name("p", launch, 0)) == 1
+        assert outside.ledger(launch)["state"] == "finished"
+
+
+def test_nobodys_forged_launches_are_swept_away(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.0)
+    for forge in FORGED.values():
+        launch = str(uuid.uuid4())
+        forge(outside, outside.names.launch(launch))
+        outside.redis.zadd(outside.names.unacknowledged, {launch: 1.0})
+        outside.redis.zadd(outside.names.live("default"), {launch: 1.0})
+    good = str(uuid.uuid4())
+    outside.publish(good, pod=identifiers.pod_name("p", good, 0), uid="u")
+    time.sleep(0.01)
+    executor.reconciliation.due_now()
+    beat(executor, until=outside.cleanups)
+    assert outside.cleanups() == [f"delete pod default/{identifiers.pod_name('p', good, 0)}"]

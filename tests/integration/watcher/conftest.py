@@ -1,0 +1,35 @@
+"""One local cluster for all of the watcher's tests, and a deployment of its own for each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.watcher_rig import Bench, Cluster
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    yield shared_cluster
+    shared_cluster.faults()
+
+
+@pytest.fixture
+def bench(redis_url: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    namespace = f"ns-{uuid.uuid4().hex[:8]}"
+    cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    bench = Bench(redis_url, cluster, tmp_path, namespace)
+    for name, value in bench.environment().items():
+        monkeypatch.setenv(name, value)
+    yield bench
+    bench.close()

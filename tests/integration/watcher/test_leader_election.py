@@ -1,0 +1,221 @@
+"""The lead and its fence, on a real Redis: one leader at a time, and nothing gets past a newer one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+from cryptography.fernet import Fernet
+
+from podrelay.errors import RedisUnavailable
+from podrelay.protocol import identifiers
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.messages import PodReport
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.settings import Settings
+from podrelay.store.connection import connect_async
+from podrelay_workers.runtime.scripts import AsyncScripts
+from podrelay_workers.watcher.leader_election import LeaderElection, Term
+from podrelay_workers.watcher.outbox import NotLeader, Outbox
+from podrelay_workers.watcher.pod_table import PodNews
+
+NAMES = RedisKeys()
+KEY = Fernet.generate_key().decode()
+
+
+@asynccontextmanager
+async def scripts_at(url: str) -> AsyncIterator[AsyncScripts]:
+    client = connect_async(Settings(url, KEY), timeout_s=2.0)
+    try:
+        yield AsyncScripts(client)
+    finally:
+        await client.aclose()
+
+
+def run(url: str, test: Callable[[AsyncScripts, Any], Awaitable[None]]) -> None:
+    async def with_redis() -> None:
+        async with scripts_at(url) as scripts:
+            await test(scripts, redis.Redis.from_url(url, decode_responses=True))
+
+    asyncio.run(asyncio.wait_for(with_redis(), 20))
+
+
+def candidates(scripts: AsyncScripts, lease_s: float) -> tuple[LeaderElection, LeaderElection]:
+    return LeaderElection(scripts, NAMES, "default", lease_s), LeaderElection(scripts, NAMES, "default", lease_s)
+
+
+def test_one_leads_until_its_lease_ends(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.5)
+        term = await first.claim({"version": "7"})
+        assert term is not None
+        assert await second.claim() is None
+        assert second.leader == first.me
+        assert client.hget(NAMES.watch("default"), "version") == "7"
+        assert await first.claim() == term  # renewed, not taken anew
+        await asyncio.sleep(0.6)
+        later = await second.claim()
+        assert later is not None
+        assert int(later.fence) > int(term.fence)
+        assert await first.claim() is None
+        await second.leave()
+        assert await first.claim() is not None
+
+    run(redis_url, test)
+
+
+def test_after_a_loss_of_data_the_former_leader_comes_first(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.5)
+        term = await first.claim()
+        assert term is not None
+        assert await second.claim() is None
+        client.flushall()
+        assert await second.claim() is None
+        again = await first.claim()
+        assert again is not None
+        assert again.epoch != term.epoch
+        assert int(again.fence) > int(term.fence)
+        client.flushall()  # and this time the leader is dead
+        assert await second.claim() is None
+        await asyncio.sleep(0.6)
+        await second.claim()
+        assert await second.claim() is not None
+
+    run(redis_url, test)
+
+
+def news(outcome: Any = "succeeded", attempt: int = 0) -> PodNews:
+    return PodNews("l-1", attempt, PodReport("l-1", attempt, outcome, pod="p", namespace="n"), {"pod": "p"})
+
+
+def publisher_of(scripts: AsyncScripts) -> Outbox:
+    return Outbox(scripts, NAMES, PayloadCipher(KEY), "default", 1000)
+
+
+def test_a_former_leader_publishes_nothing(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.2)
+        term = await first.claim()
+        assert term is not None
+        await asyncio.sleep(0.3)
+        await second.claim()
+        publisher = publisher_of(scripts)
+        publisher.put(news())
+        publisher.put(PodNews("l-2", 0, restore={"pod": "p"}))
+        with pytest.raises(NotLeader):
+            await publisher.flush(term)
+        assert client.xlen(NAMES.results) == 0
+        assert not client.exists(NAMES.launch("l-2"))
+
+    run(redis_url, test)
+
+
+def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        term = await candidates(scripts, 5.0)[0].claim()
+        assert term is not None
+        publisher = publisher_of(scripts)
+        for number in range(450):
+            launch = f"l-{number}"
+            publisher.put(PodNews(launch, 0, PodReport(launch, 0, "started"), {"node": "a"}))
+            publisher.put(PodNews(launch, 0, PodReport(launch, 0, "succeeded"), {"pod": "p"}))
+            publisher.put(PodNews(launch, 0, PodReport(launch, 0, "pending")))  # late, and no news any more
+        await publisher.flush(term)
+        assert len(publisher) == 0
+        publisher.put(news())
+        await publisher.flush(term)
+        assert client.xlen(NAMES.results) == 450
+        ledger = client.hgetall(NAMES.launch("l-7"))
+        assert (ledger["state"], ledger["node"], ledger["pod"]) == ("finished", "a", "p")
+        client.flushall()
+        client.script_flush()
+        again = await candidates(scripts, 5.0)[0].claim()
+        assert isinstance(again, Term)
+        publisher.say_again()
+        await publisher.flush(again)
+        assert client.xlen(NAMES.results) == 450
+
+    run(redis_url, test)
+
+
+def test_what_redis_does_not_take_stays(redis_server: Any, redis_url: str) -> None:
+    async def test() -> None:
+        client = connect_async(Settings(redis_url, KEY), timeout_s=0.2)
+        scripts = AsyncScripts(client)
+        term = await candidates(scripts, 30.0)[0].claim()
+        assert term is not None
+        publisher = publisher_of(scripts)
+        publisher.put(news())
+        redis_server.pause()
+        try:
+            with pytest.raises(RedisUnavailable):
+                await publisher.flush(term)
+            assert len(publisher) == 1
+        finally:
+            redis_server.resume()
+        await publisher.flush(term)
+        assert await client.xlen(NAMES.results) == 1
+        await client.aclose()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_what_the_ledger_believes_to_be_alive(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        ids = {}
+        for name, change, created_s in (
+            ("a", {}, 100), ("b", {"state": "started"}, 150), ("young", {}, 300), ("done", {"state": "finished"}, 100),
+            ("odd", {"attempt": "x"}, 100), ("again", {"state": "offered"}, 100), ("taken-back", {"state": "withdrawn"}, 100),
+            ("stranger", {"pod": "any"}, 100),
+            ("later", {"attempt": "2"}, 100), ("fine", {}, 100),
+        ):  # fmt: skip
+            ids[name] = identifiers.new_launch_id()
+            entry = {
+                "state": "created",
+                "attempt": "1",
+                "namespace": "n",
+                "pod": identifiers.pod_name("p", ids[name], 1),
+            }
+            client.hset(NAMES.launch(ids[name]), mapping=entry | change)
+            client.zadd(NAMES.live("default"), {ids[name]: created_s})
+        client.set(NAMES.launch("another type"), "x")
+        client.zadd(NAMES.live("default"), {"forgotten": 100, "another type": 100})
+        client.zadd(NAMES.live("other"), {ids["a"]: 100})
+        found = {row.launch_id async for row in publisher_of(scripts).believed_live(200.0)}
+        assert found == {ids[name] for name in ("a", "b", "fine")}
+        left = {ids[name] for name in ("a", "b", "fine", "young")}  # what is over, or not of our making, has left
+        assert set(client.zrange(NAMES.live("default"), 0, -1)) == left
+        told = {fields["launch"] for _, fields in client.xrange(NAMES.quarantine)}
+        assert told == {ids[name] for name in ("odd", "stranger", "later")}
+
+    run(redis_url, test)
+
+
+def test_a_comparison_does_not_depend_on_what_else_redis_holds(redis_url: str) -> None:
+    """Two thousand launches beside many keys of others: as many round trips as there are launches to look at."""
+
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        entry = {"state": "created", "attempt": "0", "namespace": "n"}
+        pipeline = client.pipeline(transaction=False)
+        launches = [identifiers.new_launch_id() for _ in range(2000)]
+        for number, launch in enumerate(launches):
+            pipeline.hset(NAMES.launch(launch), mapping={**entry, "pod": identifiers.pod_name("p", launch, 0)})
+            pipeline.zadd(NAMES.live("default"), {launch: number})
+        for number in range(20_000):
+            pipeline.set(f"foreign:{number}", "x")
+        pipeline.execute()
+        before = client.info("commandstats")
+        found = [row.launch_id async for row in publisher_of(scripts).believed_live(1e9)]
+        after = client.info("commandstats")
+        assert set(found) == set(launches)
+        calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
+        assert calls.get("cmdstat_scan", 0) == 0
+        assert calls["cmdstat_zscan"] <= 12
+        assert calls["cmdstat_hmget"] <= 2600
+
+    run(redis_url, test)

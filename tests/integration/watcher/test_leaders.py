@@ -1,0 +1,98 @@
+"""Several watchers of one cluster, as processes: killed, paused, stopped. Every end is published once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+
+from tests.harness.watcher_rig import Bench, Cluster, until
+
+
+def run(test: Awaitable[None], seconds: float = 110.0) -> None:
+    asyncio.run(asyncio.wait_for(test, seconds))
+
+
+async def two(bench: Bench) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """Leader and standby."""
+    first = bench.start()
+    await until(lambda: bench.watch().get("t_listed"), 60)
+    second = bench.start()
+    await until(lambda: "Standing by" in bench.log_of(1), 60)
+    return first, second
+
+
+def test_a_killed_leader_is_replaced_and_nothing_is_lost(bench: Bench) -> None:
+    async def test() -> None:
+        first, second = await two(bench)
+        launches = [bench.launch(created_s=time.time() - 30) for _ in range(20)]
+        await until(lambda: bench.said("started") == 20)
+        for launch in launches[:5]:
+            bench.end(launch)
+        killed = time.monotonic()
+        first.kill()
+        for launch in launches[5:15]:
+            bench.end(launch)
+        for launch in launches[15:]:
+            bench.vanish(launch)
+        await until(lambda: len(bench.ends()) == 20, 20)
+        assert time.monotonic() - killed < 10
+        assert set(bench.ends().values()) == {1}
+        # An orderly stop leaves the lead at once.
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(10) == 0
+        assert bench.watch()["leader"] == ""
+
+    run(test())
+
+
+def test_a_paused_leader_says_nothing_when_it_wakes_up(bench: Bench) -> None:
+    async def test() -> None:
+        first, second = await two(bench)
+        fence = int(bench.watch()["fence"])
+        launches = [bench.launch(created_s=time.time() - 30) for _ in range(10)]
+        await until(lambda: bench.said("started") == 10)
+        first.send_signal(signal.SIGSTOP)
+        for launch in launches[:5]:
+            bench.end(launch)
+        for launch in launches[5:]:
+            bench.vanish(launch)
+        await until(lambda: len(bench.ends()) == 10, 20)
+        assert int(bench.watch()["fence"]) > fence
+        known = len(bench.results())
+        first.send_signal(signal.SIGCONT)
+        await until(lambda: "Standing by" in bench.log_of(0), 20)
+        await asyncio.sleep(0.5)
+        assert len(bench.results()) == known
+        assert first.poll() is None
+        # It is a standby like any other.
+        second.kill()
+        late = bench.launch(lasts_s=0.1)
+        await until(lambda: bench.end_of(late), 20)
+
+    run(test())
+
+
+def test_log_tail_of_a_failed_process(redis_url: str, tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "--runner", "process")
+    bench = Bench(redis_url, cluster, tmp_path, "default")
+    script = "for n in 1 2 3 4 5; do echo line $n; done; echo last words >&2; exit 7"
+    container = {"name": "base", "image": "any", "command": ["sh", "-c", script]}
+
+    async def test() -> None:
+        bench.start()
+        await until(lambda: bench.watch().get("t_listed"), 60)
+        launch = bench.launch(spec={"containers": [container]})
+        end = await until(lambda: bench.end_of(launch), 20)
+        assert (end.outcome, end.exit_code, end.failure_class) == ("failed", 7, "application")
+        assert end.log_tail[-1] == "last words"
+        assert "line 5" in end.log_tail
+
+    try:
+        run(test())
+    finally:
+        bench.close()
+        cluster.close()

@@ -1,0 +1,131 @@
+"""Messages survive the trip unchanged; anything else is one kind of error that shows no payload."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podrelay.errors import ConfigError, DecryptionError, MessageError
+from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
+
+text = st.text(max_size=50)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=10,
+)
+launches = st.builds(
+    LaunchRequest,
+    launch_id=text, attempt=st.integers(0, 99), kind=st.sampled_from(["task", "callback", "connection_test"]),
+    subject=text, key=st.just(()) | st.tuples(text, text, text, st.integers(), st.integers()), owner=text,
+    args=st.lists(text).map(tuple), team=st.none() | text, pod_override=st.none() | st.dictionaries(text, json_values),
+    pod_template_file=st.none() | text, image=st.none() | text, priority=st.integers(),
+    not_after_s=st.floats(allow_nan=False, allow_infinity=False),
+)  # fmt: skip
+results = st.builds(
+    PodReport,
+    launch_id=text, attempt=st.integers(0, 99),
+    outcome=st.sampled_from(["pending", "started", "succeeded", "failed", "expired"]),
+    reason=text, message=text, exit_code=st.none() | st.integers(), log_tail=st.lists(text).map(tuple),
+)  # fmt: skip
+
+
+@given(launches)
+def test_launch_requests_survive(request: LaunchRequest) -> None:
+    assert LaunchRequest.decode(request.encode()) == request
+
+
+@given(results)
+def test_results_survive(result: PodReport) -> None:
+    assert PodReport.decode(result.encode()) == result
+
+
+def test_cleanup_requests_survive() -> None:
+    request = CleanupRequest("l", "delete", "n", "p", "u", delete_options={"grace_period_seconds": 0})
+    assert CleanupRequest.decode(request.encode()) == request
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_anything_else_is_a_wire_error(payload: bytes) -> None:
+    for message in (LaunchRequest, PodReport, CleanupRequest):
+        with pytest.raises(MessageError):
+            message.decode(payload)
+
+
+@given(st.sampled_from(sorted(LaunchRequest.__dataclass_fields__)), json_values)
+def test_a_field_of_another_type_is_refused_or_harmless(name: str, value: Any) -> None:
+    good = json.loads(LaunchRequest("l", 0, "task", "s", (), "1", ("a",)).encode())
+    try:
+        LaunchRequest.decode(json.dumps({**good, name: value}).encode())
+    except MessageError as error:
+        assert len(str(error)) < 200
+
+
+def test_newer_versions_are_refused_by_name() -> None:
+    document = json.loads(PodReport("l", 0, "failed").encode())
+    with pytest.raises(MessageError, match="version 99"):
+        PodReport.decode(json.dumps({**document, "v": 99}).encode())
+
+
+def test_no_repr_shows_arguments() -> None:
+    request = LaunchRequest("l", 0, "task", "s", (), "1", ("python", "the-token"), pod_override={"a": "hidden"})
+    assert "the-token" not in repr(request)
+    assert "hidden" not in repr(request)
+    assert "the-token" not in request.description
+
+
+def test_descriptions_are_for_people() -> None:
+    request = LaunchRequest("l", 1, "task", "s", ("etl", "load", "2026-11-20", 2, 3), "1", ())
+    assert request.description == "etl.load[3] try 2, attempt 2 (2026-11-20)"
+
+
+def test_seals_open_only_with_a_known_key() -> None:
+    old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    sealed = PayloadCipher(old).encrypt(b"payload")
+    assert PayloadCipher(f"{new},{old}").decrypt(sealed) == b"payload", "an old key still opens after a rotation"
+    with pytest.raises(DecryptionError):
+        PayloadCipher(new).decrypt(sealed)
+    flipped = sealed[:30] + ("A" if sealed[30] != "A" else "B") + sealed[31:]
+    with pytest.raises(DecryptionError):
+        PayloadCipher(old).decrypt(flipped)
+
+
+@pytest.mark.parametrize("keys", ["", " , ", "short", "not base64!!"])
+def test_bad_keys_name_the_option(keys: str) -> None:
+    with pytest.raises(ConfigError, match="fernet_key") as caught:
+        PayloadCipher(keys)
+    assert not keys.strip(" ,") or keys not in str(caught.value)
+
+
+@given(st.text(max_size=300), st.uuids(), st.integers(0, 500))
+def test_pod_names_are_valid_and_belong_to_one_attempt(prefix: str, launch_id: Any, attempt: int) -> None:
+    import re
+
+    name = identifiers.pod_name(prefix, str(launch_id), attempt)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)
+    assert name == identifiers.pod_name(prefix, str(launch_id), attempt)
+    assert name.endswith(f"{launch_id.hex}-{attempt}")
+    assert identifiers.parse_job_id(identifiers.job_id(str(launch_id), attempt)) == (str(launch_id), attempt)
+    assert identifiers.attempt_of_pod(name, str(launch_id)) == attempt
+    assert identifiers.attempt_of_pod(name, identifiers.new_launch_id()) is None
+
+
+@pytest.mark.parametrize("name", ["etl", "{hex}", "-{hex}-0", "x-{hex}-00", "x-{hex}-0.y", "../x-{hex}-0", "X-{hex}-0",
+                                  "x-{hex}-0\n", "x-{hex}-\u0660", "x-{hex}-0-1", "x" * 40 + "-{hex}-0"])  # fmt: skip
+def test_other_names_are_of_no_launch(name: str) -> None:
+    launch_id = identifiers.new_launch_id()
+    assert identifiers.attempt_of_pod(name.format(hex=launch_id.replace("-", "")), launch_id) is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "level"), [(-5, 0), (0, 0), (1, 0), (2, 1), (3, 1), (9, 3), (10, 3), (100, 6), (10**9, 7)]
+)
+def test_priorities_fall_into_levels(weight: int, level: int) -> None:
+    assert redis_keys.priority_level(weight) == level

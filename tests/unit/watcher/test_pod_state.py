@@ -1,0 +1,441 @@
+"""What each state of a pod means, by tables; and that no input makes the verdict fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podrelay.protocol.messages import PodReport
+from podrelay_workers.watcher.pod_state import PodState, Rules, add_event_reason, epoch_s, interpret
+
+NOW_S = 1_800_000_000.0
+RULES = Rules(frozenset({"ErrImagePull", "CreateContainerConfigError", "InvalidImageName"}), grace_s=60.0)
+
+
+def pod(phase: str = "Running", **changes: Any) -> dict[str, Any]:
+    """A pod of ours; `status`, `metadata` and `spec` are merged in."""
+    status = {"phase": phase, **changes.get("status", {})}
+    metadata = {
+        "name": "etl-load-1",
+        "namespace": "jobs",
+        "uid": "u-1",
+        "labels": {"podrelay/launch-id": "0199-aa", "podrelay/attempt": "2", **changes.get("labels", {})},
+        **changes.get("metadata", {}),
+    }
+    spec = {
+        "nodeName": "node-7",
+        "restartPolicy": "Never",
+        "containers": [{"name": "base", "image": "repo/airflow:3"}, {"name": "sidecar", "image": "istio"}],
+        **changes.get("spec", {}),
+    }
+    return {"metadata": metadata, "spec": spec, "status": status}
+
+
+def ended(code: int = 0, name: str = "base", **state: Any) -> dict[str, Any]:
+    times = {"startedAt": "2026-11-20T10:00:00Z", "finishedAt": "2026-11-20T10:00:05Z"}
+    reason = "Completed" if code == 0 else "Error"
+    return {"name": name, "state": {"terminated": {"exitCode": code, "reason": reason, **times, **state}}}
+
+
+def running(name: str = "base") -> dict[str, Any]:
+    return {"name": name, "state": {"running": {"startedAt": "2026-11-20T10:00:00Z"}}}
+
+
+def waiting(reason: str, message: str = "", name: str = "base") -> dict[str, Any]:
+    return {"name": name, "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+def told(verdict: PodState) -> PodReport:
+    assert verdict.result is not None
+    return verdict.result
+
+
+def main(*containers: dict[str, Any], **status: Any) -> dict[str, Any]:
+    return {"status": {"containerStatuses": list(containers), **status}}
+
+
+DISRUPTED = {
+    "conditions": [
+        {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting",
+        }
+    ]
+}
+DELETED = {"metadata": {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}}
+
+RULED = {"containers": [{"name": "base", "restartPolicy": "Never", "restartPolicyRules": [
+    {"action": "Restart", "exitCodes": {"operator": "In", "values": [42, 43]}}]}]}  # fmt: skip
+
+
+def again(reason: str, code: int) -> dict[str, Any]:
+    """Between two runs: the first one's end is in `lastState` only."""
+    return {
+        "name": "base",
+        "restartCount": 1,
+        "state": {"waiting": {"reason": reason}},
+        "lastState": ended(code)["state"],
+    }
+
+
+ENDS = [
+    # what it is, event, pod, outcome, reason, container reason, exit code, class
+    ("base done, sidecar alive", "MODIFIED", pod(**main(ended(0), running("sidecar"))), "succeeded", "", "Completed", 0, ""),
+    ("base failed, sidecar alive", "MODIFIED", pod(**main(ended(1), running("sidecar"))),
+     "failed", "Error", "Error", 1, "application"),
+    ("phase Succeeded", "MODIFIED", pod("Succeeded", **main(ended(0))), "succeeded", "", "Completed", 0, ""),
+    ("phase Succeeded, no statuses", "LISTED", pod("Succeeded"), "succeeded", "", "", None, ""),
+    ("base done, sidecar failed", "MODIFIED", pod("Failed", **main(ended(0), ended(3, "sidecar"))),
+     "succeeded", "", "Completed", 0, ""),
+    ("exit 1", "MODIFIED", pod("Failed", **main(ended(1))), "failed", "Error", "Error", 1, "application"),
+    ("out of memory", "MODIFIED", pod("Failed", **main(ended(137, reason="OOMKilled"))),
+     "failed", "OOMKilled", "OOMKilled", 137, "application"),
+    ("evicted", "MODIFIED",
+     pod("Failed", **main(ended(137), reason="Evicted", message="The node was low on resource: memory.")),
+     "failed", "Evicted", "Error", 137, "infrastructure"),
+    ("evicted before it started", "MODIFIED", pod("Failed", status={"reason": "Evicted"}),
+     "failed", "Evicted", "", None, "infrastructure"),
+    ("preempted", "MODIFIED", pod("Failed", status={"reason": "Preempting"}), "failed", "Preempting", "", None,
+     "infrastructure"),
+    ("node shutdown", "MODIFIED", pod("Failed", **main(ended(143), reason="Terminated")),
+     "failed", "Terminated", "Error", 143, "infrastructure"),
+    ("node lost", "MODIFIED", pod("Failed", status={"reason": "NodeLost"}), "failed", "NodeLost", "", None,
+     "infrastructure"),
+    ("disruption target", "MODIFIED", pod("Failed", **main(ended(143), **DISRUPTED)),
+     "failed", "EvictionByEvictionAPI", "Error", 143, "infrastructure"),
+    ("deadline", "MODIFIED", pod("Failed", **main(ended(143), reason="DeadlineExceeded")),
+     "failed", "DeadlineExceeded", "Error", 143, "application"),
+    ("cannot start", "MODIFIED", pod("Failed", **main(ended(128, reason="StartError", startedAt="1970-01-01T00:00:00Z"))),
+     "failed", "StartError", "StartError", 128, "configuration"),
+    ("cannot run", "MODIFIED", pod("Failed", **main(ended(127, reason="ContainerCannotRun"))),
+     "failed", "ContainerCannotRun", "ContainerCannotRun", 127, "configuration"),
+    ("status lost", "MODIFIED", pod("Failed", **main(ended(137, reason="ContainerStatusUnknown"))),
+     "failed", "ContainerStatusUnknown", "ContainerStatusUnknown", 137, "infrastructure"),
+    ("init failed", "MODIFIED",
+     pod("Failed", status={"initContainerStatuses": [ended(2, "git-sync")],
+                           "containerStatuses": [waiting("PodInitializing")]}),
+     "failed", "Error", "Error", 2, "configuration"),
+    ("provider failed", "MODIFIED", pod("Pending", status={"reason": "ProviderFailed", "message": "no quota"}),
+     "failed", "ProviderFailed", "", None, "infrastructure"),
+    ("deleted while running", "DELETED", pod("Running", **main(running()), **DELETED),
+     "failed", "PodDeleted", "", None, "infrastructure"),
+    ("deleted while pending", "DELETED", pod("Pending", **DELETED), "failed", "PodDeleted", "", None, "infrastructure"),
+    ("killed by a deletion", "MODIFIED", pod("Running", **main(ended(143)), **DELETED),
+     "failed", "PodDeleted", "Error", 143, "infrastructure"),
+    ("deleted after its end", "DELETED",
+     pod("Failed", **main(ended(1)),
+         metadata={"deletionTimestamp": "2026-11-20T10:10:30Z", "deletionGracePeriodSeconds": 30}),
+     "failed", "Error", "Error", 1, "application"),
+    ("deleted after success", "DELETED", pod("Succeeded", **main(ended(0)), **DELETED), "succeeded", "", "Completed", 0, ""),
+    ("Failed, no statuses", "LISTED", pod("Failed"), "failed", "Failed", "", None, "application"),
+    ("a device is short", "MODIFIED", pod("Failed", status={"reason": "OutOfnvidia.com/gpu"}),
+     "failed", "OutOfnvidia.com/gpu", "", None, "infrastructure"),
+    ("node cannot align", "MODIFIED", pod("Failed", status={"reason": "TopologyAffinityError"}),
+     "failed", "TopologyAffinityError", "", None, "infrastructure"),
+    ("too many volumes on this node", "MODIFIED", pod("Failed", status={"reason": "VolumeAttachmentLimitExceeded"}),
+     "failed", "VolumeAttachmentLimitExceeded", "", None, "infrastructure"),
+    ("node said no in a way of its own", "MODIFIED", pod("Failed", status={"reason": "UnexpectedPredicateFailureType"}),
+     "failed", "UnexpectedPredicateFailureType", "", None, "infrastructure"),
+    ("node is too old for the template", "MODIFIED", pod("Failed", status={"reason": "PodLevelResourcesNotSupported"}),
+     "failed", "PodLevelResourcesNotSupported", "", None, "configuration"),
+    ("node knows no such groups", "MODIFIED", pod("Failed", status={"reason": "SupplementalGroupsPolicyNotSupported"}),
+     "failed", "SupplementalGroupsPolicyNotSupported", "", None, "configuration"),
+    ("forbidden sysctl", "MODIFIED", pod("Failed", status={"reason": "SysctlForbidden"}),
+     "failed", "SysctlForbidden", "", None, "configuration"),
+    ("removed with its node", "MODIFIED",
+     pod("Failed", **main(running(), conditions=[{"type": "DisruptionTarget", "status": "True",
+                                                 "reason": "DeletionByPodGC", "message": "PodGC: node is gone"}])),
+     "failed", "DeletionByPodGC", "", None, "infrastructure"),
+    ("ended, and would be started again", "MODIFIED",
+     pod(spec={"restartPolicy": "Always"}, **main(again("CrashLoopBackOff", 1))),
+     "failed", "Error", "Error", 1, "application"),
+    ("ended well, and runs again", "MODIFIED",
+     pod(spec={"restartPolicy": "Always"}, **main({**running(), "lastState": ended(0)["state"]})),
+     "succeeded", "", "Completed", 0, ""),
+    ("a container's own policy goes first", "MODIFIED",
+     pod(spec={"restartPolicy": "OnFailure", "containers": [{"name": "base", "restartPolicy": "Never"}]}, **main(ended(1))),
+     "failed", "Error", "Error", 1, "application"),
+    ("no rule restarts it", "MODIFIED", pod(spec=RULED, **main(ended(1))), "failed", "Error", "Error", 1, "application"),
+    ("statuses in another order", "MODIFIED", pod(**main(running("sidecar"), ended(4))),
+     "failed", "Error", "Error", 4, "application"),
+    ("native sidecar still runs", "MODIFIED",
+     pod(spec={"initContainers": [{"name": "proxy", "restartPolicy": "Always"}]},
+         **main(ended(0), initContainerStatuses=[running("proxy")])), "succeeded", "", "Completed", 0, ""),
+    ("debugged meanwhile", "MODIFIED", pod(**main(ended(0), ephemeralContainerStatuses=[ended(1, "debug")])),
+     "succeeded", "", "Completed", 0, ""),
+    ("kept by a finalizer", "MODIFIED",
+     pod("Failed", **main(ended(143)),
+         metadata={**DELETED["metadata"], "finalizers": ["a/b"]}), "failed", "PodDeleted", "Error", 143, "infrastructure"),
+    ("only a container of another name",  "MODIFIED",
+     pod(spec={"containers": [{"name": "work"}, {"name": "side"}]}, **main(running("side"), ended(0, "work"))),
+     "succeeded", "", "Completed", 0, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "given_pod", "outcome", "reason", "inner", "code", "failure"),
+                         [row[1:] for row in ENDS], ids=[row[0] for row in ENDS])  # fmt: skip
+def test_ends(
+    event: str, given_pod: dict[str, Any], outcome: str, reason: str, inner: str, code: int | None, failure: str
+) -> None:
+    result = told(interpret(event, given_pod, RULES, NOW_S))
+    assert (result.outcome, result.reason, result.container_reason, result.exit_code, result.failure_class) == (
+        outcome, reason, inner, code, failure,
+    )  # fmt: skip
+    assert (result.launch_id, result.attempt, result.pod, result.namespace, result.uid, result.node) == (
+        "0199-aa", 2, "etl-load-1", "jobs", "u-1", "node-7",
+    )  # fmt: skip
+
+
+def test_details_of_a_failure() -> None:
+    given_pod = pod("Failed", **main(ended(137, reason="OOMKilled", message="limit 64Mi")))
+    verdict = interpret("MODIFIED", given_pod, RULES, NOW_S)
+    result = told(verdict)
+    assert (result.signal, result.container, result.container_type) == (9, "base", "main")
+    assert (result.image, result.message, result.phase) == ("repo/airflow:3", "limit 64Mi", "Failed")
+    assert result.seen_at_s == epoch_s("2026-11-20T10:00:05Z")
+    assert verdict.fields["t_started"] == f"{epoch_s('2026-11-20T10:00:00Z'):.3f}"
+    assert verdict.fields["started"] == "1"
+
+
+def test_failed_init_container_is_the_culprit_and_sidecars_are_not() -> None:
+    init = [{"name": "proxy", "restartPolicy": "Always"}, {"name": "git-sync", "image": "git:1"}]
+    statuses = {"initContainerStatuses": [ended(137, "proxy"), ended(5, "git-sync", message="no such ref")]}
+    result = told(interpret("MODIFIED", pod("Failed", spec={"initContainers": init}, status=statuses), RULES, NOW_S))
+    assert (result.container, result.container_type, result.exit_code) == ("git-sync", "init", 5)
+    assert (result.message, result.image) == ("no such ref", "git:1")
+
+
+@pytest.mark.parametrize(
+    "given_pod", [pod("Pending", **DELETED), pod("Failed", **main(ended(128, reason="StartError")))]
+)
+def test_what_never_ran_is_not_started(given_pod: dict[str, Any]) -> None:
+    assert "started" not in interpret("DELETED", given_pod, RULES, NOW_S).fields
+
+
+NOTHING = [
+    ("revoked", "MODIFIED", pod("Failed", labels={"airflow_pod_revoked": "x"})),
+    ("a phase of the future", "MODIFIED", pod("Dreaming")),
+    ("no phase", "MODIFIED", pod("")),
+    ("running, base not yet", "MODIFIED", pod("Running", **main(running("sidecar"), waiting("ContainerCreating")))),
+    ("being deleted", "MODIFIED", pod("Pending", **DELETED)),
+    ("will be started again by a rule", "MODIFIED", pod(spec=RULED, **main(ended(42)))),
+    (
+        "backs off between two tries",
+        "MODIFIED",
+        pod(spec={"restartPolicy": "OnFailure"}, **main(again("CrashLoopBackOff", 1))),
+    ),
+    (
+        "resized",
+        "MODIFIED",
+        pod(
+            "Pending",
+            **main(
+                waiting("ContainerCreating"),
+                observedGeneration=3,
+                conditions=[{"type": "PodResizePending", "status": "True", "reason": "Deferred"}],
+            ),
+        ),
+    ),
+    ("will be started again", "MODIFIED", pod(spec={"restartPolicy": "OnFailure"}, **main(ended(1)))),
+    ("no launch", "MODIFIED", pod(labels={"podrelay/launch-id": None})),
+    ("strange launch", "MODIFIED", pod(labels={"podrelay/launch-id": "../../x"})),
+    ("strange attempt", "MODIFIED", pod(labels={"podrelay/attempt": "-1"})),
+    ("not a pod", "MODIFIED", []),
+]
+
+
+@pytest.mark.parametrize(("event", "given_pod"), [row[1:] for row in NOTHING], ids=[row[0] for row in NOTHING])
+def test_nothing_to_tell(event: str, given_pod: Any) -> None:
+    assert interpret(event, given_pod, RULES, NOW_S).result is None
+
+
+def test_a_pod_that_left_the_selection_is_asked_for() -> None:
+    assert interpret("DELETED", pod(**main(running())), RULES, NOW_S).confirm
+    assert not interpret("DELETED", pod(**main(ended(0))), RULES, NOW_S).confirm
+
+
+def test_started() -> None:
+    verdict = interpret("MODIFIED", pod(**main(running())), RULES, NOW_S)
+    assert told(verdict).outcome == "started"
+    assert verdict.fields["started"] == "1"
+
+
+def test_running_without_a_word_of_containers_is_started() -> None:
+    """A status that only has a phase: whoever wrote it knows no more."""
+    assert told(interpret("MODIFIED", pod("Running"), RULES, NOW_S)).outcome == "started"
+
+
+TERMINATING = {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}
+LOST_NODE = {"conditions": [{"type": "Ready", "status": "False"},
+                            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+                             "message": "Taint manager: deleting due to NoExecute taint"}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(("now", "after_s"), [("2026-11-20T10:00:00Z", 60.0), ("2026-11-20T10:05:00Z", 0.0)])
+def test_a_pod_that_its_node_does_not_end_is_told_of(now: str, after_s: float) -> None:
+    """Its grace and half a minute more are over: the node is probably lost. That is not an end; the task may still run."""
+    for phase, status in (("Running", main(running(), **LOST_NODE)["status"]), ("Pending", LOST_NODE)):
+        verdict = interpret("MODIFIED", pod(phase, status=status, metadata=TERMINATING), RULES, epoch_s(now))
+        (later,) = verdict.later
+        assert (later.after_s, later.result.outcome, later.result.reason) == (after_s, "pending", "NodeNotResponding")
+        assert "node-7" in later.result.message and "DeletionByTaintManager" in later.result.message
+
+
+def test_an_unknown_phase_is_told_of() -> None:
+    verdict = interpret(
+        "MODIFIED", pod("Unknown", status={"reason": "NodeLost", "message": "Node x went away"}), RULES, NOW_S
+    )
+    assert (told(verdict).outcome, told(verdict).reason, told(verdict).message) == (
+        "pending",
+        "NodeLost",
+        "Node x went away",
+    )
+
+
+PENDING = [
+    # what it is, pod, reason told now, (after, outcome) told later
+    ("no node fits",
+     pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                                           "message": "0/3 nodes are available"}]}),
+     "Unschedulable", []),
+    ("being set up", pod("Pending", **main(waiting("ContainerCreating"))), None, [(8.0, "pending"), (30.0, "pending")]),
+    ("no scheduler has looked at it", pod("Pending", spec={"nodeName": ""}), None, [(8.0, "pending"), (30.0, "pending")]),
+    ("gated", pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "message": "gates",
+                                                    "reason": "SchedulingGated"}]}), "SchedulingGated", []),
+    ("base waits beside a sidecar that runs", pod("Running", **main(running("sidecar"), waiting("ErrImagePull", "x"))),
+     "ErrImagePull", [(60.0, "failed")]),
+    ("image not there", pod("Pending", **main(waiting("ErrImagePull", "not found"))), "ErrImagePull", [(60.0, "failed")]),
+    ("image backing off", pod("Pending", **main(waiting("ImagePullBackOff", "Back-off"))), "ImagePullBackOff",
+     [(60.0, "failed")]),
+    ("too many pulls", pod("Pending", **main(waiting("ErrImagePull", "pull QPS exceeded"))), "ErrImagePull", []),
+    ("sidecar's image", pod("Pending", **main(waiting("ContainerCreating"), waiting("ErrImagePull", "x", "sidecar"))),
+     "ErrImagePull", [(60.0, "failed")]),
+    ("a second one's", pod("Pending", **main(waiting("SomethingElse"), waiting("InvalidImageName", name="side"))),
+     "InvalidImageName", [(60.0, "failed")]),
+    ("init's image", pod("Pending", status={"initContainerStatuses": [waiting("InvalidImageName", "x", "init")]}),
+     "InvalidImageName", [(60.0, "failed")]),
+    ("not on the list", pod("Pending", **main(waiting("CreateContainerError", "x"))), "CreateContainerError", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given_pod", "reason", "later"), [row[1:] for row in PENDING], ids=[row[0] for row in PENDING]
+)
+def test_pending(given_pod: dict[str, Any], reason: str | None, later: list[tuple[float, str]]) -> None:
+    verdict = interpret("MODIFIED", given_pod, RULES, NOW_S)
+    assert (verdict.result.reason if verdict.result else None) == reason
+    assert verdict.result is None or verdict.result.outcome == "pending"
+    assert [(item.after_s, item.result.outcome) for item in verdict.later] == later
+
+
+def test_a_fatal_wait_names_image_and_message() -> None:
+    verdict = interpret("MODIFIED", pod("Pending", **main(waiting("ErrImagePull", "manifest unknown"))), RULES, NOW_S)
+    fatal = verdict.later[0].result
+    assert (fatal.image, fatal.message, fatal.failure_class) == ("repo/airflow:3", "manifest unknown", "configuration")
+
+
+@pytest.mark.parametrize("reason", ["SignatureValidationFailed", "PreCreateHookError", "PreStartHookError"])
+def test_what_keeps_a_container_from_its_start_is_a_matter_of_configuration(reason: str) -> None:
+    assert (
+        told(interpret("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class
+        == "configuration"
+    )
+
+
+def test_pulling_and_backing_off_are_one_wait() -> None:
+    waits = {interpret("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S).wait
+             for reason in ("ErrImagePull", "ImagePullBackOff")}  # fmt: skip
+    assert len(waits) == 1
+
+
+def test_the_latest_warning_explains() -> None:
+    result = PodReport("l", 0, "pending", "ContainerCreating", "slow")
+    events = [
+        {"type": "Normal", "reason": "Scheduled", "message": "ok", "lastTimestamp": "2026-11-20T10:00:09Z"},
+        {"type": "Warning", "reason": "Old", "message": "old", "lastTimestamp": "2026-11-20T10:00:01Z"},
+        {"type": "Warning", "reason": "FailedMount", "message": "no secret", "lastTimestamp": "2026-11-20T10:00:05Z"},
+        "nonsense",
+    ]
+    explained = add_event_reason(result, events)
+    assert (explained.reason, explained.message) == ("FailedMount", "no secret")
+    assert add_event_reason(result, events[:1]) is result
+
+
+@pytest.mark.parametrize("text", [None, "", 7, "yesterday", "2026-13-45T99:00:00Z", "9999-99-99T00:00:00Z"])
+def test_no_time(text: Any) -> None:
+    assert epoch_s(text) == 0.0
+
+
+@pytest.mark.parametrize("text", ["2026-11-20T10:00:05Z", "2026-11-20T10:00:05.123456789Z"])
+def test_times(text: str) -> None:
+    assert epoch_s(text) == 1_795_168_805.0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+_NAMES = st.sampled_from(["base", "init", "", None, 3])
+_STATE = st.fixed_dictionaries(
+    {},
+    optional={
+        kind: st.fixed_dictionaries(
+            {},
+            optional={
+                "exitCode": JSON | st.integers(-1, 300),
+                "reason": JSON | st.sampled_from(["ErrImagePull", "StartError"]),
+                "message": JSON,
+                "startedAt": JSON,
+                "finishedAt": JSON,
+                "signal": JSON,
+            },
+        )
+        | JSON
+        for kind in ("running", "waiting", "terminated")
+    },
+)
+_STATUSES = st.lists(st.fixed_dictionaries({"name": _NAMES, "state": _STATE | JSON}) | JSON, max_size=3) | JSON
+_POD = st.fixed_dictionaries(
+    {
+        "metadata": st.fixed_dictionaries(
+            {"labels": st.just({"podrelay/launch-id": "a", "podrelay/attempt": "0"})},
+            optional={
+                name: JSON for name in ("name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds")
+            },
+        ),
+        "status": st.fixed_dictionaries(
+            {"phase": st.sampled_from(["Pending", "Running", "Failed", "Succeeded", "Unknown"]) | JSON},
+            optional={
+                "containerStatuses": _STATUSES,
+                "initContainerStatuses": _STATUSES,
+                "conditions": JSON,
+                "reason": JSON,
+                "message": JSON,
+            },
+        )
+        | JSON,
+        "spec": st.fixed_dictionaries({}, optional={"containers": _STATUSES, "initContainers": JSON, "nodeName": JSON})
+        | JSON,
+    }
+)
+
+
+@given(event=st.sampled_from(["LISTED", "ADDED", "MODIFIED", "DELETED"]), given_pod=_POD | JSON)
+def test_total(event: str, given_pod: Any) -> None:
+    verdict = interpret(event, given_pod, RULES, NOW_S)
+    results = [verdict.result, *(item.result for item in verdict.later)]
+    for result in filter(None, results):
+        assert PodReport.decode(result.encode()) == result
+    assert all(isinstance(value, str) and value.encode() is not None for value in verdict.fields.values())
+
+
+def test_a_megabyte_of_labels_and_messages_is_bounded() -> None:
+    labels = {f"l{number}": "x" * 1000 for number in range(1000)}
+    big = pod("Failed", labels=labels, **main(ended(1, message="m" * 10**6), message="y" * 10**6, reason="z" * 10**6))
+    assert len(told(interpret("MODIFIED", big, RULES, NOW_S)).encode()) < 10_000

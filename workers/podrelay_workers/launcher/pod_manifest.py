@@ -1,0 +1,345 @@
+"""Launch request -> the body of the POST that makes its pod: what the stock executor would send, with our name and labels.
+
+Two ways lead to the same body. The provider's own (PodGenerator.construct_pod: template, executor's fields, override,
+pod_mutation_hook) is right by definition and costs milliseconds. Where there is neither override nor hook, the template is
+merged once, by the provider, and each launch only fills in its own fields; every version of a template is first proved
+equal to the provider's way. Called by the launcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
+from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from kubernetes.client import ApiClient, Configuration
+
+from podrelay.errors import PodrelayError
+from podrelay.protocol import identifiers
+from podrelay.protocol.messages import LaunchRequest
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+# dag id, task id, run id, try number, map index: what construct_pod and its labels are made of.
+Coordinates = tuple[str, str, "str | None", int, int]
+
+# Longer than any hook that looks something up, shorter than the patience of whoever waits for the task.
+HOOK_MOST_S = 60.0
+_MESSAGE_MAX = 500
+_CONFIGURED = "[kubernetes_executor] pod_template_file"
+_REQUESTED = "pod_template_file of this task's executor_config, or of its queue's coordinator,"
+
+# What a template is merged with to be kept, and the launch on which it is proved at start.
+_EMPTY = LaunchRequest("x", 0, "task", subject="", key=("x", "x", "", 0, -1), owner="", args=("x",), namespace="")
+_SAMPLE = LaunchRequest(
+    "y", 0, "task", subject="ti", key=("dag", "task", "run", 1, 0), owner="1", args=("airflow", "y")
+)
+
+
+class ManifestError(PodrelayError):
+    """No pod can be made of this request; trying again would not help. `reason` is one word, for the task's event."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message[:_MESSAGE_MAX].encode("utf-8", "replace").decode())
+        self.reason = reason
+
+
+@dataclass
+class _Template:
+    """One version of a template file. `skeleton` is the merged pod of the fast way, None where that way is not taken."""
+
+    stamp: tuple[int, int, int]
+    document: Json
+    skeleton: Json | None = None
+    proved: bool = False
+    meta: Json = field(default_factory=dict)
+    container: Json = field(default_factory=dict)
+
+
+class ManifestRenderer:
+    """Makes the pods of one team (None: of the deployment that has none). Keeps templates between launches."""
+
+    def __init__(
+        self,
+        deployment: str,
+        team: str | None = None,
+        *,
+        kube_config: Any = None,
+        hook: bool | None = None,
+        hook_most_s: float = HOOK_MOST_S,
+    ) -> None:
+        self._deployment = deployment
+        self._config = kube_config if kube_config is not None else kube_config_of(team)
+        self._hook = has_mutation_hook() if hook is None else hook
+        self._hook_most_s = hook_most_s
+        self._templates: dict[str, _Template] = {}
+        self._sanitize: Callable[[Any], Json] = ApiClient(configuration=Configuration()).sanitize_for_serialization
+        self._thread = _one_thread()
+        self._began_s = 0.0
+        self.hung = False
+
+    def check(self) -> None:
+        """Read the template and prove it, at start: the proof would hold up all launches that come with the first.
+
+        A hook is not called: it may do anything, and there is no pod to make.
+
+        :raises ManifestError: launches that bring no template of their own will fail for this.
+        """
+        if self._hook:
+            self._template(None)
+        else:
+            self.render(_SAMPLE)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def make(self, request: LaunchRequest) -> Json:
+        """The pod, off the event loop where user code is involved, so that a slow hook delays no lease.
+
+        :raises ManifestError: says why there can be no pod.
+        """
+        if self._is_plain(request):
+            return self.render(request)
+        while True:
+            work = self._thread.submit(self._render_watched, request)
+            waiting = asyncio.wrap_future(work)
+            try:
+                while not (await asyncio.wait({waiting}, timeout=self._hook_most_s / 4))[0]:
+                    self._give_up_if_hung(work)
+            except BaseException:
+                work.cancel()
+                raise
+            if not work.cancelled():
+                return waiting.result()
+            # It stood behind a launch whose hook hung: again, on the new thread.
+
+    def _render_watched(self, request: LaunchRequest) -> Json:
+        self._began_s = time.monotonic()
+        return self.render(request)
+
+    def _give_up_if_hung(self, work: Future[Json]) -> None:
+        """A hook that never returns fails its own launch; the thread that it keeps is left behind."""
+        if not work.running() or time.monotonic() - self._began_s < self._hook_most_s:
+            return
+        hung, self._thread, self.hung = self._thread, _one_thread(), True
+        hung.shutdown(wait=False, cancel_futures=True)
+        raise ManifestError("PodMutationHookException", f"pod_mutation_hook did not end within {self._hook_most_s:g} s")
+
+    def render(self, request: LaunchRequest) -> Json:
+        """The same, in the caller's thread."""
+        template = self._template(request.pod_template_file)
+        if not self._is_plain(request):
+            return self._by_provider(template, request)
+        if not template.proved:
+            self._prove(template, request)
+        return (
+            self._filled(template, request) if template.skeleton is not None else self._by_provider(template, request)
+        )
+
+    def _is_plain(self, request: LaunchRequest) -> bool:
+        return not self._hook and not request.pod_override and bool(request.args)
+
+    # --- the provider's way -------------------------------------------------------------------------------------------
+    def _by_provider(self, template: _Template, request: LaunchRequest) -> Json:
+        body = self._construct(template, request)
+        metadata = body.setdefault("metadata", {})
+        # The hook's last word does not reach what keeps a launch from having two pods.
+        metadata["name"] = _name(request)
+        metadata["labels"] = {**(metadata.get("labels") or {}), **self._our_labels(request)}
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), **_our_annotations(request)}
+        return body
+
+    def _construct(self, template: _Template, request: LaunchRequest) -> Json:
+        dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
+        try:
+            # Deserialised for each pod, because merged pods share parts with what they were merged from.
+            base = PodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
+            override = request.pod_override and PodGenerator.deserialize_model_dict(copy.deepcopy(request.pod_override))
+            pod = PodGenerator.construct_pod(
+                dag_id=dag_id,
+                task_id=task_id,
+                pod_id=_name(request),
+                try_number=try_number,
+                kube_image=self._image(request),  # type: ignore[arg-type]
+                date=None,
+                args=list(request.args),
+                pod_override_object=override or None,
+                base_worker_pod=base,
+                namespace=request.namespace,
+                scheduler_job_id=request.owner,
+                run_id=run_id,
+                map_index=map_index,
+                with_mutation_hook=True,
+            )
+            return self._sanitize(pod)
+        except PodMutationHookException as error:
+            raise ManifestError("PodMutationHookException", f"pod_mutation_hook failed: {_cause(error)}") from error
+        except PodReconciliationError as error:
+            raise ManifestError(
+                "PodReconciliationError", f"template and pod_override do not merge: {_cause(error)}"
+            ) from error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a template or an override may hold anything
+            raise ManifestError("InvalidPod", f"template or pod_override is not a pod: {_cause(error)}") from error
+
+    # --- the fast way -------------------------------------------------------------------------------------------------
+    def _prove(self, template: _Template, request: LaunchRequest) -> None:
+        """Merge the template once, and compare with the provider's way on this launch before trusting the result."""
+        template.proved = True
+        template.skeleton = self._construct(template, _EMPTY)
+        template.meta = template.skeleton["metadata"]
+        template.container = template.skeleton["spec"]["containers"][0]
+        if self._filled(template, request) != self._by_provider(template, request):
+            template.skeleton = None
+            log.warning("This pod template is merged anew for each pod: the short way made another pod of it.")
+
+    def _filled(self, template: _Template, request: LaunchRequest) -> Json:
+        """The merged pod with this launch's fields. What does not change is shared by all pods: nobody may write to it."""
+        skeleton = template.skeleton or {}
+        dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
+        metadata = dict(template.meta)
+        metadata["name"] = _name(request)
+        if request.namespace:
+            metadata["namespace"] = request.namespace
+        labels = PodGenerator.build_labels_for_k8s_executor_pod(
+            dag_id=dag_id, task_id=task_id, try_number=try_number, airflow_worker=request.owner,
+            map_index=map_index, run_id=run_id,
+        )  # fmt: skip
+        metadata["labels"] = {**template.meta["labels"], **labels, **self._our_labels(request)}
+        annotations = {
+            **template.meta["annotations"],
+            "dag_id": dag_id,
+            "task_id": task_id,
+            "try_number": str(try_number),
+        }
+        if map_index >= 0:
+            annotations["map_index"] = str(map_index)
+        if run_id:
+            annotations["run_id"] = run_id
+        metadata["annotations"] = {**annotations, **_our_annotations(request)}
+        container = {**template.container, "args": list(request.args)}
+        image = self._image(request)
+        if image:
+            container["image"] = image
+        spec = skeleton["spec"]
+        return {**skeleton, "metadata": metadata, "spec": {**spec, "containers": [container, *spec["containers"][1:]]}}
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+    def _our_labels(self, request: LaunchRequest) -> dict[str, str]:
+        labels = {
+            identifiers.LABEL_LAUNCH_ID: request.launch_id,
+            identifiers.LABEL_DEPLOYMENT: self._deployment,
+            identifiers.LABEL_CLUSTER: identifiers.cluster_label(request.cluster),
+            identifiers.LABEL_ATTEMPT: str(request.attempt),
+        }
+        if request.known_by_id:
+            labels[identifiers.LABEL_TASK_INSTANCE] = request.subject
+        return labels
+
+    def _image(self, request: LaunchRequest) -> str | None:
+        return request.image or self._config.kube_image
+
+    def _template(self, requested: str | None) -> _Template:
+        """The template as it is now: an edit of the file counts from the next pod on.
+
+        :raises ManifestError: names the option to change.
+        """
+        path = requested or self._config.pod_template_file
+        option = _REQUESTED if requested else _CONFIGURED
+        if not path:
+            raise ManifestError("InvalidPod", f"{_CONFIGURED} is empty: name a file that holds the pod of a worker.")
+        try:
+            seen = os.stat(path)  # noqa: PTH116 - for each pod, and twice as fast as Path.stat
+        except OSError as error:
+            raise ManifestError(
+                "InvalidPod", f"{option} names {path}, which this launcher cannot read ({error.strerror})."
+            ) from error
+        stamp = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
+        known = self._templates.get(path)
+        if known is None or known.stamp != stamp:
+            known = self._templates[path] = _Template(stamp, _read(path, option))
+        return known
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """One, because a user's hook was never asked to be thread-safe."""
+    return ThreadPoolExecutor(1, "pod-builder")
+
+
+def has_mutation_hook() -> bool:
+    """Would pod_mutation_hook do anything? It may come from airflow_local_settings or from a policy plugin."""
+    from airflow import settings
+
+    try:
+        own = settings.pod_mutation_hook.__module__ != "airflow.settings"
+        return own or bool(settings.get_policy_plugin_manager().hook.pod_mutation_hook.get_hookimpls())
+    except AttributeError:  # another Airflow: then the provider's way, which is always right
+        return True
+
+
+def kube_config_of(team: str | None) -> KubeConfig:
+    if team is None:
+        return KubeConfig()
+    from airflow.executors.base_executor import ExecutorConf
+
+    return KubeConfig(executor_conf=ExecutorConf(team))
+
+
+def _read(path: str, option: str) -> Json:
+    try:
+        document = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ManifestError(
+            "InvalidPod", f"{option} names {path}, which this launcher cannot read ({error.strerror})."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or type(error).__name__
+        raise ManifestError(
+            "InvalidPod", f"{option} names {path}, which is not one YAML document{where}: {why}."
+        ) from error
+    if not isinstance(document, dict) or not document:
+        raise ManifestError("InvalidPod", f"{option} names {path}, which does not hold a pod.")
+    return document
+
+
+def _coordinates(request: LaunchRequest) -> Coordinates:
+    """Those of the task; a callback or a connection test has none, and is named by what it is."""
+    if request.key:
+        dag_id, task_id, run_id, try_number, map_index = request.key
+        return dag_id, task_id, run_id, try_number, map_index
+    return request.kind, request.subject or request.launch_id, None, 1, -1
+
+
+def _our_annotations(request: LaunchRequest) -> dict[str, str]:
+    annotations = {identifiers.ANNOTATION_SUBJECT: request.subject}
+    if request.known_by_id:
+        annotations[identifiers.ANNOTATION_TASK_INSTANCE] = request.subject
+    return annotations
+
+
+def _name(request: LaunchRequest) -> str:
+    """Depends on the request alone, so that each launcher makes the same name of it (invariant I1)."""
+    prefix = ((request.pod_override or {}).get("metadata") or {}).get("name")
+    if not prefix:
+        dag_id, task_id, *_ = _coordinates(request)
+        prefix = f"{dag_id}-{task_id}"
+    return identifiers.pod_name(str(prefix), request.launch_id, request.attempt)
+
+
+def _cause(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
