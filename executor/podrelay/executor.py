@@ -44,6 +44,7 @@ from podrelay.store.connection import check, connect
 from podrelay.store.launch_queue import LaunchQueue
 from podrelay.store.ledger import Ledger
 from podrelay.store.result_stream import ResultStream
+from podrelay.teams import cluster_of
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import GroupCommand
@@ -102,7 +103,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         # Team options have no fall-back to the unprefixed ones, but there is one Redis for all: [podrelay] is global.
         self.settings = load_settings(airflow_conf, airflow_conf.get("core", "fernet_key", fallback=""))
         self.scheduler_job_id = str(self.job_id)
-        self.cluster = self.team_name or identifiers.DEFAULT_CLUSTER
+        self.cluster = cluster_of(self.team_name)
         self._keys = RedisKeys(self.settings.deployment)
         self._breaker = CircuitBreaker(self.settings)
         self.beat = heartbeat_budget.HeartbeatBudget(self._breaker)

@@ -11,6 +11,7 @@ from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
 from podrelay.protocol import identifiers
+from podrelay.teams import kube_client_of
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
@@ -34,7 +35,7 @@ def stream_task_log(
     messages: list[str] = []
     streams: list[Iterator[str]] = []
     try:
-        client = _client(team)
+        client = kube_client_of(team)
         # Other arguments of the user are for other requests: `_preload_content` would change what comes back.
         limit = {"_request_timeout": kube_config.kube_client_request_args.get("_request_timeout") or ANSWER_S}
         hostname = f" {ti.hostname}" if ti.hostname else ""
@@ -107,10 +108,3 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
             yield remove_escape_codes(chunk.decode(errors="replace"))
     except Exception as error:  # noqa: BLE001  what came so far is shown
         yield FAILED.format(error)
-
-
-def _client(team: str | None) -> Any:
-    from airflow.providers.cncf.kubernetes import kube_client
-
-    factory = getattr(kube_client, "_get_executor_kube_client", None)
-    return factory(team_name=team) if factory else kube_client.get_kube_client()

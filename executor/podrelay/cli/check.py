@@ -16,6 +16,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
 from podrelay.store.connection import connect
+from podrelay.teams import kube_client_of, kube_config_of
 
 # What each process does in Kubernetes: (verb, resource), as in the Roles under docker/.
 NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
@@ -49,8 +50,8 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
     if settings:
         yield _try("sealing key", lambda: repr(PayloadCipher(settings[0].fernet_key)))
         yield _try("Redis", lambda: _redis(settings[0]))
-    yield _try("pod template", lambda: _template(_kube_config(team)))
-    yield _try("Kubernetes", lambda: _kubernetes(team, _kube_config(team), (process,) if process else tuple(NEEDED)))
+    yield _try("pod template", lambda: _template(kube_config_of(team)))
+    yield _try("Kubernetes", lambda: _kubernetes(team, kube_config_of(team), (process,) if process else tuple(NEEDED)))
 
 
 def _try(what: str, step: Callable[[], str]) -> Check:
@@ -67,14 +68,6 @@ def _redis(settings: Settings) -> str:
         warnings = check_redis(client)
         client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return "; ".join(warnings) or "answers and can be written to"
-
-
-def _kube_config(team: str | None) -> KubeConfig:
-    if team is None:
-        return KubeConfig()
-    from airflow.executors.base_executor import ExecutorConf
-
-    return KubeConfig(executor_conf=ExecutorConf(team))
 
 
 def _template(kube_config: KubeConfig) -> str:
@@ -96,10 +89,8 @@ def _template(kube_config: KubeConfig) -> str:
 
 def _kubernetes(team: str | None, kube_config: KubeConfig, processes: tuple[str, ...]) -> str:
     """Ask the API server what this user may do, without doing it."""
-    from podrelay.pod_logs import _client
-
     try:
-        core = _client(team)
+        core = kube_client_of(team)
     except Exception as error:
         raise ConfigError(
             f"[kubernetes_executor] config_file, cluster_context or in_cluster: no client can be made ({error})."

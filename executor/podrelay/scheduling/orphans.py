@@ -101,7 +101,9 @@ class OrphanCollector:
 
     def _sweep_pods(self) -> None:
         """Take back launches whose pod waits, whose scheduler is gone, and which the database does not want."""
-        self._cursor, found = self._ledger.live(self._executor.cluster, self._cursor, time.time() - ORPHANED_AFTER_S)
+        self._cursor, found = self._ledger.live(
+            self._executor.cluster, self._cursor, time.time() - ORPHANED_AFTER_S, heartbeat_budget.COMPARED_AT_ONCE
+        )
         waiting = {
             launch_id: entry
             for launch_id, entry in self._nobodys(found).items()

@@ -114,7 +114,9 @@ class Reconciler:
 
     def _tell_who_waits_in_vain(self, turn: Sequence[Launch]) -> None:
         tasks = [launch for launch in turn if launch.kind == "task" and not launch.withdrawn]
-        for launch in self._ledger.waiting_in_vain(self._executor.cluster, tasks, time.time()):
+        by_id = {launch.launch_id: launch for launch in tasks}
+        for launch_id in self._ledger.without_launcher(self._executor.cluster, list(by_id), time.time()):
+            launch = by_id[launch_id]
             self._endings.tell(
                 launch, PodReport(launch.launch_id, launch.attempt, "pending", "NoLauncher", NO_LAUNCHER)
             )

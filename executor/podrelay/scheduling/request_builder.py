@@ -16,6 +16,7 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
 from podrelay import compat
 from podrelay.protocol.messages import LaunchRequest
+from podrelay.teams import watched_namespaces
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,8 @@ def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tup
 
 def watches(kube_config: KubeConfig, namespace: str) -> bool:
     """Does the watcher follow the pods of this namespace? Those of others it asks for one by one."""
-    if not kube_config.multi_namespace_mode:
-        return bool(namespace == (kube_config.kube_namespace or "default"))
-    listed = {item.strip() for item in kube_config.multi_namespace_mode_namespace_list or ()} - {""}
-    return not listed or namespace in listed
+    watched = watched_namespaces(kube_config)
+    return watched == (None,) or namespace in watched
 
 
 # Callbacks complete work that is already done, and connection tests have a person waiting: Airflow puts them first.

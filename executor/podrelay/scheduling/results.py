@@ -25,6 +25,7 @@ from podrelay.scheduling.context import Context
 from podrelay.scheduling.decisions import WANTED, Decision, TaskRow, cleanup_for, decide, describe_failure, superseded
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.store.launch_queue import Acknowledgement
+from podrelay.teams import metric_tags
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class ResultProcessor:
         self._results = context.results
         self._attempts = attempts
         self._policy = self._executor.policy
-        self._tags = {"team_name": self._executor.team_name} if self._executor.team_name else {}
+        self._tags = metric_tags(self._executor.team_name)
         self._unhandled: deque[PodReport] = deque()
         # Key -> launch, state, info, when (monotonic). The scheduler loses an event when another one holds the task's row at
         # that moment.

@@ -17,10 +17,8 @@ from redis.exceptions import ResponseError
 from podrelay.protocol import redis_keys
 from podrelay.protocol.messages import number_of
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.scheduling import heartbeat_budget
-from podrelay.scheduling.launch_registry import Launch
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.liveness import waiting_in_vain
+from podrelay.store.liveness import without_launcher
 
 What = Literal["missing", "lost", "finished", "withdrawn", "ahead"]
 
@@ -75,9 +73,9 @@ class Ledger:
 
         return [{_text(k): _text(v) for k, v in entry.items()} for entry in self._breaker.call(read)]
 
-    def waiting_in_vain(self, cluster: str, launches: Sequence[Launch], now_s: float) -> list[Launch]:
-        """Those of these launches that wait for a launcher while there is none."""
-        return waiting_in_vain(self._breaker, self._keys, cluster, launches, now_s)
+    def without_launcher(self, cluster: str, launch_ids: Sequence[str], now_s: float) -> list[str]:
+        """The launches among these that wait to be claimed while no launcher is alive."""
+        return without_launcher(self._breaker, self._keys, cluster, launch_ids, now_s)
 
     def unacknowledged(self, before_s: float, first: int, most: int) -> list[str]:
         """LaunchRegistry whose end, or whose waiting pod after a withdrawal, nobody has cared for since this time: perhaps who
@@ -87,12 +85,10 @@ class Ledger:
         found = self._breaker.call(lambda client: client.zrangebyscore(key, "-inf", before_s, first, most))
         return [_text(item) for item in found]
 
-    def live(self, cluster: str, cursor: int, before_s: float) -> tuple[int, list[str]]:
+    def live(self, cluster: str, cursor: int, before_s: float, count: int) -> tuple[int, list[str]]:
         """Some of the launches that have a pod made before this time (wall clock), and the cursor for the next ones."""
         key = self._keys.live(cluster)
-        cursor, found = self._breaker.call(
-            lambda client: client.zscan(key, cursor, count=heartbeat_budget.COMPARED_AT_ONCE)
-        )
+        cursor, found = self._breaker.call(lambda client: client.zscan(key, cursor, count=count))
         return int(cursor), [_text(launch_id) for launch_id, created_s in found if created_s < before_s]
 
 

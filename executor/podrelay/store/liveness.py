@@ -9,11 +9,10 @@ import redis
 from podrelay.protocol import redis_keys
 from podrelay.protocol.messages import number_of
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.scheduling.launch_registry import Launch
 from podrelay.store.circuit_breaker import CircuitBreaker
 
-# A launcher renews its registration every 5 s for 60 s (`podrelay_workers.launcher.registration`). Redis' own clock tells how long ago
-# that was, so that no two clocks are compared.
+# A launcher renews its registration every 5 s for 60 s (`podrelay_workers.launcher.registration`). The remaining TTL
+# gives its age by Redis' clock, so no two clocks are compared.
 _REGISTERED_S = 60.0
 _SILENT_S = 12.0
 # A launch that was offered a moment ago has not waited for anybody.
@@ -35,25 +34,27 @@ def heard_s_ago(client: redis.Redis, queue: str) -> dict[str, float]:
     }
 
 
-def waiting_in_vain(
-    breaker: CircuitBreaker, keys: RedisKeys, cluster: str, launches: Sequence[Launch], now_s: float
-) -> list[Launch]:
-    """Those of these launches that wait to be claimed while no launcher lives; none where one does.
+def without_launcher(
+    breaker: CircuitBreaker, keys: RedisKeys, cluster: str, launch_ids: Sequence[str], now_s: float
+) -> list[str]:
+    """The launches among these that wait to be claimed while no launcher is alive; none where one is.
 
     :raises RedisUnavailable: Redis does not answer.
     """
-    if not launches:
+    if not launch_ids:
         return []
 
-    def look(client: redis.Redis) -> list[Launch]:
+    def look(client: redis.Redis) -> list[str]:
         heard = heard_s_ago(client, keys.launch_queue(cluster))
         if any(ago_s < _SILENT_S for ago_s in heard.values()):
             return []
         pipeline = client.pipeline(transaction=False)
-        for launch in launches:
-            pipeline.hmget(keys.launch(launch.launch_id), ("state", "t_offered"))
-        found = zip(launches, pipeline.execute(), strict=True)
-        return [launch for launch, (state, at) in found if state == b"offered" and now_s - number_of(at) >= PATIENCE_S]
+        for launch_id in launch_ids:
+            pipeline.hmget(keys.launch(launch_id), ("state", "t_offered"))
+        found = zip(launch_ids, pipeline.execute(), strict=True)
+        return [
+            launch_id for launch_id, (state, at) in found if state == b"offered" and now_s - number_of(at) >= PATIENCE_S
+        ]
 
     return breaker.call(look)
 

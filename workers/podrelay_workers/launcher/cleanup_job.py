@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import Stats
 from podrelay.errors import MessageError
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest
+from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Conflict, NotFound
 from podrelay_workers.launcher.error_policy import STUMBLE_FIRST_S, STUMBLE_MOST_S, classify_error
@@ -78,7 +79,7 @@ class CleanupHandler:
         self._pauses = pauses
         self._shutdown = shutdown
         self._deployment = deployment
-        self._tags = {"team_name": team} if team else {}
+        self._tags = metric_tags(team)
         self._told: set[str] = set()
 
     async def work(self, job: Job) -> None:

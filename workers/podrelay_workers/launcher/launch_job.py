@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import Stats
 from podrelay.errors import MessageError, RedisUnavailable
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, FailureClass, LaunchRequest, Outcome, PodReport
+from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import (
     AlreadyExists,
@@ -109,7 +110,7 @@ class LaunchHandler:
         self._shutdown = shutdown
         self._patience = patience
         self._token_margin_s = token_margin_s
-        self._tags = {"team_name": team} if team else {}
+        self._tags = metric_tags(team)
 
     async def work(self, job: Job) -> None:
         self._holdings.settle(job, await self._outcome(job))

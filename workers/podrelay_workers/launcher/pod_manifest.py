@@ -21,13 +21,13 @@ from typing import Any
 
 import yaml
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
-from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient, Configuration
 
 from podrelay.errors import PodrelayError
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
+from podrelay.teams import kube_config_of
 
 log = logging.getLogger(__name__)
 
@@ -287,14 +287,6 @@ def has_mutation_hook() -> bool:
         return own or bool(settings.get_policy_plugin_manager().hook.pod_mutation_hook.get_hookimpls())
     except AttributeError:  # another Airflow: then the provider's way, which is always right
         return True
-
-
-def kube_config_of(team: str | None) -> KubeConfig:
-    if team is None:
-        return KubeConfig()
-    from airflow.executors.base_executor import ExecutorConf
-
-    return KubeConfig(executor_conf=ExecutorConf(team))
 
 
 def _read(path: str, option: str) -> Json:

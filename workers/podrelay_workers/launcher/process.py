@@ -26,6 +26,7 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check, connect, connect_async
+from podrelay.teams import cluster_of, kube_config_of
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.cleanup_job import CleanupHandler, FixedSlots
 from podrelay_workers.launcher.error_policy import Concurrency
@@ -33,7 +34,7 @@ from podrelay_workers.launcher.job_loop import JobLoop
 from podrelay_workers.launcher.job_queue import Job, JobQueue
 from podrelay_workers.launcher.launch_job import LaunchHandler, WaitLimit
 from podrelay_workers.launcher.leases import Leases
-from podrelay_workers.launcher.pod_manifest import ManifestError, ManifestRenderer, kube_config_of
+from podrelay_workers.launcher.pod_manifest import ManifestError, ManifestRenderer
 from podrelay_workers.launcher.registration import Registration, unique_name
 from podrelay_workers.launcher.throttle import Throttle, remind_forever
 from podrelay_workers.runtime.backoff import Backoff
@@ -229,7 +230,7 @@ def run(team: str | None = None) -> int:
 
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
     PayloadCipher(settings.fernet_key)
-    manifests = ManifestRenderer(settings.deployment, team, kube_config=_kube_config(team))
+    manifests = ManifestRenderer(settings.deployment, team, kube_config=kube_config_of(team))
     try:
         manifests.check()
     except ManifestError as error:
@@ -264,15 +265,6 @@ def load_wait_limit(conf: Any, settings: Settings, team: str | None = None) -> W
     return WaitLimit(wait_s, tries_max if tries_max >= 0 else None)
 
 
-def _kube_config(team: str | None) -> Any:
-    from airflow.exceptions import AirflowConfigException
-
-    try:
-        return kube_config_of(team)
-    except (AirflowConfigException, ValueError) as error:
-        raise ConfigError(f"[kubernetes_executor] cannot be used: {error}") from error
-
-
 async def _serve(settings: Settings, manifests: ManifestRenderer, patience: WaitLimit, team: str | None) -> int:
     shutdown = Shutdown()
     with shutdown.on_signals():
@@ -280,7 +272,7 @@ async def _serve(settings: Settings, manifests: ManifestRenderer, patience: Wait
         async with await PodClient.connect(team, limit, "launcher") as pods:
             await _await_redis(settings, shutdown)
             client = connect_async(settings, timeout_s=max(REDIS_TIMEOUT_S, settings.redis_timeout_s))
-            cluster = team or identifiers.DEFAULT_CLUSTER
+            cluster = cluster_of(team)
             launcher = Launcher(settings, client, pods, manifests, patience, shutdown, cluster=cluster, team=team)
             # Airflow's modules stay for ever: the garbage collector need not look at them again and again.
             gc.collect()

@@ -21,6 +21,7 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check, connect, connect_async
+from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.scripts import AsyncScripts
@@ -173,27 +174,17 @@ def run(team: str | None = None) -> int:
     from airflow.configuration import conf
 
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
-    return asyncio.run(run_watcher(settings, team=team, cluster=team or identifiers.DEFAULT_CLUSTER))
+    return asyncio.run(run_watcher(settings, team=team, cluster=cluster_of(team)))
 
 
 def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Rules, Scope]:
     """What `[kubernetes_executor]` says that matters here."""
-    from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
-
-    if team is None:
-        kube = KubeConfig()
-    else:
-        from airflow.executors.base_executor import ExecutorConf
-
-        kube = KubeConfig(executor_conf=ExecutorConf(team))
+    kube = kube_config_of(team)
     fatal = (reason.strip() for reason in kube.worker_pod_pending_fatal_container_state_reasons)
     rules = Rules(frozenset(filter(None, fatal)), settings.pending_grace_s, cluster=cluster)
     label = identifiers.cluster_label(cluster)
     selector = f"{identifiers.LABEL_DEPLOYMENT}={settings.deployment},{identifiers.LABEL_CLUSTER}={label},{identifiers.LABEL_DONE}!=True"
-    if not kube.multi_namespace_mode:
-        return rules, Scope(selector, (kube.kube_namespace or "default",))
-    listed = dict.fromkeys(filter(None, (item.strip() for item in kube.multi_namespace_mode_namespace_list or ())))
-    return rules, Scope(selector, tuple(listed) or (None,))
+    return rules, Scope(selector, watched_namespaces(kube))
 
 
 def _metrics_wanted() -> bool:
