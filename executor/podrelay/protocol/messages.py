@@ -15,6 +15,9 @@ from podrelay.errors import MessageError
 
 VERSION = 1
 
+# A JSON object.
+Json = dict[str, Any]
+
 Kind = Literal["task", "callback", "connection_test"]
 # pending: not over, only news of why it waits. started: a container of ours runs. expired: the token would not have
 # lived long enough, so no pod was made; the executor mints a new one. The others are the end of the attempt.
