@@ -1,24 +1,28 @@
-"""One stop event per process, which every wait races. Used by the launcher, the watcher and the local cluster."""
+"""One shutdown event per process, against which every wait races. Used by the launcher and the watcher."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from podrelay_workers.runtime.tasks import cancel_and_wait
 
 _T = TypeVar("_T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Longer than a task needs to cancel and await its own tasks.
+_CANCEL_AGAIN_S = 2.0
 
 
 class ShutdownRequested(Exception):  # noqa: N818 - not an error: the way out of a wait
-    """The process was asked to stop while something waited in `Shutdown.race`."""
+    """Shutdown was requested while something waited in `Shutdown.race`."""
 
 
 class Shutdown:
-    """The wish to stop: set once, never taken back. Make it inside the running loop."""
+    """The request to shut down: made once, never withdrawn. Make it inside the running loop."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -32,7 +36,7 @@ class Shutdown:
 
     @contextmanager
     def on_signals(self) -> Iterator[Shutdown]:
-        """Stop on SIGTERM or SIGINT. The handlers remove themselves at once: a second signal has its normal effect."""
+        """Request shutdown on SIGTERM or SIGINT. The first signal removes the handlers: a second has its default effect."""
         loop = asyncio.get_running_loop()
 
         def handle() -> None:
@@ -51,46 +55,30 @@ class Shutdown:
             remove()
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Sleep, but no longer than until the stop (None: until then). True where it is time to stop."""
+        """Sleep until shutdown is requested, at most `seconds` (None: no limit). True if it was requested."""
         if not self._event.is_set():
-            await _first_of(asyncio.ensure_future(self._event.wait()), timeout_s=seconds)
+            await self._wait_with(timeout_s=seconds)
         return self._event.is_set()
 
-    async def race(self, awaitable: Awaitable[_T]) -> _T:
-        """The awaitable's result.
+    async def race(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`, run as a task that is named after it.
 
-        :raises ShutdownRequested: the stop came first; the awaitable was cancelled and has ended.
+        :raises ShutdownRequested: shutdown came first; `work` was cancelled and has ended.
         """
-        work = asyncio.ensure_future(awaitable)
+        task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
         try:
             if not self._event.is_set():
-                await _first_of(asyncio.ensure_future(self._event.wait()), work)
-            if work.done():
-                return work.result()
+                await self._wait_with(task)
+            if task.done():
+                return task.result()
             raise ShutdownRequested
         finally:
-            await end(work, again_s=2.0)  # longer than the work needs to end tasks of its own
+            await cancel_and_wait(task, again_s=_CANCEL_AGAIN_S)
 
-
-async def _first_of(*awaited: asyncio.Future[Any], timeout_s: float | None = None) -> None:
-    """Wait for the first of them; the first argument is only a signal and is cancelled afterwards."""
-    try:
-        await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        awaited[0].cancel()
-
-
-async def end(*tasks: asyncio.Future[Any], again_s: float = 0.2) -> None:
-    """Cancel what still runs of these and wait for it, so that nothing of it happens after the caller went on.
-
-    Cancels again what is still there after `again_s`: on Python 3.10 and 3.11 `asyncio.wait_for`, which redis-py uses
-    too, forgets a cancellation that comes in the moment in which its work is done.
-    """
-    pending = {task for task in tasks if not task.done()}
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=again_s)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # looked at: asyncio would otherwise complain that nobody did
+    async def _wait_with(self, *others: asyncio.Task[Any], timeout_s: float | None = None) -> None:
+        """Wait for shutdown or for the first of the others, which keep running."""
+        requested = asyncio.create_task(self._event.wait(), name="wait for shutdown")
+        try:
+            await asyncio.wait([requested, *others], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            requested.cancel()

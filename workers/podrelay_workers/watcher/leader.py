@@ -19,7 +19,7 @@ from podrelay.settings import Settings
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, NotFound
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.shutdown import end
+from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_state import DeferredReport, Rules, add_event_reason
@@ -95,7 +95,7 @@ class Leader:
             for item in done:
                 item.result()
         finally:
-            await end(*tasks, *self._errands)
+            await cancel_and_wait(*tasks, *self._errands)
             self._broken.cancel()
 
     # --- tasks ----------------------------------------------------------------------------------------------------

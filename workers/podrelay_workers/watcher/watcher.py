@@ -14,7 +14,8 @@ from podrelay.settings import Settings
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.scripts import AsyncScripts
-from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested, end
+from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
+from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader import DataLost, Leader, Scope
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
@@ -64,7 +65,7 @@ class Watcher:
         try:
             await self._run()
         finally:
-            await end(saying)
+            await cancel_and_wait(saying)
             health.forget("watcher")
 
     async def _say_what_is_heard(self) -> None:
