@@ -14,7 +14,7 @@ import pytest
 
 from podrelay import __version__
 from podrelay.errors import ConfigError
-from podrelay_workers.kube import client as kube_client
+from podrelay_workers.kube import connection as kube_connection
 from podrelay_workers.kube import credentials
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.credentials import Credentials, load_credentials
@@ -99,7 +99,7 @@ def test_answers_become_errors(
     async def no_other(team: str | None) -> Credentials:
         raise ConfigError("no other credentials")
 
-    monkeypatch.setattr(kube_client, "load_credentials", no_other)
+    monkeypatch.setattr(kube_connection, "load_credentials", no_other)
 
     async def test() -> None:
         async with scripted(step) as (_, api):
@@ -263,7 +263,7 @@ def test_a_401_reads_the_credentials_once_for_many_requests(monkeypatch: pytest.
                 await asyncio.sleep(0.05)
                 return Credentials(configuration(script.url, "new"))
 
-            monkeypatch.setattr(kube_client, "load_credentials", load)
+            monkeypatch.setattr(kube_connection, "load_credentials", load)
             assert len(await asyncio.gather(*(api.get_pod("default", "a") for _ in range(20)))) == 20
             assert len(loads) == 1
             # Credentials that stay refused are not read again for every request.

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from podrelay.errors import ConfigError
-from podrelay_workers.kube import client as kube_client
+from podrelay_workers.kube import connection as kube_connection
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.credentials import Credentials
 from podrelay_workers.kube.errors import Unauthorized, Unreachable
@@ -276,7 +276,7 @@ def test_a_token_that_changes_is_read_again(
     authority: Authority, configure: Callable[..., None], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many requests meet the change at once: all succeed, the credentials are read once, no token is logged."""
-    monkeypatch.setattr(kube_client, "RELOAD_PAUSE_S", 0.1)
+    monkeypatch.setattr(kube_connection, "RELOAD_PAUSE_S", 0.1)
     token = tmp_path / "token"
     ways: dict[str, Callable[[], Json]] = {
         "exec": lambda: plugin(tmp_path),
@@ -409,7 +409,7 @@ def test_an_authority_that_was_replaced_is_read_again(
     authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file of a pod's service account, or a kubeconfig, is kept up to date while the process lives."""
-    monkeypatch.setattr(kube_client, "RELOAD_PAUSE_S", 0.0)
+    monkeypatch.setattr(kube_connection, "RELOAD_PAUSE_S", 0.0)
     (tmp_path / "other").mkdir()
     other = Authority.make(tmp_path / "other")
 
@@ -418,11 +418,11 @@ def test_an_authority_that_was_replaced_is_read_again(
             server.tokens.add("t")
             configure(server.port, ca(authority), {"token": "t"})
             async with await PodClient.connect() as api:
-                session = api._session
+                session = api._connection._session
                 for _ in range(2):
                     with pytest.raises(Unreachable, match="(?i)certificate"):
                         await api.get_pod("default", "a")
-                assert api._session is session, "what has not changed breaks no connection"
+                assert api._connection._session is session, "what has not changed breaks no connection"
                 configure(server.port, ca(other), {"token": "t"})
                 await api.get_pod("default", "a")
 
@@ -436,7 +436,7 @@ def test_inside_a_cluster_the_token_file_is_read_again(
     from kubernetes_asyncio.config import incluster_config
 
     token = tmp_path / "token"
-    monkeypatch.setattr(kube_client, "RELOAD_PAUSE_S", 0.0)
+    monkeypatch.setattr(kube_connection, "RELOAD_PAUSE_S", 0.0)
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER", "True")
     for name, value in (("SERVICE_TOKEN_FILENAME", token), ("SERVICE_CERT_FILENAME", tmp_path / "ca.crt")):
         monkeypatch.setattr(incluster_config, name, str(value))

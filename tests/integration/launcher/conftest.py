@@ -143,23 +143,23 @@ class Bench:
 
     @asynccontextmanager
     async def launcher(self, **changes: Any) -> AsyncIterator[Any]:
-        """A launcher inside the test's loop. `changes` are settings, or `patience` and `team`."""
+        """A launcher inside the test's loop. `changes` are settings, or `wait_limit` and `team`."""
         from dataclasses import replace
 
         from podrelay_workers.kube.client import PodClient
-        from podrelay_workers.launcher.launch_job import WaitLimit
+        from podrelay_workers.launcher.launcher import Launcher
         from podrelay_workers.launcher.pod_manifest import ManifestRenderer
-        from podrelay_workers.launcher.process import Launcher
+        from podrelay_workers.launcher.wait_limit import WaitLimit
         from podrelay_workers.runtime.shutdown import Shutdown
 
-        patience, team = changes.pop("patience", WaitLimit(600.0)), changes.pop("team", None)
+        wait_limit, team = changes.pop("wait_limit", WaitLimit(600.0)), changes.pop("team", None)
         settings = replace(self.settings, **changes)
         shutdown = Shutdown()
         client = connect_async(settings)
         manifests = ManifestRenderer(settings.deployment)
         async with await PodClient.connect() as pods:
-            launcher = Launcher(settings, client, pods, manifests, patience, shutdown, team=team)
-            serving = asyncio.ensure_future(launcher.serve())
+            launcher = Launcher(settings, client, pods, manifests, wait_limit, shutdown, team=team)
+            serving = asyncio.create_task(launcher.run(), name="launcher")
             try:
                 yield launcher
             finally:

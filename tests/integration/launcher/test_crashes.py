@@ -159,7 +159,7 @@ def test_redis_away_at_start_is_waited_for(bench: Bench, tmp_path: Path) -> None
     process = bench.start_process(AIRFLOW__PODRELAY__REDIS_URL=server.url)
 
     async def scenario() -> None:
-        await until(lambda: "Waiting for it" in bench.log_of(0), START_S)
+        await until(lambda: "Waiting for Redis" in bench.log_of(0), START_S)
         server.start()
         await until(lambda: "serves" in bench.log_of(0), 5)
 

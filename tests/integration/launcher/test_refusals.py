@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from podrelay_workers.launcher.launch_job import WaitLimit
+from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.pod_api import Json, status
 from tests.integration.launcher.conftest import TOKEN, Bench, until
 
@@ -63,7 +63,7 @@ def test_a_timed_out_creation_that_took_effect_is_found_where_the_next_try_is_re
 
 
 def test_a_launch_whose_time_is_up_is_looked_for_before_it_is_given_up(bench: Bench) -> None:
-    """It was tried (504, and the pod came to be), then stood behind its namespace's quota until its patience ended."""
+    """It was tried (504, and the pod came to be), then stood behind its namespace's quota until its wait limit."""
     late, other = bench.request(1), bench.request(2)
 
     def fault(_: web.Request, pod: Json) -> web.Response | None:
@@ -77,7 +77,7 @@ def test_a_launch_whose_time_is_up_is_looked_for_before_it_is_given_up(bench: Be
     bench.offer(late, other)
 
     async def scenario() -> None:
-        async with bench.launcher(patience=WaitLimit(2.0)):
+        async with bench.launcher(wait_limit=WaitLimit(2.0)):
             await until(lambda: bench.states([late, other]) == {"created": 1, "finished": 1}, 20)
 
     asyncio.run(scenario())

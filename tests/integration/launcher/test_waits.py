@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from podrelay_workers.launcher.launch_job import WaitLimit
+from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.pod_api import Json, status
 from tests.integration.launcher.conftest import Bench, until
 
@@ -223,26 +223,26 @@ def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
     assert set(bench.api.names.values()) == {1}
 
 
-def fails_with(bench: Bench, answer: Any, patience: WaitLimit) -> Any:
+def fails_with(bench: Bench, answer: Any, wait_limit: WaitLimit) -> Any:
     request = bench.request(namespace="full")
     bench.api.fault = lambda *_: answer()
     bench.offer(request)
 
     async def scenario() -> None:
-        async with bench.launcher(patience=patience):
+        async with bench.launcher(wait_limit=wait_limit):
             await until(lambda: [item for item in bench.results() if item.outcome == "failed"], 15)
 
     asyncio.run(scenario())
     return next(item for item in bench.results() if item.outcome == "failed")
 
 
-def test_patience_ends_with_the_servers_words(bench: Bench) -> None:
+def test_the_wait_limit_fails_a_launch_with_the_servers_message(bench: Bench) -> None:
     result = fails_with(bench, lambda: status(403, "Forbidden", "pods is forbidden: exceeded quota: q"), WaitLimit(1.5))
     assert (result.reason, result.failure_class, result.pod) == ("QuotaExceeded", "infrastructure", "")
     assert result.message.endswith("exceeded quota: q")
 
 
-def test_the_users_own_number_of_tries_is_kept(bench: Bench) -> None:
+def test_the_configured_number_of_tries_is_kept(bench: Bench) -> None:
     result = fails_with(bench, lambda: status(429, "TooManyRequests", "slow down"), WaitLimit(600.0, tries_max=1))
     assert result.reason == "Throttled"
     assert bench.api.calls["create"] == 2

@@ -660,7 +660,7 @@ def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     settings = load_settings(airflow_conf, FERNET_KEY)
     queue = outside.names.launch_queue("default")
     presence = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))
-    presence._beat()
+    presence._heartbeat()
     worker = redis_keys.RQ_WORKER_PREFIX + "host-1-aa"
     assert outside.redis.ttl(worker) > 55  # what `heard_s_ago` reckons with
     first, second = make_task_instances(2)
@@ -680,7 +680,7 @@ def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     assert told.startswith("NoLauncher: ")
     assert "airflow podrelay launcher" in told
     assert key in executor.running
-    presence._die()
+    presence._unregister()
     assert outside.redis.scard(redis_keys.RQ_WORKERS) == 0
 
 

@@ -1,4 +1,4 @@
-"""Decoding only what is read changes no verdict."""
+"""Decoding only the fields that are read changes no interpretation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ PODS = [row[2] for row in (*ENDS, *NOTHING)] + [row[1] for row in PENDING]
 
 
 @pytest.mark.parametrize("given_pod", PODS)
-def test_the_same_verdict(given_pod: Any) -> None:
+def test_the_same_state(given_pod: Any) -> None:
     noise = given_pod | {"metadata": given_pod["metadata"] | {"managedFields": [1]}} if given_pod else given_pod
     event = decode_event(json.dumps({"type": "MODIFIED", "object": noise}).encode())
     assert interpret("MODIFIED", event["object"], RULES, NOW_S) == interpret("MODIFIED", given_pod, RULES, NOW_S)
 
 
 @given(given_pod=_POD | JSON)
-def test_the_same_verdict_of_anything(given_pod: Any) -> None:
+def test_the_same_state_of_any_json(given_pod: Any) -> None:
     event = decode_event(json.dumps({"type": "MODIFIED", "object": given_pod}).encode())
     assert interpret("MODIFIED", event["object"], RULES, NOW_S) == interpret("MODIFIED", given_pod, RULES, NOW_S)
 
 
 @pytest.mark.parametrize("more", [{}, {"status": "Failure"}])
-def test_error_events_come_whole(more: dict[str, str]) -> None:
+def test_error_events_are_decoded_completely(more: dict[str, str]) -> None:
     status = {"kind": "Status", "code": 410, "message": "too old", **more}
     assert decode_event(json.dumps({"type": "ERROR", "object": status}).encode())["object"] == status
 

@@ -1,8 +1,7 @@
-"""What an answer of the API server means for a launch, and how many creations are in flight."""
+"""What an error of the API server means for a launch."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
@@ -12,7 +11,6 @@ from podrelay_workers.launcher.error_policy import (
     PAUSE_MOST_S,
     SETTLE_TRIES,
     ApiServerHealth,
-    Concurrency,
     classify_error,
 )
 
@@ -70,42 +68,42 @@ DENIED = 'admission webhook "w" denied the request: no'
         (413, "large", "RequestEntityTooLarge", None, "never", None),
     ],
 )
-def test_verdicts(
+def test_policies(
     status: int, message: str, reason: str, retry_after: str | None, scope: str, seconds: float | None
 ) -> None:
-    verdict = classify_error(error(status, message, reason, retry_after), 0)  # type: ignore[arg-type]
-    assert (verdict.scope, verdict.seconds, verdict.message) == (scope, seconds, message)
+    policy = classify_error(error(status, message, reason, retry_after), 0)  # type: ignore[arg-type]
+    assert (policy.scope, policy.seconds, policy.message) == (scope, seconds, message)
 
 
-def test_a_pod_larger_than_its_quota_holds_up_nobody_else() -> None:
+def test_a_pod_larger_than_its_quota_blocks_no_other_launch() -> None:
     waits = [classify_error(error(403, LARGE, "Forbidden"), tries) for tries in (0, 20)]  # type: ignore[arg-type]
     assert [(wait.scope, wait.reason) for wait in waits] == [("launch", "QuotaExceeded")] * 2
     assert (waits[0].seconds or 0) <= 1.0 < (waits[1].seconds or 0) <= 15.0
 
 
 @pytest.mark.parametrize("message", [NO_ACCOUNT, NO_ROLE])
-def test_what_a_new_namespace_lacks_is_waited_for_about_ten_seconds(message: str) -> None:
-    verdicts = [classify_error(error(403, message, "Forbidden"), tries) for tries in range(SETTLE_TRIES + 1)]  # type: ignore[arg-type]
-    assert [verdict.scope for verdict in verdicts] == ["launch"] * SETTLE_TRIES + ["never"]
-    assert 5.0 < sum(verdict.seconds or 0.0 for verdict in verdicts) < 30.0
+def test_refusals_of_a_new_namespace_are_retried_for_about_ten_seconds(message: str) -> None:
+    policies = [classify_error(error(403, message, "Forbidden"), tries) for tries in range(SETTLE_TRIES + 1)]  # type: ignore[arg-type]
+    assert [policy.scope for policy in policies] == ["launch"] * SETTLE_TRIES + ["never"]
+    assert 5.0 < sum(policy.seconds or 0.0 for policy in policies) < 30.0
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
-def test_a_webhooks_own_code_says_nothing_about_the_server(status: int) -> None:
-    verdict = classify_error(error(status, DENIED), 3)  # type: ignore[arg-type]
-    assert (verdict.scope, verdict.slower) == ("launch", False)
+def test_the_status_of_a_webhook_does_not_pause_the_cluster(status: int) -> None:
+    policy = classify_error(error(status, DENIED), 3)  # type: ignore[arg-type]
+    assert (policy.scope, policy.slower) == ("launch", False)
     assert classify_error(error(403, DENIED, "Forbidden"), 0).scope == "never"  # type: ignore[arg-type]
 
 
 BROKEN = 'Internal error occurred: failed calling webhook "w.io": failed to call webhook: Post "https://w.svc:443": EOF'
 
 
-def test_a_webhook_that_cannot_be_called_says_nothing_about_the_server() -> None:
-    verdicts = [classify_error(error(500, BROKEN, "InternalError"), tries) for tries in (0, 20)]  # type: ignore[arg-type]
-    assert [(verdict.scope, verdict.reason, verdict.slower) for verdict in verdicts] == [
+def test_a_webhook_that_cannot_be_called_does_not_pause_the_cluster() -> None:
+    policies = [classify_error(error(500, BROKEN, "InternalError"), tries) for tries in (0, 20)]  # type: ignore[arg-type]
+    assert [(policy.scope, policy.reason, policy.slower) for policy in policies] == [
         ("launch", "WebhookFailed", False)
     ] * 2
-    assert (verdicts[0].seconds or 0.0) <= 1.0 < 7.0 < (verdicts[1].seconds or 0.0) <= 15.0
+    assert (policies[0].seconds or 0.0) <= 1.0 < 7.0 < (policies[1].seconds or 0.0) <= 15.0
 
 
 def test_a_conflict_waits_longer_each_time() -> None:
@@ -115,11 +113,11 @@ def test_a_conflict_waits_longer_each_time() -> None:
     assert waits[0] <= 0.2 < waits[1] <= 5.0
 
 
-def test_a_server_error_that_meets_one_launch_alone_is_its_own_and_waits_longer_each_time() -> None:
-    verdicts = [classify_error(error(500, "webhook", "InternalError"), tries, alone=True) for tries in (0, 1, 20)]  # type: ignore[arg-type]
-    assert [verdict.scope for verdict in verdicts] == ["launch"] * 3
-    assert all(verdict.ambiguous and not verdict.slower for verdict in verdicts)
-    waits = [verdict.seconds or 0.0 for verdict in verdicts]
+def test_a_server_error_of_a_single_launch_delays_only_that_launch_and_longer_each_time() -> None:
+    policies = [classify_error(error(500, "webhook", "InternalError"), tries, alone=True) for tries in (0, 1, 20)]  # type: ignore[arg-type]
+    assert [policy.scope for policy in policies] == ["launch"] * 3
+    assert all(policy.ambiguous and not policy.slower for policy in policies)
+    waits = [policy.seconds or 0.0 for policy in policies]
     assert waits[0] <= 0.25 < 5.0 < waits[2] <= 15.0
     asked = classify_error(error(503, "busy", "ServiceUnavailable", "2"), 0, alone=True)  # type: ignore[arg-type]
     assert (asked.scope, asked.seconds) == ("cluster", 2.0)
@@ -127,79 +125,10 @@ def test_a_server_error_that_meets_one_launch_alone_is_its_own_and_waits_longer_
 
 def test_one_launch_that_fails_among_others_that_succeed_is_alone() -> None:
     health = ApiServerHealth()
-    assert not health.failed_alone("a"), "a server that never worked may be down"
+    assert not health.failed_alone("a"), "a server that has never worked may be down"
     health.succeeded()
     assert health.failed_alone("a")
     assert health.failed_alone("a")
     assert not health.failed_alone("b"), "two in a row: the server fails"
     health.succeeded()
     assert health.failed_alone("b")
-
-
-def used(concurrency: Concurrency, latency_s: float, times: int = 1) -> None:
-    """Answers while every slot is in use."""
-    concurrency._sending = concurrency.limit
-    for _ in range(times):
-        concurrency.succeeded(latency_s)
-
-
-def test_concurrency_doubles_while_latency_is_flat_up_to_the_ceiling() -> None:
-    concurrency = Concurrency(64, start=8)
-    for _ in range(3):
-        used(concurrency, 0.05, concurrency.limit)
-    assert concurrency.limit == 64
-
-
-def test_concurrency_does_not_grow_with_latency_nor_without_load() -> None:
-    slow = Concurrency(1000, start=100)
-    used(slow, 0.05)
-    used(slow, 0.5, 1000)
-    assert slow.limit < 130
-    idle = Concurrency(1000, start=100)
-    for _ in range(1000):
-        idle.succeeded(0.05)
-    assert idle.limit == 100
-
-
-def test_concurrency_halves_once_for_what_failed_together_and_never_below_one() -> None:
-    concurrency = Concurrency(64, start=64)
-    for number in range(10):
-        concurrency.failed(99.0 + number / 100, 100.0 + number / 100)
-    assert concurrency.limit == 32
-    concurrency.failed(99.9, 120.0)
-    assert concurrency.limit == 32, "sent before, answered late"
-    concurrency.failed(120.1, 120.2)
-    assert concurrency.limit == 16, "after a pause, however short"
-    for second in range(121, 130):
-        concurrency.failed(float(second), second + 0.1)
-    assert (concurrency.limit, concurrency.free) == (1, 1)
-
-
-def test_no_more_are_sent_at_once_than_allowed_and_a_cancelled_turn_is_passed_on() -> None:
-    concurrency = Concurrency(8, start=8)
-    most, sent = 0, 0
-
-    async def send() -> None:
-        nonlocal most, sent
-        async with concurrency.slot():
-            most = max(most, concurrency._sending)
-            await asyncio.sleep(0)
-            sent += 1
-
-    async def scenario() -> None:
-        tasks = [asyncio.ensure_future(send()) for _ in range(100)]
-        await asyncio.sleep(0)
-        for task in tasks[20:40]:
-            task.cancel()
-        concurrency.failed(0.0, 0.1)
-        await asyncio.wait(tasks)
-
-    asyncio.run(scenario())
-    assert (most, sent, concurrency._sending) == (8, 80, 0)
-
-
-def test_a_few_more_are_in_hand_than_sent() -> None:
-    concurrency = Concurrency(64, start=64)
-    assert concurrency.free == 80
-    concurrency.in_flight = 80
-    assert concurrency.free == 0

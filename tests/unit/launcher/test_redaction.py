@@ -1,4 +1,4 @@
-"""A token leaves no message in which somebody quotes the pod."""
+"""Messages that quote the pod lose its token and nothing else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from podrelay_workers.launcher.redaction import hide
+from podrelay_workers.launcher.redaction import redact
 
 TOKEN = "eyJhbGciOiJIUzUxMiJ9.eyJzdWIiOiIwMTk5In0.c2lnbmF0dXJlLXRoYXQtbm9ib2R5LW1heS1zZWU"
 PLAIN = "a-plain-token-of-some-other-kind"
@@ -30,21 +30,21 @@ def test_no_quotation_shows_the_token(token: str) -> None:
         f"{token[: len(token) // 2]}...",
     ]
     for text in quotations:
-        shown = hide(text, args)
+        shown = redact(text, args)
         assert token[:13] not in shown, shown
         assert token[-10:] not in shown, shown
         assert "***" in shown
 
 
-def test_all_other_words_stay() -> None:
+def test_all_other_text_stays() -> None:
     text = (
         'Pod "etl-of-the-whole-company-0199" is invalid: spec.containers[0].image: Required value; '
         "python -m airflow.sdk.execution_time.execute_workload of etl_of_the_whole_company"
     )
-    assert hide(text, args_with(TOKEN)) == text
-    assert hide("", args_with(TOKEN)) == ""
-    assert hide(text, ()) == text
+    assert redact(text, args_with(TOKEN)) == text
+    assert redact("", args_with(TOKEN)) == ""
+    assert redact(text, ()) == text
 
 
-def test_a_signed_token_of_anybody_is_hidden() -> None:
-    assert hide(f"Bearer {TOKEN}, and the rest", ("true",)) == "Bearer ***, and the rest"
+def test_any_signed_token_is_redacted() -> None:
+    assert redact(f"Bearer {TOKEN}, and the rest", ("true",)) == "Bearer ***, and the rest"

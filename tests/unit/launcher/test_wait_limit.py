@@ -1,4 +1,4 @@
-"""How long and how often a launch is tried: what the user wrote counts, a provider's default does not."""
+"""How long and how often a launch is tried: what the user has set counts, a provider's default does not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pytest
 from airflow.configuration import AirflowConfigParser, conf
 
 from podrelay.settings import Settings
-from podrelay_workers.launcher.launch_job import WaitLimit
-from podrelay_workers.launcher.process import load_wait_limit
+from podrelay_workers.launcher.wait_limit import WaitLimit, load_wait_limit
 
 SETTINGS = Settings(redis_url="redis://x", fernet_key="")
 OPTION = "AIRFLOW__KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES"
@@ -19,13 +18,15 @@ def test_the_default_waits_as_long_as_a_task_may_be_queued(monkeypatch: pytest.M
     assert load_wait_limit(conf, SETTINGS) == WaitLimit(321.0, None)
 
 
-def test_our_own_option_goes_first() -> None:
+def test_capacity_wait_s_overrides_the_queue_timeout() -> None:
     settings = Settings(redis_url="redis://x", fernet_key="", capacity_wait_s=5.0)
     assert load_wait_limit(conf, settings).wait_s == 5.0
 
 
 @pytest.mark.parametrize(("written", "tries"), [("0", 0), ("3", 3), ("-1", None)])
-def test_the_users_number_of_tries_counts(monkeypatch: pytest.MonkeyPatch, written: str, tries: int | None) -> None:
+def test_the_configured_number_of_tries_counts(
+    monkeypatch: pytest.MonkeyPatch, written: str, tries: int | None
+) -> None:
     monkeypatch.setenv(OPTION, written)
     assert load_wait_limit(conf, SETTINGS).tries_max == tries
 
@@ -33,8 +34,8 @@ def test_the_users_number_of_tries_counts(monkeypatch: pytest.MonkeyPatch, writt
 TEAMS = "AIRFLOW__RED___KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES"
 
 
-def test_a_team_has_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with every option: what stands without the team's prefix is not the team's."""
+def test_a_team_has_its_own_number_of_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with every option: without the team's prefix it does not apply to the team."""
     monkeypatch.setenv(OPTION, "3")
     assert load_wait_limit(conf, SETTINGS, "red").tries_max is None
     monkeypatch.setenv(TEAMS, "5")
@@ -43,7 +44,7 @@ def test_a_team_has_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert load_wait_limit(conf, SETTINGS).tries_max == 3
 
 
-def test_the_number_of_a_team_may_stand_in_the_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_tries_of_a_team_may_be_in_the_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(OPTION, raising=False)
     parser = AirflowConfigParser()
     parser.read_string("[red=kubernetes_executor]\ntask_publish_max_retries = 4\n")

@@ -1,6 +1,6 @@
-"""Where the API server is and how to be let in, as `[kubernetes_executor]` says. Used by `pods_api`.
+"""The address of the API server and the credentials for it, from `[kubernetes_executor]`. Used by `client` and `connection`.
 
-The provider's own client construction decides, so that in_cluster, config_file, cluster_context, verify_ssl,
+The provider's own code builds the client configuration, so that in_cluster, config_file, cluster_context, verify_ssl,
 ssl_ca_cert and the client factories mean exactly what they mean to the stock executor.
 """
 
@@ -24,17 +24,16 @@ from requests.utils import should_bypass_proxies
 from podrelay.errors import ConfigError
 from podrelay_workers.kube.send_guard import GuardedConnector
 
-CONNECT_S = 10.0  # a node that answers at all accepts a connection in far less
-REQUEST_S = 60.0  # what the API server allows itself for one request
+CONNECT_S = 10.0  # a reachable node accepts a connection in far less
+REQUEST_S = 60.0  # the API server's own time limit for one request
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """One way in. `configuration` is the Kubernetes client's: it holds credentials and refreshes them by its hooks.
+    """The Kubernetes client's `configuration`, which holds the credentials and refreshes them by its hooks.
 
-    `request_s` and `connect_s` bound one request; `read_s` bounds the silence inside one, None where nothing is set (a watch
-    has a bound of its own).
-    `authority` is what the server was to be known by when this was read.
+    `request_s` and `connect_s` bound one request; `read_s` bounds the silence within it, None if not configured (a watch
+    sets its own limit). `authority` is the certificate authority of the server as it was loaded.
     """
 
     configuration: Any = field(repr=False)
@@ -50,14 +49,14 @@ class Credentials:
         return str(self.configuration.host).rstrip("/")
 
     async def headers(self) -> dict[str, str]:
-        """Credentials of one request; the client's hook reads a rotated token file again by itself."""
+        """The authorization headers of one request; the client's hook has read a rotated token file again."""
         refresh = getattr(self.configuration, "refresh_api_key_hook", None)
         if refresh is not None:
             result = refresh(self.configuration)
             if inspect.isawaitable(result):
                 await result
         keys = self.configuration.api_key
-        # The two client libraries name the same entry differently.
+        # The two client libraries use different names for the same entry.
         name = next((name for name in ("BearerToken", "authorization") if keys.get(name)), None)
         if name is not None:
             prefix = self.configuration.api_key_prefix.get(name)
@@ -80,21 +79,22 @@ class Credentials:
 
     @cached_property
     def proxy(self) -> str | None:
-        """The configured proxy, else the environment's for this host. Looked up once: aiohttp's own `trust_env` asks a
-        thread twice for each request, which costs as much as all the rest of it.
+        """The configured proxy, else the environment's for this host; looked up once.
+
+        aiohttp's own `trust_env` uses a thread twice per request, which costs as much as all the rest of the request.
         """
         configured = self.configuration.proxy
         if configured:
-            # A blocking client keeps what the environment's proxy spares beside it; a kubeconfig's spares nothing.
-            spared = getattr(self.configuration, "no_proxy", None)
-            return None if spared and should_bypass_proxies(self.host, no_proxy=spared) else str(configured)
-        if should_bypass_proxies(self.host, no_proxy=None):  # unlike urllib it knows networks, as 10.0.0.0/8
+            # A blocking client stores the environment's NO_PROXY; the proxy of a kubeconfig has no exemptions.
+            exempt = getattr(self.configuration, "no_proxy", None)
+            return None if exempt and should_bypass_proxies(self.host, no_proxy=exempt) else str(configured)
+        if should_bypass_proxies(self.host, no_proxy=None):  # supports networks such as 10.0.0.0/8, urllib does not
             return None
         found = getproxies().get(urlsplit(self.host).scheme)
         return found if found and found.startswith("http") else None
 
     def request_options(self) -> dict[str, Any]:
-        """What every request of this cluster needs besides URL, headers and timeout."""
+        """Options that every request needs besides URL, headers and timeout."""
         options: dict[str, Any] = {}
         if self.proxy:
             options["proxy"] = self.proxy
@@ -106,10 +106,10 @@ class Credentials:
         return options
 
     def _socket(self, address: tuple[Any, ...]) -> socket.socket:
-        made = socket.socket(family=address[0], type=address[1], proto=address[2])
+        new = socket.socket(family=address[0], type=address[1], proto=address[2])
         for level, option, value in self.keepalive:
-            made.setsockopt(level, option, value)
-        return made
+            new.setsockopt(level, option, value)
+        return new
 
     def _tls(self) -> ssl.SSLContext | bool:
         if not self.host.startswith("https"):
@@ -121,8 +121,8 @@ class Credentials:
                 context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                "The certificates for the Kubernetes API server cannot be read: check [kubernetes_executor] "
-                f"ssl_ca_cert and the kubeconfig that [kubernetes_executor] config_file names ({error})."
+                f"Cannot read the certificates for the Kubernetes API server ({error}): check [kubernetes_executor] "
+                "ssl_ca_cert and the kubeconfig in [kubernetes_executor] config_file."
             ) from error
         if not configuration.verify_ssl:
             context.check_hostname = False
@@ -133,7 +133,7 @@ class Credentials:
 
 
 async def load_credentials(team: str | None = None) -> Credentials:
-    """Read `[kubernetes_executor]` (of the team, where given) and the credentials it leads to.
+    """Load the credentials that `[kubernetes_executor]` (of the team, if given) refers to.
 
     :raises ConfigError: no kubeconfig, unknown context, not inside a cluster, a factory that cannot be imported.
     """
@@ -142,21 +142,23 @@ async def load_credentials(team: str | None = None) -> Credentials:
     try:
         configuration = await _configuration(conf, team)
     except AirflowConfigException as error:
-        raise ConfigError(f"[kubernetes_executor] cannot be used: {error}") from error
+        raise ConfigError(f"Cannot use [kubernetes_executor]: {error}") from error
     except Exception as error:  # noqa: BLE001 - kubeconfig loaders raise whatever a malformed file makes them
-        raise ConfigError(_what_to_change(conf, error)) from error
-    authority = _content(configuration.ssl_ca_cert)
-    access = Credentials(configuration, team, keepalive=_keepalive(conf), authority=authority, **_timeouts(conf, team))
-    scheme = urlsplit(access.proxy or "http:").scheme
+        raise ConfigError(_remedy(conf, error)) from error
+    authority = _read_authority(configuration.ssl_ca_cert)
+    credentials = Credentials(
+        configuration, team, keepalive=_keepalive(conf), authority=authority, **_timeouts(conf, team)
+    )
+    scheme = urlsplit(credentials.proxy or "http:").scheme
     if scheme not in ("http", "https"):
-        raise ConfigError(f"A {scheme} proxy cannot be used, only an HTTP proxy: change proxy-url in the kubeconfig.")
-    return access
+        raise ConfigError(f"Only an HTTP proxy is supported, not {scheme}: change proxy-url in the kubeconfig.")
+    return credentials
 
 
-def _content(path: str | None) -> bytes:
+def _read_authority(path: str | None) -> bytes:
     try:
         return Path(path).read_bytes() if path else b""
-    except OSError:  # told when the connections are made
+    except OSError:  # reported by `Credentials.session`
         return b""
 
 
@@ -167,7 +169,7 @@ async def _configuration(conf: Any, team: str | None) -> Any:
     own_async = conf.get("kubernetes_executor", "async_client_factory", fallback=None, **team_options)
     own_sync = conf.get("kubernetes_executor", "client_factory", fallback=None, **team_options)
     if own_sync and not own_async:
-        # The user's factory makes a blocking client: its configuration says all that is needed.
+        # The user's factory makes a blocking client, of which only the configuration is needed.
         client = await asyncio.to_thread(conf.getimport("kubernetes_executor", "client_factory", **team_options))
     elif hasattr(kube_client, "_get_executor_async_kube_client"):
         client = await kube_client._get_executor_async_kube_client(team_name=team)
@@ -176,16 +178,16 @@ async def _configuration(conf: Any, team: str | None) -> Any:
     else:
         client = await kube_client.get_async_kube_client()
     api_client = client.api_client
-    closing = api_client.close()  # its connections are not used, ours are
+    closing = api_client.close()  # only its configuration is used
     if inspect.isawaitable(closing):
         await closing
     if not (own_sync or own_async or conf.getboolean("kubernetes_executor", "verify_ssl", fallback=True)):
-        # The stock executor's own client lets the option win over the kubeconfig; the asynchronous one does not.
+        # In the stock executor's client the option overrides the kubeconfig; in the asynchronous client it does not.
         api_client.configuration.verify_ssl = False
     return api_client.configuration
 
 
-def _what_to_change(conf: Any, error: Exception) -> str:
+def _remedy(conf: Any, error: Exception) -> str:
     why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
     if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
         return (
@@ -194,12 +196,12 @@ def _what_to_change(conf: Any, error: Exception) -> str:
         )
     path = conf.get("kubernetes_executor", "config_file", fallback=None) or "~/.kube/config"
     if not any(Path(part).expanduser().exists() for part in path.split(os.pathsep)):
-        why = "there is no such file"
+        why = "no such file"
     context = conf.get("kubernetes_executor", "cluster_context", fallback=None)
     chosen = f" with [kubernetes_executor] cluster_context = {context}" if context else ""
     return (
         f"No usable kubeconfig: [kubernetes_executor] config_file = {path}{chosen} cannot be used ({why}). "
-        "Name a kubeconfig that exists and holds that context."
+        "Set it to a kubeconfig that exists and has that context."
     )
 
 
@@ -220,7 +222,7 @@ def _keepalive(conf: Any) -> tuple[tuple[int, int, int], ...]:
 
 
 def _timeouts(conf: Any, team: str | None) -> dict[str, Any]:
-    """`_request_timeout` of kube_client_request_args: one number for the whole request, or [connect, read]."""
+    """The `_request_timeout` in kube_client_request_args: one number for the whole request, or [connect, read]."""
     team_options = {"team_name": team} if team else {}
     arguments = conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **team_options) or {}
     limit = arguments.get("_request_timeout") if isinstance(arguments, dict) else None

@@ -1,5 +1,5 @@
-"""What the API server's answers mean to us: a few names instead of status codes. Pure; used by `pods_api`."""
-# ruff: noqa: N818 - they read as what happened: `except AlreadyExists`
+"""Errors of the API server: a few classes instead of status codes. Pure; raised by `connection`, used by both workers."""
+# ruff: noqa: N818 - named after what happened: `except AlreadyExists`
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from podrelay.errors import PodrelayError
 
 MESSAGE_MAX = 1000
-# Where the path itself is not known: another kind of server, or one that has not begun to serve pods.
+# The server does not know the path: another kind of server, or an API server that does not serve pods yet.
 _NO_SUCH_PATH = "the server could not find the requested resource"
-# What keeps its meaning whoever says it; any other refusal counts only from the API server, which sends a Status.
-_ANYBODYS = frozenset({401, 408, 413, 429})
-# etcd's own limit, smaller than the API server's: told as 500, and as true the next time.
+# Status codes that mean the same from any sender; any other refusal counts only with a Status, which the API server sends.
+_FROM_ANY_SENDER = frozenset({401, 408, 413, 429})
+# etcd's size limit, smaller than the API server's own: reported as 500, but the same request can never succeed.
 _TOO_LARGE = ("request is too large", "message larger than max")
 
 
 class ApiError(PodrelayError):
-    """The API server refused, or could not be asked. Its text is the server's own message, never ours of the request.
+    """The API server refused a request or could not be reached. Its text is the server's message, never the request.
 
-    `retry_after_s` is what the server asked for, None where it said nothing.
+    `retry_after_s` is the wait that the server asked for, None if it asked for none.
     """
 
     def __init__(
@@ -44,59 +44,60 @@ class ApiError(PodrelayError):
 
 
 class AlreadyExists(ApiError):
-    """A pod of that name is there (409 AlreadyExists)."""
+    """409 AlreadyExists: a pod of that name exists."""
 
 
 class Conflict(ApiError):
-    """409 for any other reason: a UID precondition that does not hold, a quota just changed."""
+    """409 for any other reason: a precondition that does not hold, a quota that has just changed."""
 
 
 class NotFound(ApiError):
-    """404: the pod, or its namespace, is not there."""
+    """404: the pod or its namespace does not exist."""
 
 
 class Gone(ApiError):
-    """410: the version (or the list's continuation) is too old; only a new list helps."""
+    """410: the version or the continuation of a list has expired; only a new list helps."""
 
 
 class Throttled(ApiError):
-    """429: not now."""
+    """429: too many requests."""
 
 
 class Overloaded(ApiError):
-    """5xx: the server, its storage or a webhook does not work just now."""
+    """5xx or 408: the server, its storage or a webhook fails for now."""
 
 
 class QuotaExceeded(ApiError):
-    """403 because the namespace's resource quota is used up: waits until something ends."""
+    """403 because the namespace's resource quota is used up: passes when pods end."""
 
 
 class Unauthorized(ApiError):
-    """401, also with credentials that were just read again."""
+    """401, even with credentials that were just reloaded."""
 
 
 class Refused(ApiError):
-    """Any other 4xx: the same request will never succeed as it is."""
+    """Any other 4xx: the same request can never succeed."""
 
 
 class Unreachable(ApiError):
-    """No complete answer: connection refused or reset, timeout; or the answer of a proxy or load balancer in between.
+    """No complete answer: connection refused or reset, a timeout, or the answer of a proxy or load balancer.
+
     Whether the request had an effect is unknown.
     """
 
 
 class Silent(Unreachable):
-    """A watch brought no byte for longer than its deadline."""
+    """No byte arrived for longer than the allowed silence."""
 
 
 def error_of(status: int, phrase: str, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """The error for an answer of 400 and above. `phrase` is the HTTP reason, used where the body is not a Status."""
+    """The error for an answer of 300 and above. `phrase` is the HTTP reason, used if the body is not a Status."""
     document = _status(body)
     text = document.get("message")
     message = (text if isinstance(text, str) and text else phrase or f"HTTP status {status}")[:MESSAGE_MAX]
     reason = document.get("reason") if isinstance(document.get("reason"), str) else ""
     kind = _class_of(status, str(reason), message)
-    if 400 <= status < 500 and status not in _ANYBODYS and not _is_servers_word(document, status, message):
+    if 400 <= status < 500 and status not in _FROM_ANY_SENDER and not _is_from_api_server(document, status, message):
         kind = Unreachable
         message = f"{message} (HTTP {status}, not from the Kubernetes API: a proxy or load balancer?)"
     return kind(
@@ -109,21 +110,21 @@ def error_of(status: int, phrase: str, headers: Mapping[str, str], body: bytes) 
 
 
 def error_of_event(document: Any) -> ApiError:
-    """The error for the object of an ERROR event in a watch, which is a Status with a code of its own."""
+    """The error for the object of an ERROR event in a watch: a Status with its own code."""
     status = {"kind": "Status", **(document if isinstance(document, dict) else {})}
     code = status.get("code")
     return error_of(code if isinstance(code, int) else 500, "watch error", {}, json.dumps(status).encode())
 
 
-def _is_servers_word(document: dict[str, Any], status: int, message: str) -> bool:
-    """A gateway without its backend answers 404 as well: that must not look like a pod that is gone."""
+def _is_from_api_server(document: dict[str, Any], status: int, message: str) -> bool:
+    """Did the API server itself send this? A gateway without a backend also answers 404: no proof that a pod is gone."""
     return document.get("kind") == "Status" and not (status == 404 and message.startswith(_NO_SUCH_PATH))
 
 
 def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
     if status == 409:
         return AlreadyExists if reason == "AlreadyExists" else Conflict
-    # The only sign there is: their reason is Forbidden, like any other's. The second passes when the quota has been counted.
+    # Only the message tells: the reason is Forbidden as for any other refusal. The second passes once the quota is counted.
     if status == 403 and ("exceeded quota" in message or "status unknown for quota" in message):
         return QuotaExceeded
     if status >= 500 and any(sign in message for sign in _TOO_LARGE):

@@ -1,7 +1,7 @@
-"""A last look at the moment a request leaves: whoever asked for it may have lost the right to it while it waited.
+"""A check at the moment a request is sent: its sender may have lost the right to send it while it waited.
 
-Waiting for a free connection, for a new one to be made, or for the event loop's next turn is the time in which a process
-may be stopped for minutes. Used by the launcher, through the connections of `api_access` and the bodies of `pods_api`.
+It may wait for a free connection, for a new one, or for the event loop; meanwhile the process may be suspended for minutes.
+Set by `launcher.pod_creation`, applied by the connections of `credentials` and the bodies of `connection`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 import aiohttp
 from aiohttp.payload import BytesPayload
 
-# What is asked in the task that sends; it raises to keep the request back.
-last_look: ContextVar[Callable[[], None] | None] = ContextVar("last_look", default=None)
+# Called in the task that sends; it raises to stop the request.
+before_send: ContextVar[Callable[[], None] | None] = ContextVar("before_send", default=None)
 
 
 class GuardedConnector(aiohttp.TCPConnector):
-    """Connections that ask when there is one and nothing was sent on it yet: it stays usable."""
+    """Checks when a connection is ready and nothing was sent yet; a stopped request leaves the connection usable."""
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().connect(*args, **kwargs)
         try:
-            _look()
+            _check()
         except BaseException:
             connection.release()
             raise
@@ -31,22 +31,23 @@ class GuardedConnector(aiohttp.TCPConnector):
 
 
 class GuardedBody(BytesPayload):
-    """A body that asks again when it is written, which may be a turn of the loop later. A refusal breaks the connection."""
+    """Checks again when the body is written, possibly later. Stopping the request then breaks the connection."""
 
     async def write(self, writer: Any) -> None:
-        _look()
+        _check()
         await super().write(writer)
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:
-        _look()
+        _check()
         await super().write_with_length(writer, content_length)
 
 
-def body_of(data: bytes) -> bytes | GuardedBody:
-    return data if last_look.get() is None else GuardedBody(data)
+def guarded_body(data: bytes) -> bytes | GuardedBody:
+    """The body for a request of this task, guarded if the task has set `before_send`."""
+    return data if before_send.get() is None else GuardedBody(data)
 
 
-def _look() -> None:
-    look = last_look.get()
-    if look is not None:
-        look()
+def _check() -> None:
+    check = before_send.get()
+    if check is not None:
+        check()

@@ -1,0 +1,19 @@
+"""The launcher: claims jobs from Redis, creates and cleans up pods. The modules, in the order of a launch:
+
+process        start-up of the process
+launcher       the parts of one launcher, their loops and their shutdown
+registration   its registration as an RQ worker
+job_loop       the loop of one kind of jobs: claim, start a task for each, repeat
+job_queue      RQ's data in Redis: claim by lease, renew, finish, put back
+leases         the held jobs: renewed, and their outcomes written in batches
+concurrency    how many jobs at once
+launch_job     one launch, from the claimed job to its outcome
+pod_manifest   the pod's manifest
+pod_creation   creation of the pod, at most once
+pod_ownership  whether a pod belongs to a launch
+error_policy   what an error of the API server means: who waits, how long, or why it fails (pure)
+throttle       the waits that the API server asked for, shared by all launchers
+wait_limit     how long and how often to try a launch
+redaction      tokens removed from messages (pure)
+cleanup_job    one clean-up: delete, label or revoke a pod
+"""

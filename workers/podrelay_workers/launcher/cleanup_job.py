@@ -1,134 +1,127 @@
-"""One clean-up job: delete a pod, label it as done, or revoke it.
+"""One clean-up job: delete a pod, label it as done, or revoke it. Used by the launcher.
 
-Such jobs are only ever made by an executor that is done with the pod, or by a launcher for a pod that nobody wants
-(invariant I3).
+Only an executor that has finished with a pod requests such jobs, or a launcher for a pod whose launch was superseded
+(invariant I3, docs/architecture.md).
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
 
 from podrelay.errors import MessageError
 from podrelay.protocol import identifiers
-from podrelay.protocol.messages import CleanupRequest
+from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Conflict, NotFound
-from podrelay_workers.launcher.error_policy import STUMBLE_FIRST_S, STUMBLE_MOST_S, classify_error
+from podrelay_workers.launcher.error_policy import classify_error
 from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, back, done, failed, wait
 from podrelay_workers.launcher.leases import Leases
-from podrelay_workers.launcher.pod_ownership import why_not_of
+from podrelay_workers.launcher.pod_ownership import mismatch
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.runtime.backoff import exponential_s
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
-# Each kind of refusal is told once; no more kinds than this.
-_TOLD_MAX = 100
+# Each kind of refusal is logged once, and at most this many kinds.
+_LOGGED_MAX = 100
+# How often a pending pod may change, while it is scheduled and its containers are created, before its revocation waits.
+_READS_MAX = 5
+# How long the revocation of such a pod waits.
+_CHANGING_S = 1.0
 
 
-# A pending pod changes a few times while it is scheduled and its containers are made.
-_LOOKS_MAX = 5
+class PodKeepsChanging(Exception):  # noqa: N818 - not an error
+    """The pod changed before each attempt to delete it."""
 
 
-class StillChanging(Exception):  # noqa: N818 - not an error
-    """Each time that it was about to be deleted the pod had changed."""
-
-
-class NotOfLaunch(Exception):  # noqa: N818 - not an error of ours
-    """The API server's pod says of itself that it is not the one that was meant; nothing was done to it."""
-
-
-class FixedSlots:
-    """A fixed number of clean-ups at once, so that they neither starve launches nor are starved by them."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.in_flight = 0
-
-    @property
-    def free(self) -> int:
-        return self._most - self.in_flight
+class PodMismatch(Exception):  # noqa: N818 - not an error of ours
+    """The labels of the pod of that name show another launch; the pod was left alone."""
 
 
 class CleanupHandler:
-    """Does claimed clean-ups. They have no fence: name and uid say that a pod is the right one, and 404 is success.
+    """Runs claimed clean-ups. They have no fence: name and uid identify the pod, and 404 is success.
 
-    Which pod a revocation is about stands in the ledger, which anybody may have written: the pod is asked first.
+    A revocation takes its pod from the ledger, which any client of Redis can write, so the pod itself is checked first.
     """
 
     def __init__(
         self,
-        intake: JobQueue,
-        holdings: Leases,
+        queue: JobQueue,
+        leases: Leases,
         pods: PodClient,
-        pauses: Throttle,
+        throttle: Throttle,
         shutdown: Shutdown,
         deployment: str,
         team: str | None = None,
     ) -> None:
-        self._intake = intake
-        self._holdings = holdings
+        self._queue = queue
+        self._leases = leases
         self._pods = pods
-        self._pauses = pauses
+        self._throttle = throttle
         self._shutdown = shutdown
         self._deployment = deployment
         self._tags = metric_tags(team)
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    async def work(self, job: Job) -> None:
-        self._holdings.settle(job, await self._outcome(job))
+    async def handle(self, job: Job) -> None:
+        """Run one claimed clean-up to its end.
 
-    async def crashed(self, job: Job) -> None:
-        """A job that lost every launcher that held it (`reap.lua`)."""
-        self._holdings.give(failed(job, "LauncherCrashed: each launcher that held this clean-up was lost"))
+        :raises RedisUnavailable: put the job back; a clean-up may be repeated.
+        """
+        self._leases.finish_or_release(job, await self._process(job))
 
-    async def _outcome(self, job: Job) -> Disposition | None:
+    async def fail_crashed(self, job: Job) -> None:
+        """Fail a clean-up that every launcher died of (`reap.lua`)."""
+        self._leases.finish(failed(job, "LauncherCrashed: each launcher that held this clean-up died"))
+
+    async def _process(self, job: Job) -> Disposition | None:
+        """What became of the job; None if the lease was lost."""
         try:
-            request = self._intake.open_cleanup(job)
+            request = self._queue.open_cleanup(job)
         except MessageError as error:
-            return await self._quarantined(job, str(error))
-        if self._shutdown.requested or self._pauses.left_s:
+            return await self._quarantine(job, str(error))
+        if self._shutdown.requested or self._throttle.remaining_s:
             return back(job)
-        if not await self._holdings.fresh(job):
+        if not await self._leases.holds(job):
             return None
         try:
-            await self._act(request)
+            await self._apply(request)
         except NotFound:
             return done(job)
-        except NotOfLaunch as error:
-            return await self._quarantined(job, str(error))
-        except StillChanging:
-            return wait(job, 1.0, "StillChanging", "the pod changes faster than it can be deleted")
+        except PodMismatch as error:
+            return await self._quarantine(job, str(error))
+        except PodKeepsChanging:
+            return wait(job, _CHANGING_S, "StillChanging", "the pod changes faster than it can be deleted")
         except ApiError as error:
             try:
                 if isinstance(error, Conflict) and await self._is_gone(request):
                     return done(job)
             except ApiError as another:
                 error = another
-            return await self._judged(job, request, error)
+            return await self._handle_error(job, request, error)
         return done(job)
 
-    async def _quarantined(self, job: Job, why: str) -> Disposition:
-        log.warning("Quarantined job %s: %s", job.id, why)
-        await self._intake.quarantine(job, why)
+    async def _quarantine(self, job: Job, why: str) -> Disposition:
+        log.warning("Job %s quarantined: %s", job.id, why)
+        await self._queue.quarantine(job, why)
         return failed(job, f"Quarantined: {why}")
 
     async def _is_gone(self, request: CleanupRequest) -> bool:
-        """After a conflict, which the server also reports where somebody else changed the pod at the same moment."""
+        """Is the pod gone? A conflict alone does not show it: the server also reports one when the pod changed meanwhile."""
         try:
             found = await self._pods.get_pod(request.namespace, request.pod)
         except NotFound:
             return True
         return bool(request.uid) and found["metadata"].get("uid") != request.uid
 
-    async def _act(self, request: CleanupRequest) -> None:
+    async def _apply(self, request: CleanupRequest) -> None:
         if request.action == "done":
             await self._label(request, identifiers.LABEL_DONE)
         elif request.action == "revoke":
@@ -137,21 +130,21 @@ class CleanupHandler:
             await self._delete(request)
 
     async def _revoke(self, request: CleanupRequest) -> None:
-        """Mark and delete a pod that says of itself that it is the one that was meant; where it must not have started, only
-        one of which the API server says, in the same step, that no container of it has.
+        """Label and delete the pod if its labels show that it is the one requested.
 
-        Each write then names the version at which that was so. A pod that has started is left: its task may have begun, and
-        if it has not, Airflow's execution API refuses it and it ends by itself; what becomes of one that is over, its
-        result says. The mark that an earlier look put on it is taken off, for the watcher follows no pod that is marked.
+        With `unless_started` each write names the resource version at which no container had started, so that the API server
+        checks this in the same step. A pod that has started keeps running: its task may have begun, and if not, Airflow's
+        execution API refuses it and the pod ends. The result of a pod that has ended is reported as usual. The label of an
+        earlier attempt is removed from such a pod, because the watcher ignores labelled pods.
         """
-        for _ in range(_LOOKS_MAX):
+        for _ in range(_READS_MAX):
             pod = await self._pods.get_pod(request.namespace, request.pod)
             uid = str(pod["metadata"].get("uid") or "")
             if request.uid not in ("", uid):
                 return
-            why_not = why_not_of(request, self._deployment, pod)
-            if why_not:
-                raise NotOfLaunch(why_not)
+            difference = mismatch(request, self._deployment, pod)
+            if difference:
+                raise PodMismatch(difference)
             seen = replace(request, uid=uid)
             if not request.unless_started:
                 await self._label(seen, identifiers.LABEL_REVOKED)
@@ -159,15 +152,15 @@ class CleanupHandler:
                 return
             try:
                 await self._revoke_unless_started(seen, pod)
-            except Conflict:  # it has changed since: look again
+            except Conflict:  # it has changed since: read it again
                 continue
             return
-        raise StillChanging
+        raise PodKeepsChanging
 
-    async def _revoke_unless_started(self, request: CleanupRequest, pod: dict[str, Any]) -> None:
-        """:raises Conflict: this is not how the pod is any more."""
+    async def _revoke_unless_started(self, request: CleanupRequest, pod: Json) -> None:
+        """:raises Conflict: the pod has changed since it was read."""
         if has_started(pod):
-            log.info("Pod %s/%s is not revoked: it has started", request.namespace, request.pod)
+            log.info("Pod %s/%s has started; leaving it running", request.namespace, request.pod)
             if identifiers.LABEL_REVOKED in (pod["metadata"].get("labels") or {}):
                 await self._label(request, identifiers.LABEL_REVOKED, value=None)
             return
@@ -180,20 +173,18 @@ class CleanupHandler:
             request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
         ))  # fmt: skip
 
-    async def _label(
-        self, request: CleanupRequest, label: str, version: str = "", value: str | None = "True"
-    ) -> dict[str, Any]:
-        """:param value: None takes the label off."""
-        metadata: dict[str, Any] = {"labels": {label: value}}
+    async def _label(self, request: CleanupRequest, label: str, version: str = "", value: str | None = "True") -> Json:
+        """:param value: None removes the label."""
+        metadata: Json = {"labels": {label: value}}
         if request.uid:
             metadata["uid"] = request.uid
         if version:
             metadata["resourceVersion"] = version
         patch = self._pods.patch_pod(request.namespace, request.pod, {"metadata": metadata})
-        return dict(await self._timed("pod_patching", patch))
+        return await self._timed("pod_patching", patch)
 
-    async def _timed(self, what: str, call: Any) -> Any:
-        """Do it, under the stock executor's metrics."""
+    async def _timed(self, what: str, call: Awaitable[Json]) -> Json:
+        """Await the call and record it in the stock executor's metrics."""
         began_s = time.monotonic()
         status = "error"
         try:
@@ -207,30 +198,28 @@ class CleanupHandler:
             Stats.timing(f"kubernetes_executor.{what}", (time.monotonic() - began_s) * 1000.0, tags=self._tags)
             Stats.incr(f"kubernetes_executor.{what}_status", tags={"status": status, **self._tags})
 
-    async def _judged(self, job: Job, request: CleanupRequest, error: ApiError) -> Disposition:
-        verdict = classify_error(error, job.tries)
-        if verdict.scope == "never":
-            told = f"{request.action} of pods in {request.namespace}: {verdict.message.replace(request.pod, '*')}"
-            if told not in self._told and len(self._told) < _TOLD_MAX:
-                self._told.add(told)
-                log.error("Clean-up is refused, %s", told)
-            return failed(job, f"{verdict.reason}: {verdict.message}")
-        if verdict.scope == "cluster":
-            if verdict.seconds:
-                seconds = await self._intake.throttle("pause", x=verdict.seconds, reason=verdict.reason)
-            else:
-                seconds = await self._intake.throttle(
-                    "stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=verdict.reason
-                )
-            self._pauses.pause(seconds)
+    async def _handle_error(self, job: Job, request: CleanupRequest, error: ApiError) -> Disposition:
+        policy = classify_error(error, job.tries)
+        if policy.scope == "never":
+            self._log_refusal(
+                f"{request.action} pods in {request.namespace}: {policy.message.replace(request.pod, '*')}"
+            )
+            return failed(job, f"{policy.reason}: {policy.message}")
+        if policy.scope == "cluster":
+            seconds = await self._throttle.publish_pause(self._queue, policy)
         else:
             seconds = exponential_s(job.tries + 1, 0.5, 15.0)
-        log.debug("Clean-up %s: waits %.1f s, %s: %s", job.id, seconds, verdict.reason, verdict.message)
-        return wait(job, seconds, verdict.reason, verdict.message)
+        log.debug("Clean-up %s waits %.1f s (%s: %s)", job.id, seconds, policy.reason, policy.message)
+        return wait(job, seconds, policy.reason, policy.message)
+
+    def _log_refusal(self, refusal: str) -> None:
+        if refusal not in self._logged and len(self._logged) < _LOGGED_MAX:
+            self._logged.add(refusal)
+            log.error("Clean-up refused: cannot %s", refusal)
 
 
-def has_started(pod: dict[str, Any]) -> bool:
-    """Pure: does a container of this pod run, or has one ended? A pod that is over counts too, whatever it came to."""
+def has_started(pod: Json) -> bool:
+    """Pure: does a container of this pod run, or has one ended? A pod that has ended counts, with any outcome."""
     status = pod.get("status") or {}
     if status.get("phase") in ("Running", "Succeeded", "Failed"):
         return True

@@ -1,4 +1,4 @@
-"""The loop of one kind of jobs: claim as many as there are free slots, run a coroutine for each, repeat."""
+"""The loop of one kind of jobs: claim as many as there are free slots, start a task for each, repeat. Used by `launcher`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from podrelay.errors import RedisUnavailable
+from podrelay_workers.launcher.concurrency import Slots
 from podrelay_workers.launcher.job_queue import Claim, Job, JobQueue, QuotaNotice, back, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.throttle import Throttle
@@ -17,121 +17,122 @@ from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
-# Without a wake-up (a lost message, a Redis that was away) the queue is looked at this often, and up to twice as seldom.
+# Without a wake-up (a lost message, an unavailable Redis) the queue is polled after this time, at most twice as long.
 POLL_S = 0.5
-# Slots that become free one by one are filled together: a claim costs as much for one job as for several. Meanwhile a
-# quarter more than what is being sent is in hand.
+# Slots that become free one by one are filled together: a claim costs as much for one job as for several. The jobs held
+# beyond those being sent, up to a quarter more, bridge this time.
 GATHER_S = 0.005
-# A job that meets a fault of ours is tried again after this long, here or by another launcher.
+# While no slot is free, the loop waits for a job to end; this bounds the wait.
+_NO_SLOT_S = 60.0
+# A job that fails by an error of the launcher is tried again after this time, here or by another launcher.
 _FAULT_S = 5.0
 
 
-class Slots(Protocol):
-    in_flight: int
-
-    @property
-    def free(self) -> int: ...
-
-
 class JobLoop:
-    """Serves one kind of jobs until it is stopped. `work` gives each job back by itself."""
+    """Serves one kind of jobs until shutdown. `handle` finishes or puts back each job itself."""
 
     def __init__(
         self,
-        intake: JobQueue,
-        holdings: Leases,
+        queue: JobQueue,
+        leases: Leases,
         slots: Slots,
-        pauses: Throttle,
-        work: Callable[[Job], Awaitable[None]],
+        throttle: Throttle,
+        handle: Callable[[Job], Awaitable[None]],
         *,
-        patience_s: float = 0.0,
-        tell: Callable[[Sequence[QuotaNotice]], Awaitable[None]] | None = None,
+        wait_limit_s: float = 0.0,
+        report_waits: Callable[[Sequence[QuotaNotice]], Awaitable[None]] | None = None,
     ) -> None:
-        self._intake = intake
-        self._holdings = holdings
+        """:param wait_limit_s: how long a launch may wait for quota before it is handed out to be failed.
+        :param report_waits: receives the launches whose wait for quota users should learn of.
+        """
+        self._queue = queue
+        self._leases = leases
         self._slots = slots
-        self._pauses = pauses
-        self._work = work
-        self._patience_s = patience_s
-        self._tell = tell
-        self._bell = asyncio.Event()
+        self._throttle = throttle
+        self._handle = handle
+        self._wait_limit_s = wait_limit_s
+        self._report_waits = report_waits
+        self._notified = asyncio.Event()
         self._more = True
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def ring(self) -> None:
-        """There may be work."""
+    def notify(self) -> None:
+        """Look at the queue soon: there may be jobs."""
         self._more = True
-        self._bell.set()
+        self._notified.set()
 
-    async def serve(self, shutdown: Shutdown) -> None:
-        """Claim until it is time to stop; what is in hand then is the caller's to wait for."""
+    async def run(self, shutdown: Shutdown) -> None:
+        """Claim until shutdown is requested; `tasks` then holds the jobs in flight, which the caller awaits."""
         backoff = Backoff(0.1, 2.0)
         while not shutdown.requested:
             if not self._slots.free:
                 self._more = True
-                await self._bell_or(shutdown, 60.0)
+                await self._wait_notified(_NO_SLOT_S)
                 await asyncio.sleep(GATHER_S)
-                continue
-            pause_s = self._pauses.left_s
-            if pause_s:
+            elif pause_s := self._throttle.remaining_s:
                 await shutdown.wait(pause_s)
-                continue
-            try:
-                self._more = False
-                claim = await self._intake.claim(self._slots.free, self._patience_s)
-            except RedisUnavailable as error:
-                if not backoff.failures:
-                    log.warning("%s Trying again.", error)
-                await shutdown.wait(backoff.failed())
-                continue
-            if backoff.failures:
-                log.info("Redis answers again.")
-                backoff.worked()
-            self._take(claim)
-            if claim.news and self._tell is not None:
-                await self._tell(claim.news)
-            if not claim.more and not self._more and not claim.wait_s:
-                await self._bell_or(shutdown, _poll_s(claim.due_s))
+            else:
+                await self._claim(shutdown, backoff)
 
-    def _take(self, claim: Claim) -> None:
-        self._pauses.failures = claim.failures
+    async def _claim(self, shutdown: Shutdown, backoff: Backoff) -> None:
+        """Claim once and start the jobs; without more jobs in the queue, wait for a wake-up or the next poll."""
+        try:
+            self._more = False
+            claim = await self._queue.claim(self._slots.free, self._wait_limit_s)
+        except RedisUnavailable as error:
+            if not backoff.failures:
+                log.warning("Cannot claim jobs; will retry: %s", error)
+            await shutdown.wait(backoff.failed())
+            return
+        if backoff.failures:
+            log.info("Redis available again; claiming jobs")
+            backoff.worked()
+        self._start(claim)
+        if claim.news and self._report_waits is not None:
+            await self._report_waits(claim.news)
+        if not claim.more and not self._more and not claim.wait_s:
+            await self._wait_notified(_poll_s(claim.due_s))
+
+    def _start(self, claim: Claim) -> None:
+        self._throttle.failures = claim.failures
         if claim.wait_s:
-            self._pauses.pause(claim.wait_s)
+            self._throttle.pause(claim.wait_s)
         if claim.dropped:
             log.debug("Dropped %d superseded launches", claim.dropped)
         self._more = self._more or claim.more
-        self._holdings.take(claim.jobs)
+        self._leases.hold(claim.jobs)
         self._slots.in_flight += len(claim.jobs)
         for job in claim.jobs:
-            task = asyncio.create_task(self._run(job))
+            task = asyncio.create_task(self._run_job(job), name=f"job {job.id}")
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    async def _run(self, job: Job) -> None:
+    async def _run_job(self, job: Job) -> None:
         try:
-            await self._work(job)
+            await self._handle(job)
         except asyncio.CancelledError:
-            self._holdings.give(back(job))
+            self._leases.finish(back(job))
             raise
         except RedisUnavailable:
-            self._holdings.give(back(job))
-        except Exception as error:  # noqa: BLE001 - whatever a job does to us, the others go on
-            log.exception("Job %s met a fault of the launcher", job.id)
-            self._holdings.give(wait(job, _FAULT_S, "LauncherError", type(error).__name__))
+            self._leases.finish(back(job))
+        except Exception as error:  # noqa: BLE001 - an error of one job must not stop the others
+            log.exception("Job %s failed by an error of the launcher; trying again in %.0f s", job.id, _FAULT_S)
+            self._leases.finish(wait(job, _FAULT_S, "LauncherError", type(error).__name__))
         finally:
             self._slots.in_flight -= 1
             if self._more:
-                self._bell.set()
+                self._notified.set()
 
-    async def _bell_or(self, shutdown: Shutdown, seconds: float) -> None:
+    async def _wait_notified(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._bell.wait(), seconds)
+            await asyncio.wait_for(self._notified.wait(), seconds)
         except asyncio.TimeoutError:
             pass
         finally:
-            self._bell.clear()
+            self._notified.clear()
 
 
 def _poll_s(due_s: float) -> float:
+    """Seconds until the next poll, sooner where a waiting job is due. The random part keeps launchers apart."""
     poll_s = POLL_S * (1 + random.random())
     return poll_s if due_s < 0 else min(poll_s, due_s + 0.005)

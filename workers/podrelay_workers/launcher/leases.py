@@ -1,4 +1,4 @@
-"""The jobs a launcher has in hand: renewed while they are worked on, given back in batches with what became of them."""
+"""The jobs that a launcher holds: their leases are renewed, their outcomes written in batches. Used by the launcher."""
 
 from __future__ import annotations
 
@@ -13,84 +13,85 @@ from podrelay_workers.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-# Outcomes wait this long for company: a round trip to Redis costs as much for one as for many.
+# Outcomes are collected for this long: a round trip to Redis costs as much for one as for many.
 GATHER_S = 0.01
 
 
 class Leases:
-    """The jobs of one kind. `unwanted` answers for a pod that was made, but is not wanted any more."""
+    """The held jobs of one kind."""
 
     def __init__(
-        self, intake: JobQueue, lease_s: float, unwanted: Callable[[Disposition], Disposition] | None = None
+        self, queue: JobQueue, lease_s: float, discard: Callable[[Disposition], Disposition] | None = None
     ) -> None:
-        self._intake = intake
+        """:param discard: what to do instead with a created pod whose launch was withdrawn or superseded meanwhile."""
+        self._queue = queue
         self._lease_s = lease_s
-        self._unwanted = unwanted
+        self._discard = discard
         self._held: dict[str, Job] = {}
-        self._given: list[Disposition] = []
-        self._bell = asyncio.Event()
+        self._unwritten: list[Disposition] = []
+        self._notified = asyncio.Event()
         self.finished = 0
         self.failed = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    @property
-    def empty(self) -> bool:
-        return not self._held and not self._given
-
-    def take(self, jobs: Iterable[Job]) -> None:
+    def hold(self, jobs: Iterable[Job]) -> None:
+        """Renew the leases of these jobs until they are finished or dropped."""
         self._held.update((job.id, job) for job in jobs)
 
-    def give(self, outcome: Disposition) -> None:
-        """Give a job back, soon. Its lease is renewed until Redis has said that it knows."""
-        outcome.job.given = True
-        self._given.append(outcome)
-        self._bell.set()
+    def finish(self, disposition: Disposition) -> None:
+        """Write what became of a job, with the next batch. Its lease is renewed until Redis has confirmed that."""
+        disposition.job.given = True
+        self._unwritten.append(disposition)
+        self._notified.set()
 
-    def settle(self, job: Job, outcome: Disposition | None) -> None:
-        """Give it back; None: nothing was done, because it is not ours or not wanted any more."""
-        if outcome is not None:
-            self.give(outcome)
+    def finish_or_release(self, job: Job, disposition: Disposition | None) -> None:
+        """Finish the job; None: nothing was done, because the lease was lost or the launch was superseded."""
+        if disposition is not None:
+            self.finish(disposition)
         elif job.lost:
-            self.forget(job)
+            self.drop(job)
         else:
-            self.give(back(job))  # the next claim drops it, if nobody wants it
+            self.finish(back(job))  # the next claim drops it if it was superseded
 
-    def forget(self, job: Job) -> None:
-        """Another launcher has it."""
+    def drop(self, job: Job) -> None:
+        """Stop renewing the lease: another launcher holds the job, or will."""
         if self._held.get(job.id) is job:
             del self._held[job.id]
 
     # --- leases -------------------------------------------------------------------------------------------------------
-    async def fresh(self, job: Job) -> bool:
-        """May an effect begin now? False where the lease may be another launcher's, or nobody wants the effect any more.
+    async def holds(self, job: Job) -> bool:
+        """May an effect of this job begin now? False if another launcher may hold the lease, or the job was superseded.
 
-        A process that was stopped for a while finds out here, before it does anything. A lease with more than a third
-        of its time left needs no question to Redis.
+        A process that was suspended finds out here, before it has any effect. With more than a third of the lease left,
+        Redis need not be asked.
 
-        :raises RedisUnavailable: it cannot be said.
+        :raises RedisUnavailable: the answer is unknown.
         """
-        if job.lost or job.unwanted or self.certain(job):
+        if job.lost or job.unwanted or self.certainly_holds(job):
             return not (job.lost or job.unwanted)
-        return (await self._intake.renew([job]))[0] == 1
+        return (await self._queue.renew([job]))[0] == 1
 
-    def certain(self, job: Job) -> bool:
-        """Is the lease ours without asking?"""
+    def certainly_holds(self, job: Job) -> bool:
+        """Is the lease certainly ours, without asking Redis?"""
         return not (job.lost or job.unwanted) and time.monotonic() - job.held_at_s < self._lease_s * 2 / 3
 
     async def renew(self) -> None:
-        """Prolong every lease; what is lost is not ours any more."""
+        """Renew every lease; drop the jobs whose lease was lost.
+
+        :raises RedisUnavailable: what was renewed is unknown; it may be repeated.
+        """
         jobs = list(self._held.values())
         if not jobs:
             return
-        for job, answer in zip(jobs, await self._intake.renew(jobs), strict=True):
-            if answer == 0 and not job.given:  # what is given may have been taken a moment ago
-                log.info("Lost the lease of %s: another launcher has it.", job.id)
-                self.forget(job)
+        for job, answer in zip(jobs, await self._queue.renew(jobs), strict=True):
+            if answer == 0 and not job.given:  # the outcome of a given job may just have been written
+                log.info("Lease lost for job %s; another launcher holds it", job.id)
+                self.drop(job)
 
     async def renew_forever(self) -> None:
-        """Renew every third of the lease; a Redis that does not answer is asked again soon."""
+        """Renew the leases every third of their length, and sooner after a failure."""
         backoff = Backoff(0.1, min(1.0, self._lease_s / 6))
         while True:
             try:
@@ -100,45 +101,47 @@ class Leases:
             except RedisUnavailable:
                 await asyncio.sleep(backoff.failed())
 
-    # --- giving back --------------------------------------------------------------------------------------------------
+    # --- outcomes -----------------------------------------------------------------------------------------------------
     async def flush(self) -> None:
-        """Write down what was given.
+        """Write the outcomes of finished jobs.
 
-        :raises RedisUnavailable: the rest stays for the next time.
+        :raises RedisUnavailable: what is left is written by the next call.
         """
-        while self._given:
-            batch = self._given[:CHUNK]
-            answers = await self._intake.finish(batch)
-            del self._given[: len(batch)]
-            for outcome, answer in zip(batch, answers, strict=True):
-                self._answered(outcome, answer)
+        while self._unwritten:
+            batch = self._unwritten[:CHUNK]
+            answers = await self._queue.finish(batch)
+            del self._unwritten[: len(batch)]
+            for disposition, answer in zip(batch, answers, strict=True):
+                self._written(disposition, answer)
 
-    def _answered(self, outcome: Disposition, answer: str) -> None:
-        if answer == "unwanted" and self._unwanted is not None:
-            self.give(self._unwanted(outcome))
+    def _written(self, disposition: Disposition, answer: str) -> None:
+        if answer == "unwanted" and self._discard is not None:
+            self.finish(self._discard(disposition))
             return
-        if outcome.what != "order":
-            self.forget(outcome.job)
+        job_id = disposition.job.id
+        if disposition.what != "order":
+            self.drop(disposition.job)
         if answer == "broken":
-            log.error("The outcome of %s cannot be written: its keys in Redis are not of our making.", outcome.job.id)
-        elif answer == "lost" and outcome.what != "back":
-            log.info("The outcome of %s came too late: another launcher has it.", outcome.job.id)
-        elif outcome.what in ("created", "done"):
+            log.error("Could not write the outcome of job %s: its keys in Redis have unexpected types", job_id)
+        elif answer == "lost" and disposition.what != "back":
+            log.info("Outcome of job %s came too late; another launcher holds it", job_id)
+        elif disposition.what in ("created", "done"):
             self.finished += 1
-        elif outcome.what == "failed":
+        elif disposition.what == "failed":
             self.failed += 1
 
     async def flush_forever(self) -> None:
+        """Write outcomes soon after they come in; while Redis is unavailable they are kept."""
         backoff = Backoff(0.1, 2.0)
         while True:
-            await self._bell.wait()
+            await self._notified.wait()
             await asyncio.sleep(GATHER_S)
-            self._bell.clear()
+            self._notified.clear()
             try:
                 await self.flush()
                 backoff.worked()
             except RedisUnavailable as error:
                 if not backoff.failures:
-                    log.warning("%s Outcomes are kept and written when it does.", error)
-                self._bell.set()
+                    log.warning("Cannot write outcomes; keeping them and retrying: %s", error)
+                self._notified.set()
                 await asyncio.sleep(backoff.failed())

@@ -1,9 +1,9 @@
-"""Launch request -> the body of the POST that makes its pod: what the stock executor would send, with our name and labels.
+"""Render the pod manifest of a launch: what the stock executor would send, with our name and labels. Used by the launcher.
 
-Two ways lead to the same body. The provider's own (PodGenerator.construct_pod: template, executor's fields, override,
-pod_mutation_hook) is right by definition and costs milliseconds. Where there is neither override nor hook, the template is
-merged once, by the provider, and each launch only fills in its own fields; every version of a template is first proved
-equal to the provider's way. Called by the launcher.
+There are two renderings with the same result. The provider's PodGenerator.construct_pod (template, executor's fields,
+override, pod_mutation_hook) is correct by definition and takes milliseconds. Without override and hook, fast rendering
+merges the template once, with construct_pod, and fills in the fields of each launch. It is used for a version of a template
+only after its result was compared with that of construct_pod.
 """
 
 from __future__ import annotations
@@ -26,23 +26,21 @@ from kubernetes.client import ApiClient, Configuration
 
 from podrelay.errors import PodrelayError
 from podrelay.protocol import identifiers
-from podrelay.protocol.messages import LaunchRequest
+from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
 
 log = logging.getLogger(__name__)
 
-Json = dict[str, Any]
-
-# dag id, task id, run id, try number, map index: what construct_pod and its labels are made of.
+# dag id, task id, run id, try number, map index: the arguments of construct_pod and the source of its labels.
 Coordinates = tuple[str, str, "str | None", int, int]
 
-# Longer than any hook that looks something up, shorter than the patience of whoever waits for the task.
+# Longer than any hook that queries a service, shorter than users would wait for a task.
 HOOK_MOST_S = 60.0
 _MESSAGE_MAX = 500
 _CONFIGURED = "[kubernetes_executor] pod_template_file"
 _REQUESTED = "pod_template_file of this task's executor_config, or of its queue's coordinator,"
 
-# What a template is merged with to be kept, and the launch on which it is proved at start.
+# The launch that a template is merged with for fast rendering, and the one that proves the result at start.
 _EMPTY = LaunchRequest("x", 0, "task", subject="", key=("x", "x", "", 0, -1), owner="", args=("x",), namespace="")
 _SAMPLE = LaunchRequest(
     "y", 0, "task", subject="ti", key=("dag", "task", "run", 1, 0), owner="1", args=("airflow", "y")
@@ -50,7 +48,7 @@ _SAMPLE = LaunchRequest(
 
 
 class ManifestError(PodrelayError):
-    """No pod can be made of this request; trying again would not help. `reason` is one word, for the task's event."""
+    """The request has no valid manifest; trying again would not help. `reason` is one word, for the task's event log."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message[:_MESSAGE_MAX].encode("utf-8", "replace").decode())
@@ -59,7 +57,7 @@ class ManifestError(PodrelayError):
 
 @dataclass
 class _Template:
-    """One version of a template file. `skeleton` is the merged pod of the fast way, None where that way is not taken."""
+    """One version of a template file. `skeleton` is the merged pod for fast rendering, None if that is not used."""
 
     stamp: tuple[int, int, int]
     document: Json
@@ -70,7 +68,7 @@ class _Template:
 
 
 class ManifestRenderer:
-    """Makes the pods of one team (None: of the deployment that has none). Keeps templates between launches."""
+    """Renders the pods of one team (None: of launches without a team). Keeps templates between launches."""
 
     def __init__(
         self,
@@ -92,11 +90,11 @@ class ManifestRenderer:
         self.hung = False
 
     def check(self) -> None:
-        """Read the template and prove it, at start: the proof would hold up all launches that come with the first.
+        """Read the configured template and prove fast rendering at start, where the proof delays no launch.
 
-        A hook is not called: it may do anything, and there is no pod to make.
+        A hook is not called: it may have side effects, and there is no pod to create.
 
-        :raises ManifestError: launches that bring no template of their own will fail for this.
+        :raises ManifestError: launches without a template of their own will fail with this error.
         """
         if self._hook:
             self._template(None)
@@ -107,14 +105,14 @@ class ManifestRenderer:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def make(self, request: LaunchRequest) -> Json:
-        """The pod, off the event loop where user code is involved, so that a slow hook delays no lease.
+        """Render the pod; in a thread if user code is involved, so that a slow hook delays no lease.
 
-        :raises ManifestError: says why there can be no pod.
+        :raises ManifestError: there can be no pod; the message gives the reason.
         """
         if self._is_plain(request):
             return self.render(request)
         while True:
-            work = self._thread.submit(self._render_watched, request)
+            work = self._thread.submit(self._render_timed, request)
             waiting = asyncio.wrap_future(work)
             try:
                 while not (await asyncio.wait({waiting}, timeout=self._hook_most_s / 4))[0]:
@@ -124,39 +122,47 @@ class ManifestRenderer:
                 raise
             if not work.cancelled():
                 return waiting.result()
-            # It stood behind a launch whose hook hung: again, on the new thread.
+            # It was queued behind a launch whose hook hung: render it on the new thread.
 
-    def _render_watched(self, request: LaunchRequest) -> Json:
+    def _render_timed(self, request: LaunchRequest) -> Json:
         self._began_s = time.monotonic()
         return self.render(request)
 
     def _give_up_if_hung(self, work: Future[Json]) -> None:
-        """A hook that never returns fails its own launch; the thread that it keeps is left behind."""
+        """Fail the launch whose hook does not return; its thread is abandoned."""
         if not work.running() or time.monotonic() - self._began_s < self._hook_most_s:
             return
         hung, self._thread, self.hung = self._thread, _one_thread(), True
         hung.shutdown(wait=False, cancel_futures=True)
-        raise ManifestError("PodMutationHookException", f"pod_mutation_hook did not end within {self._hook_most_s:g} s")
+        raise ManifestError(
+            "PodMutationHookException", f"pod_mutation_hook did not return within {self._hook_most_s:g} s"
+        )
 
     def render(self, request: LaunchRequest) -> Json:
-        """The same, in the caller's thread."""
+        """Render the pod in the caller's thread.
+
+        :raises ManifestError: there can be no pod; the message gives the reason.
+        """
         template = self._template(request.pod_template_file)
         if not self._is_plain(request):
-            return self._by_provider(template, request)
+            return self._construct_manifest(template, request)
         if not template.proved:
             self._prove(template, request)
         return (
-            self._filled(template, request) if template.skeleton is not None else self._by_provider(template, request)
+            self._filled(template, request)
+            if template.skeleton is not None
+            else self._construct_manifest(template, request)
         )
 
     def _is_plain(self, request: LaunchRequest) -> bool:
         return not self._hook and not request.pod_override and bool(request.args)
 
-    # --- the provider's way -------------------------------------------------------------------------------------------
-    def _by_provider(self, template: _Template, request: LaunchRequest) -> Json:
+    # --- rendering by construct_pod -----------------------------------------------------------------------------------
+    def _construct_manifest(self, template: _Template, request: LaunchRequest) -> Json:
         body = self._construct(template, request)
         metadata = body.setdefault("metadata", {})
-        # The hook's last word does not reach what keeps a launch from having two pods.
+        # A hook cannot change the name and labels that keep a launch from having two pods (invariant I1,
+        # docs/architecture.md).
         metadata["name"] = _name(request)
         metadata["labels"] = {**(metadata.get("labels") or {}), **self._our_labels(request)}
         metadata["annotations"] = {**(metadata.get("annotations") or {}), **_our_annotations(request)}
@@ -165,7 +171,7 @@ class ManifestRenderer:
     def _construct(self, template: _Template, request: LaunchRequest) -> Json:
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
         try:
-            # Deserialised for each pod, because merged pods share parts with what they were merged from.
+            # Deserialised for each pod, because a merged pod shares parts with its sources.
             base = PodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
             override = request.pod_override and PodGenerator.deserialize_model_dict(copy.deepcopy(request.pod_override))
             pod = PodGenerator.construct_pod(
@@ -194,19 +200,19 @@ class ManifestRenderer:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a template or an override may hold anything
             raise ManifestError("InvalidPod", f"template or pod_override is not a pod: {_cause(error)}") from error
 
-    # --- the fast way -------------------------------------------------------------------------------------------------
+    # --- fast rendering -----------------------------------------------------------------------------------------------
     def _prove(self, template: _Template, request: LaunchRequest) -> None:
-        """Merge the template once, and compare with the provider's way on this launch before trusting the result."""
+        """Merge the template, and use the result only if it equals that of construct_pod for this launch."""
         template.proved = True
         template.skeleton = self._construct(template, _EMPTY)
         template.meta = template.skeleton["metadata"]
         template.container = template.skeleton["spec"]["containers"][0]
-        if self._filled(template, request) != self._by_provider(template, request):
+        if self._filled(template, request) != self._construct_manifest(template, request):
             template.skeleton = None
-            log.warning("This pod template is merged anew for each pod: the short way made another pod of it.")
+            log.warning("Fast rendering disabled for a pod template: its result differs from construct_pod")
 
     def _filled(self, template: _Template, request: LaunchRequest) -> Json:
-        """The merged pod with this launch's fields. What does not change is shared by all pods: nobody may write to it."""
+        """The merged pod with the fields of this launch. Unchanged parts are shared by all pods and must not be modified."""
         skeleton = template.skeleton or {}
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
         metadata = dict(template.meta)
@@ -252,16 +258,16 @@ class ManifestRenderer:
         return request.image or self._config.kube_image
 
     def _template(self, requested: str | None) -> _Template:
-        """The template as it is now: an edit of the file counts from the next pod on.
+        """The current template: an edit of the file applies from the next pod on.
 
         :raises ManifestError: names the option to change.
         """
         path = requested or self._config.pod_template_file
         option = _REQUESTED if requested else _CONFIGURED
         if not path:
-            raise ManifestError("InvalidPod", f"{_CONFIGURED} is empty: name a file that holds the pod of a worker.")
+            raise ManifestError("InvalidPod", f"{_CONFIGURED} is empty: set it to a file with the pod of a worker.")
         try:
-            seen = os.stat(path)  # noqa: PTH116 - for each pod, and twice as fast as Path.stat
+            seen = os.stat(path)  # noqa: PTH116 - called for each pod; twice as fast as Path.stat
         except OSError as error:
             raise ManifestError(
                 "InvalidPod", f"{option} names {path}, which this launcher cannot read ({error.strerror})."
@@ -274,18 +280,18 @@ class ManifestRenderer:
 
 
 def _one_thread() -> ThreadPoolExecutor:
-    """One, because a user's hook was never asked to be thread-safe."""
-    return ThreadPoolExecutor(1, "pod-builder")
+    """A single thread, because a user's hook need not be thread-safe."""
+    return ThreadPoolExecutor(1, "manifest-renderer")
 
 
 def has_mutation_hook() -> bool:
-    """Would pod_mutation_hook do anything? It may come from airflow_local_settings or from a policy plugin."""
+    """Is there a pod_mutation_hook? It may come from airflow_local_settings or from a policy plugin."""
     from airflow import settings
 
     try:
         own = settings.pod_mutation_hook.__module__ != "airflow.settings"
         return own or bool(settings.get_policy_plugin_manager().hook.pod_mutation_hook.get_hookimpls())
-    except AttributeError:  # another Airflow: then the provider's way, which is always right
+    except AttributeError:  # another version of Airflow: use construct_pod, which is always correct
         return True
 
 
@@ -304,12 +310,12 @@ def _read(path: str, option: str) -> Json:
             "InvalidPod", f"{option} names {path}, which is not one YAML document{where}: {why}."
         ) from error
     if not isinstance(document, dict) or not document:
-        raise ManifestError("InvalidPod", f"{option} names {path}, which does not hold a pod.")
+        raise ManifestError("InvalidPod", f"{option} names {path}, which does not contain a pod.")
     return document
 
 
 def _coordinates(request: LaunchRequest) -> Coordinates:
-    """Those of the task; a callback or a connection test has none, and is named by what it is."""
+    """The coordinates of a task; a callback or a connection test has none and is named after its kind."""
     if request.key:
         dag_id, task_id, run_id, try_number, map_index = request.key
         return dag_id, task_id, run_id, try_number, map_index
@@ -324,7 +330,9 @@ def _our_annotations(request: LaunchRequest) -> dict[str, str]:
 
 
 def _name(request: LaunchRequest) -> str:
-    """Depends on the request alone, so that each launcher makes the same name of it (invariant I1)."""
+    """The pod's name, which depends on the request alone, so that every launcher derives the same one (invariant I1,
+    docs/architecture.md).
+    """
     prefix = ((request.pod_override or {}).get("metadata") or {}).get("name")
     if not prefix:
         dag_id, task_id, *_ = _coordinates(request)

@@ -1,7 +1,7 @@
-"""Takes a launch's token out of what others say about its pod. Pure; used by the launcher.
+"""Remove a launch's token from messages about its pod. Pure; used by `launch_job`.
 
-The API server, an admission webhook or a user's hook may quote the pod that they refuse, and its arguments hold a token.
-What they say goes to logs, to the ledger, to the task's event log and to RQ's registry of failures.
+The API server, an admission webhook or a user's hook may quote the pod that it refuses, whose arguments hold a token. Their
+messages reach logs, the ledger, the task's event log and RQ's registry of failed jobs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-HIDDEN = "***"
+REDACTED = "***"
 
-# A signed token, or the part of one that was left when a message was cut. Each of its parts begins like this.
+# A signed token, or what is left of one in a truncated message. Each of its parts begins like this.
 _SIGNED = re.compile(r"eyJ[\w-]{10,}(?:\.[\w-]*){0,2}")
-# So much of a secret is enough to recognise it: a message may be cut in the middle of one.
-_RECOGNISED = 12
+# This many characters identify a secret, because a message may be truncated within one.
+_PREFIX = 12
 
 
-def hide(text: str, args: Sequence[str]) -> str:
-    """The text without the arguments of the pod that it speaks of, whole or cut, and without any signed token."""
+def redact(text: str, args: Sequence[str]) -> str:
+    """The text without the arguments of the pod that it is about, whole or truncated, and without any signed token."""
     for secret in sorted(_secrets(args), key=len, reverse=True):
         text = _without(text, secret)
-    return _SIGNED.sub(HIDDEN, text)
+    return _SIGNED.sub(REDACTED, text)
 
 
 def _secrets(args: Sequence[str]) -> Iterator[str]:
@@ -34,9 +34,9 @@ def _secrets(args: Sequence[str]) -> Iterator[str]:
             document = json.loads(arg)
         except (ValueError, RecursionError):
             document = None
-        # Inside quoted JSON the whole argument looks different, and its token does not.
+        # Quoting JSON inside JSON changes the argument, but not the token in it.
         for secret in (arg, *_tokens(document)):
-            if len(secret) >= _RECOGNISED:
+            if len(secret) >= _PREFIX:
                 yield secret
 
 
@@ -53,10 +53,10 @@ def _tokens(document: Any) -> Iterator[str]:
 
 def _without(text: str, secret: str) -> str:
     parts, begin = [], 0
-    while (found := text.find(secret[:_RECOGNISED], begin)) >= 0:
-        end = found + _RECOGNISED
+    while (found := text.find(secret[:_PREFIX], begin)) >= 0:
+        end = found + _PREFIX
         while end < len(text) and end - found < len(secret) and text[end] == secret[end - found]:
             end += 1
-        parts += [text[begin:found], HIDDEN]
+        parts += [text[begin:found], REDACTED]
         begin = end
     return "".join([*parts, text[begin:]])

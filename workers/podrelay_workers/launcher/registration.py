@@ -1,7 +1,7 @@
 """A launcher's registration as an RQ worker, so that rq-dashboard, `rq info` and `airflow podrelay status` list it.
 
-RQ's own Worker object writes it, in a thread, because it blocks; it never takes a job. The list of a worker's executions
-stays empty on purpose: rq-dashboard's workers page would try to unpickle the job of a busy worker.
+RQ's own Worker object writes it, in a thread, because it blocks; that object never takes a job. The worker's list of
+executions stays empty: rq-dashboard's workers page would try to unpickle the job of a busy worker. Used by the launcher.
 """
 
 from __future__ import annotations
@@ -23,65 +23,67 @@ from podrelay.store.connection import connect
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
-# Unheard of for so long (s), a launcher is not listed any more.
-_GONE_AFTER_S = 60
-# RQ derives its own time limits from this one.
+# A launcher without a heartbeat for this long (s) is no longer listed.
+_REGISTRATION_TTL_S = 60
+# RQ derives its own timeouts from this one.
 _WORKER_TTL_S = 16
 
 
 def unique_name() -> str:
-    """RQ refuses a name that a worker killed a moment ago still seems to use, so no name is used twice."""
+    """A name never used before: RQ refuses the name of a worker that was killed a moment ago."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 class Registration:
-    """Birth, heartbeats and death of one worker. Redis being away is no trouble: it is told again later."""
+    """Birth, heartbeats and death of one RQ worker. What Redis misses while unavailable, a later heartbeat writes."""
 
     def __init__(
         self, settings: Settings, name: str, queues: Sequence[str], counts: Callable[[], tuple[int, int, bool]]
     ) -> None:
-        """:param counts: finished and failed jobs so far, and whether some are in hand."""
+        """:param counts: returns finished and failed jobs so far, and whether any are held."""
         self._settings = settings
         self._name = name
         self._queues = list(queues)
         self._counts = counts
-        self._told = (0, 0)
+        self._reported = (0, 0)
         self._worker: Worker | None = None
 
     async def keep(self) -> None:
+        """Register, and send a heartbeat every `HEARTBEAT_S`, also to a Redis that has lost its data."""
         while True:
-            await self._try(self._beat)
+            await self._try(self._heartbeat)
             await asyncio.sleep(HEARTBEAT_S)
 
     async def end(self) -> None:
-        await self._try(self._die)
+        """Unregister."""
+        await self._try(self._unregister)
 
     async def _try(self, step: Callable[[], None]) -> None:
         try:
             await asyncio.to_thread(step)
         except (RedisError, OSError, ValueError) as error:
-            log.debug("The launcher's registration could not be written: %s", error)
+            log.debug("Could not write the launcher's registration; will retry: %s", error)
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         if self._worker is None:
             client = connect(self._settings, timeout_s=2.0)
             self._worker = Worker(
                 self._queues, name=self._name, connection=client, serializer=JSONSerializer, worker_ttl=_WORKER_TTL_S
             )
         worker, connection = self._worker, self._worker.connection
-        if not connection.hexists(worker.key, "birth"):  # the first time, and after Redis lost its data
+        if not connection.hexists(worker.key, "birth"):  # not registered yet, or Redis lost its data
             connection.delete(worker.key)
             worker.register_birth()
         finished, failed, busy = self._counts()
         with connection.pipeline() as pipeline:
-            worker.heartbeat(_GONE_AFTER_S, pipeline=pipeline)
+            worker.heartbeat(_REGISTRATION_TTL_S, pipeline=pipeline)
             worker.set_state("busy" if busy else "idle", pipeline=pipeline)
-            pipeline.hincrby(worker.key, "successful_job_count", finished - self._told[0])
-            pipeline.hincrby(worker.key, "failed_job_count", failed - self._told[1])
+            pipeline.hincrby(worker.key, "successful_job_count", finished - self._reported[0])
+            pipeline.hincrby(worker.key, "failed_job_count", failed - self._reported[1])
             pipeline.execute()
-        self._told = (finished, failed)
+        self._reported = (finished, failed)
 
-    def _die(self) -> None:
+    def _unregister(self) -> None:
         if self._worker is not None:
             self._worker.register_death()
             self._worker.connection.close()

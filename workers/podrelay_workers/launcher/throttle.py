@@ -1,4 +1,7 @@
-"""What this launcher knows of the waits that the API server asked for. Redis knows for all; this is what acts at once."""
+"""The waits that the API server asked for, as this launcher knows them. Used by the launcher.
+
+All launchers of a cluster share the waits through Redis; what is kept here takes effect at once.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +11,64 @@ import time
 from dataclasses import dataclass, field
 
 from podrelay.errors import RedisUnavailable
+from podrelay_workers.launcher.error_policy import STUMBLE_FIRST_S, STUMBLE_MOST_S, ErrorPolicy
 from podrelay_workers.launcher.job_queue import JobQueue
 
-# How soon Redis hears again of a pause that it forgot, and how much shorter than ours the one it knows may be.
-REMIND_S = 0.5
+# How often Redis is sent a pause that it may have lost, and by how much its pause may be shorter than ours.
+REPUBLISH_S = 0.5
 
 
 @dataclass
 class Throttle:
-    """Until when (monotonic) nothing may be created, in the cluster or in one namespace. `failures`: see `throttle.lua`."""
+    """Until when (monotonic) no pod may be created, in the cluster or in one namespace. `failures`: see `throttle.lua`."""
 
     failures: int = 0
     _until_s: float = 0.0
     _namespaces: dict[str, float] = field(default_factory=dict)
 
     def pause(self, seconds: float) -> None:
+        """Create no pods for this long; a longer pause that already runs stays."""
         self._until_s = max(self._until_s, time.monotonic() + seconds)
 
     @property
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         return max(0.0, self._until_s - time.monotonic())
 
-    def close(self, namespace: str, since_s: float, seconds: float) -> None:
-        """:param since_s: monotonic time from before Redis was told, so that the namespace opens here no later than there."""
+    def pause_namespace(self, namespace: str, since_s: float, seconds: float) -> None:
+        """:param since_s: monotonic time before Redis was asked, so that the pause ends here no later than there."""
         self._namespaces[namespace] = since_s + seconds
 
-    def closed_s(self, namespace: str) -> float:
-        """Seconds for which nothing is created in this namespace."""
+    def namespace_remaining_s(self, namespace: str) -> float:
+        """Seconds for which no pod may be created in this namespace."""
         if not self._namespaces:
             return 0.0
-        left_s = self._namespaces.get(namespace, 0.0) - time.monotonic()
-        if left_s <= 0.0:
+        remaining_s = self._namespaces.get(namespace, 0.0) - time.monotonic()
+        if remaining_s <= 0.0:
             self._namespaces.pop(namespace, None)
             return 0.0
-        return left_s
+        return remaining_s
 
+    async def publish_pause(self, queue: JobQueue, policy: ErrorPolicy) -> float:
+        """Pause every launcher of the cluster after an error of its API server; the seconds.
 
-async def remind_forever(pauses: Throttle, intake: JobQueue) -> None:
-    """Tell a Redis that lost its data of a long pause again, for launchers that start or did not hear of it.
+        :raises RedisUnavailable: the others do not know of it; a pause that the server asked for holds here all the same.
+        """
+        if policy.seconds:
+            self.pause(policy.seconds)
+            seconds = await queue.throttle("pause", x=policy.seconds, reason=policy.reason)
+        else:
+            seconds = await queue.throttle("stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=policy.reason)
+        self.pause(seconds)
+        return seconds
 
-    A last second is left out: it may be that of RQ's suspension (`claim.lua`), which is not ours to prolong.
-    """
-    while True:
-        await asyncio.sleep(REMIND_S)
-        left_s = pauses.left_s
-        if left_s > 1.0:
-            with contextlib.suppress(RedisUnavailable):
-                await intake.throttle("remind", x=left_s, y=REMIND_S, reason="Throttled")
+    async def republish_forever(self, queue: JobQueue) -> None:
+        """Restore a long pause in a Redis that lost its data, for launchers that start or missed the message.
+
+        The last second is left out: it may come from RQ's suspension (`claim.lua`), which must not be prolonged.
+        """
+        while True:
+            await asyncio.sleep(REPUBLISH_S)
+            remaining_s = self.remaining_s
+            if remaining_s > 1.0:
+                with contextlib.suppress(RedisUnavailable):
+                    await queue.throttle("remind", x=remaining_s, y=REPUBLISH_S, reason="Throttled")

@@ -1,25 +1,21 @@
-"""The watcher: follows the pods of one cluster and publishes what becomes of them. `airflow podrelay watcher` runs it.
+"""Start a watcher process, which follows the pods of one cluster and publishes what becomes of them.
 
-One watcher of a cluster leads, the others stand by. What it does while it leads: leading.
-Killed at any moment it loses nothing: the next leader lists the pods and compares them with the ledger.
+`airflow podrelay watcher` calls `run`; `python -m podrelay_workers.watcher` calls `main`. One watcher of a cluster leads, the
+others stand by.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import gc
 import logging
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
-from podrelay.errors import PodrelayError, RedisUnavailable
 from podrelay.protocol import identifiers
-from podrelay.settings import Settings, load_settings
-from podrelay.store.connection import check, connect, connect_async
+from podrelay.settings import Settings
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
+from podrelay_workers.runtime import process
 from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.watcher.leader import ASKING, Scope
@@ -28,7 +24,13 @@ from podrelay_workers.watcher.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-REDIS_TIMEOUT_S = 2.0  # nobody waits for a watcher's round trip, and a busy Redis is better waited for
+
+def run(team: str | None = None) -> int:
+    """Run one watcher until SIGTERM or SIGINT; its exit code.
+
+    :raises ConfigError: an option is wrong; the message names it and says what to write.
+    """
+    return asyncio.run(run_watcher(process.load(), team=team, cluster=cluster_of(team)))
 
 
 async def run_watcher(
@@ -38,88 +40,40 @@ async def run_watcher(
     cluster: str = identifiers.DEFAULT_CLUSTER,
     shutdown: Shutdown | None = None,
 ) -> int:
-    """Run one watcher until SIGTERM, SIGINT or `stopping`. Exit code 0.
+    """Run one watcher until `shutdown` is requested, also by SIGTERM or SIGINT; the exit code 0.
 
     :raises ConfigError: an option is wrong; the message names it.
     """
     shutdown = shutdown or Shutdown()
+    rules, scope = read_options(settings, team, cluster)
+    connections = len(scope.namespaces) + 2 * ASKING
     with shutdown.on_signals():
-        await _look_at_redis(settings)
-        rules, scope = read_options(settings, team, cluster)
         async with (
-            _redis(settings) as scripts,
-            await PodClient.connect(team, len(scope.namespaces) + 2 * ASKING, "watcher") as api,
+            await PodClient.connect(team, connections, "watcher") as pods,
+            process.redis_client("watcher", settings, team, shutdown) as client,
         ):
-            # What was imported stays: the collector need not look through it again and again.
-            gc.collect()
-            gc.freeze()
-            await Watcher(settings, api, scripts, scope, rules, shutdown, team).run()
-    log.info("ShutdownRequested.")
+            await Watcher(settings, pods, AsyncScripts(client), scope, rules, shutdown, team).run()
+    log.info("Watcher stopped")
     return 0
 
 
-def run(team: str | None = None) -> int:
-    """What the command line calls: settings from Airflow's configuration, one event loop.
-
-    :raises PodrelayError: with one line that says what to change.
-    """
-    from airflow.configuration import conf
-
-    settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
-    return asyncio.run(run_watcher(settings, team=team, cluster=cluster_of(team)))
-
-
 def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Rules, Scope]:
-    """What `[kubernetes_executor]` says that matters here."""
+    """The options of `[kubernetes_executor]` that matter to a watcher."""
     kube = kube_config_of(team)
     fatal = (reason.strip() for reason in kube.worker_pod_pending_fatal_container_state_reasons)
     rules = Rules(frozenset(filter(None, fatal)), settings.pending_grace_s, cluster=cluster)
-    label = identifiers.cluster_label(cluster)
-    selector = f"{identifiers.LABEL_DEPLOYMENT}={settings.deployment},{identifiers.LABEL_CLUSTER}={label},{identifiers.LABEL_DONE}!=True"
+    selector = (
+        f"{identifiers.LABEL_DEPLOYMENT}={settings.deployment},"
+        f"{identifiers.LABEL_CLUSTER}={identifiers.cluster_label(cluster)},"
+        f"{identifiers.LABEL_DONE}!=True"
+    )
     return rules, Scope(selector, watched_namespaces(kube))
 
 
-async def _look_at_redis(settings: Settings) -> None:
-    """Refuse at once what can never work; a Redis that is only away is waited for.
-
-    :raises ConfigError: wrong password, a Redis Cluster, too old.
-    """
-
-    def look() -> list[str]:
-        with connect(settings, timeout_s=REDIS_TIMEOUT_S) as client:
-            return check(client)
-
-    try:
-        for warning in await asyncio.to_thread(look):
-            log.warning("%s", warning)
-    except RedisUnavailable as error:
-        log.warning("%s", error)
-
-
-@contextlib.asynccontextmanager
-async def _redis(settings: Settings) -> AsyncGenerator[AsyncScripts, None]:
-    client = connect_async(settings, timeout_s=REDIS_TIMEOUT_S)
-    try:
-        yield AsyncScripts(client)
-    finally:
-        await client.aclose()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """The process by itself, with its log on stderr."""
-    parser = argparse.ArgumentParser(prog="podrelay-watcher", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--team", default=None, help="follow the pods of this team; default: those of no team")
-    args = parser.parse_args(argv)
-    import airflow.settings  # noqa: F401 - it sets up logging of its own, once
-
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    try:
-        return run(args.team)
-    except PodrelayError as error:
-        print(f"podrelay: {error}", file=sys.stderr)
-        return 1
+    """The command line of `python -m podrelay_workers.watcher`; the exit code."""
+    description = (__doc__ or "").splitlines()[0]
+    return process.main("watcher", run, description, "team whose pods to follow (default: pods without a team)", argv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from podrelay_workers.kube.client import encoded
+from podrelay_workers.kube.encoding import encode
 
 text = st.text(st.characters())  # halves of surrogate pairs too
 keys = text | st.integers() | st.booleans() | st.none()
@@ -22,4 +22,4 @@ values = st.recursive(
 @example({"env": "half of a pair: \ud800"})
 @example({"large": 2**70, "labels": {True: "yes", None: "none", 7: "seven"}})
 def test_a_body_says_what_json_says(body: dict[str, object]) -> None:
-    assert json.loads(encoded(body)) == json.loads(json.dumps(body))
+    assert json.loads(encode(body)) == json.loads(json.dumps(body))

@@ -1,0 +1,209 @@
+"""One launcher: its parts, the loops that keep them running, and its shutdown. Made by `launcher.process`.
+
+A launcher holds nothing that a crash could lose: its leases end within seconds and another launcher continues (invariant
+I6, docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from podrelay import health
+from podrelay.errors import RedisUnavailable
+from podrelay.protocol import identifiers
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.settings import Settings
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.launcher.cleanup_job import CleanupHandler
+from podrelay_workers.launcher.concurrency import Concurrency, FixedSlots
+from podrelay_workers.launcher.job_loop import JobLoop
+from podrelay_workers.launcher.job_queue import Job, JobQueue
+from podrelay_workers.launcher.launch_job import LaunchHandler
+from podrelay_workers.launcher.leases import Leases
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from podrelay_workers.launcher.registration import Registration, unique_name
+from podrelay_workers.launcher.throttle import Throttle
+from podrelay_workers.launcher.wait_limit import WaitLimit
+from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.shutdown import Shutdown
+from podrelay_workers.runtime.tasks import TaskSupervisor, cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+# How long jobs in flight may take to finish after a shutdown request; Kubernetes allows a pod 30 s in all.
+GRACE_S = 10.0
+# How long each kind of job may take to write its last outcomes.
+_LAST_FLUSH_S = 2.0
+# How long one read of the wake-up channel waits for a message.
+_CHANNEL_READ_S = 10.0
+
+
+class Launcher:
+    """The parts of one launcher and their loops. Make it inside the running loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.asyncio.Redis,
+        pods: PodClient,
+        manifests: ManifestRenderer,
+        wait_limit: WaitLimit,
+        shutdown: Shutdown,
+        *,
+        cluster: str = identifiers.DEFAULT_CLUSTER,
+        team: str | None = None,
+    ) -> None:
+        self._client = client
+        self._shutdown = shutdown
+        self._team = team
+        self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
+        self.name = unique_name()
+        cipher = PayloadCipher(settings.fernet_key)
+        self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster)
+        self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster)
+        self._throttle = Throttle()
+        self._launch_leases = Leases(
+            self._launch_queue, settings.launch_lease_s, lambda disposition: self._launches.discard_pod(disposition)
+        )
+        self._cleanup_leases = Leases(self._cleanup_queue, settings.launch_lease_s)
+        concurrency = Concurrency(settings.launcher_concurrency)
+        self._launches = LaunchHandler(
+            self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
+            token_margin_s=settings.token_margin_s, team=team,
+        )  # fmt: skip
+        self._cleanups = CleanupHandler(
+            self._cleanup_queue, self._cleanup_leases, pods, self._throttle, shutdown, settings.deployment, team
+        )
+        self._launch_loop = JobLoop(
+            self._launch_queue, self._launch_leases, concurrency, self._throttle, self._launches.handle,
+            wait_limit_s=wait_limit.wait_s, report_waits=self._launches.report_quota_waits,
+        )  # fmt: skip
+        self._cleanup_loop = JobLoop(
+            self._cleanup_queue, self._cleanup_leases, FixedSlots(settings.cleanup_concurrency), self._throttle,
+            self._cleanups.handle,
+        )  # fmt: skip
+        self._reap_interval_s = settings.launch_lease_s / 2
+        queues = [*self._launch_queue.queues, *self._cleanup_queue.queues]
+        self._registration = Registration(settings, self.name, queues, self._counts)
+
+    async def run(self) -> None:
+        """Work until shutdown; then finish the jobs in flight, put back the rest, and unregister."""
+        log.info("Launcher %s serves %s", self.name, self._launch_queue.queues[-1])
+        async with TaskSupervisor() as tasks:
+            self._start_loops(tasks)
+            await tasks.wait()
+            # The loops still run: leases are renewed and outcomes written while the last jobs end.
+            await self._finish_jobs()
+        await self._flush_last_outcomes()
+        await self._registration.end()
+        health.forget("launcher")
+        log.info("Launcher %s stopped", self.name)
+
+    def _start_loops(self, tasks: TaskSupervisor) -> None:
+        tasks.start("wait for shutdown", self._shutdown.wait())
+        tasks.start("launch loop", self._launch_loop.run(self._shutdown))
+        tasks.start("clean-up loop", self._cleanup_loop.run(self._shutdown))
+        tasks.start("write launch outcomes", self._launch_leases.flush_forever())
+        tasks.start("write clean-up outcomes", self._cleanup_leases.flush_forever())
+        tasks.start("renew launch leases", self._launch_leases.renew_forever())
+        tasks.start("renew clean-up leases", self._cleanup_leases.renew_forever())
+        tasks.start("reap expired leases", self._reap_forever())
+        tasks.start("listen on the wake-up channel", self._listen_forever())
+        tasks.start("republish the pause", self._throttle.republish_forever(self._launch_queue))
+        tasks.start("keep the registration", self._registration.keep())
+        tasks.start("write the probe file", self._write_health_forever())
+
+    # --- shutdown -----------------------------------------------------------------------------------------------------
+    async def _finish_jobs(self) -> None:
+        self._notify_loops()
+        tasks = [*self._launch_loop.tasks, *self._cleanup_loop.tasks]
+        if not tasks:
+            return
+        log.info("Shutting down; %d jobs in flight", len(tasks))
+        _, late = await asyncio.wait(tasks, timeout=GRACE_S)
+        if late:
+            log.warning("%d jobs did not end within %.0f s; putting them back", len(late), GRACE_S)
+            await cancel_and_wait(*late)
+
+    async def _flush_last_outcomes(self) -> None:
+        for leases in (self._launch_leases, self._cleanup_leases):
+            try:
+                await asyncio.wait_for(leases.flush(), _LAST_FLUSH_S)
+            except (RedisUnavailable, asyncio.TimeoutError):
+                log.warning("Could not write the last outcomes to Redis; other launchers take over when the leases end")
+
+    # --- loops --------------------------------------------------------------------------------------------------------
+    async def _reap_forever(self) -> None:
+        """Put back the jobs of dead launchers. Every launcher does so; each job is put back once.
+
+        It runs at once, because launchers that are killed again and again would not live to see a later run.
+        """
+        while True:
+            with contextlib.suppress(RedisUnavailable):
+                await self._reap(self._launch_queue, self._launch_leases, self._launches.fail_crashed)
+                await self._reap(self._cleanup_queue, self._cleanup_leases, self._cleanups.fail_crashed)
+            await asyncio.sleep(self._reap_interval_s)
+
+    @staticmethod
+    async def _reap(queue: JobQueue, leases: Leases, fail: Callable[[Job], Awaitable[None]]) -> None:
+        put_back, crashed = await queue.reap()
+        if put_back:
+            log.warning("Put back %d jobs whose launcher died", put_back)
+        leases.hold(crashed)
+        for job in crashed:
+            try:
+                await fail(job)
+            except RedisUnavailable:
+                leases.drop(job)  # its lease ends, and a later run finds it again
+                raise
+
+    async def _write_health_forever(self) -> None:
+        """Keep the probe file fresh. The reaper's round trips are regular, however idle the queues are."""
+        while True:
+            last_reply_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
+            health.write("launcher", self._team, last_reply_s)
+            await asyncio.sleep(health.EVERY_S)
+
+    async def _listen_forever(self) -> None:
+        """Receive wake-ups for new jobs, and the pauses that other launchers were asked for."""
+        backoff = Backoff(0.1, 2.0)
+        while True:
+            try:
+                async with self._client.pubsub() as channel:
+                    await channel.subscribe(self._wake_channel)
+                    self._notify_loops()  # a message sent before the subscription is lost
+                    while True:
+                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=_CHANNEL_READ_S)
+                        backoff.worked()
+                        if message is not None:
+                            self._receive(message["data"])
+            except (RedisError, OSError) as error:
+                log.debug("Wake-up channel lost (%s); subscribing again", error)
+                await asyncio.sleep(backoff.failed())
+
+    def _receive(self, data: bytes) -> None:
+        event, _, seconds = data.partition(b" ")
+        if event == b"pause":
+            with contextlib.suppress(ValueError):
+                self._throttle.pause(float(seconds))
+        else:
+            self._notify_loops()
+
+    def _notify_loops(self) -> None:
+        self._launch_loop.notify()
+        self._cleanup_loop.notify()
+
+    def _counts(self) -> tuple[int, int, bool]:
+        """Finished and failed jobs so far, and whether any are held."""
+        return (
+            self._launch_leases.finished + self._cleanup_leases.finished,
+            self._launch_leases.failed + self._cleanup_leases.failed,
+            len(self._launch_leases) + len(self._cleanup_leases) > 0,
+        )

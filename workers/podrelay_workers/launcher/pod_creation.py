@@ -1,0 +1,67 @@
+"""Create the pod of a launch at most once: only while the lease holds, and not if it exists. Used by `launch_job`."""
+
+from __future__ import annotations
+
+import time
+
+from podrelay.protocol.messages import Json
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import AlreadyExists, Conflict, NotFound, QuotaExceeded, Refused, Unreachable
+from podrelay_workers.kube.send_guard import before_send
+from podrelay_workers.launcher.job_queue import Job
+from podrelay_workers.launcher.leases import Leases
+from podrelay_workers.launcher.pod_ownership import find_own_pod, namespace_of
+from podrelay_workers.launcher.throttle import Throttle
+
+# A request whose connection broke sooner is repeated at once: mostly the server had just closed a kept connection.
+_BROKE_EARLY_S = 2.0
+
+
+class SendBlocked(Exception):  # noqa: N818 - not an error
+    """The request was stopped just before it was sent: a pause began, or the lease may have ended."""
+
+
+class PodCreator:
+    """Creates pods for launches whose lease this launcher holds."""
+
+    def __init__(self, pods: PodClient, leases: Leases, throttle: Throttle) -> None:
+        self._pods = pods
+        self._leases = leases
+        self._throttle = throttle
+
+    async def create_or_find(self, job: Job, pod: Json) -> Json | None:
+        """The pod of this launch, created now or earlier; None if the lease was lost or the launch was superseded.
+
+        :raises SendBlocked: nothing was sent.
+        :raises ApiError: `Unreachable` and 5xx leave open whether the pod exists.
+        :raises RedisUnavailable: whether the lease still holds is unknown, so nothing was sent.
+        """
+        before_send.set(lambda: self._check(job))
+        again = False
+        while True:
+            # Directly before the request: a process that was suspended past its lease creates nothing.
+            if not await self._leases.holds(job):
+                return None
+            began_s = time.monotonic()
+            try:
+                return await self._pods.create_pod(namespace_of(pod), pod)
+            except AlreadyExists as error:
+                found = await find_own_pod(self._pods, pod)
+                if found is None:
+                    raise Conflict("the pod of this launch existed and is gone", status=409) from error
+                return found
+            except (QuotaExceeded, Refused, NotFound):
+                # Admission runs before the name is checked: the pod of an earlier try, whose answer was lost, may exist and
+                # even be the reason for this refusal.
+                found = await find_own_pod(self._pods, pod) if again or job.tries else None
+                if found is None:
+                    raise
+                return found
+            except Unreachable:
+                if again or time.monotonic() - began_s > _BROKE_EARLY_S:
+                    raise
+                again = True
+
+    def _check(self, job: Job) -> None:
+        if self._throttle.remaining_s or not self._leases.certainly_holds(job):
+            raise SendBlocked

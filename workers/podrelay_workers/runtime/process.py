@@ -1,0 +1,104 @@
+"""The start-up that launcher and watcher share: command line, logging, settings, Redis, exit codes.
+
+`launcher.process` and `watcher.process` hold what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import redis.asyncio
+
+from podrelay import health
+from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
+from podrelay.settings import Settings, load_settings
+from podrelay.store.connection import check, connect, connect_async
+from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.shutdown import Shutdown
+
+log = logging.getLogger(__name__)
+
+Role = Literal["launcher", "watcher"]
+
+FAILED = 1
+USAGE_ERROR = 2
+# A worker may wait longer for Redis than a scheduler's heartbeat may: no task waits for its round trips.
+REDIS_TIMEOUT_S = 2.0
+
+
+def main(
+    role: Role, run: Callable[[str | None], int], description: str, team_help: str, argv: Sequence[str] | None = None
+) -> int:
+    """Run one worker as a process with its log on stderr.
+
+    :return: the exit code: 0 after a shutdown, 2 for a wrong option, 1 for any other error of podrelay; both errors are
+        printed as one line.
+    """
+    parser = argparse.ArgumentParser(prog=f"podrelay-{role}", description=description)
+    parser.add_argument("--team", default=None, help=team_help)
+    args = parser.parse_args(argv)
+    import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
+
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    try:
+        return run(args.team)
+    except PodrelayError as error:
+        print(f"podrelay: {error}", file=sys.stderr)
+        return USAGE_ERROR if isinstance(error, ConfigError) else FAILED
+
+
+def load() -> Settings:
+    """The settings from Airflow's configuration.
+
+    :raises ConfigError: an option is wrong; the message names it.
+    """
+    from airflow.configuration import conf
+
+    return load_settings(conf, conf.get("core", "fernet_key", fallback=""))
+
+
+@asynccontextmanager
+async def redis_client(
+    role: Role, settings: Settings, team: str | None, shutdown: Shutdown, timeout_s: float = REDIS_TIMEOUT_S
+) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client, once Redis has answered or shutdown was requested. Enter it last: it also freezes the garbage collector.
+
+    :raises ConfigError: Redis can never work like this: wrong password, a Redis Cluster, too old.
+    """
+    await _wait_for_redis(role, settings, team, shutdown)
+    client = connect_async(settings, timeout_s=timeout_s)
+    # Imported modules live as long as the process: excluding them makes each collection cheaper.
+    gc.collect()
+    gc.freeze()
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shutdown: Shutdown) -> None:
+    backoff = Backoff(0.2, 2.0)
+    while not shutdown.requested:
+        try:
+            for warning in await asyncio.to_thread(_check_redis, settings):
+                log.warning("%s", warning)
+            return
+        except RedisUnavailable as error:
+            if not backoff.failures:
+                log.warning("Waiting for Redis: %s", error)
+            health.write(role, team, 0.0)
+            await shutdown.wait(backoff.failed())
+
+
+def _check_redis(settings: Settings) -> list[str]:
+    with connect(settings, timeout_s=REDIS_TIMEOUT_S) as client:
+        return check(client)
