@@ -73,7 +73,9 @@ def test_a_namespace_that_does_not_exist_has_no_pods(server: Server) -> None:
 
 def test_a_path_that_is_not_there_is_no_pod_that_is_gone(server: Server, seven: list[str]) -> None:
     """What a wrong address, a gateway or an API server that only begins answers with."""
-    refusal(lambda api: api._connection.request_json("GET", f"{server.pods_path}/{seven[0]}/podrelay-none"), Unreachable)
+    refusal(
+        lambda api: api._connection.request_json("GET", f"{server.pods_path}/{seven[0]}/podrelay-none"), Unreachable
+    )
 
 
 def test_the_watchers_own_selector(server: Server, name: str) -> None:

@@ -1,4 +1,4 @@
-"""One request per function: what is sent, and which error each kind of answer becomes."""
+"""One request per method: what is sent, and which error each kind of answer raises."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [
     (refuses(500, "", "etcdserver: leader changed"), Overloaded, {}),
     (answers("<html>log in</html>", 302, Location="/login"), Unreachable, {"message": "Found"}),
     (answers("Too many requests, please try again later.", 429, Retry_After="1"), Throttled, {"retry_after_s": 1.0}),
-    # What is no Status comes from something before the API server, which knows nothing of pods.
+    # Without a Status the answer comes from a gateway before the API server, which knows nothing about pods.
     (answers("404 page not found", 404), Unreachable, {"status": 404}),
     (answers("default backend - 404", 404), Unreachable, {"status": 404}),
     (answers({"type": "error", "message": "cluster not found"}, 404), Unreachable, {"status": 404}),
@@ -190,7 +190,7 @@ def test_watch_failures() -> None:
         async with scripted(streams(event("ADDED"), then="hang")) as (_, api):
             with pytest.raises(Silent):
                 await collect(api, silence_s=0.3)
-        # A limit for requests is none for a watch: bookmarks come about once a minute, and often less.
+        # The request timeout does not apply to a watch: bookmarks come about once a minute, often less.
         async with scripted(streams(event("ADDED"), then="hang"), read_s=0.1) as (_, api):
             with pytest.raises(Silent, match="for 0.6 s"):
                 await collect(api, silence_s=0.6)
@@ -266,7 +266,7 @@ def test_a_401_reads_the_credentials_once_for_many_requests(monkeypatch: pytest.
             monkeypatch.setattr(kube_connection, "load_credentials", load)
             assert len(await asyncio.gather(*(api.get_pod("default", "a") for _ in range(20)))) == 20
             assert len(loads) == 1
-            # Credentials that stay refused are not read again for every request.
+            # Credentials that stay rejected are not loaded again for every request.
             script.steps = [refuses(401, "Unauthorized")]
             for _ in range(3):
                 with pytest.raises(Unauthorized):
@@ -362,7 +362,7 @@ def test_access_by_a_client_factory(
     run(test)
 
 
-def test_warnings_of_the_server_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_of_the_server_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     text = 'would violate PodSecurity \\"restricted:latest\\": allowPrivilegeEscalation'
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""Options of `[kubernetes_executor]` that say how to reach the API server, each with a value that is not its default."""
+"""Options of `[kubernetes_executor]` for access to the API server, each with a value other than its default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tell = Callable[..., None]
 
 @pytest.fixture
 def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
-    """Write options, of a team where one is named."""
+    """Set options, of a team if one is named."""
 
     def write(team: str = "", **options: str) -> None:
         prefix = f"{team.upper()}___" if team else ""
@@ -49,7 +49,7 @@ def test_the_context_that_is_named_is_used(kubeconfig: Path, tell: Tell) -> None
 
 
 def test_the_request_timeout_of_a_team_is_its_own(kubeconfig: Path, tell: Tell) -> None:
-    """No option of a team falls back to the one without its prefix (item 122)."""
+    """No option of a team falls back to the one without its prefix."""
     tell(kube_client_request_args='{"_request_timeout": 7}')
     tell("red", kube_client_request_args='{"_request_timeout": [3, 9]}')
 

@@ -1,4 +1,4 @@
-"""Being let in, over real TLS: certificates, tokens that change, exec plugins, server names, proxies; by kubeconfig alone."""
+"""Access over real TLS by kubeconfig alone: certificates, rotated tokens, exec plugins, server names, proxies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Authority:
 
     @classmethod
     def make(cls, folder: Path) -> Authority:
-        """As kubeadm's: key usages, and the identifiers that strict verification asks for."""
+        """Like kubeadm's: with key usages and the identifiers that strict verification requires."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = x509.KeyUsage(True, False, True, False, False, True, False, False, False)
         builder = _builder("kubernetes", key.public_key()).issuer_name(_name("kubernetes"))
@@ -57,7 +57,7 @@ class Authority:
         return made
 
     def issue(self, name: str, hosts: tuple[str, ...] = (), address: str = "") -> tuple[Path, Path]:
-        """Files of a certificate and of its key."""
+        """The files of a certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
         if address:
@@ -96,7 +96,7 @@ def authority(tmp_path: Path) -> Authority:
 
 # --- an API server behind TLS -------------------------------------------------------------------------------------------
 class Door:
-    """Lets in by token or by client certificate, and remembers what it was shown."""
+    """Accepts a token or a client certificate, and records what it was sent."""
 
     def __init__(self) -> None:
         self.tokens: set[str] = set()
@@ -173,9 +173,9 @@ async def get_pod() -> None:
         await api.get_pod("default", "a")
 
 
-# --- the ways in --------------------------------------------------------------------------------------------------------
+# --- access --------------------------------------------------------------------------------------------------------
 def test_a_client_certificate_inside_the_kubeconfig(authority: Authority, configure: Callable[..., None]) -> None:
-    """As kind, kubeadm and k3s write it."""
+    """A kubeconfig as kind, kubeadm and k3s write it."""
     certificate, key = authority.issue("kubernetes-admin")
 
     async def test() -> None:
@@ -199,7 +199,7 @@ def test_a_client_certificate_inside_the_kubeconfig(authority: Authority, config
 def test_addresses_of_other_forms(
     authority: Authority, configure: Callable[..., None], address: str, server: str, path: str
 ) -> None:
-    """IPv6, and a path before the API's own, as Rancher and other gateways to several clusters have it."""
+    """An IPv6 address, and a path before that of the API, as in Rancher and other gateways to several clusters."""
 
     async def test() -> None:
         async with door(authority, address=address) as made:
@@ -226,7 +226,7 @@ def test_a_server_of_another_authority_is_not_trusted(
             configure(server.port, {"insecure-skip-tls-verify": True}, {"token": "t"})
             await get_pod()
             assert server.shown == ["t"]
-            # The options are Airflow's, and go before what the kubeconfig says.
+            # Airflow's options override the kubeconfig.
             configure(server.port, {**ca(other), "insecure-skip-tls-verify": False}, {"token": "t"})
             with monkeypatch.context() as patch:
                 patch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__VERIFY_SSL", "False")
@@ -240,7 +240,7 @@ def test_a_server_of_another_authority_is_not_trusted(
 
 
 def test_the_name_in_the_certificate_may_be_told(authority: Authority, configure: Callable[..., None]) -> None:
-    """tls-server-name: behind a tunnel or a load balancer that the certificate does not know."""
+    """tls-server-name, for a tunnel or a load balancer that the certificate does not name."""
 
     async def test() -> None:
         async with door(authority, "kubernetes.default.svc", address="") as server:
@@ -255,7 +255,7 @@ def test_the_name_in_the_certificate_may_be_told(authority: Authority, configure
 
 
 def plugin(folder: Path) -> Json:
-    """An exec plugin that prints the token which a file holds, and counts its calls."""
+    """An exec plugin that prints the token from a file and counts its calls."""
     path = folder / "plugin.py"
     path.write_text(f"""#!{sys.executable}
 import json, pathlib
@@ -275,7 +275,7 @@ print(json.dumps({{**kind, "status": {{"token": token}}}}))
 def test_a_token_that_changes_is_read_again(
     authority: Authority, configure: Callable[..., None], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many requests meet the change at once: all succeed, the credentials are read once, no token is logged."""
+    """Many requests fail at the same moment: all succeed after one reload, and no token is logged."""
     monkeypatch.setattr(kube_connection, "RELOAD_PAUSE_S", 0.1)
     token = tmp_path / "token"
     ways: dict[str, Callable[[], Json]] = {
@@ -365,7 +365,7 @@ def test_requests_go_through_the_proxy_that_the_kubeconfig_names(
 def test_the_environments_proxy_spares_networks_too(
     authority: Authority, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch, exempt: str, asked: bool
 ) -> None:
-    """Inside a cluster the API server is an address, and NO_PROXY names the network of the services."""
+    """Inside a cluster the API server is an IP address, and NO_PROXY contains the network of the services."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", exempt)
 
@@ -383,7 +383,7 @@ def test_the_environments_proxy_spares_networks_too(
 
 
 def test_a_blocking_clients_own_exemption_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes' blocking client, which a client_factory makes, keeps the environment's proxy beside what it spares."""
+    """The blocking client of a client_factory stores the environment's proxy together with its exemptions."""
     from kubernetes.client import Configuration
 
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
@@ -408,7 +408,7 @@ def test_a_proxy_that_does_not_speak_http_is_refused_at_the_start(
 def test_an_authority_that_was_replaced_is_read_again(
     authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file of a pod's service account, or a kubeconfig, is kept up to date while the process lives."""
+    """The service account of a pod, or a kubeconfig, changes on disk while the process runs."""
     monkeypatch.setattr(kube_connection, "RELOAD_PAUSE_S", 0.0)
     (tmp_path / "other").mkdir()
     other = Authority.make(tmp_path / "other")
@@ -422,7 +422,7 @@ def test_an_authority_that_was_replaced_is_read_again(
                 for _ in range(2):
                     with pytest.raises(Unreachable, match="(?i)certificate"):
                         await api.get_pod("default", "a")
-                assert api._connection._session is session, "what has not changed breaks no connection"
+                assert api._connection._session is session, "an unchanged authority closes no connection"
                 configure(server.port, ca(other), {"token": "t"})
                 await api.get_pod("default", "a")
 

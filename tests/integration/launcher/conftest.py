@@ -36,14 +36,14 @@ spec:
   restartPolicy: Never
   containers: [{name: base, image: "apache/airflow:3.3.2"}]
 """
-# Importing Airflow takes seconds: launcher processes are forked from one that has done it.
+# Importing Airflow takes seconds: launcher processes are forked from a process that has imported it.
 _NURSERY = multiprocessing.get_context("forkserver")
 _NURSERY.set_forkserver_preload(["podrelay_workers.launcher.process"])
 TOKEN = "tok3n-that-nobody-may-see"
 
 
 def launcher_main(environment: dict[str, str], log: str) -> None:
-    """Become a launcher, as `python -m podrelay_workers.launcher.process` does."""
+    """Run a launcher in this process, as `python -m podrelay_workers.launcher` does."""
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 2)
@@ -53,7 +53,7 @@ def launcher_main(environment: dict[str, str], log: str) -> None:
 
 
 class Bench:
-    """One deployment: offers launches as a scheduler would, and looks at what became of them."""
+    """One deployment: offers launches like a scheduler and inspects their outcomes."""
 
     def __init__(self, url: str, api: PodApi, folder: Path) -> None:
         self.api = api
@@ -69,7 +69,7 @@ class Bench:
         self.kubeconfig = api.kubeconfig(folder)
         self.processes: list[BaseProcess] = []
 
-    # --- the scheduler's side -----------------------------------------------------------------------------------------
+    # --- scheduler ----------------------------------------------------------------------------------------------------
     def request(self, number: int = 0, **changes: Any) -> LaunchRequest:
         values: dict[str, Any] = {
             "launch_id": str(uuid.uuid4()), "attempt": 0, "kind": "task", "subject": f"ti-{uuid.uuid4()}",
@@ -86,7 +86,7 @@ class Bench:
         self.offer(*requests)
         return requests
 
-    # --- what became of it --------------------------------------------------------------------------------------------
+    # --- outcomes -----------------------------------------------------------------------------------------------------
     def ledger(self, request: LaunchRequest) -> dict[str, str]:
         return self.redis.hgetall(self.names.launch(request.launch_id))
 
@@ -123,7 +123,7 @@ class Bench:
         }
 
     def start_process(self, **environment: str) -> BaseProcess:
-        """A launcher as a process of its own, its log in the folder."""
+        """A launcher in a separate process, with its log in the folder."""
         log = self.folder / f"launcher{len(self.processes)}.log"
         process = _NURSERY.Process(target=launcher_main, args=(self.environment() | environment, str(log)))
         process.start()
@@ -143,7 +143,7 @@ class Bench:
 
     @asynccontextmanager
     async def launcher(self, **changes: Any) -> AsyncIterator[Any]:
-        """A launcher inside the test's loop. `changes` are settings, or `wait_limit` and `team`."""
+        """A launcher in the test's event loop. `changes` are settings, or `wait_limit` and `team`."""
         from dataclasses import replace
 
         from podrelay_workers.kube.client import PodClient
@@ -186,7 +186,7 @@ def bench(redis_url: str, api: PodApi, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """Wait until it holds; its value."""
+    """Wait until the condition holds; its value."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

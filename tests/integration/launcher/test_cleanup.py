@@ -1,4 +1,4 @@
-"""Clean-up jobs: delete, done, revoke; beside launches, by uid, and without noise where there is nothing left to do."""
+"""Clean-up jobs (delete, done, revoke): by uid, beside launches, and silent when nothing is left to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.launcher.conftest import Bench, until
 
 
 def launch_of(what: str) -> str:
-    """The launch whose pod a test calls by this word."""
+    """The launch of the pod that a test calls by this name."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, what))
 
 
@@ -42,7 +42,7 @@ def put_pod(bench: Bench, what: str, uid: str = "u1", deployment: str = "default
 
 
 def left(bench: Bench) -> set[str]:
-    """The pods that are still there, by their words."""
+    """The names of the pods that still exist."""
     return {name.rpartition("-")[0].rpartition("-")[0] for _, name in bench.api.pods}
 
 
@@ -95,7 +95,7 @@ def test_each_action(bench: Bench) -> None:
 
     asyncio.run(scenario())
     assert left(bench) == {"b", "d", "e", "f"}
-    assert deleted == {"a": {}, "c": {identifiers.LABEL_REVOKED: "True"}}, "marked before it goes"
+    assert deleted == {"a": {}, "c": {identifiers.LABEL_REVOKED: "True"}}, "labelled before it is deleted"
     assert marks(bench, "b") == {identifiers.LABEL_DONE: "True"}
     assert marks(bench, "d") == marks(bench, "e") == marks(bench, "f") == {}
     assert bench.in_hand() == 0
@@ -134,11 +134,11 @@ def test_a_revoked_pod_goes_only_while_no_container_has_started(bench: Bench) ->
 
     asyncio.run(scenario())
     assert left(bench) == {"runs", "starts", "ended", "stranger", "late"}
-    assert not marks(bench, "late"), "the watcher follows no pod that is marked"
+    assert not marks(bench, "late"), "the watcher ignores labelled pods"
 
 
 def test_a_thousand_pods_cost_a_thousand_requests(bench: Bench) -> None:
-    """Also where each acknowledgement is repeated, and several launchers serve the queue; none finds its pod gone."""
+    """Also when acknowledgements are repeated and several launchers serve the queue: no request meets a deleted pod."""
     count = 1000
     asked: list[tuple[str, bool]] = []
 
@@ -184,7 +184,7 @@ def test_a_refusal_is_told_once_and_disturbs_nothing(bench: Bench, caplog: pytes
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(scenario())
-    assert len([record for record in caplog.records if "Clean-up is refused" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "Clean-up refused" in record.getMessage()]) == 1
 
 
 def test_a_failing_server_is_waited_for(bench: Bench) -> None:
@@ -237,7 +237,7 @@ def test_a_conflict_that_is_not_about_the_pods_identity_is_tried_again(bench: Be
 
 
 def test_a_label_reaches_no_other_pod_of_that_name(bench: Bench) -> None:
-    """The uid inside a patch is a precondition to the API server."""
+    """For the API server, the uid in a patch is a precondition."""
     put_pod(bench, "a", uid="newer")
     job = order(bench, "done", "a", uid="older")
 
@@ -250,11 +250,11 @@ def test_a_label_reaches_no_other_pod_of_that_name(bench: Bench) -> None:
 
 
 def test_what_the_ledger_was_made_to_say_touches_no_pod_of_another_launch(bench: Bench) -> None:
-    """A revocation names the pod that the ledger knows, and whoever can write to Redis can write that."""
+    """A revocation takes its pod from the ledger, which any client of Redis can write."""
     for what in ("victim", "good"):
         put_pod(bench, what)
     forged = [
-        "victim",  # not of podrelay at all
+        "victim",  # not created by podrelay
         pod_of("victim"),
         identifiers.pod_name("x", launch_of("2"), 1),  # of another attempt
         f"{identifiers.pod_name('x', launch_of('3'), 0)}./../{pod_of('victim')}",
@@ -280,7 +280,7 @@ def test_what_the_ledger_was_made_to_say_touches_no_pod_of_another_launch(bench:
 
 
 def test_a_revocation_reaches_only_a_pod_that_says_itself_whose_it_is(bench: Bench) -> None:
-    """The name may be right and the launch another deployment's, or its task another than the one that was looked up."""
+    """The name matches, but the pod belongs to another deployment or to another task."""
     put_pod(bench, "theirs", deployment="other")
     for what in ("subject", "late", "ours", "waits"):
         put_pod(bench, what)

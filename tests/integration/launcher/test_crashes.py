@@ -1,4 +1,4 @@
-"""Launchers as processes: killed, frozen, stopped and misconfigured at any moment; nothing is lost and nothing doubled."""
+"""Launcher processes, killed, suspended, stopped or misconfigured: no launch is lost and none gets two pods."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_two_launchers_share_a_queue_and_one_is_killed(bench: Bench) -> None:
         first.kill()
         killed = time.monotonic()
         await until(lambda: bench.states(requests) == {"created": 400}, 20)
-        # What it held is taken over within a lease and the time between two looks.
+        # Another launcher takes over within a lease and one interval of the reaper.
         assert time.monotonic() - killed < 1.5 * bench.settings.launch_lease_s + 2.5
         launchers = {bench.ledger(request)["launcher"] for request in requests}
         assert len(launchers) == 2
@@ -64,7 +64,7 @@ def test_a_frozen_launcher_creates_nothing_after_its_lease(bench: Bench) -> None
         os.kill(frozen.pid or 0, signal.SIGSTOP)
         await asyncio.sleep(0.5)
         held = bench.in_hand()
-        # A newer launch takes the place of each one that it holds; its own may not come to life again.
+        # Other launchers create what it holds; it must not create any of them when it resumes.
         waiting = [request for request in requests if bench.ledger(request)["state"] == "claimed"]
         assert held
         async with bench.launcher():
@@ -105,7 +105,7 @@ def test_sigterm_finishes_what_is_in_flight_and_puts_the_rest_back(bench: Bench)
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"AIRFLOW__PODRELAY__LAUNCHER_CONCURRENCY": "many"}, "[podrelay] launcher_concurrency"),
         ({"AIRFLOW__PODRELAY__FERNET_KEY": "short"}, "[podrelay] fernet_key"),
@@ -113,12 +113,12 @@ def test_sigterm_finishes_what_is_in_flight_and_puts_the_rest_back(bench: Bench)
     ],
     ids=["number", "key", "json"],
 )
-def test_a_wrong_option_is_one_clear_line(bench: Bench, environment: dict[str, str], told: str) -> None:
+def test_a_wrong_option_is_one_clear_line(bench: Bench, environment: dict[str, str], message: str) -> None:
     process = bench.start_process(**environment)
     assert ended(process, START_S) == 2
     last = bench.log_of(0).strip().splitlines()[-1]
     assert last.startswith("podrelay: ")
-    assert told in last
+    assert message in last
     assert "Traceback" not in bench.log_of(0)
 
 
@@ -155,7 +155,7 @@ def test_a_password_that_redis_refuses_is_one_clear_line(bench: Bench, tmp_path:
 def test_redis_away_at_start_is_waited_for(bench: Bench, tmp_path: Path) -> None:
     from tests.harness.redis_server import RedisServer
 
-    server = RedisServer(tmp_path)  # not started: nobody listens on its port
+    server = RedisServer(tmp_path)  # not started: its port is closed
     process = bench.start_process(AIRFLOW__PODRELAY__REDIS_URL=server.url)
 
     async def scenario() -> None:
@@ -172,7 +172,7 @@ def test_redis_away_at_start_is_waited_for(bench: Bench, tmp_path: Path) -> None
 
 
 def test_redis_that_dies_and_returns_empty(bench: Bench, tmp_path: Path) -> None:
-    """A launcher never ends for Redis; what was lost is offered again by the scheduler."""
+    """A launcher survives the loss of Redis; the scheduler offers lost launches again."""
     from dataclasses import replace
 
     from podrelay.store.circuit_breaker import CircuitBreaker
@@ -198,7 +198,7 @@ def test_redis_that_dies_and_returns_empty(bench: Bench, tmp_path: Path) -> None
 
 
 def test_a_launcher_takes_over_as_soon_as_it_starts(bench: Bench) -> None:
-    """Launchers that are killed sooner than they look for the first time would never take over (kill-launchers, seed 1)."""
+    """Launchers that are killed before their first reap would never take over."""
     requests = bench.offer_many(20)
     lost = asyncio.run(_claim(bench, 20))
     assert lost == 20
@@ -215,9 +215,9 @@ def test_a_launcher_takes_over_as_soon_as_it_starts(bench: Bench) -> None:
 
 
 async def _claim(bench: Bench, most: int) -> int:
-    """What a launcher had in hand that was killed."""
+    """Claim jobs as a launcher that is then killed."""
     client = connect_async(bench.settings)
-    intake = JobQueue(client, bench.settings, bench.cipher, "launch", "a-launcher-that-is-dead", "default")
-    jobs = (await intake.claim(most)).jobs
+    queue = JobQueue(client, bench.settings, bench.cipher, "launch", "a-launcher-that-is-dead", "default")
+    jobs = (await queue.claim(most)).jobs
     await client.aclose()
     return len(jobs)

@@ -1,4 +1,4 @@
-"""Schedulers that have launches of one priority waiting are served in turn, and nothing else changes by that."""
+"""Schedulers with launches of equal priority are served in turn; nothing else changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scenario = Callable[[JobQueue], Awaitable[Any]]
 
 
 def run(bench: Bench, scenario: Scenario) -> Any:
-    """A scenario with an intake of the launch queues."""
+    """Run a scenario with a `JobQueue` of launches."""
 
     async def inside() -> Any:
         client = connect_async(bench.settings)
@@ -42,7 +42,7 @@ def ids(jobs: list[Job]) -> list[str]:
 
 
 async def claimed(intake: JobQueue, most: int, calls: int = 1_000_000) -> list[str]:
-    """What so many claims bring, or all that there is."""
+    """The jobs of this many claims, or of all."""
     found: list[str] = []
     for _ in range(calls):
         claim = await intake.claim(most)
@@ -53,7 +53,7 @@ async def claimed(intake: JobQueue, most: int, calls: int = 1_000_000) -> list[s
 
 
 def shown(bench: Bench) -> list[str]:
-    """The launch queues that rq-dashboard lists, without what all their names begin with."""
+    """The launch queues that rq-dashboard lists, without their common prefix."""
     base = redis_keys.rq_queue(bench.names.launch_queue("default"))
     return sorted(key.removeprefix(base) for key in bench.redis.smembers(redis_keys.RQ_QUEUES) if key.startswith(base))
 
@@ -122,7 +122,7 @@ def test_the_order_of_one_scheduler_stays(bench: Bench) -> None:
         for turn in range(30):
             for owner, count in (("a", 9), ("b", 4), ("c", turn % 3)):
                 offered[owner] += jobs_of(bench.offer_many(count, owner=owner))
-            # Now and then all that waits is taken, and another becomes the first.
+            # Now and then every waiting job is claimed, and another scheduler becomes the first.
             found += await claimed(intake, 64) if turn % 10 == 9 else ids((await intake.claim(11)).jobs)
         for owner, sent in offered.items():
             assert [job for job in found if job in set(sent)] == sent, owner
@@ -173,7 +173,7 @@ def test_the_lowest_share_goes_in_turn_too(bench: Bench) -> None:
     run(bench, scenario)
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- what tools see ---------------------------------------------------------------------------------------------------
 def test_a_scheduler_alone_has_the_levels_queues_only(bench: Bench) -> None:
     async def scenario(intake: JobQueue) -> None:
         for _ in range(5):
@@ -198,7 +198,7 @@ def test_a_side_queue_is_listed_while_something_is_in_it(bench: Bench) -> None:
         assert shown(bench) == [""]
         assert not bench.redis.exists(bench.names.fair_queues("default"))
         assert {bench.ledger(request)["queue"] for request in first + second} == {bench.names.launch_queue("default")}
-        # Nobody waits by now: whoever comes first has the level's queue.
+        # No launch waits now: the next scheduler gets the level's queue.
         bench.offer_many(1, owner="b")
         bench.offer_many(1, owner="a")
         assert shown(bench) == ["", ".by-a"]
@@ -230,7 +230,7 @@ def test_status_counts_what_waits_beside_a_level(bench: Bench, monkeypatch: pyte
     bench.offer_many(2, owner="b", priority=8)
 
     async def scenario(intake: JobQueue) -> None:
-        # Leaves the place of the last turn beside the fair queues.
+        # Leaves the field with the last served owner beside the fair queues.
         await intake.finish([back(job) for job in (await intake.claim(8)).jobs])
 
     run(bench, scenario)
@@ -349,7 +349,7 @@ def test_the_clean_up_queue_has_no_side(bench: Bench) -> None:
 
 
 def test_a_launcher_serves_two_schedulers(bench: Bench) -> None:
-    """The whole way: pods of the second begin to be made while those of the first wait."""
+    """End to end: pods of the second scheduler are created while launches of the first still wait."""
     bench.api.latency_s = 0.02
     backlog = bench.offer_many(300, owner="a")
 

@@ -1,4 +1,4 @@
-"""One launcher and what may be wrong with a launch: only what is current, genuine and possible becomes a pod."""
+"""One launcher: only a current, genuine and valid launch gets a pod."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_withdrawn_and_superseded_launches_get_no_pod(bench: Bench) -> None:
     during(bench, scenario)
     made = {pod["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] for pod in bench.api.pods.values()}
     assert made == {newer.launch_id, wanted.launch_id}
-    assert bench.ledger(replaced)["state"] == "withdrawn", "in the step that offered the newer one"
+    assert bench.ledger(replaced)["state"] == "withdrawn", "withdrawn in the step that offered the newer launch"
     assert bench.redis.exists(f"rq:job:{replaced.launch_id}_0") == 0
 
 
@@ -131,7 +131,7 @@ def test_a_launch_that_is_withdrawn_while_its_pod_is_made_loses_the_pod(bench: B
 
 
 def test_a_pod_that_began_before_its_launcher_could_say_so_is_left(bench: Bench) -> None:
-    """The launcher did not reach Redis for a while: by then the pod may run the task, whatever became of its launch."""
+    """While the launcher could not reach Redis, the pod may have started its task; it then keeps running."""
     request = bench.request()
     bench.api.latency_s = 0.3
     bench.api.fault = lambda _, pod: pod.update(status={"phase": "Running"})
@@ -151,7 +151,7 @@ def test_a_pod_that_began_before_its_launcher_could_say_so_is_left(bench: Bench)
 def test_a_launch_that_is_withdrawn_while_it_waits_for_its_template_gets_no_pod(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hook that takes longer than a lease: the renewal finds out that nobody wants the pod any more."""
+    """The hook takes longer than a lease: renewing it shows that the launch was withdrawn."""
     monkeypatch.setattr("airflow.settings.pod_mutation_hook", lambda pod: time.sleep(2.0))
     request = bench.request()
     bench.offer(request)
@@ -336,13 +336,13 @@ def test_poison_goes_to_quarantine_and_the_rest_goes_on(bench: Bench) -> None:
     call[2][0] = call[2][0][:50] + ("A" if call[2][0][50] != "A" else "B") + call[2][0][51:]
     forge(bench, flipped, json.dumps(call))
     forge(bench, replayed, bench.redis.hget(f"rq:job:{good.launch_id}_0", "data") or "")
-    # A stranger's job, and one that nobody offered.
+    # A foreign job, and one that was never offered.
     queue = redis_keys.rq_queue(bench.names.launch_queue("default"))
     for job in ("evil", f"{good.launch_id}x_0"):
         bench.redis.hset(f"rq:job:{job}", mapping={"status": "queued", "data": pickle.dumps(Gadget()), "origin": "x"})
         bench.redis.rpush(queue, job)
 
-    # And one whose keys are of another type.
+    # And one whose keys have unexpected types.
     bench.redis.set("rq:job:0-0_0", "x")
     bench.redis.lpush(queue, "0-0_0")
 
@@ -352,9 +352,9 @@ def test_poison_goes_to_quarantine_and_the_rest_goes_on(bench: Bench) -> None:
 
     during(bench, scenario)
     assert bench.api.calls["create"] == 1
-    told = json.dumps(bench.quarantined())
-    assert "gAAAA" not in told
-    assert TOKEN not in told
+    entries = json.dumps(bench.quarantined())
+    assert "gAAAA" not in entries
+    assert TOKEN not in entries
     for request in (gadget, function, flipped, replayed):
         assert bench.redis.hget(f"rq:job:{request.launch_id}_0", "status") == "failed"
 

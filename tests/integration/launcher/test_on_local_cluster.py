@@ -1,4 +1,4 @@
-"""The same launcher against the real local cluster: its quota, its faults, its audit of every request."""
+"""A launcher against the local cluster, with its quota, its faults and its audit of every request."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_full_quota_costs_at_most_as_many_refusals_as_pods(real: Bench, cluste
                 await asyncio.to_thread(cluster.vanish_pod, "default", pod["metadata"]["name"])
 
     async def scenario() -> None:
-        ending = asyncio.ensure_future(end_pods())
+        ending = asyncio.create_task(end_pods(), name="end pods")
         async with real.launcher():
             await until(lambda: real.states(requests) == {"created": 60}, 60)
         ending.cancel()

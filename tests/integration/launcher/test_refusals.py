@@ -1,4 +1,4 @@
-"""What a real API server says beside yes and no: lost answers behind admission, webhooks, quoted arguments."""
+"""Refusals of a real API server: admission after a lost answer, webhooks, messages that quote arguments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def full(pod: Json) -> web.Response:
 
 
 def test_a_pod_whose_answer_was_lost_is_found_behind_the_quota_that_it_fills(bench: Bench) -> None:
-    """Admission comes before the check of the name: the pod itself is why the second request is refused."""
+    """Admission runs before the name is checked: the pod itself causes the second request to be refused."""
     request = bench.request()
     bench.api.lose_answers = 1
     bench.api.fault = lambda _, pod: full(pod) if bench.api.pods else None
@@ -63,7 +63,7 @@ def test_a_timed_out_creation_that_took_effect_is_found_where_the_next_try_is_re
 
 
 def test_a_launch_whose_time_is_up_is_looked_for_before_it_is_given_up(bench: Bench) -> None:
-    """It was tried (504, and the pod came to be), then stood behind its namespace's quota until its wait limit."""
+    """The first try was answered 504 and created the pod; the launch then waited for quota up to its wait limit."""
     late, other = bench.request(1), bench.request(2)
 
     def fault(_: web.Request, pod: Json) -> web.Response | None:
@@ -101,8 +101,8 @@ def test_no_message_that_quotes_the_pod_shows_its_token(
     (result,) = bench.results()
     assert "***" in result.message
     failure = bench.redis.xrange(f"rq:results:{request.launch_id}_0")
-    for told in (result.message, caplog.text, str(bench.ledger(request)), unpacked(failure)):
-        assert TOKEN[:13] not in told
+    for text in (result.message, caplog.text, str(bench.ledger(request)), unpacked(failure)):
+        assert TOKEN[:13] not in text
 
 
 def unpacked(entries: Any) -> str:
@@ -117,7 +117,7 @@ def unpacked(entries: Any) -> str:
 
 
 def test_one_pod_that_the_server_stumbles_over_does_not_stop_the_others(bench: Bench) -> None:
-    """It waits longer each time; others go on in between."""
+    """It waits longer each time; other launches continue meanwhile."""
     bad = bench.request(99)
     bench.api.fault = lambda _, pod: (
         status(500, "InternalError", "Internal error occurred: no such thing")
@@ -139,7 +139,7 @@ def test_one_pod_that_the_server_stumbles_over_does_not_stop_the_others(bench: B
 
 
 def test_a_server_that_ends_its_connections_between_requests_gets_each_pod_once(bench: Bench) -> None:
-    """As in a rolling restart, or after a load balancer's idle time: a kept connection ends without a word."""
+    """As in a rolling restart, or after a load balancer's idle timeout: a kept connection closes without an answer."""
     requests = bench.offer_many(20)
     kept: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Quota, throttling and an ailing API server: launches wait, together, and none is lost or failed for it."""
+"""Quota, throttling and a failing API server: launches wait together; none is lost or failed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_no_launcher_creates_inside_a_retry_after_window(bench: Bench) -> None:
             await until(lambda: bench.states(requests) == {"created": 200}, 20)
 
     asyncio.run(scenario())
-    # What was under way when the answer came cannot be taken back: a round trip and a message to the other launcher.
+    # Requests sent before the answer arrived cannot be recalled: one round trip, and one message to the other launcher.
     inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[-1] + 1.0]
     assert inside == []
     assert set(bench.api.names.values()) == {1}
@@ -42,7 +42,7 @@ def test_a_launcher_that_cannot_reach_redis_obeys_retry_after_by_itself(bench: B
 
     def throttle(_: web.Request, __: Json) -> web.Response | None:
         if not refused:
-            bench.redis.client_pause(2500)  # Redis hears nobody from now on: the launcher has only its own memory
+            bench.redis.client_pause(2500)  # Redis stops answering: the launcher relies on its own memory
             refused.append(time.monotonic())
         return status(429, "TooManyRequests", "slow down", retry_after="6")
 
@@ -51,7 +51,7 @@ def test_a_launcher_that_cannot_reach_redis_obeys_retry_after_by_itself(bench: B
         bench.api.fault = throttle
         async with bench.launcher(launch_lease_s=30.0):
             await until(lambda: refused)
-            # More is in hand than is sent: the rest comes when the first have failed to tell Redis.
+            # More jobs are held than sent: the rest are sent once the first have failed to reach Redis.
             await asyncio.sleep(4.5)
 
     asyncio.run(scenario())
@@ -75,7 +75,7 @@ def test_a_new_launcher_obeys_retry_after_though_redis_lost_its_data(bench: Benc
             await asyncio.sleep(0.3)
             bench.redis.flushall()
             await asyncio.sleep(1.0)
-            again = bench.offer_many(20)  # as a scheduler does after lost data
+            again = bench.offer_many(20)  # as a scheduler does after data loss
             async with bench.launcher():
                 await until(lambda: bench.states(again) == {"created": 20}, 15)
 
@@ -96,7 +96,7 @@ def test_a_full_quota_costs_few_refusals(bench: Bench) -> None:
                 bench.api.pods.pop(key, None)
 
     async def scenario() -> None:
-        ending = asyncio.ensure_future(end_pods())
+        ending = asyncio.create_task(end_pods(), name="end pods")
         async with bench.launcher(), bench.launcher():
             await until(lambda: bench.states(other) == {"created": 5}, 20, "another namespace is not held up")
             await until(lambda: bench.states(requests) == {"created": 60}, 60)
@@ -111,7 +111,7 @@ def test_users_hear_of_a_launch_that_waits_for_quota(bench: Bench) -> None:
     request = bench.request(namespace="full")
     bench.api.quota["full"] = 0
     bench.offer(request)
-    # It was offered a while ago: short waits are no news.
+    # Offered a while ago, because short waits are not reported.
     bench.redis.hset(bench.names.launch(request.launch_id), "t_offered", time.time() - 60)
 
     async def scenario() -> None:
@@ -140,8 +140,8 @@ def test_a_failing_server_is_waited_for(bench: Bench) -> None:
 
     asyncio.run(scenario())
     assert not bench.results()
-    # Two launchers send 16 at once each, and half as many after each pause that was of no use, down to one: however many
-    # launches wait, the outage costs about twice the first try.
+    # Two launchers send 16 requests each, and half as many after each pause that did not help, down to one: the outage costs
+    # about twice the first attempt, however many launches wait.
     assert bench.api.calls["create"] < 50 + 70
 
 
@@ -165,7 +165,7 @@ def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Benc
             await until(lambda: bench.states(first) == {"created": 5})
             bench.offer(bad)
             seen = []
-            for _ in range(15):  # others come and go while the bad one fails again and again
+            for _ in range(15):  # other launches succeed while the bad one keeps failing
                 others = bench.offer_many(4)
                 await asyncio.sleep(0.15)
                 seen.append(bench.states(others))
@@ -179,11 +179,11 @@ def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Benc
     assert seen == [{"created": 4}] * 15
     first_s, second_s, third_s, fourth_s = tries()[:4]
     assert fourth_s - third_s > second_s - first_s, "it waits longer each time"
-    assert {result.outcome for result in bench.results()} <= {"pending"}, "users may hear of it"
+    assert {result.outcome for result in bench.results()} <= {"pending"}, "a wait may be reported"
 
 
 def test_a_webhook_that_is_away_for_one_namespace_holds_up_no_other(bench: Bench) -> None:
-    """Also at the start of a launcher, when nothing has worked yet, and where many launches meet it."""
+    """Also when a launcher has just started, and when many launches fail."""
     bad = bench.offer_many(60, namespace="bad")
     good = bench.offer_many(20, namespace="good")
     message = (
@@ -236,7 +236,7 @@ def fails_with(bench: Bench, answer: Any, wait_limit: WaitLimit) -> Any:
     return next(item for item in bench.results() if item.outcome == "failed")
 
 
-def test_the_wait_limit_fails_a_launch_with_the_servers_message(bench: Bench) -> None:
+def test_patience_ends_with_the_servers_words(bench: Bench) -> None:
     result = fails_with(bench, lambda: status(403, "Forbidden", "pods is forbidden: exceeded quota: q"), WaitLimit(1.5))
     assert (result.reason, result.failure_class, result.pod) == ("QuotaExceeded", "infrastructure", "")
     assert result.message.endswith("exceeded quota: q")

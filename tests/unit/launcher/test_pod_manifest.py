@@ -1,4 +1,4 @@
-"""The pod that is sent is the pod that the provider would make: by table, and for templates and launches of any shape."""
+"""The manifest equals the one that the provider would build, in chosen cases and for generated templates and launches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def written(folder: Path, document: Any, name: str = "template.yaml") -> Path:
 
 
 def stock_pod(document: dict[str, Any], launch: LaunchRequest, image: str | None) -> dict[str, Any]:
-    """What the stock executor would post, from the provider's documented functions."""
+    """The manifest of the stock executor, built by the provider's documented functions."""
     dag_id, task_id, run_id, try_number, map_index = launch.key or (launch.kind, launch.subject, None, 1, -1)
     override = PodGenerator.deserialize_model_dict(launch.pod_override) if launch.pod_override else None
     pod = PodGenerator.construct_pod(
@@ -60,7 +60,7 @@ def stock_pod(document: dict[str, Any], launch: LaunchRequest, image: str | None
 
 
 def without_ours(body: dict[str, Any]) -> dict[str, Any]:
-    """The pod without what podrelay adds; its name is made equal to the stock one."""
+    """The pod without podrelay's additions, and with the stock name."""
     metadata = dict(body["metadata"])
     metadata["name"] = "any"
     metadata["labels"] = {key: value for key, value in metadata["labels"].items() if not key.startswith("podrelay/")}
@@ -145,7 +145,7 @@ def test_the_short_way_makes_the_providers_pod(
         assert without_ours(body) == without_ours(stock_pod(document, item, image))
         assert body["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == LAUNCH
     (kept,) = made._templates.values()
-    assert kept.skeleton is not None, "the short way was not taken"
+    assert kept.skeleton is not None, "fast rendering was not used"
 
 
 @pytest.mark.timeout(60)
@@ -161,7 +161,7 @@ def test_an_override_is_merged_as_the_provider_does(
     item = replace(item, pod_override=override)
     try:
         expected = stock_pod(document, item, "r:t")
-    except Exception:  # noqa: BLE001 - what the provider cannot merge, we refuse
+    except Exception:  # noqa: BLE001 - we refuse what the provider cannot merge
         with pytest.raises(ManifestError):
             manifests(written(tmp_path, document), "r:t").render(item)
         return
@@ -194,7 +194,7 @@ def test_our_name_and_labels_come_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("team", ["default", "a-b_c", "data-", "_data", "-_-", "x" * 50 + "-"])
 def test_the_label_of_any_team_is_one_that_kubernetes_takes(tmp_path: Path, team: str) -> None:
-    """Airflow allows dashes and underscores at both ends of a team's name, Kubernetes allows none in a label's value."""
+    """Airflow allows dashes and underscores at both ends of a team's name; Kubernetes forbids them in a label's value."""
     labels = manifests(written(tmp_path, PLAIN)).render(request(cluster=team))["metadata"]["labels"]
     value = labels[identifiers.LABEL_CLUSTER]
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value)
@@ -300,30 +300,30 @@ def test_a_hook_that_hangs_fails_its_own_launch_only(tmp_path: Path, monkeypatch
     results = asyncio.run(scenario())
     end.set()
     assert [type(item) for item in results] == [dict, ManifestError, dict, dict]
-    assert "did not end within 0.5 s" in str(results[1])
+    assert "did not return within 0.5 s" in str(results[1])
     assert made.hung
 
 
 # --- what is no pod ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("spec: [", "is not one YAML document, line 1"),
         ("kind: Pod\n---\nkind: Pod", "is not one YAML document, line 2: but found another document"),
-        ("", "does not hold a pod"),
-        ("- a", "does not hold a pod"),
-        ("just text", "does not hold a pod"),
+        ("", "does not contain a pod"),
+        ("- a", "does not contain a pod"),
+        ("just text", "does not contain a pod"),
         ("spec: text", "is not a pod"),
         ("spec: {containers: [7]}", "is not a pod"),
         ("metadata: {labels: 7}", "is not a pod"),
     ],
 )
-def test_a_template_that_is_no_pod(tmp_path: Path, content: str, told: str) -> None:
+def test_a_template_that_is_no_pod(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "template.yaml"
     path.write_text(content)
     made = manifests(path)
     for _ in range(2):  # also the second launch
-        with pytest.raises(ManifestError, match=told) as caught:
+        with pytest.raises(ManifestError, match=message) as caught:
             made.render(request())
         assert caught.value.reason == "InvalidPod"
 
@@ -367,7 +367,7 @@ def test_a_failing_hook_and_a_malformed_override(tmp_path: Path, monkeypatch: py
         made.render(request(pod_override={"spec": {"containers": "x"}}))
 
 
-def test_a_template_that_the_short_way_cannot_make_goes_the_providers_way(
+def test_a_template_without_fast_rendering_is_rendered_by_construct_pod(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = manifests(written(tmp_path, PLAIN))
@@ -375,7 +375,7 @@ def test_a_template_that_the_short_way_cannot_make_goes_the_providers_way(
     monkeypatch.setattr(ManifestRenderer, "_filled", lambda *args: {**right(*args), "kind": "Wrong"})
     for _ in range(3):
         assert made.render(request())["kind"] == "Pod"
-    assert len([record for record in caplog.records if "merged anew" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "Fast rendering disabled" in record.getMessage()]) == 1
 
 
 def test_a_template_is_proved_at_start_and_not_by_the_first_launch(

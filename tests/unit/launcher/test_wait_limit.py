@@ -18,7 +18,7 @@ def test_the_default_waits_as_long_as_a_task_may_be_queued(monkeypatch: pytest.M
     assert load_wait_limit(conf, SETTINGS) == WaitLimit(321.0, None)
 
 
-def test_capacity_wait_s_overrides_the_queue_timeout() -> None:
+def test_our_own_option_goes_first() -> None:
     settings = Settings(redis_url="redis://x", fernet_key="", capacity_wait_s=5.0)
     assert load_wait_limit(conf, settings).wait_s == 5.0
 
@@ -34,7 +34,7 @@ def test_the_configured_number_of_tries_counts(
 TEAMS = "AIRFLOW__RED___KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES"
 
 
-def test_a_team_has_its_own_number_of_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_team_has_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with every option: without the team's prefix it does not apply to the team."""
     monkeypatch.setenv(OPTION, "3")
     assert load_wait_limit(conf, SETTINGS, "red").tries_max is None
