@@ -21,7 +21,8 @@ from kubernetes.client import ApiClient
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.settings import Settings
-from podrelay_workers.launcher.pod_manifest import ManifestError, ManifestRenderer, has_mutation_hook
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer, has_mutation_hook
+from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.watcher.process import read_options
 
 LAUNCH = "0192f0c1-aaaa-7bbb-8ccc-0123456789ab"
@@ -144,7 +145,7 @@ def test_the_short_way_makes_the_providers_pod(
         body = made.render(item)
         assert without_ours(body) == without_ours(stock_pod(document, item, image))
         assert body["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == LAUNCH
-    (kept,) = made._templates.values()
+    (kept,) = made._templates.known.values()
     assert kept.skeleton is not None, "fast rendering was not used"
 
 

@@ -14,7 +14,7 @@ from podrelay_workers.kube.errors import Unreachable
 
 
 def encode(body: Json) -> bytes:
-    """JSON from msgspec, several times as fast as from json, which takes what msgspec refuses: half of a surrogate pair."""
+    """JSON by msgspec, several times as fast as by json, which is used for what msgspec refuses: half of a surrogate pair."""
     try:
         return msgspec.json.encode(body)
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):

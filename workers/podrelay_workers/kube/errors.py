@@ -124,7 +124,7 @@ def _is_from_api_server(document: dict[str, Any], status: int, message: str) -> 
 def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
     if status == 409:
         return AlreadyExists if reason == "AlreadyExists" else Conflict
-    # Only the message tells: the reason is Forbidden as for any other refusal. The second passes once the quota is counted.
+    # The reason is Forbidden, as for any other 403: only the message differs. The second passes once the quota is counted.
     if status == 403 and ("exceeded quota" in message or "status unknown for quota" in message):
         return QuotaExceeded
     if status >= 500 and any(sign in message for sign in _TOO_LARGE):

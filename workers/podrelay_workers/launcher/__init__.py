@@ -9,6 +9,7 @@ leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
 pod_manifest   the pod's manifest
+pod_template   template files, read once per version
 pod_creation   creation of the pod, at most once
 pod_ownership  whether a pod belongs to a launch
 error_policy   what an error of the API server means: who waits, how long, or why it fails (pure)

@@ -55,7 +55,7 @@ class ErrorPolicy:
 
 
 class ApiServerHealth:
-    """Tells a failing API server from a single failing launch, one that breaks an admission webhook, for example."""
+    """Distinguishes a failing API server from a single failing launch, for example one that breaks an admission webhook."""
 
     def __init__(self) -> None:
         self._worked = False

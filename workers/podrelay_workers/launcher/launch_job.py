@@ -44,8 +44,9 @@ from podrelay_workers.launcher.job_queue import (
 )
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_creation import PodCreator, SendBlocked
-from podrelay_workers.launcher.pod_manifest import ManifestError, ManifestRenderer
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_ownership import find_own_pod, namespace_of
+from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.redaction import redact
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.wait_limit import WaitLimit

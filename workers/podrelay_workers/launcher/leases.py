@@ -64,8 +64,8 @@ class Leases:
     async def holds(self, job: Job) -> bool:
         """May an effect of this job begin now? False if another launcher may hold the lease, or the job was superseded.
 
-        A process that was suspended finds out here, before it has any effect. With more than a third of the lease left,
-        Redis need not be asked.
+        A process that was suspended finds out here, before it has any effect. No round trip is needed
+        while more than a third of the lease is left.
 
         :raises RedisUnavailable: the answer is unknown.
         """

@@ -11,23 +11,19 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient, Configuration
 
-from podrelay.errors import PodrelayError
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
+from podrelay_workers.launcher.pod_template import ManifestError, PodTemplates, Template
 
 log = logging.getLogger(__name__)
 
@@ -36,35 +32,12 @@ Coordinates = tuple[str, str, "str | None", int, int]
 
 # Longer than any hook that queries a service, shorter than users would wait for a task.
 HOOK_MOST_S = 60.0
-_MESSAGE_MAX = 500
-_CONFIGURED = "[kubernetes_executor] pod_template_file"
-_REQUESTED = "pod_template_file of this task's executor_config, or of its queue's coordinator,"
 
 # The launch that a template is merged with for fast rendering, and the one that proves the result at start.
 _EMPTY = LaunchRequest("x", 0, "task", subject="", key=("x", "x", "", 0, -1), owner="", args=("x",), namespace="")
 _SAMPLE = LaunchRequest(
     "y", 0, "task", subject="ti", key=("dag", "task", "run", 1, 0), owner="1", args=("airflow", "y")
 )
-
-
-class ManifestError(PodrelayError):
-    """The request has no valid manifest; trying again would not help. `reason` is one word, for the task's event log."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message[:_MESSAGE_MAX].encode("utf-8", "replace").decode())
-        self.reason = reason
-
-
-@dataclass
-class _Template:
-    """One version of a template file. `skeleton` is the merged pod for fast rendering, None if that is not used."""
-
-    stamp: tuple[int, int, int]
-    document: Json
-    skeleton: Json | None = None
-    proved: bool = False
-    meta: Json = field(default_factory=dict)
-    container: Json = field(default_factory=dict)
 
 
 class ManifestRenderer:
@@ -83,7 +56,7 @@ class ManifestRenderer:
         self._config = kube_config if kube_config is not None else kube_config_of(team)
         self._hook = has_mutation_hook() if hook is None else hook
         self._hook_most_s = hook_most_s
-        self._templates: dict[str, _Template] = {}
+        self._templates = PodTemplates(self._config.pod_template_file)
         self._sanitize: Callable[[Any], Json] = ApiClient(configuration=Configuration()).sanitize_for_serialization
         self._thread = _one_thread()
         self._began_s = 0.0
@@ -97,7 +70,7 @@ class ManifestRenderer:
         :raises ManifestError: launches without a template of their own will fail with this error.
         """
         if self._hook:
-            self._template(None)
+            self._templates.get(None)
         else:
             self.render(_SAMPLE)
 
@@ -143,7 +116,7 @@ class ManifestRenderer:
 
         :raises ManifestError: there can be no pod; the message gives the reason.
         """
-        template = self._template(request.pod_template_file)
+        template = self._templates.get(request.pod_template_file)
         if not self._is_plain(request):
             return self._construct_manifest(template, request)
         if not template.proved:
@@ -158,7 +131,7 @@ class ManifestRenderer:
         return not self._hook and not request.pod_override and bool(request.args)
 
     # --- rendering by construct_pod -----------------------------------------------------------------------------------
-    def _construct_manifest(self, template: _Template, request: LaunchRequest) -> Json:
+    def _construct_manifest(self, template: Template, request: LaunchRequest) -> Json:
         body = self._construct(template, request)
         metadata = body.setdefault("metadata", {})
         # A hook cannot change the name and labels that keep a launch from having two pods (invariant I1,
@@ -168,7 +141,7 @@ class ManifestRenderer:
         metadata["annotations"] = {**(metadata.get("annotations") or {}), **_our_annotations(request)}
         return body
 
-    def _construct(self, template: _Template, request: LaunchRequest) -> Json:
+    def _construct(self, template: Template, request: LaunchRequest) -> Json:
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
         try:
             # Deserialised for each pod, because a merged pod shares parts with its sources.
@@ -201,7 +174,7 @@ class ManifestRenderer:
             raise ManifestError("InvalidPod", f"template or pod_override is not a pod: {_cause(error)}") from error
 
     # --- fast rendering -----------------------------------------------------------------------------------------------
-    def _prove(self, template: _Template, request: LaunchRequest) -> None:
+    def _prove(self, template: Template, request: LaunchRequest) -> None:
         """Merge the template, and use the result only if it equals that of construct_pod for this launch."""
         template.proved = True
         template.skeleton = self._construct(template, _EMPTY)
@@ -211,7 +184,7 @@ class ManifestRenderer:
             template.skeleton = None
             log.warning("Fast rendering disabled for a pod template: its result differs from construct_pod")
 
-    def _filled(self, template: _Template, request: LaunchRequest) -> Json:
+    def _filled(self, template: Template, request: LaunchRequest) -> Json:
         """The merged pod with the fields of this launch. Unchanged parts are shared by all pods and must not be modified."""
         skeleton = template.skeleton or {}
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
@@ -257,27 +230,6 @@ class ManifestRenderer:
     def _image(self, request: LaunchRequest) -> str | None:
         return request.image or self._config.kube_image
 
-    def _template(self, requested: str | None) -> _Template:
-        """The current template: an edit of the file applies from the next pod on.
-
-        :raises ManifestError: names the option to change.
-        """
-        path = requested or self._config.pod_template_file
-        option = _REQUESTED if requested else _CONFIGURED
-        if not path:
-            raise ManifestError("InvalidPod", f"{_CONFIGURED} is empty: set it to a file with the pod of a worker.")
-        try:
-            seen = os.stat(path)  # noqa: PTH116 - called for each pod; twice as fast as Path.stat
-        except OSError as error:
-            raise ManifestError(
-                "InvalidPod", f"{option} names {path}, which this launcher cannot read ({error.strerror})."
-            ) from error
-        stamp = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
-        known = self._templates.get(path)
-        if known is None or known.stamp != stamp:
-            known = self._templates[path] = _Template(stamp, _read(path, option))
-        return known
-
 
 def _one_thread() -> ThreadPoolExecutor:
     """A single thread, because a user's hook need not be thread-safe."""
@@ -293,25 +245,6 @@ def has_mutation_hook() -> bool:
         return own or bool(settings.get_policy_plugin_manager().hook.pod_mutation_hook.get_hookimpls())
     except AttributeError:  # another version of Airflow: use construct_pod, which is always correct
         return True
-
-
-def _read(path: str, option: str) -> Json:
-    try:
-        document = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ManifestError(
-            "InvalidPod", f"{option} names {path}, which this launcher cannot read ({error.strerror})."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or type(error).__name__
-        raise ManifestError(
-            "InvalidPod", f"{option} names {path}, which is not one YAML document{where}: {why}."
-        ) from error
-    if not isinstance(document, dict) or not document:
-        raise ManifestError("InvalidPod", f"{option} names {path}, which does not contain a pod.")
-    return document
 
 
 def _coordinates(request: LaunchRequest) -> Coordinates:

@@ -16,7 +16,8 @@ from podrelay.settings import Settings
 from podrelay.teams import cluster_of, kube_config_of
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.launcher import Launcher
-from podrelay_workers.launcher.pod_manifest import ManifestError, ManifestRenderer
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.wait_limit import WaitLimit, load_wait_limit
 from podrelay_workers.runtime import process
 from podrelay_workers.runtime.shutdown import Shutdown

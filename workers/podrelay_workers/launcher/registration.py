@@ -1,6 +1,6 @@
 """A launcher's registration as an RQ worker, so that rq-dashboard, `rq info` and `airflow podrelay status` list it.
 
-RQ's own Worker object writes it, in a thread, because it blocks; that object never takes a job. The worker's list of
+RQ's own Worker object writes it, in a thread, because it blocks; that object never runs a job. The worker's list of
 executions stays empty: rq-dashboard's workers page would try to unpickle the job of a busy worker. Used by the launcher.
 """
 
