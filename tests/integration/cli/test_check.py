@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from podrelay.cli.check import NEEDED, Check, run_checks
+from podrelay.cli.check import REQUIRED_PERMISSIONS, Check, run_checks
 
 
 class Reviews(BaseHTTPRequestHandler):
@@ -57,20 +57,20 @@ def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Re
 
 
 def kubernetes(process: str | None = None) -> Check:
-    return [check for check in run_checks(None, process) if check.what == "Kubernetes"][0]
+    return [check for check in run_checks(None, process) if check.name == "Kubernetes"][0]
 
 
 def test_each_process_is_asked_for_what_it_does(reviews: type[Reviews]) -> None:
-    reviews.allowed = set(NEEDED["launcher"])
+    reviews.allowed = set(REQUIRED_PERMISSIONS["launcher"])
     assert kubernetes("launcher").ok
-    assert {(verb, what) for _, verb, what in reviews.asked} == set(NEEDED["launcher"])
+    assert {(verb, what) for _, verb, what in reviews.asked} == set(REQUIRED_PERMISSIONS["launcher"])
     assert {namespace for namespace, *_ in reviews.asked} == {"tasks"}
     both = kubernetes()
     assert not both.ok
     assert "watch pods in tasks" in both.detail
     assert "for the watcher" in both.detail
     assert "create pods" not in both.detail
-    reviews.allowed |= set(NEEDED["watcher"])
+    reviews.allowed |= set(REQUIRED_PERMISSIONS["watcher"])
     assert kubernetes().ok
 
 

@@ -100,7 +100,7 @@ def test_a_server_that_never_answers_is_given_up_as_the_user_says(
 def test_a_server_that_never_answers_is_given_up_without_an_option(
     airflow_db: None, silent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pod_logs, "ANSWER_S", 0.1)
+    monkeypatch.setattr(pod_logs, "READ_TIMEOUT_S", 0.1)
     _, messages, texts = read(silent, tmp_path, monkeypatch)
     assert texts == [""]
     assert "Reading from k8s pod logs failed" in messages[-1]

@@ -77,14 +77,14 @@ class Watcher:
             await self._run()
         finally:
             await end(saying)
-            health.forget("watcher")
+            health.remove("watcher")
 
     async def _say_what_is_heard(self) -> None:
         """For the probe: a standby only needs Redis; the leader is deaf while any of its watches is."""
         while True:
             trouble = self._lead.trouble if self._lead is not None else ""
             health.write("watcher", self._team, self._scripts.last_reply_s, trouble)
-            await asyncio.sleep(health.EVERY_S)
+            await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _run(self) -> None:
         epoch = ""
