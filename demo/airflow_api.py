@@ -42,7 +42,7 @@ class AirflowApi:
         self._token = ""
 
     def health(self) -> dict[str, str | None]:
-        """Component -> `healthy`, `unhealthy`, or None if it has never reported; empty if the server does not answer. No login."""
+        """Component -> `healthy`, `unhealthy`, or None if it never reported; empty without an answer. Needs no login."""
         try:
             answer = self._once("GET", "/api/v2/monitor/health")
         except (OSError, ValueError):

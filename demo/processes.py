@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-# Environment variable of every child. Their children (pods, API server workers) inherit it, so that all can be found and ended.
+# Environment variable of every child. Its own children (pods, API server workers) inherit it, so that all can be ended.
 MARK = "PODRELAY_STACK_HOME"
 
 _TERM_LIMIT_S = 8.0  # then SIGKILL, which loses nothing (invariant I6, docs/architecture.md)

@@ -12,7 +12,7 @@ PAGE = Path(__file__).with_name("options.md")
 _INTRODUCTION = """\
 # Options of `[podrelay]`
 
-Set an option in the section `[podrelay]` of `airflow.cfg`, or in the environment as `AIRFLOW__PODRELAY__<OPTION>`, for example
+Set an option in the section `[podrelay]` of `airflow.cfg`, or in the environment as `AIRFLOW__PODRELAY__<OPTION>`, such as
 `AIRFLOW__PODRELAY__REDIS_URL`. Schedulers, launchers and watchers all read this section: give every process of a deployment
 the same values. `airflow podrelay check` validates them.
 

@@ -26,16 +26,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "string",
         "redis://127.0.0.1:6379/0",
         "URL of the Redis that carries launches and results: redis://, rediss:// (TLS) or unix://, with user and password "
-        "where Redis requires them. Redis 6.2 or newer or Valkey, standalone or under Sentinel. Redis Cluster is not supported.",
+        "where Redis requires them. Redis 6.2 or newer, or Valkey, standalone or under Sentinel; not Redis Cluster.",
         example="rediss://podrelay:password@redis.internal:6379/0",
         sensitive=True,
     ),
     "redis_sentinels": _option(
         "string",
         "",
-        "Addresses (host:port) of the Sentinels, separated by commas. Leave empty without Sentinel. Host and port of the master "
-        "then come from the Sentinels, which are contacted without TLS and password. User, password, database and TLS of "
-        "the master are those of redis_url.",
+        "Addresses (host:port) of the Sentinels, separated by commas. Leave empty without Sentinel. Host and port of the "
+        "master then come from the Sentinels, which are contacted without TLS and password. User, password, database "
+        "and TLS of the master are those of redis_url.",
         example="sentinel-0:26379,sentinel-1:26379,sentinel-2:26379",
     ),
     "redis_sentinel_master": _option(
@@ -44,15 +44,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "redis_timeout_s": _option(
         "float",
         "0.5",
-        "Seconds that one call to Redis may take, including the connection, from 0.05 to 1. It bounds how long a heartbeat of "
-        "the scheduler waits for a Redis that does not answer; the executor then pauses its calls for at least a second. Work "
-        "stays queued until Redis answers again. Use 0.05 for a Redis in the same network, to keep such a heartbeat short.",
+        "Seconds that one call to Redis may take, including the connection, from 0.05 to 1. It bounds how long a heartbeat "
+        "of the scheduler waits for a Redis that does not answer; the executor then pauses its calls for at least a "
+        "second. Work stays queued until Redis answers again. Use 0.05 for a Redis in the same network, to keep such a "
+        "heartbeat short.",
     ),
     "deployment": _option(
         "string",
         "default",
-        "Name of this Airflow deployment. It is part of every Redis key and a label of every pod, so that several deployments "
-        "can share one Redis and one namespace. At most 40 lower-case letters, digits and dashes.",
+        "Name of this Airflow deployment. It is part of every Redis key and a label of every pod, so that several "
+        "deployments can share one Redis and one namespace. At most 40 lower-case letters, digits and dashes.",
     ),
     "fernet_key": _option(
         "string",

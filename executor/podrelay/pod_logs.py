@@ -31,7 +31,7 @@ FAILED = "Reading from k8s pod logs failed: {}"
 def stream_task_log(
     ti: TaskInstance, try_number: int, kube_config: KubeConfig, team: str | None, lines: int
 ) -> tuple[list[str], list[Iterator[str]]]:
-    """Messages for the reader, and the last `lines` lines of the log of the task's pod. Never raises: a message reports errors.
+    """Messages for the reader, and the last `lines` lines of the pod's log. Never raises: a message reports the error.
 
     The pod is found by launch id, or else by the labels of the stock executor. Of several pods the newest is used: every
     attempt of a launch matches. A log that breaks off ends with a line that gives the reason.

@@ -136,7 +136,7 @@ def test_import_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wheel(root: Path) -> set[str]:
-    """The paths of all files that the build backend puts into the wheel of a distribution, but for its metadata."""
+    """The paths of all files that the build backend puts into the wheel of a distribution, except metadata."""
     return {included.distribution_path for included in WheelBuilder(str(root)).recurse_included_files()}
 
 

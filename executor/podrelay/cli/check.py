@@ -114,7 +114,8 @@ def _kubernetes(team: str | None, kube_config: KubeConfig, processes: Sequence[s
         raise ConfigError(
             f"missing permissions: {listed}. Grant them to this user, as in docker/kubernetes/access.yaml.{hint}"
         )
-    return f"{' and '.join(processes)}: all permissions granted in {', '.join(name or 'all namespaces' for name in namespaces)}"
+    where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
+    return f"{' and '.join(processes)}: all permissions granted in {where}"
 
 
 def _missing_permissions(core: Any, namespaces: Sequence[str], processes: Sequence[str]) -> dict[str, list[str]]:

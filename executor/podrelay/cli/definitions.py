@@ -1,4 +1,4 @@
-"""The commands of `airflow podrelay`: names, arguments and help only, because every airflow command imports this module.
+"""The commands of `airflow podrelay`: names, arguments and help only. Every airflow command imports this module.
 
 `podrelay.cli.commands` holds the work and is imported when a command runs.
 """
@@ -12,8 +12,8 @@ _JSON = Arg(("--json",), help="Print JSON.", action="store_true")
 _LAUNCH = Arg(("--launch",), help="Show one launch, by id or pod name.", default=None)
 _PROBE = Arg(
     ("--probe",),
-    help="Readiness probe: exit with 0 if at least one such process runs on this host (in this container) and all of them are "
-    "ready, else with 1. A launcher or a standby watcher is ready while Redis answers it, the leading watcher while the API "
+    help="Readiness probe: exit with 0 if such a process runs on this host (in this container) and all of them are ready, "
+    "else with 1. A launcher or a standby watcher is ready while Redis answers it, the leading watcher while the API "
     "server answers as well. Prints one line.",
     choices=("launcher", "watcher"),
     default=None,
