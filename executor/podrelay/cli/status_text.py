@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from podrelay.protocol.lifecycle import STEPS
+from podrelay.protocol.lifecycle import STEPS, durations_s
 from podrelay.protocol.messages import Json
 
 
@@ -27,15 +27,12 @@ def render_overview(found: Json) -> str:
 def render_launch(entry: dict[str, str]) -> str:
     """The ledger entry of one launch: its fields, then the time of each step with the seconds since the step before."""
     lines = [f"{name:12} {entry[name]}" for name in sorted(entry) if not name.startswith("t_")]
-    before: float | None = None
+    took_s = dict(durations_s(entry))
     for step in STEPS:
-        at = entry.get(f"t_{step}")
-        if not at:
-            continue
-        moment = datetime.fromtimestamp(float(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        since = "" if before is None else f"  +{float(at) - before:.3f} s"
-        lines.append(f"{step:12} {moment}{since}")
-        before = float(at)
+        if at := entry.get(f"t_{step}"):
+            moment = datetime.fromtimestamp(float(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+            since = f"  +{took_s[step]:.3f} s" if step in took_s else ""
+            lines.append(f"{step:12} {moment}{since}")
     return "\n".join(lines)
 
 
