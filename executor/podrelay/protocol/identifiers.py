@@ -27,11 +27,6 @@ LABEL_WORKER = "airflow-worker"
 LABEL_DONE = "airflow_executor_done"
 LABEL_REVOKED = "airflow_pod_revoked"
 
-# --- RQ -----------------------------------------------------------------------------------------------------------
-# The function names in our RQ jobs. Nothing imports them: a launcher compares the text and refuses any other.
-LAUNCH_FUNCTION = "podrelay_workers.launcher.launch"
-CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
-
 _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
 _POD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-(\d+)$")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 STEPS = ("offered", "claimed", "created", "scheduled", "started", "finished", "reported", "acknowledged")
 FIELDS = tuple(f"t_{step}" for step in STEPS)
 # + step: a timer in milliseconds, from the step before that is known.
-METRIC = "podrelay.protocol.lifecycle."
+METRIC = "podrelay.lifecycle."
 
 
 def durations_s(entry: Mapping[str, str]) -> Iterator[tuple[str, float]]:

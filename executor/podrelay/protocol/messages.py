@@ -7,7 +7,6 @@ Sealing (encryption and authentication) is `podrelay.protocol.encryption`'s; thi
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -154,15 +153,6 @@ class CleanupRequest:
         if request.action not in get_args(CleanupAction):
             raise MessageError(f"unknown clean-up action {request.action!r}")
         return request
-
-
-def number_of(text: str | bytes | None) -> float:
-    """A number in a field of Redis that is not sealed: 0 where anything else stands there."""
-    try:
-        number = float(text or 0)
-    except ValueError:
-        return 0.0
-    return number if math.isfinite(number) else 0.0
 
 
 def _encode(what: str, message: Any) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -54,7 +56,7 @@ def check(client: redis.Redis) -> list[str]:
         memory = client.info("memory")
         persistence = client.info("persistence")
     except AuthenticationError as error:
-        raise ConfigError(f"[podrelay] redis_url: Redis refuses the user or password ({error}).") from error
+        raise ConfigError(str(unavailable(error))) from error
     except RedisError as error:
         raise unavailable(error) from error
     if server.get("redis_mode") == "cluster":
@@ -81,14 +83,26 @@ def check(client: redis.Redis) -> list[str]:
 
 
 def unavailable(error: Exception) -> RedisUnavailable:
-    """The error of podrelay for a foreign error of Redis; raise it `from` the foreign one."""
+    """The podrelay error for a Redis or socket error; raise it `from` the original. The only such mapping."""
+    if isinstance(error, AuthenticationError):
+        return RedisUnavailable(f"[podrelay] redis_url: Redis rejects the user or password ({error}).")
     if isinstance(error, NoPermissionError):
         return RedisUnavailable(
-            f"Redis refuses the user of [podrelay] redis_url ({error}); docs/redis.md lists what it must be allowed."
+            f"Redis denies a command to the user of [podrelay] redis_url ({error}); docs/redis.md lists what it must be allowed."
         )
-    return RedisUnavailable(
-        f"Redis does not answer ({type(error).__name__}: {error}); [podrelay] redis_url says where it is."
-    )
+    return RedisUnavailable(f"Redis unavailable ({type(error).__name__}: {error}); check [podrelay] redis_url.")
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Translate Redis and socket errors inside the block, blocking or asyncio.
+
+    :raises RedisUnavailable: for each of them.
+    """
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise unavailable(error) from error
 
 
 def _saves(client: redis.Redis) -> bool:
