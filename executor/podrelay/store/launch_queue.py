@@ -19,7 +19,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import chunks, text
 from podrelay.store import scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.scripts import AcknowledgedLaunch, OfferedLaunch
+from podrelay.store.scripts import NO_CLEANUP, AcknowledgedLaunch, OfferedLaunch
 
 Answer = Literal["offered", "known", "finished", "withdrawn"]
 
@@ -155,11 +155,9 @@ class LaunchQueue:
 
     def _acknowledged(self, item: Acknowledgement) -> AcknowledgedLaunch:
         over = "revoked" if item.revoked else "1" if item.over else "0"
-        launch = AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over)
-        cleanup = self._cleanup_job(item)
-        return launch._replace(cleanup=cleanup) if cleanup else launch
+        return AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over, self._cleanup_job(item))
 
-    def _cleanup_job(self, item: Acknowledgement) -> CleanupJob | None:
+    def _cleanup_job(self, item: Acknowledgement) -> CleanupJob:
         if item.cleanup is None or not item.cleanup.pod:
-            return None
+            return NO_CLEANUP
         return jobs.cleanup_job(item.cleanup, item.attempt, self._cipher)

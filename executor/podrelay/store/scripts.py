@@ -19,7 +19,7 @@ from podrelay.store.script_table import ScriptCall
 
 ThrottleEvent = Literal["pause", "stumble", "remind", "recover", "refused", "passed"]
 
-_NO_CLEANUP = CleanupJob("", "", "")
+NO_CLEANUP = CleanupJob("", "", "")
 
 
 class OfferedLaunch(NamedTuple):
@@ -45,7 +45,7 @@ class AcknowledgedLaunch(NamedTuple):
     attempt: int
     subject: str
     over: str
-    cleanup: CleanupJob = _NO_CLEANUP
+    cleanup: CleanupJob = NO_CLEANUP
 
 
 class HeldJob(NamedTuple):
