@@ -29,6 +29,13 @@ def test_a_launch_is_read_as_written() -> None:
     assert jobs.read_launch(launch_data(), LAUNCH_JOB, "default", CIPHER) == LAUNCH
 
 
+def test_data_is_json_as_rq_writes_it() -> None:
+    data = jobs.launch_data(LAUNCH, CIPHER)
+    document = json.loads(data)
+    assert json.dumps(document) == data
+    assert document == [jobs.LAUNCH_FUNCTION, None, [document[2][0]], {}]
+
+
 def test_data_that_rq_compressed_is_read_too() -> None:
     assert jobs.read_launch(zlib.compress(launch_data()), LAUNCH_JOB, "default", CIPHER) == LAUNCH
 
