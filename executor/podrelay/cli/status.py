@@ -6,8 +6,6 @@ Every figure is a count that Redis keeps. Launches are never scanned, so a long 
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 import redis
 from airflow.configuration import conf
 from redis.exceptions import RedisError
@@ -15,8 +13,10 @@ from redis.exceptions import RedisError
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.redis_values import text
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect, unavailable
+from podrelay.store.liveness import registered_launchers
 
 # A command may wait longer than a heartbeat of the scheduler.
 _TIMEOUT_S = 5.0
@@ -34,7 +34,7 @@ def overview(team: str | None, now_s: float) -> Json:
             "deployment": keys.deployment,
             "cluster": cluster,
             "queues": _queues(client, keys, cluster),
-            "launchers": _launchers(client, keys, cluster, now_s),
+            "launchers": _launchers(client, keys, cluster),
             "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
             "unacknowledged": client.zcard(keys.unacknowledged),
@@ -94,25 +94,16 @@ def _counts(client: redis.Redis, queue: str) -> dict[str, int]:
     }
 
 
-def _launchers(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> list[Json]:
-    """RQ's worker registrations that listen to our launch queue."""
-    queue = keys.launch_queue(cluster)
-    found = []
-    for member in sorted(client.smembers(redis_keys.RQ_WORKERS)):
-        name = _text(member)
-        worker = _hash(client, name)
-        if queue not in worker.get("queues", "").split(","):
-            continue
-        heard = worker.get("last_heartbeat", "")
-        at = datetime.strptime(heard, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp() if heard else 0
-        found.append(
-            {
-                "name": name.removeprefix(redis_keys.RQ_WORKER_PREFIX),
-                "state": worker.get("state", "?"),
-                "last_update_s_ago": max(0.0, now_s - at),
-            }
-        )
-    return found
+def _launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[Json]:
+    return [
+        {
+            "name": launcher.name,
+            "state": launcher.state,
+            "alive": launcher.alive,
+            "last_update_s_ago": launcher.last_seen_s,
+        }
+        for launcher in registered_launchers(client, keys, cluster)
+    ]
 
 
 def _watcher(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> Json:
@@ -146,8 +137,4 @@ def _ago(at: str | None, now_s: float) -> float | None:
 
 
 def _hash(client: redis.Redis, key: str) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in client.hgetall(key).items()}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return {text(name): text(value) for name, value in client.hgetall(key).items()}

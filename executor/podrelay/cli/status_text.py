@@ -44,11 +44,15 @@ def _queue_lines(queues: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _launcher_lines(launchers: list[Json]) -> list[str]:
-    if not launchers:
-        return ["launchers: none  <- start one: airflow podrelay launcher"]
-    return [f"launchers: {len(launchers)}"] + [
-        f"  {item['name']}  {item['state']}, last update {item['last_update_s_ago']:.0f} s ago" for item in launchers
-    ]
+    """The number of live launchers, then every registered one: a dead one stays registered for a minute."""
+    alive = sum(launcher["alive"] for launcher in launchers)
+    headline = f"launchers: {alive or 'none'}" + ("" if alive else "  <- start one: airflow podrelay launcher")
+    return [headline, *(f"  {launcher['name']}  {_launcher_state(launcher)}" for launcher in launchers)]
+
+
+def _launcher_state(launcher: Json) -> str:
+    age = f"last update {launcher['last_update_s_ago']:.0f} s ago"
+    return f"{launcher['state']}, {age}" if launcher["alive"] else f"not responding: {age}"
 
 
 def _watcher_lines(watcher: Json) -> list[str]:

@@ -20,11 +20,11 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import check, connect, connect_async
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested, end
 from podrelay_workers.watcher.leader import ASKING, DataLost, Leader, Scope
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
