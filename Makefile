@@ -42,7 +42,7 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --reruns 2 --reruns-delay 2 tests/unit tests/integration tests/real_cluster tests/end_to_end $(PYTEST)
+	$(BIN)/python -m pytest --reruns 2 --reruns-delay 2 tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end $(PYTEST)
 
 # Without KUBECONFIG=... on the command line it would run wherever kubectl happens to point.
 real-cluster: $(DEV)
