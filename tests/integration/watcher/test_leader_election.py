@@ -17,8 +17,8 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import connect_async
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_table import PodNews

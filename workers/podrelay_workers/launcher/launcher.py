@@ -103,7 +103,7 @@ class Launcher:
             await self._finish_jobs()
         await self._flush_last_outcomes()
         await self._registration.end()
-        health.forget("launcher")
+        health.remove("launcher")
         log.info("Launcher %s stopped", self.name)
 
     def _start_loops(self, tasks: TaskSupervisor) -> None:
@@ -169,7 +169,7 @@ class Launcher:
         while True:
             last_reply_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
             health.write("launcher", self._team, last_reply_s)
-            await asyncio.sleep(health.EVERY_S)
+            await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _listen_forever(self) -> None:
         """Receive wake-ups for new jobs, and the pauses that other launchers were asked for."""

@@ -17,14 +17,13 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.serializers import JSONSerializer
 
+from podrelay.protocol.retention import REGISTRATION_TTL_S
 from podrelay.settings import Settings
 from podrelay.store.connection import connect
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
-# A launcher without a heartbeat for this long (s) is no longer listed.
-_REGISTRATION_TTL_S = 60
 # RQ derives its own timeouts from this one.
 _WORKER_TTL_S = 16
 
@@ -76,7 +75,7 @@ class Registration:
             worker.register_birth()
         finished, failed, busy = self._counts()
         with connection.pipeline() as pipeline:
-            worker.heartbeat(_REGISTRATION_TTL_S, pipeline=pipeline)
+            worker.heartbeat(REGISTRATION_TTL_S, pipeline=pipeline)
             worker.set_state("busy" if busy else "idle", pipeline=pipeline)
             pipeline.hincrby(worker.key, "successful_job_count", finished - self._reported[0])
             pipeline.hincrby(worker.key, "failed_job_count", failed - self._reported[1])

@@ -4,5 +4,4 @@ process   start-up: command line, logging, settings, Redis, exit codes
 shutdown  the shutdown event, set by signals, against which waits race
 tasks     named tasks that end together
 backoff   waiting times after failures (pure)
-scripts   Lua scripts on Redis from asyncio
 """

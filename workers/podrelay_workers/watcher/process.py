@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from podrelay.protocol import identifiers
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime import process
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.watcher.leader import ASKING, Scope
 from podrelay_workers.watcher.pod_state import Rules

@@ -11,9 +11,9 @@ from podrelay.errors import RedisUnavailable
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader import DataLost, Leader, Scope
@@ -66,14 +66,14 @@ class Watcher:
             await self._run()
         finally:
             await cancel_and_wait(saying)
-            health.forget("watcher")
+            health.remove("watcher")
 
     async def _say_what_is_heard(self) -> None:
         """For the probe: a standby only needs Redis; the leader is deaf while any of its watches is."""
         while True:
             trouble = self._lead.trouble if self._lead is not None else ""
             health.write("watcher", self._team, self._scripts.last_reply_s, trouble)
-            await asyncio.sleep(health.EVERY_S)
+            await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _run(self) -> None:
         epoch = ""
