@@ -14,7 +14,7 @@ from podrelay_local_cluster.objects.record import Record
 
 
 def log_options(query: Mapping[str, str]) -> LogOptions:
-    """The part of the log that the query asks for. Raises `StatusError` 400."""
+    """The part of the log that the query selects. Raises `StatusError` 400."""
     seconds, since = integer(query, "sinceSeconds"), query.get("sinceTime", "")
     if seconds is not None:
         since = _stamp((clock.now() - timedelta(seconds=seconds)).isoformat())

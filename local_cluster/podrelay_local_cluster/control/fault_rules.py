@@ -1,6 +1,6 @@
 """Pure: one fault rule, and the fault configuration that a test sends.
 
-The JSON of a rule has fields that say what it matches and fields for its effects:
+The JSON of a rule has fields for what it matches and fields for its effects:
 
     {"verbs": ["create"], "namespace": "default", "name_prefix": "etl-", "probability": 0.5, "count": 3,
      "status": 429, "retry_after_s": 2}

@@ -1,7 +1,6 @@
 """The faults that are switched on, and what they do to each request, stream, image and namespace. No I/O.
 
-`control_api` switches them, `request_handler` and `watching` ask for decisions, `container_run` for images, `admission` for
-limits.
+`control_api` switches them. `request_handler`, `watching`, `container_run` (images) and `admission` (pod limits) query them.
 """
 
 from __future__ import annotations

@@ -188,10 +188,10 @@ def conditions(old: Iterable[Json], states: Sequence[ContainerStatus], now_phase
     elif waiting:
         text = f"containers with incomplete status: [{' '.join(waiting)}]"
         initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": text}
-    wanted = (initialized, ready, ready, {"status": "True"})
-    known = {item.get("type"): item for item in old}
-    ours = [condition(known.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, wanted, strict=True)]
-    return ours + list(known.values())
+    bodies = (initialized, ready, ready, {"status": "True"})
+    others = {item.get("type"): item for item in old}
+    ours = [condition(others.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, bodies, strict=True)]
+    return ours + list(others.values())
 
 
 def _has_started(state: ContainerStatus) -> bool:

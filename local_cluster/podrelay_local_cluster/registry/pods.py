@@ -77,7 +77,7 @@ class PodRegistry:
         return record
 
     def replace(self, namespace: str, name: str, body: Any, dry_run: bool = False) -> Record:
-        """PUT of the pod itself; its status is left alone. Raises `StatusError` 400, 404, 409 or 422."""
+        """PUT of the pod; its status does not change. Raises `StatusError` 400, 404, 409 or 422."""
         old = self.get(namespace, name)
         body = metadata.check_body("pods", body)
         pod = {**old.obj, "metadata": metadata.for_changed_object("pods", old, body)}

@@ -54,8 +54,8 @@ class EventLog:
             self._trim(len(self._events) - self._window)
         self.wake()
 
-    def forget(self, version: int) -> None:
-        """Compact: every version before `version` becomes 410 Expired. Open watches that are up to date continue."""
+    def compact(self, version: int) -> None:
+        """Drop all events: every version before `version` becomes 410 Expired. Open watches that are up to date continue."""
         self._trim(len(self._events))
         self._floor = version
 

@@ -81,7 +81,7 @@ class ObjectStore:
     def compact(self) -> None:
         """Discard the event window of every resource: older versions are 410 from now on."""
         for log in self.logs.values():
-            log.forget(self.version)
+            log.compact(self.version)
 
     def wake_watchers(self) -> None:
         for log in self.logs.values():
