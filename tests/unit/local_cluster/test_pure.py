@@ -1,8 +1,6 @@
-"""The parts that are functions of values: patches, expansion, phases, quality of service, representation."""
+"""Pure functions: patches, expansion, phases, quality of service, representation."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
@@ -12,9 +10,8 @@ from podrelay_local_cluster.kubelet import environment, pod_status
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
 from podrelay_local_cluster.objects import defaults, patching
 from podrelay_local_cluster.objects.errors import StatusError
-from podrelay_local_cluster.objects.record import Record, to_json
-
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.json_text import Json, to_json
+from podrelay_local_cluster.objects.record import Record
 
 
 @pytest.mark.parametrize(
@@ -87,7 +84,7 @@ def test_json_patch(operations: list[Json], result: Json) -> None:
         ({"op": "add", "path": "", "value": 1}, 400),
     ],
 )
-def test_json_patch_that_fails(operation: Json, code: int) -> None:
+def test_failing_json_patch(operation: Json, code: int) -> None:
     with pytest.raises(StatusError) as caught:
         patching.json_patch({"l": [1, 2]}, [operation])
     assert caught.value.code == code
@@ -123,7 +120,7 @@ def states(*codes: int | str | None) -> list[ContainerStatus]:
 
 
 @pytest.mark.parametrize(
-    ("policy", "codes", "ended", "phase"),
+    ("policy", "codes", "final", "phase"),
     [
         ("Never", (None,), False, "Pending"),
         ("Never", ("running", None), False, "Running"),
@@ -139,11 +136,11 @@ def states(*codes: int | str | None) -> list[ContainerStatus]:
         ("Always", (None,), True, "Failed"),
     ],
 )
-def test_phase(policy: str, codes: tuple[int | str | None, ...], ended: bool, phase: str) -> None:
-    assert pod_status.phase(policy, states(*codes), ended) == phase
+def test_phase(policy: str, codes: tuple[int | str | None, ...], final: bool, phase: str) -> None:
+    assert pod_status.phase(policy, states(*codes), final) == phase
 
 
-def test_transition_time_moves_only_with_the_status() -> None:
+def test_transition_time_changes_only_with_the_status() -> None:
     old = {"type": "Ready", "status": "True", "lastTransitionTime": "then"}
     assert pod_status.condition(old, "Ready", {"status": "True", "reason": "new"})["lastTransitionTime"] == "then"
     assert pod_status.condition(old, "Ready", {"status": "False"})["lastTransitionTime"] != "then"
