@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness.cluster_api import Json, PodsApi, condition, held, in_background, pod, state, status_of
+from tests.harness.cluster_api import ClusterApi, Json, PodsApi, condition, held, in_background, pod, state, status_of
 
 
 class TestRequests:
