@@ -1,4 +1,4 @@
-"""The HTTP API of a local cluster for tests: `ClusterApi` for the whole cluster, `PodsApi` for the pods of one namespace."""
+"""The HTTP API of a local cluster for tests: `ClusterApi` for the whole cluster, `NamespaceApi` for the pods of a namespace."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ClusterApi:
         return found
 
 
-class PodsApi:
+class NamespaceApi:
     """The pods of one namespace over plain HTTP, so that a test sees what is on the wire. Waits end with a watch event."""
 
     def __init__(self, cluster: ClusterApi, namespace: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.cluster_api import PodsApi
+from tests.harness.cluster_api import NamespaceApi
 from tests.harness.local_cluster import LocalCluster
 
 _numbers = itertools.count(1)
@@ -26,11 +26,11 @@ def simulated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loca
         yield cluster
 
 
-def _api(cluster: LocalCluster) -> Iterator[PodsApi]:
+def _api(cluster: LocalCluster) -> Iterator[NamespaceApi]:
     cluster.faults()
     namespace = f"test-{next(_numbers)}"
     cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    api = PodsApi(cluster, namespace)
+    api = NamespaceApi(cluster, namespace)
     yield api
     cluster.faults()
     cluster.call("DELETE", f"{api.path}?gracePeriodSeconds=0")
@@ -40,12 +40,12 @@ def _api(cluster: LocalCluster) -> Iterator[PodsApi]:
 
 
 @pytest.fixture
-def api(process_cluster: LocalCluster) -> Iterator[PodsApi]:
+def api(process_cluster: LocalCluster) -> Iterator[NamespaceApi]:
     """Pods are processes."""
     yield from _api(process_cluster)
 
 
 @pytest.fixture
-def simulated(simulated_cluster: LocalCluster) -> Iterator[PodsApi]:
+def simulated(simulated_cluster: LocalCluster) -> Iterator[NamespaceApi]:
     """Pods are timers."""
     yield from _api(simulated_cluster)

@@ -10,7 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness.cluster_api import ClusterApi, Json, PodsApi, condition, held, in_background, pod, state, status_of
+from tests.harness.cluster_api import (
+    ClusterApi,
+    Json,
+    NamespaceApi,
+    condition,
+    held,
+    in_background,
+    pod,
+    state,
+    status_of,
+)
 
 
 class TestRequests:
@@ -26,7 +36,7 @@ class TestRequests:
             (504, "Timeout"),
         ],
     )
-    def test_status(self, simulated: PodsApi, code: int, reason: str) -> None:
+    def test_status(self, simulated: NamespaceApi, code: int, reason: str) -> None:
         simulated.cluster.faults(
             {"verb": "create", "status": code, "message": "because", "retry_after_s": 7, "count": 1}
         )
@@ -36,7 +46,7 @@ class TestRequests:
         assert status["message"] == "because"
         simulated.create(held())
 
-    def test_match_by_namespace_name_and_verb(self, simulated: PodsApi) -> None:
+    def test_match_by_namespace_name_and_verb(self, simulated: NamespaceApi) -> None:
         rule: Json = {
             "verbs": ["create", "delete"],
             "namespace": simulated.namespace,
@@ -50,7 +60,7 @@ class TestRequests:
         simulated.create(held("good"))
         assert simulated.cluster.call("GET", "/local-cluster/faults")["rules"][0]["hits"] == 2
 
-    def test_probability_is_seeded(self, simulated: PodsApi) -> None:
+    def test_probability_is_seeded(self, simulated: NamespaceApi) -> None:
         def outcome() -> list[int]:
             simulated.cluster.faults({"verb": "get", "probability": 0.5, "status": 500}, seed=3)
             return [simulated.request("GET", "/none").status_code for _ in range(40)]
@@ -59,26 +69,26 @@ class TestRequests:
         assert first == outcome()
         assert 5 < first.count(500) < 35
 
-    def test_latency(self, simulated: PodsApi) -> None:
+    def test_latency(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "list", "latency_s": 0.3, "count": 1})
         begun = time.monotonic()
         simulated.listing()
         assert time.monotonic() - begun >= 0.3
 
-    def test_reset(self, simulated: PodsApi) -> None:
+    def test_reset(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "create", "reset": True, "count": 1})
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             simulated.request("POST", "", held())
         assert simulated.names() == []
 
-    def test_lost_response(self, simulated: PodsApi) -> None:
+    def test_lost_response(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "create", "lost_response": True, "count": 1})
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             simulated.request("POST", "", held())
         assert simulated.names() == ["p"]
         status_of(simulated.request("POST", "", held()), 409, "AlreadyExists")
 
-    def test_hang(self, simulated: PodsApi) -> None:
+    def test_hang(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "create", "hang": True})
         since = simulated.cluster.audit()[-1]["number"]
         with pytest.raises(httpx.ReadTimeout):
@@ -87,7 +97,7 @@ class TestRequests:
         assert [(entry["verb"], entry["status"]) for entry in simulated.cluster.audit(since)] == [("create", 0)]
         simulated.create(held())
 
-    def test_hang_ends_when_its_rule_is_removed(self, simulated: PodsApi) -> None:
+    def test_hang_ends_when_its_rule_is_removed(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "get", "hang": True})
         seen: list[Exception] = []
 
@@ -104,7 +114,7 @@ class TestRequests:
         thread.join(10)
         assert len(seen) == 1
 
-    def test_rules_are_added_and_removed(self, simulated: PodsApi) -> None:
+    def test_rules_are_added_and_removed(self, simulated: NamespaceApi) -> None:
         first = simulated.cluster.add_fault(verb="get", status=500)
         second = simulated.cluster.add_fault(verb="list", status=503)
         assert simulated.request("GET", "/p").status_code == 500
@@ -127,10 +137,10 @@ class TestRequests:
         ],
         ids=str,
     )
-    def test_invalid_configuration(self, simulated: PodsApi, body: object) -> None:
+    def test_invalid_configuration(self, simulated: NamespaceApi, body: object) -> None:
         status_of(simulated.request("PUT", "/local-cluster/faults", body), 400, "BadRequest")
 
-    def test_quota(self, simulated: PodsApi) -> None:
+    def test_quota(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults(quota={simulated.namespace: 2})
         simulated.create(held("a"))
         simulated.create(held("b"))
@@ -141,7 +151,7 @@ class TestRequests:
         simulated.set_phase("a", "Succeeded")
         simulated.create(held("c"))
 
-    def test_image_that_cannot_be_pulled(self, simulated: PodsApi) -> None:
+    def test_image_that_cannot_be_pulled(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults(images=[{"pattern": "any:*", "message": "no such image"}])
         version = simulated.version()
         simulated.create(pod())
@@ -166,7 +176,7 @@ def _waiting(found: Json) -> Json:
 class TestStreams:
     """Faults of watches."""
 
-    def test_gone(self, simulated: PodsApi) -> None:
+    def test_gone(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "watch", "gone": True, "count": 1})
         version = simulated.version()
         with simulated.watch(resourceVersion=version) as events:
@@ -174,11 +184,11 @@ class TestStreams:
         with simulated.watch(resourceVersion=version, timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_gone_list(self, simulated: PodsApi) -> None:
+    def test_gone_list(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "list", "gone": True, "count": 1})
         status_of(simulated.request("GET"), 410, "Expired")
 
-    def test_truncated(self, simulated: PodsApi) -> None:
+    def test_truncated(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         with simulated.client.stream(
             "GET", simulated.path, params={"watch": "1", "resourceVersion": version}
@@ -194,7 +204,7 @@ class TestStreams:
         with simulated.watch(resourceVersion=version) as events:
             assert next(events)["type"] == "ADDED"
 
-    def test_silence_delays_events_that_a_new_watch_sees(self, simulated: PodsApi) -> None:
+    def test_silence_delays_events_that_a_new_watch_sees(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         with simulated.watch(resourceVersion=version) as silent:
             simulated.create(held("before"))
@@ -214,7 +224,7 @@ class TestStreams:
             thread.join(10)
             assert [event["object"]["metadata"]["name"] for event in held_back][-1] == "during"
 
-    def test_silence_of_new_streams(self, simulated: PodsApi) -> None:
+    def test_silence_of_new_streams(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "watch", "silence": True, "also_new_streams": True, "count": 1})
         simulated.create(held())
         params = {"watch": "1", "timeoutSeconds": "1"}
@@ -248,7 +258,7 @@ class TestForcedEnds:
     @pytest.mark.parametrize("runner", ["api", "simulated"])
     @pytest.mark.parametrize("case", ENDS)
     def test_end(self, request: pytest.FixtureRequest, runner: str, case: str) -> None:
-        api: PodsApi = request.getfixturevalue(runner)
+        api: NamespaceApi = request.getfixturevalue(runner)
         end, phase, wanted = ENDS[case]
         body = pod("p", "sleep", "60")
         body["metadata"]["annotations"] = {"local-cluster/duration-s": "60"}
@@ -266,7 +276,7 @@ class TestForcedEnds:
         api.delete("p")
         assert api.wait_gone("p", before)["status"]["phase"] == phase
 
-    def test_disruption_target(self, simulated: PodsApi) -> None:
+    def test_disruption_target(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         simulated.wait_scheduled("p")
         target = {"type": "DisruptionTarget", "reason": "PreemptionByScheduler", "message": "preempted"}
@@ -274,7 +284,7 @@ class TestForcedEnds:
         assert condition(found, "DisruptionTarget")["status"] == "True"
         assert condition(found, "DisruptionTarget")["lastTransitionTime"]
 
-    def test_init_container_failure(self, simulated: PodsApi) -> None:
+    def test_init_container_failure(self, simulated: NamespaceApi) -> None:
         body = held()
         body["spec"]["initContainers"] = [{"name": "init", "image": "i"}]
         simulated.create(body)
@@ -284,7 +294,7 @@ class TestForcedEnds:
         assert state(found)["waiting"]["reason"] == "PodInitializing"
         assert found["status"]["phase"] == "Failed"
 
-    def test_node_lost_does_not_change_the_containers(self, api: PodsApi) -> None:
+    def test_node_lost_does_not_change_the_containers(self, api: NamespaceApi) -> None:
         api.create(pod("p", "sleep", "60"))
         api.wait_phase("p", "Running")
         found = api.cluster.end_pod(api.namespace, "p", phase="Unknown", pod_reason="NodeLost")
@@ -294,13 +304,13 @@ class TestForcedEnds:
     @pytest.mark.parametrize(
         "body", [{}, {"exit": 1}, {"phase": "Done"}, {"exit_code": 1, "container": "none"}, []], ids=str
     )
-    def test_invalid_end(self, simulated: PodsApi, body: object) -> None:
+    def test_invalid_end(self, simulated: NamespaceApi, body: object) -> None:
         simulated.create(held())
         path = f"/local-cluster/pods/{simulated.namespace}/p/end"
         status_of(simulated.request("POST", path, body), 400, "BadRequest")
         status_of(simulated.request("POST", path.replace("/p/", "/q/"), {"exit_code": 0}), 404, "NotFound")
 
-    def test_vanish(self, api: PodsApi) -> None:
+    def test_vanish(self, api: NamespaceApi) -> None:
         api.create(pod("p", "sh", "-c", "echo $$$$; sleep 60"))
         found = api.wait_phase("p", "Running")
         api.cluster.vanish_pod(api.namespace, "p")
@@ -308,7 +318,7 @@ class TestForcedEnds:
         assert "deletionTimestamp" not in last["metadata"]
         assert last["status"]["phase"] == "Running"
 
-    def test_status_of_a_held_pod_is_written_by_the_test(self, simulated: PodsApi) -> None:
+    def test_status_of_a_held_pod_is_written_by_the_test(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         found = simulated.wait_scheduled("p")
         assert _waiting(found)["reason"] == "ContainerCreating"
@@ -320,7 +330,7 @@ class TestForcedEnds:
 class TestRestart:
     """The API server is unreachable for a while; pods continue."""
 
-    def test_pods_continue_while_the_server_is_down(self, api: PodsApi) -> None:
+    def test_pods_continue_while_the_server_is_down(self, api: NamespaceApi) -> None:
         api.create(pod("p", "sh", "-c", "sleep 0.2; exit 6"))
         api.wait_phase("p", "Running")
         version = api.version()
@@ -334,7 +344,7 @@ class TestRestart:
         with api.watch(resourceVersion=version) as events:
             assert state(next(events)["object"])["terminated"]["exitCode"] == 6
 
-    def test_restart_with_an_empty_event_window(self, simulated: PodsApi) -> None:
+    def test_restart_with_an_empty_event_window(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         simulated.create(held())
         simulated.wait_scheduled("p")
@@ -344,7 +354,7 @@ class TestRestart:
             assert next(events)["object"]["code"] == 410
 
     @pytest.mark.parametrize("body", [{"down_s": "x"}, {"down_s": -1}, []], ids=str)
-    def test_invalid_restart(self, simulated: PodsApi, body: object) -> None:
+    def test_invalid_restart(self, simulated: NamespaceApi, body: object) -> None:
         status_of(simulated.request("POST", "/local-cluster/restart", body), 400, "BadRequest")
 
 
@@ -360,7 +370,7 @@ def _wait_until_up(cluster: ClusterApi) -> None:
     raise AssertionError("the server is not reachable again within 10 s")
 
 
-def test_audit(simulated: PodsApi) -> None:
+def test_audit(simulated: NamespaceApi) -> None:
     since = simulated.cluster.audit()[-1]["number"]
     made = simulated.create(held("p", {"a": "b"}))
     simulated.request("POST", "", held("p"))
@@ -385,14 +395,14 @@ def test_audit(simulated: PodsApi) -> None:
     assert entries[0]["time"] <= entries[-1]["time"]
 
 
-def test_stats(simulated: PodsApi) -> None:
+def test_stats(simulated: NamespaceApi) -> None:
     simulated.create(held())
     stats = simulated.cluster.stats()
     assert stats["pods"]["Pending"] >= 1
     assert int(stats["resourceVersion"]) >= int(stats["oldestResourceVersion"])
 
 
-def test_unknown_control_path(simulated: PodsApi) -> None:
+def test_unknown_control_path(simulated: NamespaceApi) -> None:
     status_of(simulated.request("POST", "/local-cluster/explode"), 404, "NotFound")
     status_of(simulated.request("GET", "/local-cluster/compact"), 405, "MethodNotAllowed")
     status_of(simulated.request("POST", f"/local-cluster/pods/{simulated.namespace}/p/vanish"), 404, "NotFound")

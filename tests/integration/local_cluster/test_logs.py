@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.cluster_api import PodsApi, held, pod, status_of
+from tests.harness.cluster_api import NamespaceApi, held, pod, status_of
 
 TWO = [
     {"name": "a", "image": "i", "command": ["echo", "from a"]},
@@ -16,14 +16,14 @@ TWO = [
 
 
 @pytest.fixture
-def lines(api: PodsApi) -> PodsApi:
+def lines(api: NamespaceApi) -> NamespaceApi:
     """A pod p that has written the lines one, two, three, and four without a newline."""
     api.create(pod("p", "sh", "-c", "echo one; echo two >&2; echo three; printf four"))
     api.wait_phase("p", "Succeeded")
     return api
 
 
-def test_whole(lines: PodsApi) -> None:
+def test_whole(lines: NamespaceApi) -> None:
     assert lines.log("p") == "one\ntwo\nthree\nfour\n"
     assert lines.log("p", follow="true") == "one\ntwo\nthree\nfour\n"
 
@@ -41,11 +41,11 @@ def test_whole(lines: PodsApi) -> None:
         ({"container": "base"}, "one\ntwo\nthree\nfour\n"),
     ],
 )
-def test_parts(lines: PodsApi, params: dict[str, str], text: str) -> None:
+def test_parts(lines: NamespaceApi, params: dict[str, str], text: str) -> None:
     assert lines.log("p", **params) == text
 
 
-def test_timestamps(lines: PodsApi) -> None:
+def test_timestamps(lines: NamespaceApi) -> None:
     stamped = lines.log("p", timestamps="true", tailLines="1")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z four\n", stamped)
 
@@ -61,16 +61,16 @@ def test_timestamps(lines: PodsApi) -> None:
         ({"sinceTime": "yesterday"}, "sinceTime"),
     ],
 )
-def test_refused(lines: PodsApi, params: dict[str, str], text: str) -> None:
+def test_refused(lines: NamespaceApi, params: dict[str, str], text: str) -> None:
     status = status_of(lines.request("GET", "/p/log", params=params), 400, "BadRequest")
     assert text in status["message"]
 
 
-def test_missing_pod(api: PodsApi) -> None:
+def test_missing_pod(api: NamespaceApi) -> None:
     status_of(api.request("GET", "/none/log"), 404, "NotFound")
 
 
-def test_several_containers(api: PodsApi) -> None:
+def test_several_containers(api: NamespaceApi) -> None:
     api.create(pod("p", containers=TWO))
     api.wait_phase("p", "Succeeded")
     status = status_of(api.request("GET", "/p/log"), 400, "BadRequest")
@@ -78,13 +78,13 @@ def test_several_containers(api: PodsApi) -> None:
     assert api.log("p", container="b") == "from b\n"
 
 
-def test_waiting_container(api: PodsApi) -> None:
+def test_waiting_container(api: NamespaceApi) -> None:
     api.create(held())
     status = status_of(api.request("GET", "/p/log"), 400, "BadRequest")
     assert status["message"] == 'container "base" in pod "p" is waiting to start: ContainerCreating'
 
 
-def test_follow_sends_each_line_when_it_is_written(api: PodsApi, tmp_path: Path) -> None:
+def test_follow_sends_each_line_when_it_is_written(api: NamespaceApi, tmp_path: Path) -> None:
     program = f"for n in 1 2 3; do echo $n; while ! test -e {tmp_path}/$n; do sleep 0.05; done; done"
     api.create(pod("p", "sh", "-c", program))
     api.wait_phase("p", "Running")
@@ -96,7 +96,7 @@ def test_follow_sends_each_line_when_it_is_written(api: PodsApi, tmp_path: Path)
         assert list(lines) == []
 
 
-def test_long_lines_and_bytes_that_are_not_text(api: PodsApi) -> None:
+def test_long_lines_and_bytes_that_are_not_text(api: NamespaceApi) -> None:
     api.create(
         pod("p", "python", "-c", r"import sys; sys.stdout.buffer.write(b'\xff' * 3 + b'x' * 50_000 + b'\nend\n')")
     )
@@ -105,7 +105,7 @@ def test_long_lines_and_bytes_that_are_not_text(api: PodsApi) -> None:
     assert content.replace(b"\n", b"") == b"\xff" * 3 + b"x" * 50_000 + b"end"
 
 
-def test_much_output(api: PodsApi) -> None:
+def test_much_output(api: NamespaceApi) -> None:
     api.create(pod("p", "sh", "-c", "seq 200000"))
     api.wait_phase("p", "Succeeded")
     assert api.log("p").splitlines()[-1] == "200000"

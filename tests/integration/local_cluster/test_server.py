@@ -16,7 +16,7 @@ import pytest
 
 from podrelay_local_cluster.kubelet.reaper import groups_left
 from podrelay_local_cluster.main import run_local_cluster
-from tests.harness.cluster_api import PodsApi, held, pod, state
+from tests.harness.cluster_api import NamespaceApi, held, pod, state
 from tests.harness.local_cluster import ROOT, LocalCluster
 
 STUBBORN = ("sh", "-c", "trap '' TERM; echo $$$$; sh -c 'trap \"\" TERM; echo $$$$; while :; do sleep 0.2; done'")
@@ -29,7 +29,7 @@ def own(tmp_path: Path) -> Iterator[LocalCluster]:
         yield cluster
 
 
-def start_stubborn(api: PodsApi, name: str = "p") -> list[int]:
+def start_stubborn(api: NamespaceApi, name: str = "p") -> list[int]:
     """A pod of two processes that ignore SIGTERM; their ids."""
     api.create(pod(name, *STUBBORN))
     api.wait_phase(name, "Running")
@@ -65,7 +65,7 @@ def test_kubeconfig(own: LocalCluster) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_every_process_and_exits_0(own: LocalCluster, number: int) -> None:
-    pids = start_stubborn(PodsApi(own, "first"))
+    pids = start_stubborn(NamespaceApi(own, "first"))
     assert own.process is not None
     own.process.send_signal(number)
     assert own.process.wait(15) == 0
@@ -74,12 +74,12 @@ def test_signal_ends_every_process_and_exits_0(own: LocalCluster, number: int) -
 
 
 def test_sigkill_leaves_no_process(own: LocalCluster) -> None:
-    pids = start_stubborn(PodsApi(own, "first"))
+    pids = start_stubborn(NamespaceApi(own, "first"))
     own.kill()
     wait_dead(pids)
 
 
-def test_forced_deletion_and_vanishing_leave_no_process(api: PodsApi) -> None:
+def test_forced_deletion_and_vanishing_leave_no_process(api: NamespaceApi) -> None:
     first, second = start_stubborn(api, "p"), start_stubborn(api, "q")
     api.delete("p", gracePeriodSeconds="0")
     api.cluster.vanish_pod(api.namespace, "q")
@@ -100,15 +100,15 @@ def test_temporary_files_are_removed_with_the_server(tmp_path: Path, monkeypatch
 class TestDataDirectory:
     """The next server on the directory of a killed server."""
 
-    def restarted(self, own: LocalCluster) -> PodsApi:
+    def restarted(self, own: LocalCluster) -> NamespaceApi:
         url, token = own.url, own.token
         own.kill()
         own.start()
         assert (own.url, own.token) == (url, token)
-        return PodsApi(own, "first")
+        return NamespaceApi(own, "first")
 
     def test_objects_and_versions_are_kept(self, own: LocalCluster) -> None:
-        api = PodsApi(own, "first")
+        api = NamespaceApi(own, "first")
         api.create(held("a", {"x": "y"}))
         kept = api.wait_scheduled("a")
         api.create(pod("b", "true"))
@@ -127,7 +127,7 @@ class TestDataDirectory:
             assert next(events)["object"]["code"] == 410
 
     def test_process_lost_with_its_server(self, own: LocalCluster) -> None:
-        api = PodsApi(own, "first")
+        api = NamespaceApi(own, "first")
         pids = start_stubborn(api)
         api.create(pod("again", "sleep", "60", restartPolicy="Always"))
         api.wait_phase("again", "Running")
@@ -139,7 +139,7 @@ class TestDataDirectory:
         wait_dead(pids)
 
     def test_deletion_in_progress_is_completed(self, own: LocalCluster) -> None:
-        api = PodsApi(own, "first")
+        api = NamespaceApi(own, "first")
         start_stubborn(api)
         api.delete("p")
         api = self.restarted(own)
@@ -150,7 +150,7 @@ class TestDataDirectory:
 
     def test_simulated_pods_continue(self, tmp_path: Path) -> None:
         with LocalCluster(tmp_path, data_dir=tmp_path / "data", runner="simulate", namespaces="first") as own:
-            api = PodsApi(own, "first")
+            api = NamespaceApi(own, "first")
             body = pod("p")
             body["metadata"]["annotations"] = {"local-cluster/duration-s": "0.5", "local-cluster/exit-code": "3"}
             api.create(body)
@@ -159,14 +159,14 @@ class TestDataDirectory:
             assert state(found)["terminated"]["exitCode"] == 3
 
     def test_incomplete_last_line_is_ignored(self, own: LocalCluster, tmp_path: Path) -> None:
-        api = PodsApi(own, "first")
+        api = NamespaceApi(own, "first")
         api.create(held("a"))
         api.wait_scheduled("a")
         own.kill()
         with (tmp_path / "data" / "journal.jsonl").open("ab") as journal:
             journal.write(b'{"version": 99, "resource": "po')
         own.start()
-        assert PodsApi(own, "first").names() == ["a"]
+        assert NamespaceApi(own, "first").names() == ["a"]
 
     def test_second_server_is_refused(self, own: LocalCluster, tmp_path: Path) -> None:
         second = LocalCluster(tmp_path / "second", data_dir=tmp_path / "data")

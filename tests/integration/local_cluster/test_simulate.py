@@ -8,7 +8,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.harness.cluster_api import Json, PodsApi, pod, state
+from tests.harness.cluster_api import Json, NamespaceApi, pod, state
 
 
 def timed(name: str, duration_s: float | str, exit_code: int | str = 0) -> Json:
@@ -21,7 +21,7 @@ def timed(name: str, duration_s: float | str, exit_code: int | str = 0) -> Json:
 
 
 @pytest.mark.parametrize(("exit_code", "phase"), [(0, "Succeeded"), (9, "Failed")])
-def test_ends_by_its_annotations(simulated: PodsApi, exit_code: int, phase: str) -> None:
+def test_ends_by_its_annotations(simulated: NamespaceApi, exit_code: int, phase: str) -> None:
     begun = time.monotonic()
     simulated.create(timed("p", 0.3, exit_code))
     simulated.wait_phase("p", "Running")
@@ -30,14 +30,14 @@ def test_ends_by_its_annotations(simulated: PodsApi, exit_code: int, phase: str)
     assert state(found)["terminated"]["exitCode"] == exit_code
 
 
-def test_defaults_are_one_second_and_success(simulated: PodsApi) -> None:
+def test_defaults_are_one_second_and_success(simulated: NamespaceApi) -> None:
     begun = time.monotonic()
     simulated.create(pod())
     simulated.wait_phase("p", "Succeeded")
     assert time.monotonic() - begun >= 0.9
 
 
-def test_graceful_deletion_ends_the_timer(simulated: PodsApi) -> None:
+def test_graceful_deletion_ends_the_timer(simulated: NamespaceApi) -> None:
     simulated.create(timed("p", 60))
     simulated.wait_phase("p", "Running")
     version = simulated.version()
@@ -45,7 +45,7 @@ def test_graceful_deletion_ends_the_timer(simulated: PodsApi) -> None:
     assert state(simulated.wait_gone("p", version))["terminated"]["exitCode"] == 143
 
 
-def test_init_containers_and_sidecars(simulated: PodsApi) -> None:
+def test_init_containers_and_sidecars(simulated: NamespaceApi) -> None:
     body = timed("p", 0.1)
     body["spec"]["initContainers"] = [
         {"name": "side", "image": "i", "restartPolicy": "Always"},
@@ -57,18 +57,18 @@ def test_init_containers_and_sidecars(simulated: PodsApi) -> None:
     assert state(found, "side")["terminated"]["exitCode"] == 143
 
 
-def test_invalid_annotation(simulated: PodsApi) -> None:
+def test_invalid_annotation(simulated: NamespaceApi) -> None:
     simulated.create(timed("p", "soon"))
     assert state(simulated.wait_phase("p", "Failed"))["terminated"]["reason"] == "StartError"
 
 
-def test_logs_are_empty(simulated: PodsApi) -> None:
+def test_logs_are_empty(simulated: NamespaceApi) -> None:
     simulated.create(timed("p", 0.01))
     simulated.wait_phase("p", "Succeeded")
     assert simulated.log("p") == ""
 
 
-def test_many_at_once(simulated: PodsApi) -> None:
+def test_many_at_once(simulated: NamespaceApi) -> None:
     """Each concurrent creation makes one pod. The time limit is generous, because machines are shared."""
 
     async def create_all(count: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.cluster_api import Json, PodsApi, held, pod, status_of
+from tests.harness.cluster_api import Json, NamespaceApi, held, pod, status_of
 
 PARTIAL = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"}
 
@@ -18,7 +18,7 @@ def names_of(events: Iterator[Json], count: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("version", ["", "0"])
-def test_starts_with_the_current_state(simulated: PodsApi, version: str) -> None:
+def test_starts_with_the_current_state(simulated: NamespaceApi, version: str) -> None:
     for name in "ba":
         simulated.create(held(name))
         simulated.wait_scheduled(name)
@@ -30,7 +30,7 @@ def test_starts_with_the_current_state(simulated: PodsApi, version: str) -> None
         assert names_of(events, 2) == [("MODIFIED", "a"), ("DELETED", "a")]
 
 
-def test_resumes_without_gap_or_repetition(simulated: PodsApi) -> None:
+def test_resumes_without_gap_or_repetition(simulated: NamespaceApi) -> None:
     version = simulated.version()
     for name in "abc":
         simulated.create(held(name))
@@ -44,7 +44,7 @@ def test_resumes_without_gap_or_repetition(simulated: PodsApi) -> None:
             assert next(events) == all_events[index + 1]
 
 
-def test_order_of_a_pods_events(simulated: PodsApi) -> None:
+def test_order_of_a_pods_events(simulated: NamespaceApi) -> None:
     version = simulated.version()
     body = pod()
     body["metadata"]["annotations"] = {"local-cluster/duration-s": "0.05"}
@@ -54,7 +54,7 @@ def test_order_of_a_pods_events(simulated: PodsApi) -> None:
     assert life == [("ADDED", "Pending"), ("MODIFIED", "Pending"), ("MODIFIED", "Running"), ("MODIFIED", "Succeeded")]
 
 
-def test_one_namespace_only(simulated: PodsApi) -> None:
+def test_one_namespace_only(simulated: NamespaceApi) -> None:
     with simulated.watch() as events, simulated.watch("/api/v1/pods", labelSelector="mine") as everywhere:
         simulated.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere", {"mine": ""}))
         simulated.create(held("here", {"mine": ""}))
@@ -66,7 +66,7 @@ def test_one_namespace_only(simulated: PodsApi) -> None:
 class TestSelectors:
     """Objects that enter or leave the selection."""
 
-    def test_leaving_is_deleted_and_entering_is_added(self, simulated: PodsApi) -> None:
+    def test_leaving_is_deleted_and_entering_is_added(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"app": "x"}))
         simulated.wait_scheduled("p")
         with simulated.watch(labelSelector="app=x") as events:
@@ -86,14 +86,14 @@ class TestSelectors:
             simulated.delete("p", gracePeriodSeconds="0")
             assert names_of(events, 2) == [("MODIFIED", "p"), ("DELETED", "p")]
 
-    def test_deletion_outside_the_selection_is_not_seen(self, simulated: PodsApi) -> None:
+    def test_deletion_outside_the_selection_is_not_seen(self, simulated: NamespaceApi) -> None:
         with simulated.watch(labelSelector="app=x") as events:
             simulated.create(held("q", {"app": "y"}))
             simulated.delete("q", gracePeriodSeconds="0")
             simulated.create(held("p", {"app": "x"}))
             assert names_of(events, 1) == [("ADDED", "p")]
 
-    def test_field_selector_follows_the_phase(self, simulated: PodsApi) -> None:
+    def test_field_selector_follows_the_phase(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         with simulated.watch(fieldSelector="status.phase=Running") as events:
             simulated.wait_scheduled("p")
@@ -107,7 +107,7 @@ class TestSelectors:
 class TestEnds:
     """Bookmarks and the end of a stream."""
 
-    def test_timeout_ends_cleanly_with_a_bookmark(self, api: PodsApi) -> None:
+    def test_timeout_ends_cleanly_with_a_bookmark(self, api: NamespaceApi) -> None:
         version = api.version()
         api.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere"))
         api.cluster.vanish_pod("default", "elsewhere")
@@ -119,17 +119,17 @@ class TestEnds:
         assert int(marks[-1]["object"]["metadata"]["resourceVersion"]) > int(version)
 
     @pytest.mark.parametrize("ahead", [0, 1000])
-    def test_no_bookmark_repeats_the_start_of_the_watch(self, api: PodsApi, ahead: int) -> None:
+    def test_no_bookmark_repeats_the_start_of_the_watch(self, api: NamespaceApi, ahead: int) -> None:
         """A watch is silent while nothing in the cluster changes, and when it starts at a future version."""
         version = str(int(api.version()) + ahead)
         with api.watch(resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_no_bookmarks_without_a_request_for_them(self, api: PodsApi) -> None:
+    def test_no_bookmarks_without_a_request_for_them(self, api: NamespaceApi) -> None:
         with api.watch(resourceVersion=api.version(), timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_bookmark_carries_the_version_of_other_namespaces_events(self, api: PodsApi) -> None:
+    def test_bookmark_carries_the_version_of_other_namespaces_events(self, api: NamespaceApi) -> None:
         version = api.version()
         made = api.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere"))
         api.cluster.vanish_pod("default", "elsewhere")
@@ -137,7 +137,7 @@ class TestEnds:
             mark = next(events)
         assert int(mark["object"]["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
 
-    def test_initial_events_end_with_a_bookmark(self, simulated: PodsApi) -> None:
+    def test_initial_events_end_with_a_bookmark(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         initial = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
         with simulated.watch(**initial) as events:
@@ -152,7 +152,7 @@ class TestEnds:
         params = {"watch": "1", "sendInitialEvents": "true"}
         status_of(simulated.request("GET", "", params=params), 422, "Invalid")
 
-    def test_drop_streams(self, simulated: PodsApi) -> None:
+    def test_drop_streams(self, simulated: NamespaceApi) -> None:
         with simulated.watch() as one, simulated.watch() as two:
             simulated.cluster.drop_streams()
             assert list(one) == list(two) == []
@@ -161,14 +161,14 @@ class TestEnds:
 class TestTooOld:
     """410, as the first event of a watch."""
 
-    def check_expired(self, api: PodsApi, version: str) -> None:
+    def check_expired(self, api: NamespaceApi, version: str) -> None:
         with api.watch(resourceVersion=version) as events:
             found = list(events)
         assert [event["type"] for event in found] == ["ERROR"]
         status = found[0]["object"]
         assert (status["kind"], status["code"], status["reason"]) == ("Status", 410, "Expired")
 
-    def test_version_before_the_window(self, simulated: PodsApi) -> None:
+    def test_version_before_the_window(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         simulated.create(held())
         for number in range(210):  # the server keeps 200 events
@@ -178,7 +178,7 @@ class TestTooOld:
         with simulated.watch(resourceVersion=simulated.version(), timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_compaction(self, simulated: PodsApi) -> None:
+    def test_compaction(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         simulated.create(held())
         simulated.wait_scheduled("p")
@@ -189,18 +189,18 @@ class TestTooOld:
             simulated.set_phase("p", "Running")
             assert names_of(events, 1) == [("MODIFIED", "p")]
 
-    def test_open_watch_survives_compaction(self, simulated: PodsApi) -> None:
+    def test_open_watch_survives_compaction(self, simulated: NamespaceApi) -> None:
         with simulated.watch() as events:
             simulated.cluster.compact()
             simulated.create(held())
             assert names_of(events, 1) == [("ADDED", "p")]
 
-    def test_invalid_version(self, simulated: PodsApi) -> None:
+    def test_invalid_version(self, simulated: NamespaceApi) -> None:
         params = {"watch": "true", "resourceVersion": "x"}
         status_of(simulated.request("GET", "", params=params), 400, "BadRequest")
 
 
-def test_many_watches_see_the_same_events(simulated: PodsApi) -> None:
+def test_many_watches_see_the_same_events(simulated: NamespaceApi) -> None:
     version, found = simulated.version(), []
 
     def follow() -> None:
