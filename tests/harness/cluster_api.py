@@ -1,4 +1,4 @@
-"""The HTTP API of a local cluster for tests: `ClusterApi` for the whole cluster, `NamespaceApi` for the pods of a namespace."""
+"""The HTTP API of a local cluster for tests: `ClusterApi` covers the cluster, `NamespaceApi` the pods of one namespace."""
 
 from __future__ import annotations
 
