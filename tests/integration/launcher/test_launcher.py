@@ -207,7 +207,7 @@ def test_a_strangers_pod_of_that_name_fails_the_launch(bench: Bench) -> None:
     during(bench, scenario)
     (result,) = bench.results()
     assert (result.outcome, result.reason, result.pod) == ("failed", "PodRefused", "")
-    assert "is not of this launch" in result.message
+    assert "does not belong to this launch" in result.message
 
 
 # --- what can never succeed -------------------------------------------------------------------------------------------
