@@ -20,7 +20,7 @@ async def follow(api: PodClient, count: int, silence_s: float = 5.0) -> tuple[li
     """The first items of a watch, as short texts."""
     watch = Reflector(api, "default", "a=b", silence_s, Backoff(first_s=0.01, most_s=0.05))
     found: list[str] = []
-    async with aclosing(watch.forever()) as items:
+    async with aclosing(watch.events()) as items:
         async for item in items:
             if isinstance(item, ListComplete):
                 found.append(f"complete {len(item.pods)}")
@@ -182,7 +182,7 @@ def test_a_server_cannot_ask_for_an_hours_pause() -> None:
     async def test() -> None:
         async with scripted(refuses(429, Retry_After="3600"), lists(pod("a")), HANG) as (_, api):
             watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.01, most_s=0.05), longest_pause_s=0.1)
-            async with aclosing(watch.forever()) as items:
+            async with aclosing(watch.events()) as items:
                 first = await asyncio.wait_for(anext(items), 5)
                 assert isinstance(first, PodEvent)
                 assert first.pod["metadata"]["name"] == "a"
@@ -219,7 +219,7 @@ def test_a_watch_that_always_fails_backs_off_although_the_list_works() -> None:
             watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.1, most_s=60.0, chance=lambda: 1.0))
 
             async def endless() -> None:
-                async with aclosing(watch.forever()) as items:
+                async with aclosing(watch.events()) as items:
                     async for _ in items:
                         pass
 
@@ -238,7 +238,7 @@ def test_a_refused_namespace_is_trouble_until_it_is_not() -> None:
             watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.2, most_s=0.2))
 
             async def first() -> None:
-                async with aclosing(watch.forever()) as items:
+                async with aclosing(watch.events()) as items:
                     async for item in items:
                         if isinstance(item, ListComplete):
                             await asyncio.sleep(0)

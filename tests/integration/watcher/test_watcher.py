@@ -318,7 +318,7 @@ def test_redis_away(redis_server: Any, bench: Bench) -> None:
 def test_pods_of_a_namespace_that_is_not_watched_are_followed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One by one and seconds late: each thing is told once, and a fatal reason to wait ends the wait."""
     monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_S", 0.3)
-    monkeypatch.setattr("podrelay_workers.watcher.leader.ELSEWHERE_S", 0.3)
+    monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_UNWATCHED_S", 0.3)
 
     async def test() -> None:
         bench.cluster.faults(images=[{"pattern": "no/such:*", "message": "no such image"}])
@@ -339,7 +339,7 @@ def test_pods_of_a_namespace_that_is_not_watched_are_followed(bench: Bench, monk
 def test_what_the_ledger_was_made_to_say_is_no_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a pod that runs the ledger may name another place, and another deployment's pod stays that one's."""
     monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_S", 0.3)
-    monkeypatch.setattr("podrelay_workers.watcher.leader.ELSEWHERE_S", 0.3)
+    monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_UNWATCHED_S", 0.3)
 
     async def test() -> None:
         before = time.time() - 60

@@ -22,7 +22,8 @@ from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown
-from podrelay_workers.watcher.leader import ASKING, Scope
+from podrelay_workers.watcher.leader import Scope
+from podrelay_workers.watcher.pod_lookups import LOOKUPS_MAX
 from podrelay_workers.watcher.pod_state import Rules
 from podrelay_workers.watcher.watcher import Watcher
 
@@ -48,7 +49,7 @@ async def run_watcher(
         rules, scope = read_options(settings, team, cluster)
         async with (
             _redis(settings) as scripts,
-            await PodClient.connect(team, len(scope.namespaces) + 2 * ASKING, "watcher") as api,
+            await PodClient.connect(team, len(scope.namespaces) + 2 * LOOKUPS_MAX, "watcher") as api,
         ):
             # What was imported stays: the collector need not look through it again and again.
             gc.collect()
