@@ -25,7 +25,7 @@ from podrelay.store.connection import unavailable
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.scripts import AsyncScripts, Call
 from podrelay_workers.watcher.leader_election import Term
-from podrelay_workers.watcher.pod_table import PodEntry, PodNews, row_of
+from podrelay_workers.watcher.pod_table import PodEntry, Publication
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,15 @@ class Outbox:
         self._cluster = cluster
         self._tags = {"team_name": cluster} if cluster != DEFAULT_CLUSTER else {}
         self._stream_length = stream_length
-        self._outbox: dict[tuple[str, int], PodNews] = {}
-        self._recent: deque[tuple[float, PodNews]] = deque()
+        self._outbox: dict[tuple[str, int], Publication] = {}
+        self._recent: deque[tuple[float, Publication]] = deque()
         self._filled = asyncio.Event()
         self.published = 0
 
     def __len__(self) -> int:
         return len(self._outbox)
 
-    def put(self, news: PodNews) -> None:
+    def put(self, news: Publication) -> None:
         """Queue news; only the furthest of an attempt is kept, with what all of it knew of the pod."""
         key = (news.launch_id, news.attempt)
         held = self._outbox.get(key)
@@ -125,27 +125,27 @@ class Outbox:
         self._filled.clear()
 
     def _sent(
-        self, batch: list[tuple[tuple[str, int], PodNews]], answers: Iterable[tuple[PodNews | None, int]]
+        self, batch: list[tuple[tuple[str, int], Publication]], answers: Iterable[tuple[Publication | None, int]]
     ) -> None:
         now = time.monotonic()
         for key, news in batch:
             if self._outbox.get(key) is news:  # else something newer came meanwhile
                 del self._outbox[key]
-            if news.result is not None and news.result.terminal:
+            if news.report is not None and news.report.terminal:
                 self._recent.append((now, news))
         while self._recent and now - self._recent[0][0] > KEPT_S:
             self._recent.popleft()
         for owner, answer in answers:
-            if owner is not None and owner.result is not None and answer == 1:
+            if owner is not None and owner.report is not None and answer == 1:
                 self.published += 1
                 _tell(owner)
 
-    async def _tell_lifecycles(self, owners: Sequence[PodNews | None], answers: Sequence[Any]) -> None:
+    async def _tell_lifecycles(self, owners: Sequence[Publication | None], answers: Sequence[Any]) -> None:
         """How long each step of the launches took that have just ended, as timers. What Redis does not tell is left out."""
         over = [
             news.launch_id
             for news, answer in zip(owners, answers, strict=True)
-            if answer == 1 and news is not None and news.result is not None and news.result.terminal
+            if answer == 1 and news is not None and news.report is not None and news.report.terminal
         ]
         if not over or not self._metrics:
             return
@@ -162,10 +162,10 @@ class Outbox:
                 Stats.timing(lifecycle.METRIC + step, seconds * 1000.0, tags=self._tags)
 
     def _calls(
-        self, term: Term, batch: list[tuple[tuple[str, int], PodNews]]
-    ) -> tuple[list[Call], list[PodNews | None]]:
+        self, term: Term, batch: list[tuple[tuple[str, int], Publication]]
+    ) -> tuple[list[Call], list[Publication | None]]:
         calls: list[Call] = []
-        owners: list[PodNews | None] = []
+        owners: list[Publication | None] = []
         watch, now_s = self._keys.watch(self._cluster), f"{time.time():.3f}"
         for _, news in batch:
             ledger = self._keys.launch(news.launch_id)
@@ -175,13 +175,13 @@ class Outbox:
                 head: list[str | int | float] = [term.leader, term.fence, news.attempt, news.launch_id, created_s]
                 calls.append(("restore", [ledger, watch, self._keys.live(self._cluster)], [*head, *fields]))
                 owners.append(None)
-            if news.result is not None:
+            if news.report is not None:
                 calls.append(self._publication(term, news, ledger, watch, now_s))
                 owners.append(news)
         return calls, owners
 
-    def _publication(self, term: Term, news: PodNews, ledger: str, watch: str, now_s: str) -> Call:
-        result = news.result
+    def _publication(self, term: Term, news: Publication, ledger: str, watch: str, now_s: str) -> Call:
+        result = news.report
         assert result is not None
         # Empty ones too: why a pod waited is no news once it runs.
         said = {**news.fields, "reason": result.reason, "message": result.message}
@@ -219,7 +219,7 @@ class Outbox:
             for launch_id, attempt, namespace, pod, uid in zip(*(flat[field::5] for field in range(5)), strict=True):
                 # Whoever can write to Redis can write any name there: only one that proves itself is asked for.
                 if attempt == str(identifiers.attempt_of_pod(pod, launch_id)):
-                    yield row_of(namespace, pod, launch_id, int(attempt), uid)
+                    yield PodEntry(namespace, pod, launch_id, int(attempt), uid)
                 else:
                     await self._quarantine(launch_id, "the ledger names a pod that is not of this launch and attempt")
             if cursor == "0":
@@ -240,15 +240,15 @@ class Outbox:
             raise unavailable(error) from error
 
 
-def _merged(held: PodNews, news: PodNews) -> PodNews:
+def _merged(held: Publication, news: Publication) -> Publication:
     """Both as one: a result that ends the attempt stays, and the newer one counts otherwise."""
-    result = held.result if held.result is not None and held.result.terminal else news.result or held.result
-    return replace(news, result=result, fields=held.fields | news.fields, restore=held.restore or news.restore)
+    result = held.report if held.report is not None and held.report.terminal else news.report or held.report
+    return replace(news, report=result, fields=held.fields | news.fields, restore=held.restore or news.restore)
 
 
-def _tell(news: PodNews) -> None:
+def _tell(news: Publication) -> None:
     """One line per change of state. Pods that end well say it at debug level: there are many."""
-    result = news.result
+    result = news.report
     assert result is not None
     level = logging.INFO if result.outcome in ("failed", "pending") else logging.DEBUG
     log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", news.launch_id, news.attempt, result.namespace, result.pod,
