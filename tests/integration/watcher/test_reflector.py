@@ -88,7 +88,7 @@ SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
         ["LISTED a", "LISTED a", "complete 1", "ADDED b"],
         ["10"],
     ),
-    "a page that fails is asked for again, not the whole list": (
+    "a page that fails is retried, not the whole list": (
         [lists(pod("a"), more="c"), refuses(500), refuses(429, Retry_After="0"), lists(pod("b"), version="20"),
          streams(event("ADDED", "c", "21")), HANG],
         ["LISTED a", "LISTED b", "complete 2", "ADDED c"],
@@ -99,7 +99,7 @@ SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
         ["complete 0", "complete 0", "ADDED b"],
         ["90", "90", "90", "30"],
     ),
-    "the same, told in the stream": (
+    "the same, reported in the stream": (
         [lists(version="90"), FUTURE_EVENT, FUTURE_EVENT, FUTURE_EVENT, lists(version="30"),
          streams(event("ADDED", "b", "31")), HANG],
         ["complete 0", "complete 0", "ADDED b"],
@@ -165,7 +165,7 @@ def test_repeated_silence_lists_again() -> None:
     asyncio.run(test())
 
 
-def test_a_list_that_never_ends_in_pages_is_asked_for_whole() -> None:
+def test_a_list_that_expires_between_pages_is_read_whole() -> None:
     """Storage that is compacted faster than the pages come: as the reference client does."""
 
     async def test() -> None:

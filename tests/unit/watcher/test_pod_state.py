@@ -1,4 +1,4 @@
-"""What each state of a pod means, by tables; and that no input makes the state fail."""
+"""What each state of a pod means, in tables; no input makes the interpretation fail."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ ENDS = [
      "failed", "TopologyAffinityError", "", None, "infrastructure"),
     ("too many volumes on this node", "MODIFIED", pod("Failed", status={"reason": "VolumeAttachmentLimitExceeded"}),
      "failed", "VolumeAttachmentLimitExceeded", "", None, "infrastructure"),
-    ("node said no in a way of its own", "MODIFIED", pod("Failed", status={"reason": "UnexpectedPredicateFailureType"}),
+    ("node refuses for an unlisted reason", "MODIFIED", pod("Failed", status={"reason": "UnexpectedPredicateFailureType"}),
      "failed", "UnexpectedPredicateFailureType", "", None, "infrastructure"),
     ("node is too old for the template", "MODIFIED", pod("Failed", status={"reason": "PodLevelResourcesNotSupported"}),
      "failed", "PodLevelResourcesNotSupported", "", None, "configuration"),
@@ -254,11 +254,11 @@ NOTHING = [
 
 
 @pytest.mark.parametrize(("event", "given_pod"), [row[1:] for row in NOTHING], ids=[row[0] for row in NOTHING])
-def test_nothing_to_tell(event: str, given_pod: Any) -> None:
+def test_nothing_to_report(event: str, given_pod: Any) -> None:
     assert interpret(event, given_pod, RULES, NOW_S).report is None
 
 
-def test_a_pod_that_left_the_selection_is_asked_for() -> None:
+def test_a_pod_that_left_the_selection_is_to_be_confirmed() -> None:
     assert interpret("DELETED", pod(**main(running())), RULES, NOW_S).report_if_gone
     assert not interpret("DELETED", pod(**main(ended(0))), RULES, NOW_S).report_if_gone
 
@@ -269,8 +269,8 @@ def test_started() -> None:
     assert state.fields["started"] == "1"
 
 
-def test_running_without_a_word_of_containers_is_started() -> None:
-    """A status that only has a phase: whoever wrote it knows no more."""
+def test_a_running_pod_without_container_statuses_is_started() -> None:
+    """A status that holds only a phase."""
     assert reported(interpret("MODIFIED", pod("Running"), RULES, NOW_S)).outcome == "started"
 
 
@@ -294,7 +294,7 @@ def test_a_pod_that_its_node_does_not_end_is_told_of(now: str, after_s: float) -
         assert "node-7" in deferred.report.message and "DeletionByTaintManager" in deferred.report.message
 
 
-def test_an_unknown_phase_is_told_of() -> None:
+def test_an_unknown_phase_is_reported() -> None:
     state = interpret(
         "MODIFIED", pod("Unknown", status={"reason": "NodeLost", "message": "Node x went away"}), RULES, NOW_S
     )
@@ -306,13 +306,13 @@ def test_an_unknown_phase_is_told_of() -> None:
 
 
 PENDING = [
-    # what it is, pod, reason told now, (after, outcome) told later
+    # what it is, pod, reason reported now, (after, outcome) reported later
     ("no node fits",
      pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
                                            "message": "0/3 nodes are available"}]}),
      "Unschedulable", []),
     ("being set up", pod("Pending", **main(waiting("ContainerCreating"))), None, [(8.0, "pending"), (30.0, "pending")]),
-    ("no scheduler has looked at it", pod("Pending", spec={"nodeName": ""}), None, [(8.0, "pending"), (30.0, "pending")]),
+    ("no scheduler has considered it", pod("Pending", spec={"nodeName": ""}), None, [(8.0, "pending"), (30.0, "pending")]),
     ("gated", pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "message": "gates",
                                                     "reason": "SchedulingGated"}]}), "SchedulingGated", []),
     ("base waits beside a sidecar that runs", pod("Running", **main(running("sidecar"), waiting("ErrImagePull", "x"))),
@@ -348,7 +348,7 @@ def test_a_fatal_wait_names_image_and_message() -> None:
 
 
 @pytest.mark.parametrize("reason", ["SignatureValidationFailed", "PreCreateHookError", "PreStartHookError"])
-def test_what_keeps_a_container_from_its_start_is_a_matter_of_configuration(reason: str) -> None:
+def test_what_prevents_a_start_is_a_configuration_failure(reason: str) -> None:
     assert (
         reported(interpret("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class
         == "configuration"

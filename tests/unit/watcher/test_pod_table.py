@@ -1,4 +1,4 @@
-"""What the watcher remembers of pods, and what of it is publication."""
+"""What the watcher remembers of pods, and that it publishes each state once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def observe(table: PodTable, event: str, given: dict[str, Any], clock_s: float =
     return summary(table.observe(event, given, NOW_S, clock_s).publication)
 
 
-def test_each_outcome_is_news_once() -> None:
+def test_each_outcome_is_published_once() -> None:
     table = PodTable(RULES)
     events = [("ADDED", waiting("ContainerCreating")), ("MODIFIED", RUNNING), ("MODIFIED", RUNNING), ("MODIFIED", DONE),
               ("MODIFIED", DONE), ("DELETED", DONE)]  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_list_restores_what_the_ledger_may_have_lost() -> None:
     assert PodTable(RULES).observe("LISTED", broken, NOW_S, 0.0).publication is not None
 
 
-def test_the_same_wait_is_news_at_most_once_a_minute() -> None:
+def test_the_same_wait_is_published_at_most_once_a_minute() -> None:
     table = PodTable(RULES)
     times = [(0, "ErrImagePull", "a"), (1, "ErrImagePull", "a"), (5, "ImagePullBackOff", "b"), (30, "ErrImagePull", "c"),
              (61, "ErrImagePull", "c"), (62, "CreateContainerError", "d")]  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_fatal_wait_falls_due_without_an_event_and_once() -> None:
     assert observe(table, "MODIFIED", RUNNING, 72.0) == ""
 
 
-def test_another_wait_begins_anew() -> None:
+def test_another_wait_starts_another_grace_period() -> None:
     table = PodTable(RULES)
     observe(table, "MODIFIED", waiting("ErrImagePull"), 0.0)
     observe(table, "MODIFIED", waiting("ContainerCreating"), 30.0)
@@ -112,7 +112,7 @@ def test_another_wait_begins_anew() -> None:
     assert due(table, 91.0) == ["failed ErrImagePull"]
 
 
-def test_a_slow_start_is_told_once() -> None:
+def test_a_slow_start_is_reported_once() -> None:
     table = PodTable(RULES)
     observe(table, "MODIFIED", waiting("ContainerCreating"), 0.0)
     assert [(item.with_events, item.without_reason) for _, item in table.pop_due(8.0)] == [(True, False)]
@@ -128,7 +128,7 @@ def terminating(state: dict[str, Any] | None) -> dict[str, Any]:
     return given | {"metadata": given["metadata"] | {"deletionTimestamp": "2026-11-20T10:00:30Z"}}
 
 
-def test_a_node_that_does_not_end_its_pod_is_told_of_once_also_after_the_start() -> None:
+def test_a_node_that_does_not_end_its_pod_is_reported_once_even_after_the_start() -> None:
     table, now_s = PodTable(RULES), 1_795_168_800.0  # 30 s before its time
     table.observe("MODIFIED", RUNNING, now_s, 0.0)
     table.observe("MODIFIED", terminating({"running": {}}), now_s, 0.0)
@@ -141,7 +141,7 @@ def test_a_node_that_does_not_end_its_pod_is_told_of_once_also_after_the_start()
 
 
 def test_a_fatal_wait_goes_on_under_a_new_leader() -> None:
-    """How long it lasts stands in the ledger."""
+    """The ledger holds when it began."""
     first = PodTable(RULES)
     first.observe("ADDED", waiting("ContainerCreating"), NOW_S - 5.0, 0.0)
     publication = first.observe("MODIFIED", waiting("ErrImagePull"), NOW_S, 5.0).publication
@@ -165,7 +165,7 @@ def test_a_fatal_wait_goes_on_under_a_new_leader() -> None:
 
 
 def test_another_launch_under_the_same_name() -> None:
-    """The pod was replaced while nobody watched: what it was is gone, and must be confirmed."""
+    """The pod was replaced while no watcher ran: the former one is probably gone, which must be confirmed."""
     table = PodTable(RULES)
     observe(table, "ADDED", RUNNING)
     other = pod({"running": {}}, uid="u2", **{"podrelay/launch-id": "other"})
@@ -211,7 +211,7 @@ def test_a_pod_that_is_gone_without_a_time_of_deletion() -> None:
 
 
 def test_an_end_is_not_overtaken_by_its_pods_absence() -> None:
-    """The result may still be on its way to the ledger when a comparison misses the pod."""
+    """The report may not have reached the ledger yet when a comparison finds the pod missing."""
     table = PodTable(RULES)
     observe(table, "ADDED", RUNNING)
     assert observe(table, "DELETED", DONE, 5.0) == "succeeded"
@@ -226,7 +226,7 @@ def test_skipped_with_one_line() -> None:
     assert table.observe("MODIFIED", pod(airflow_pod_revoked="1"), NOW_S, 0.0).skipped == ""
 
 
-def test_news_carries_what_the_ledger_should_know() -> None:
+def test_a_publication_holds_the_ledger_fields() -> None:
     publication = PodTable(RULES).observe("MODIFIED", RUNNING, NOW_S, 0.0).publication
     assert publication is not None
     assert isinstance(publication.report, PodReport)
@@ -237,7 +237,7 @@ def test_news_carries_what_the_ledger_should_know() -> None:
 
 # --- the whole path, from the bytes of the API server to what is stored ------------------------------------------------
 class _Redis:
-    """As much of the outbox's scripts as takes what is sent to Redis: every argument must be one that Redis takes."""
+    """Accepts script calls as Redis does: every argument must be one that the client can encode."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -282,7 +282,7 @@ VALUES = st.recursive(
     labels=st.sampled_from([{"podrelay/launch-id": "l", "podrelay/attempt": "0"}, {"podrelay/launch-id": 3}, None, []]),
 )
 def test_no_pod_stops_the_watcher(kinds: list[str], metadata: Any, spec: Any, status: Any, labels: Any) -> None:
-    """Decoded as the watcher does, judged, remembered, found when its time comes, and sent: nothing raises."""
+    """Decoded, interpreted, entered, reported when due, and sent, as the watcher does: nothing raises."""
     given_pod = {"metadata": {"name": "p", "namespace": "n", "uid": "u", **metadata, "labels": labels}, "spec": spec,
                  "status": status}  # fmt: skip
     table, redis, now_s = PodTable(RULES), _Redis(), NOW_S
@@ -308,14 +308,14 @@ def test_no_pod_stops_the_watcher(kinds: list[str], metadata: Any, spec: Any, st
 
 
 @pytest.mark.parametrize("team", ["default", "a-team", "_team-"])
-def test_whose_pod_it_is_by_its_labels(team: str) -> None:
+def test_labels_show_which_deployment_a_pod_belongs_to(team: str) -> None:
     labels = {"podrelay/deployment": "d", "podrelay/cluster": identifiers.cluster_label(team)}
     ours = pod(None, "Running", "u", **labels)
     assert not read_pod(ours).belongs_to_others("d", team) and not read_pod(pod()).belongs_to_others("d", team)
     assert read_pod(ours).belongs_to_others("e", team) and read_pod(ours).belongs_to_others("d", "another")
 
 
-def test_a_megabyte_of_labels_leaves_a_small_row() -> None:
+def test_a_megabyte_of_labels_leaves_a_small_entry() -> None:
     labels = {f"l{number}": "x" * 1000 for number in range(1000)}
     event = decode_event(json.dumps({"type": "ADDED", "object": pod({"running": {}}, **labels)}).encode())
     table = PodTable(RULES)
