@@ -18,8 +18,10 @@ from podrelay import health
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.lifecycle import STEPS
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.redis_values import text
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect, unavailable
+from podrelay.store.liveness import registered_launchers
 
 # A command line may wait longer than a heartbeat.
 _TIMEOUT_S = 5.0
@@ -47,7 +49,7 @@ def overview(team: str | None, now_s: float) -> dict[str, Any]:
             "deployment": keys.deployment,
             "cluster": cluster,
             "queues": queues,
-            "launchers": _launchers(client, keys, cluster, now_s),
+            "launchers": _launchers(client, keys, cluster),
             "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttle(_hash(client, keys.throttle(cluster)), now_s),
             "unacknowledged": client.zcard(keys.unacknowledged),
@@ -64,18 +66,18 @@ def render_overview(found: dict[str, Any]) -> str:
     lines.append(f"{'queue':48} {'queued':>8} {'started':>8} {'waiting':>8} {'failed':>8}")
     for name, counts in found["queues"].items():
         lines.append(f"{name:48} {counts['queued']:8} {counts['started']:8} {counts['waiting']:8} {counts['failed']:8}")
-    lines += [
-        "",
-        f"launchers: {len(found['launchers'])}"
-        + ("" if found["launchers"] else "  <- start one: airflow podrelay launcher"),
-    ]
-    lines += [
-        f"  {item['name']}  {item['state']}, heard of {item['heard_s_ago']:.0f} s ago" for item in found["launchers"]
-    ]
+    alive = sum(launcher["alive"] for launcher in found["launchers"])
+    lines += ["", f"launchers: {alive}" + ("" if alive else "  <- start one: airflow podrelay launcher")]
+    lines += [_launcher_line(launcher) for launcher in found["launchers"]]
     lines += _watcher_lines(found["watcher"])
     lines += [f"throttled: {what}" for what in found["throttle"]]
     lines.append(f"results not acknowledged: {found['unacknowledged']}, quarantined: {found['quarantine']}")
     return "\n".join(lines)
+
+
+def _launcher_line(launcher: dict[str, Any]) -> str:
+    state = launcher["state"] if launcher["alive"] else "not responding"
+    return f"  {launcher['name']}  {state}, last seen {launcher['last_seen_s']:.0f} s ago"
 
 
 def describe_launch(which: str) -> dict[str, Any]:
@@ -131,25 +133,16 @@ def _queues(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str]:
     return [*launches, keys.cleanup_queue(cluster)]
 
 
-def _launchers(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> list[dict[str, Any]]:
-    """RQ's worker registrations that listen to our launch queue."""
-    queue = keys.launch_queue(cluster)
-    found = []
-    for member in sorted(client.smembers(redis_keys.RQ_WORKERS)):
-        name = _text(member)
-        worker = _hash(client, name)
-        if queue not in worker.get("queues", "").split(","):
-            continue
-        heard = worker.get("last_heartbeat", "")
-        at = datetime.strptime(heard, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp() if heard else 0
-        found.append(
-            {
-                "name": name.removeprefix(redis_keys.RQ_WORKER_PREFIX),
-                "state": worker.get("state", "?"),
-                "heard_s_ago": max(0.0, now_s - at),
-            }
-        )
-    return found
+def _launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": launcher.name,
+            "state": launcher.state,
+            "alive": launcher.alive,
+            "last_seen_s": launcher.last_seen_s,
+        }
+        for launcher in registered_launchers(client, keys, cluster)
+    ]
 
 
 def _watcher(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> dict[str, Any]:
@@ -191,8 +184,4 @@ def _ago(at: str | None, now_s: float) -> float | None:
 
 
 def _hash(client: redis.Redis, key: str) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in client.hgetall(key).items()}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return {text(name): text(value) for name, value in client.hgetall(key).items()}

@@ -1,8 +1,8 @@
-"""Payloads that travel through Redis are encrypted and authenticated with Fernet, so that whoever can read Redis
-learns no token and whoever can write to it cannot make a launcher obey.
+"""Encrypts and authenticates payloads in Redis with Fernet. Used by whatever writes or reads a launch, clean-up or report.
 
-Keys are Airflow's own form: comma-separated, the first one seals, each of them opens. To rotate: put the new key
-first, restart every process, and drop the old one when no launch made under it is waiting any more.
+A reader of Redis learns no token, and a writer to Redis cannot forge a launch. Keys have Airflow's form: comma-separated, the
+first one encrypts, each of them decrypts. To rotate keys, put the new one first, restart every process, and remove the
+old one when no launch that it encrypted is waiting any more.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from podrelay.errors import ConfigError, DecryptionError
 
 
 class PayloadCipher:
-    """Seals bytes to text and opens them again.
+    """Encrypts bytes to printable text and decrypts them again.
 
-    :raises ConfigError: at construction, when there is no key or one is malformed. The message never shows a key.
+    :raises ConfigError: at construction, if there is no key or a key is malformed. The message never shows a key.
     """
 
     def __init__(self, keys: str) -> None:
         parts = [key.strip() for key in keys.split(",") if key.strip()]
         if not parts:
             raise ConfigError(
-                "No key to seal launches with: set [podrelay] fernet_key, or [core] fernet_key, to a key made by "
+                "No key to encrypt launches: set [podrelay] fernet_key, or [core] fernet_key, to a key from "
                 "cryptography.fernet.Fernet.generate_key(), the same for schedulers, launchers and watchers."
             )
         try:
             self._fernet = MultiFernet([Fernet(part) for part in parts])
         except ValueError as error:
             raise ConfigError(
-                "[podrelay] fernet_key (or [core] fernet_key) holds a malformed key: each key must be 32 bytes in "
-                "url-safe base64, keys separated by commas."
+                "[podrelay] fernet_key (or [core] fernet_key) contains a malformed key: each key must be 32 bytes in "
+                "URL-safe base64, with commas between keys."
             ) from error
 
     def __repr__(self) -> str:
         return "PayloadCipher(***)"
 
     def encrypt(self, payload: bytes) -> str:
-        """Return the payload encrypted and authenticated, as printable text."""
+        """The payload, encrypted and authenticated."""
         return self._fernet.encrypt(payload).decode("ascii")
 
     def decrypt(self, sealed: str | bytes) -> bytes:
-        """Return the payload.
+        """The payload of an encrypted text.
 
-        :raises DecryptionError: the text was not sealed by one of our keys.
+        :raises DecryptionError: the text was not encrypted with any of our keys.
         """
         try:
             return self._fernet.decrypt(sealed)
         except (InvalidToken, TypeError, ValueError) as error:
-            raise DecryptionError("payload is not sealed with a key of this deployment") from error
+            raise DecryptionError("payload is not encrypted with a key of this deployment") from error

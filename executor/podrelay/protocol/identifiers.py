@@ -1,6 +1,6 @@
-"""Every name that podrelay gives to something outside Python and Redis: labels, annotations, pods, launch ids, RQ job ids.
+"""Names that podrelay gives to things: labels, annotations, pods, launch ids, RQ job ids. Pure.
 
-Keys of Redis are in `redis_keys`.
+Redis keys are in `redis_keys`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ LABEL_LAUNCH_ID = "podrelay/launch-id"
 LABEL_DEPLOYMENT = "podrelay/deployment"
 LABEL_CLUSTER = "podrelay/cluster"
 LABEL_ATTEMPT = "podrelay/attempt"
-# What task instance (or callback, or connection test) the pod is for: the key of `current`.
+# The task instance, callback or connection test that the pod runs: its subject, the key of `current`.
 ANNOTATION_SUBJECT = "podrelay/subject"
-# Where the stock executor puts a task instance's id from Airflow 3.4 on.
+# Carry a task instance's id in the stock executor from Airflow 3.4 on.
 ANNOTATION_TASK_INSTANCE = "task_instance_id"
 LABEL_TASK_INSTANCE = "ti_id"
 
-# The stock executor's labels that mean something to us as well (provider: pod_generator, kubernetes_executor).
+# Labels of the stock executor that podrelay uses too (provider: pod_generator, kubernetes_executor).
 LABEL_WORKER = "airflow-worker"
 LABEL_DONE = "airflow_executor_done"
 LABEL_REVOKED = "airflow_pod_revoked"
-
-# --- RQ -----------------------------------------------------------------------------------------------------------
-# The function names in our RQ jobs. Nothing imports them: a launcher compares the text and refuses any other.
-LAUNCH_FUNCTION = "podrelay_workers.launcher.launch"
-CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
 
 _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
 _POD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -38,18 +33,18 @@ _POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-(\d+)$")
 _JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
 
 
-# Airflow's own ids are of other versions (RFC 9562 leaves this one to whoever uses it).
+# RFC 9562 reserves this UUID version for custom formats; Airflow's ids have other versions.
 _OUR_VERSION = 8
 
 
 def new_launch_id() -> str:
-    """An id for a launch to which Airflow assigned none: one that is recognised when a row brings it back."""
+    """An id for a launch to which Airflow assigned none; `is_assigned` tells it from Airflow's ids."""
     return str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | _OUR_VERSION << 76))
 
 
 def is_assigned(text: str | None) -> bool:
-    """Did Airflow assign this id to the launch that is to be made? Where it assigns none, the row still holds what an earlier
-    launch left there: an id of ours, or whatever another executor calls its own.
+    """Whether Airflow assigned this id. Otherwise the row still contains the value of an earlier launch: an id of ours, or
+    another executor's.
     """
     return is_launch_id(text) and uuid.UUID(text or "").version != _OUR_VERSION
 
@@ -63,25 +58,26 @@ def is_launch_id(text: str | None) -> bool:
 
 
 def job_id(launch_id: str, attempt: int) -> str:
-    """The RQ job id of one attempt of one launch. RQ allows letters, digits, `-` and `_` only."""
+    """The RQ job id of one attempt of a launch. RQ allows letters, digits, `-` and `_` only."""
     return f"{launch_id}_{attempt}"
 
 
 def cleanup_job_id(launch_id: str, attempt: int, action: str, unless_started: bool = False) -> str:
-    """The RQ job id of a clean-up. One that was left because it had started may have to go all the same later, by another."""
+    """The RQ job id of a clean-up. A pod that an `unless_started` job left running may need another one later."""
     return f"{job_id(launch_id, attempt)}{'-pending' if unless_started else ''}-{action}"
 
 
 def parse_job_id(job: str) -> tuple[str, int] | None:
-    """Launch id and attempt of a job id, or None where the job is not one of ours."""
+    """Launch id and attempt in the job id of a launch; None for any other id."""
     match = _JOB_ID.match(job)
     return (match[1], int(match[2])) if match else None
 
 
 def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
-    """The pod's name: a pure function of launch and attempt, so that Kubernetes refuses a second pod (invariant I1).
+    """The name of an attempt's pod. Its suffix depends on nothing else, so Kubernetes refuses a second pod (invariant I1,
+    docs/architecture.md).
 
-    `prefix` (dag and task, or what a pod_override asks for) only makes it readable.
+    `prefix` (DAG and task, or the name in a pod_override) makes it readable.
     """
     suffix = f"-{launch_id.replace('-', '').lower()}-{attempt}"
     slug = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-")[: _POD_NAME_MAX - len(suffix)].strip("-")
@@ -89,7 +85,7 @@ def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
 
 
 def launch_of_pod(name: str) -> tuple[str, int] | None:
-    """Launch id and attempt of a pod of ours by its name, or by its host name; None where it is not one."""
+    """Launch id and attempt in a pod name or host name; None for a pod of another origin."""
     match = _POD_OF_OURS.search(name.split(".", 1)[0])
     if match is None:
         return None
@@ -98,8 +94,8 @@ def launch_of_pod(name: str) -> tuple[str, int] | None:
 
 
 def attempt_of_pod(name: str, launch_id: str) -> int | None:
-    """Which attempt of this launch has a pod of exactly this name; None where it is none of the launch. Every pod of ours
-    is named by `pod_name`, whatever an override or a hook asks for: a name proves whose pod it is.
+    """The attempt of this launch whose pod has exactly this name; None if there is none. `pod_name` names every pod of ours,
+    despite overrides and hooks: the name proves which launch a pod belongs to.
     """
     launch, attempt = launch_of_pod(name) or ("", 0)
     exact = launch == launch_id and name.endswith(f"-{attempt}") and _POD_NAME.fullmatch(name)
@@ -107,5 +103,5 @@ def attempt_of_pod(name: str, launch_id: str) -> int | None:
 
 
 def cluster_label(cluster: str) -> str:
-    """The value of LABEL_CLUSTER. A team's name may begin or end with a dash or an underscore, which no label's value may."""
+    """The value of LABEL_CLUSTER. Unlike a team's name, a label value must begin and end with a letter or digit."""
     return cluster if cluster[:1].isalnum() and cluster[-1:].isalnum() else f"0.{cluster}.0"

@@ -1,13 +1,12 @@
-"""The messages that travel through Redis: frozen values, encoded and decoded here and nowhere else.
+"""The messages in Redis: frozen values, encoded and decoded only here. Used by executor, launchers and watchers.
 
-Every decoding fault is one MessageError that never shows the payload, so that a poisoned entry is one `except` clause.
-Sealing (encryption and authentication) is `podrelay.protocol.encryption`'s; this module is pure.
+Every decoding fault is a MessageError that never shows the payload, so one `except` clause handles a poisoned entry.
+This module is pure; `podrelay.protocol.encryption` encrypts what it encodes.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -15,12 +14,12 @@ from podrelay.errors import MessageError
 
 VERSION = 1
 
-# A JSON object.
+# A JSON object; the one definition of podrelay and its workers.
 Json = dict[str, Any]
 
 Kind = Literal["task", "callback", "connection_test"]
-# pending: not over, only news of why it waits. started: a container of ours runs. expired: the token would not have
-# lived long enough, so no pod was made; the executor mints a new one. The others are the end of the attempt.
+# pending: the pod waits, with a reason. started: the task's container runs. expired: the token would have expired too soon,
+# so no pod was created, and the executor issues a new token. The other outcomes end the attempt as well.
 Outcome = Literal["pending", "started", "succeeded", "failed", "expired"]
 CleanupAction = Literal["delete", "done", "revoke"]
 FailureClass = Literal["", "application", "infrastructure", "configuration"]
@@ -32,10 +31,10 @@ _Message = TypeVar("_Message", "LaunchRequest", "PodReport", "CleanupRequest")
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """What a launcher needs to make one pod. `args` holds a token: no repr shows it.
+    """What a launcher needs to create one pod. `args` contains a token: no repr shows it.
 
     `key` is (dag_id, task_id, run_id, try_number, map_index) of a task; empty for other kinds.
-    `not_after_s` is the wall-clock time (seconds since the epoch) when the token ends; 0 where it does not.
+    `not_after_s` is the wall-clock time (seconds since the epoch) when the token expires; 0 if it does not.
     """
 
     launch_id: str
@@ -53,7 +52,7 @@ class LaunchRequest:
     image: str | None = None
     priority: int = 1
     not_after_s: float = 0.0
-    # Airflow knows this task by its id (`subject`), and not by its coordinates: its pod then carries the id as stock's do.
+    # Airflow identifies this task by its id (`subject`), not by its coordinates: its pod carries the id, as stock pods do.
     known_by_id: bool = False
 
     def encode(self) -> bytes:
@@ -71,7 +70,7 @@ class LaunchRequest:
 
     @property
     def description(self) -> str:
-        """What rq-dashboard shows: never an argument, never a token."""
+        """The text in rq-dashboard: never an argument, never a token."""
         if not self.key:
             return f"{self.kind.replace('_', ' ')} {self.subject}"
         dag_id, task_id, run_id, try_number, map_index = self.key
@@ -82,9 +81,9 @@ class LaunchRequest:
 
 @dataclass(frozen=True, slots=True)
 class PodReport:
-    """What became of one attempt's pod. Everything is text for people except outcome, exit_code and signal.
+    """The state of one attempt's pod: why it waits, that it runs, or how it ended. All texts are for people.
 
-    `seen_at_s` is when it happened by the API server's clock where known, else when it was seen (wall clock).
+    `seen_at_s` is the time of the change by the API server's clock if known, else when it was observed (wall clock).
     """
 
     launch_id: str
@@ -114,10 +113,10 @@ class PodReport:
     @classmethod
     def decode(cls, payload: bytes) -> PodReport:
         """:raises MessageError: on anything that `encode` would not have written."""
-        result = _decode("result", cls, payload)
-        if result.outcome not in get_args(Outcome):
-            raise MessageError(f"unknown outcome {result.outcome!r}")
-        return replace(result, log_tail=tuple(result.log_tail))
+        report = _decode("result", cls, payload)
+        if report.outcome not in get_args(Outcome):
+            raise MessageError(f"unknown outcome {report.outcome!r}")
+        return replace(report, log_tail=tuple(report.log_tail))
 
     @property
     def terminal(self) -> bool:
@@ -128,8 +127,8 @@ class PodReport:
 class CleanupRequest:
     """What to do with a pod whose result the executor has acknowledged, or whose task was revoked.
 
-    delete: remove it (404 and a foreign uid are success). done: label it as finished and keep it.
-    revoke: delete it unless it is gone; label it revoked first, so that a stock watcher would ignore its end.
+    delete: delete it (404 and a foreign uid count as success). done: label it as finished and keep it.
+    revoke: label it as revoked, so that a stock watcher ignores its end, then delete it.
     """
 
     launch_id: str
@@ -139,9 +138,9 @@ class CleanupRequest:
     uid: str = ""
     cluster: str = "default"
     delete_options: dict[str, Any] = field(default_factory=dict)
-    # Only while no container of it has started: its task may have begun.
+    # Delete the pod only while none of its containers has started: its task may have begun.
     unless_started: bool = False
-    # revoke: the task instance of which the database was asked; a pod that is for another one stays. None: nobody asked.
+    # revoke: the task instance that was checked in the database; a pod for another one stays. None: nothing was checked.
     subject: str | None = None
 
     def encode(self) -> bytes:
@@ -156,26 +155,17 @@ class CleanupRequest:
         return request
 
 
-def number_of(text: str | bytes | None) -> float:
-    """A number in a field of Redis that is not sealed: 0 where anything else stands there."""
-    try:
-        number = float(text or 0)
-    except ValueError:
-        return 0.0
-    return number if math.isfinite(number) else 0.0
-
-
 def _encode(what: str, message: Any) -> bytes:
-    # Not asdict(): its deep copies cost the scheduler more than all the rest of a hand-over.
+    # Not asdict(): its deep copies cost the scheduler more than the rest of an offer.
     values = {name: getattr(message, name) for name in _FIELDS[type(message)]}
     return _JSON.encode({"v": VERSION, "is": what, **values}).encode()
 
 
-# json.dumps with separators makes a new encoder each time.
+# json.dumps with separators creates an encoder per call.
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
 
-# The types a field may have on the wire; a bool is not an int here.
+# The JSON types of a field; a bool is not an int here.
 _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "bool": (bool,),
@@ -193,7 +183,7 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "CleanupAction": (str,),
 }
 
-# The fields of each message, and the types that each may have on the wire.
+# The fields of each message, with their types on the wire.
 _FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
     cls: {item.name: _WIRE_TYPES[str(item.type)] for item in fields(cls)}
     for cls in (LaunchRequest, PodReport, CleanupRequest)
@@ -211,7 +201,7 @@ def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
     if version != VERSION:
         raise MessageError(f"{what} message of version {version!r}: this process reads version {VERSION}")
     known = _FIELDS[cls]
-    # A field added by a newer process of the same version is for newer readers; it is not an error.
+    # A field that a newer process of the same version added is ignored; it is not an error.
     values = {name: value for name, value in document.items() if name in known}
     for name, value in values.items():
         allowed = known[name]

@@ -1,7 +1,12 @@
-"""Connections to Redis: timeouts always, Sentinel, TLS and ACL users where configured, Redis Cluster refused."""
+"""Connections to Redis, always with timeouts; with Sentinel, TLS and ACL users if configured. Used by every process.
+
+The only module that opens connections and that translates Redis errors. Redis Cluster is rejected.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -14,87 +19,113 @@ from podrelay.errors import ConfigError, RedisUnavailable
 from podrelay.settings import Settings
 
 _UNUSABLE = (
-    "[podrelay] redis_url is not a usable address: redis://user:password@host:port/database, where / ? # @ and % of user and "
-    "password are written as %2F %3F %23 %40 and %25, and options behind ? have the values that redis-py knows."
+    "[podrelay] redis_url is invalid: write redis://user:password@host:port/database. In user and password write "
+    "/ ? # @ and % as %2F %3F %23 %40 and %25; options after ? must be known to redis-py."
 )
 
 
 def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
-    """A blocking client, for the scheduler and the command line. Opens no socket before its first command."""
+    """A blocking client for the scheduler and the command line. It opens no socket before its first command.
+
+    :raises ConfigError: the address or the Sentinel options are invalid.
+    """
     options = _options(settings, timeout_s)
     try:
         if settings.redis_sentinels:
-            sentinels = redis.Sentinel(settings.redis_sentinels, **_under_sentinels(settings, options))
+            sentinels = redis.Sentinel(settings.redis_sentinels, **_sentinel_options(settings, options))
             return sentinels.master_for(_master(settings))
         return redis.Redis.from_url(settings.redis_url, **options)
     except ValueError:
-        raise ConfigError(_UNUSABLE) from None  # its text may hold a part of the password
+        raise ConfigError(_UNUSABLE) from None  # its text may contain a part of the password
 
 
 def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.asyncio.Redis:
-    """The same for launchers and watchers, whose loops are asyncio."""
+    """An asyncio client for launchers and watchers. It opens no socket before its first command.
+
+    :raises ConfigError: the address or the Sentinel options are invalid.
+    """
     options = _options(settings, timeout_s)
     try:
         if settings.redis_sentinels:
-            sentinels = redis.asyncio.sentinel.Sentinel(settings.redis_sentinels, **_under_sentinels(settings, options))
+            sentinels = redis.asyncio.sentinel.Sentinel(
+                settings.redis_sentinels, **_sentinel_options(settings, options)
+            )
             return sentinels.master_for(_master(settings))
         return redis.asyncio.Redis.from_url(settings.redis_url, **options)
     except ValueError:
-        raise ConfigError(_UNUSABLE) from None  # its text may hold a part of the password
+        raise ConfigError(_UNUSABLE) from None  # its text may contain a part of the password
 
 
 def check(client: redis.Redis) -> list[str]:
-    """Look at the server once, at start. Returns warnings for the log, each with what to change.
+    """Inspect the server once, at start.
 
-    :raises RedisUnavailable: it does not answer; a scheduler goes on, the work waits.
-    :raises ConfigError: it answers, and what it says can never work.
+    :return: warnings for the log, each with a remedy.
+    :raises RedisUnavailable: Redis failed; a scheduler continues, launches are retained.
+    :raises ConfigError: this server, user or password can never work.
     """
     try:
         server = client.info("server")
         memory = client.info("memory")
         persistence = client.info("persistence")
     except AuthenticationError as error:
-        raise ConfigError(f"[podrelay] redis_url: Redis refuses the user or password ({error}).") from error
+        raise ConfigError(str(unavailable(error))) from error
     except RedisError as error:
         raise unavailable(error) from error
-    if server.get("redis_mode") == "cluster":
-        raise ConfigError(
-            "[podrelay] redis_url names a Redis Cluster: use a standalone Redis or one under Sentinel "
-            "(several keys change in one step here, which Cluster cannot do)."
-        )
-    version = tuple(int(part) for part in str(server.get("redis_version", "0")).split(".")[:2])
-    if version < (6, 2):
-        raise ConfigError(f"[podrelay] redis_url: Redis {server.get('redis_version')} is too old, 6.2 is needed.")
+    _require_usable(server)
     warnings = []
     policy = memory.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         warnings.append(
-            f"Redis may evict launches: its maxmemory-policy is {policy}; set it to noeviction. "
-            "(Evicted launches are handed over again, but late.)"
+            f"Redis may evict launches, which delays them: its maxmemory-policy is {policy}. Set it to noeviction."
         )
     if not persistence.get("aof_enabled") and "rdb_last_save_time" in persistence and not _saves(client):
         warnings.append(
-            "Redis keeps nothing on disk: after its restart launches are handed over again from the schedulers' memory. "
-            "Set appendonly yes to spare that."
+            "Redis persists nothing: after a restart of Redis, schedulers offer all launches again. "
+            "Set appendonly yes to avoid that."
         )
     return warnings
 
 
+def _require_usable(server: dict[str, Any]) -> None:
+    if server.get("redis_mode") == "cluster":
+        raise ConfigError(
+            "[podrelay] redis_url names a Redis Cluster: use a standalone Redis or one with Sentinel "
+            "(podrelay changes several keys in one atomic step, which Redis Cluster does not allow)."
+        )
+    version = tuple(int(part) for part in str(server.get("redis_version", "0")).split(".")[:2])
+    if version < (6, 2):
+        raise ConfigError(
+            f"[podrelay] redis_url: Redis {server.get('redis_version')} is too old; version 6.2 or later is required."
+        )
+
+
 def unavailable(error: Exception) -> RedisUnavailable:
-    """The error of podrelay for a foreign error of Redis; raise it `from` the foreign one."""
+    """The podrelay error for a Redis or socket error; raise it `from` the original. The only such mapping."""
+    if isinstance(error, AuthenticationError):
+        return RedisUnavailable(f"[podrelay] redis_url: Redis rejects the user or password ({error}).")
     if isinstance(error, NoPermissionError):
         return RedisUnavailable(
-            f"Redis refuses the user of [podrelay] redis_url ({error}); docs/redis.md lists what it must be allowed."
+            f"Redis denies a command to the user of [podrelay] redis_url ({error}); docs/redis.md lists the rules it needs."
         )
-    return RedisUnavailable(
-        f"Redis does not answer ({type(error).__name__}: {error}); [podrelay] redis_url says where it is."
-    )
+    return RedisUnavailable(f"Redis unavailable ({type(error).__name__}: {error}); check [podrelay] redis_url.")
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Translate Redis and socket errors inside the block, blocking or asyncio.
+
+    :raises RedisUnavailable: for each of them.
+    """
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise unavailable(error) from error
 
 
 def _saves(client: redis.Redis) -> bool:
     try:
         return bool(client.config_get("save").get("save"))
-    except RedisError:  # CONFIG is often forbidden in managed services, which then persist by themselves
+    except RedisError:  # managed services often forbid CONFIG, and then configure persistence themselves
         return True
 
 
@@ -105,29 +136,31 @@ def _options(settings: Settings, timeout_s: float | None) -> dict[str, Any]:
         "socket_connect_timeout": limit_s,
         "socket_keepalive": True,
         "health_check_interval": 30,
-        # A retry inside the client would double the time that a heartbeat waits; the callers retry by themselves.
+        # A retry inside the client would double the wait of a heartbeat; the callers retry.
         "retry": None,
         "retry_on_timeout": False,
         "client_name": "podrelay",
     }
 
 
-def _under_sentinels(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
-    """How the Sentinels are asked, and what redis_url says of the master: user, password, database, TLS.
+def _sentinel_options(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    """Options for the Sentinels, and for the master those of redis_url: user, password, database, TLS.
 
-    The Sentinels are asked one after the other, and together they may take no longer than one call to Redis.
+    redis-py queries the Sentinels one by one: together they may take no longer than one call to Redis.
     """
-    of_master = parse_url(settings.redis_url)
-    if of_master.pop("connection_class", None) is SSLConnection:
-        of_master["ssl"] = True
+    master = parse_url(settings.redis_url)
+    if master.pop("connection_class", None) is SSLConnection:
+        master["ssl"] = True
     for name in ("host", "port", "path"):
-        of_master.pop(name, None)
+        master.pop(name, None)
     each_s = options["socket_timeout"] / len(settings.redis_sentinels)
-    of_sentinels = {"socket_timeout": each_s, "socket_connect_timeout": each_s, "socket_keepalive": True, "retry": None}
-    return {"sentinel_kwargs": of_sentinels, **of_master, **options}
+    sentinels = {"socket_timeout": each_s, "socket_connect_timeout": each_s, "socket_keepalive": True, "retry": None}
+    return {"sentinel_kwargs": sentinels, **master, **options}
 
 
 def _master(settings: Settings) -> str:
     if not settings.redis_sentinel_master:
-        raise ConfigError("[podrelay] redis_sentinel_master is empty: name the master that the Sentinels watch.")
+        raise ConfigError(
+            "[podrelay] redis_sentinel_master is empty: set it to the name of the master that the Sentinels monitor."
+        )
     return settings.redis_sentinel_master

@@ -148,7 +148,7 @@ def test_a_password_that_redis_refuses_is_one_clear_line(bench: Bench, tmp_path:
         process = bench.start_process(AIRFLOW__PODRELAY__REDIS_URL=url)
         assert ended(process, START_S) == 2
     last = bench.log_of(0).strip().splitlines()[-1]
-    assert last.startswith("podrelay: [podrelay] redis_url: Redis refuses the user or password")
+    assert last.startswith("podrelay: [podrelay] redis_url: Redis rejects the user or password")
     assert ":wrong@" not in bench.log_of(0)
 
 

@@ -94,7 +94,7 @@ def test_launchers_that_take_one_by_one_share_the_turn(bench: Bench) -> None:
     others = set(jobs_of(bench.offer_many(100, owner="b")))
 
     async def scenario(intake: JobQueue) -> None:
-        second = JobQueue(intake._client, bench.settings, bench.cipher, "launch", "w2", "default")
+        second = JobQueue(intake._runner.client, bench.settings, bench.cipher, "launch", "w2", "default")
         found = [ids((await which.claim(1)).jobs)[0] for which in [intake, second] * 20]
         assert len(others & set(found)) == 20
 
@@ -339,7 +339,7 @@ def test_the_clean_up_queue_has_no_side(bench: Bench) -> None:
     bench.offer_many(2, owner="b")
 
     async def scenario(intake: JobQueue) -> None:
-        cleanups = JobQueue(intake._client, bench.settings, bench.cipher, "cleanup", "w", "default")
+        cleanups = JobQueue(intake._runner.client, bench.settings, bench.cipher, "cleanup", "w", "default")
         claim = await cleanups.claim(64)
         assert (claim.jobs, claim.more) == ([], False)
         await cleanups.reap()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from tests.harness.pod_api import status
@@ -58,9 +58,7 @@ def test_a_finished_job_keeps_no_token_in_redis(bench: Bench) -> None:
 
     during(bench, scenario)
     assert sealed
-    assert bench.redis.hget(f"rq:job:{request.launch_id}_0", "data") == json.dumps(
-        [identifiers.LAUNCH_FUNCTION, None, [], {}]
-    )
+    assert bench.redis.hget(f"rq:job:{request.launch_id}_0", "data") == json.dumps([jobs.LAUNCH_FUNCTION, None, [], {}])
 
 
 def created(bench: Bench, request: LaunchRequest) -> bool:

@@ -30,10 +30,10 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, Kind, back, created, done, wait
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_state import Rules
@@ -404,7 +404,7 @@ class World:
             eyes.term = None
             return
         if eyes.epoch not in ("", term.epoch):
-            eyes.publisher.say_again()
+            eyes.publisher.requeue_recent()
         if term != eyes.term:
             eyes.table = PodTable(self._rules)
         eyes.term, eyes.epoch = term, term.epoch

@@ -17,7 +17,8 @@ from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.store.circuit_breaker import script
+from podrelay.store import scripts
+from podrelay.store.script_table import script
 from tests.conftest import FERNET_KEY
 from tests.harness.task_instances import OWNER
 
@@ -34,25 +35,19 @@ class Outside:
         """Publish a result by the script that the watcher uses."""
         result = PodReport(launch_id, attempt, outcome, namespace="default", **fields)  # type: ignore[arg-type]
         known: dict[str, str] = {"pod": result.pod, "namespace": "default", "uid": result.uid} if result.pod else {}
-        return int(
-            self.redis.eval(  # type: ignore[arg-type]
-                script("publish"),
-                4,
-                self.names.launch(launch_id),
-                self.names.results,
-                self.names.unacknowledged,
-                self.names.watch("default"),
-                "",
-                "",
-                launch_id,
-                attempt,
-                outcome,
-                self._cipher.encrypt(result.encode()),
-                time.time(),
-                100_000,
-                *[item for pair in known.items() for item in pair],
-            )  # fmt: skip
+        call = scripts.publish(
+            self.names,
+            cluster="default",
+            fence=scripts.UNFENCED,
+            launch_id=launch_id,
+            attempt=attempt,
+            outcome=outcome,
+            result=self._cipher.encrypt(result.encode()),
+            now=f"{time.time():.6f}",
+            results_max=100_000,
+            fields=known,
         )
+        return int(self.redis.eval(script(call.name).text, len(call.keys), *call.keys, *call.args))  # type: ignore[arg-type]
 
     def create(self, launch_id: str, pod: str = "pod-1") -> None:
         """What a launcher leaves when it has made the pod."""

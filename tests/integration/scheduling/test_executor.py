@@ -619,7 +619,7 @@ def test_the_time_to_an_acknowledgement_is_a_metric(
     time.sleep(0.3)
     beat(executor, until=lambda: told)
     ((name, milliseconds),) = told
-    assert name == "podrelay.protocol.lifecycle.acknowledged"
+    assert name == "podrelay.lifecycle.acknowledged"
     assert 300.0 <= milliseconds < 10_000.0
     assert outside.ledger(launch_id)["state"] == "acknowledged"
 
@@ -662,7 +662,7 @@ def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     presence = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))
     presence._beat()
     worker = redis_keys.RQ_WORKER_PREFIX + "host-1-aa"
-    assert outside.redis.ttl(worker) > 55  # what `heard_s_ago` reckons with
+    assert outside.redis.ttl(worker) > 55  # what `liveness` relies on
     first, second = make_task_instances(2)
     key, _ = hand_over(executor, first)
     _, has_pod = hand_over(executor, second)

@@ -147,5 +147,5 @@ def test_a_refusal_of_redis_says_what_to_do(guarded: RedisServer) -> None:
     with pytest.raises(redis.exceptions.ResponseError) as caught:
         client.xrevrange("podrelay:default:results")
     error = unavailable(caught.value)
-    assert "refuses the user" in str(error)
+    assert "denies a command to the user" in str(error)
     assert "docs/redis.md" in str(error)

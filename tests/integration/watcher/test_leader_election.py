@@ -17,8 +17,8 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import connect_async
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_table import Publication
@@ -136,7 +136,7 @@ def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None
         client.script_flush()
         again = await candidates(scripts, 5.0)[0].claim()
         assert isinstance(again, Term)
-        publisher.say_again()
+        publisher.requeue_recent()
         await publisher.flush(again)
         assert client.xlen(NAMES.results) == 450
 

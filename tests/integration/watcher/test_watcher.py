@@ -464,14 +464,14 @@ def test_each_step_of_a_launch_is_a_metric(bench: Bench, monkeypatch: pytest.Mon
             created_s = float(bench.ledger(launch)["t_created"])
             handed = {"t_offered": created_s - 1.0, "t_claimed": created_s - 0.25}
             bench.redis.hset(bench.names.launch(launch.launch_id), mapping=handed)
-            await until(lambda: "podrelay.protocol.lifecycle.reported" in timers)
+            await until(lambda: "podrelay.lifecycle.reported" in timers)
 
     run(test())
     assert {name.rpartition(".")[2] for name in timers} == {
         "claimed", "created", "scheduled", "started", "finished", "reported",
     }  # fmt: skip
-    assert timers["podrelay.protocol.lifecycle.claimed"] == pytest.approx(750.0, abs=1.0)
-    assert timers["podrelay.protocol.lifecycle.created"] == pytest.approx(250.0, abs=1.0)
+    assert timers["podrelay.lifecycle.claimed"] == pytest.approx(750.0, abs=1.0)
+    assert timers["podrelay.lifecycle.created"] == pytest.approx(250.0, abs=1.0)
     assert all(0.0 <= milliseconds < 10_000.0 for milliseconds in timers.values())
 
 

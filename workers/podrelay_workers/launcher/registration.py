@@ -17,14 +17,13 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.serializers import JSONSerializer
 
+from podrelay.protocol.retention import REGISTRATION_TTL_S
 from podrelay.settings import Settings
 from podrelay.store.connection import connect
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
-# Unheard of for so long (s), a launcher is not listed any more.
-_GONE_AFTER_S = 60
 # RQ derives its own time limits from this one.
 _WORKER_TTL_S = 16
 
@@ -74,7 +73,7 @@ class Registration:
             worker.register_birth()
         finished, failed, busy = self._counts()
         with connection.pipeline() as pipeline:
-            worker.heartbeat(_GONE_AFTER_S, pipeline=pipeline)
+            worker.heartbeat(REGISTRATION_TTL_S, pipeline=pipeline)
             worker.set_state("busy" if busy else "idle", pipeline=pipeline)
             pipeline.hincrby(worker.key, "successful_job_count", finished - self._told[0])
             pipeline.hincrby(worker.key, "failed_job_count", failed - self._told[1])

@@ -86,7 +86,7 @@ class Leader:
         """
         async with self._tasks as tasks:
             tasks.start("renew leadership", self._renew_leadership())
-            tasks.start("publish reports", self._outbox.forever(self._term))
+            tasks.start("publish reports", self._outbox.run(self._term))
             tasks.start("publish due reports", self._publish_due())
             tasks.start("compare with ledger", self._compare_repeatedly())
             for reflector in self._reflectors:

@@ -1,6 +1,6 @@
-"""Which watcher of a cluster leads: a lease in Redis with a fencing number. Used by the watcher.
+"""Leader election among the watchers of a cluster: a lease in Redis with a fencing number. Used by the watcher's process.
 
-Nothing depends on noticing in time that the lead is lost: what a former leader publishes is refused by its fence.
+Nothing depends on noticing a lost lease in time: Redis rejects what a former leader publishes, by its fence.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay_workers.runtime.scripts import AsyncScripts
+from podrelay.protocol.redis_values import text
+from podrelay.store import scripts
+from podrelay.store.async_scripts import AsyncScripts
 
 
 @dataclass(frozen=True)
 class Term:
-    """One turn of one leader, over one life of Redis' data (`epoch`). `leader` and `fence` go with all it publishes."""
+    """One leader's term, within one life of Redis' data (`epoch`). `leader` and `fence` accompany all it publishes."""
 
     leader: str
     fence: str
@@ -26,30 +28,37 @@ class Term:
 
 
 class LeaderElection:
-    """:raises RedisUnavailable: from every method; who leads is then unknown, and a term goes on until told otherwise."""
+    """:raises RedisUnavailable: from every method; the leader is then unknown, and the present term continues."""
 
-    def __init__(self, scripts: AsyncScripts, keys: RedisKeys, cluster: str, lease_s: float) -> None:
+    def __init__(self, runner: AsyncScripts, keys: RedisKeys, cluster: str, lease_s: float) -> None:
         self.me = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.leader = ""
         self._epoch = ""
         self._lost_at: float | None = None
-        self._scripts = scripts
-        self._keys = [keys.watch(cluster), keys.epoch]
+        self._runner = runner
+        self._keys = keys
+        self._cluster = cluster
         self._lease_s = lease_s
 
     async def claim(self, fields: Mapping[str, str] | None = None) -> Term | None:
-        """Take or keep the lead; None where another has it. `fields` are written into the watch hash with it."""
-        known = "" if self.leader == self.me else self._epoch
-        said = [part for item in (fields or {}).items() for part in item]
-        args = [self.me, f"{self._lease_s:.3f}", secrets.token_hex(16), "", known, *said]
-        leads, fence, leader, epoch = await self._scripts.run("lead", self._keys, args)
-        self.leader = leader.decode()
-        self._learn(epoch.decode())
-        return Term(self.me, fence.decode(), self._epoch) if leads else None
+        """Acquire or renew leadership, and write `fields` to the watch hash with it; None if another watcher leads."""
+        call = scripts.lead(
+            self._keys,
+            cluster=self._cluster,
+            candidate=self.me,
+            lease_s=self._lease_s,
+            fresh_epoch=secrets.token_hex(16),
+            known_epoch="" if self.leader == self.me else self._epoch,
+            fields=fields or {},
+        )
+        leads, fence, leader, epoch = await self._runner.run(call)
+        self.leader = text(leader)
+        self._observe(text(epoch))
+        return Term(self.me, text(fence), self._epoch) if leads else None
 
-    def _learn(self, epoch: str) -> None:
-        """Believe in a new epoch: at once where somebody leads in it, else after a lease, so that the former leader, who
-        may hold results that went with the data, can come first.
+    def _observe(self, epoch: str) -> None:
+        """Accept a new epoch: at once if a watcher leads in it, else after a lease. The former leader may hold results that
+        were lost with the data, so it gets the first chance.
         """
         if epoch == self._epoch:
             self._lost_at = None
@@ -61,5 +70,6 @@ class LeaderElection:
             self._epoch, self._lost_at = epoch, None
 
     async def leave(self) -> None:
-        """Let a standby take over at once."""
-        await self._scripts.run("lead", self._keys, [self.me, "0", secrets.token_hex(16), "leave", ""])
+        """Give up leadership, so that a standby takes over at once."""
+        call = scripts.resign(self._keys, cluster=self._cluster, candidate=self.me, fresh_epoch=secrets.token_hex(16))
+        await self._runner.run(call)

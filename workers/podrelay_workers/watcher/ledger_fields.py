@@ -1,4 +1,4 @@
-"""Pure: the ledger fields that can be read off a pod. Used by `pod_state` and `pod_table`; docs/architecture.md lists all fields."""
+"""Pure: the ledger fields that can be read off a pod. Used by `pod_state` and `pod_table`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""From the watcher's news to ledger and stream: batches, at most once per attempt, through outages of Redis.
+"""Publishes pod reports to ledger and stream: in batches, at most once per attempt, across outages of Redis.
 
-What Redis does not take stays here, at most one entry per launch attempt, and is sent again. Used by the watcher.
+A report that Redis did not confirm stays here, at most one per launch attempt, and is sent again. Used by the watcher.
 """
 
 from __future__ import annotations
@@ -14,47 +14,52 @@ from dataclasses import replace
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
-from redis.exceptions import RedisError
 
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol import identifiers, lifecycle
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.store.connection import unavailable
+from podrelay.protocol.redis_values import rows, text
+from podrelay.store import scripts
+from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.quarantine import quarantine
+from podrelay.store.script_table import ScriptCall
+from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.scripts import AsyncScripts, Call
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.pod_table import PodEntry, Publication
 
 log = logging.getLogger(__name__)
 
 BATCH = 200  # about 10 ms of Redis' time
-GATHER_S = 0.02  # news come in bursts: waiting this long makes one round trip of many
-# Results that a lost Redis may have taken with it before any scheduler read them are said again.
+GATHER_S = 0.02  # pod events come in bursts: this delay makes one round trip of many
+# A Redis that loses its data may lose results that no scheduler has read: the latest are published again.
 KEPT_S = 30.0
 LIVE_COUNT = 500  # about 2 ms of Redis' time
+_WAIT_FIELDS = ("attempt", "wait", "t_wait")
 
 
 class NotLeader(Exception):  # noqa: N818 - not an error: another watcher leads, as it should be
-    """Redis refused a publication because another watcher has taken the lead."""
+    """Redis rejected a publication because another watcher leads."""
 
 
 class Outbox:
-    """Holds what is to be said, and says it while its process leads. One for the life of the process."""
+    """Queues reports, and publishes them while its process leads. One for the life of the process."""
 
     def __init__(
         self,
-        scripts: AsyncScripts,
+        runner: AsyncScripts,
         keys: RedisKeys,
         cipher: PayloadCipher,
         cluster: str,
         stream_length: int,
         metrics: bool = True,
     ) -> None:
-        """:param metrics: tell how long launches took; costs a round trip to Redis for each batch of ends."""
+        """:param metrics: emit lifecycle timers, at the cost of a round trip per batch of final reports."""
         self._metrics = metrics
-        self._scripts = scripts
+        self._runner = runner
         self._keys = keys
         self._cipher = cipher
         self._cluster = cluster
@@ -68,28 +73,28 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._outbox)
 
-    def put(self, news: Publication) -> None:
-        """Queue news; only the furthest of an attempt is kept, with what all of it knew of the pod."""
-        key = (news.launch_id, news.attempt)
+    def put(self, publication: Publication) -> None:
+        """Queue a report. An attempt keeps only its most advanced one, with the ledger fields of all of them."""
+        key = (publication.launch_id, publication.attempt)
         held = self._outbox.get(key)
-        self._outbox[key] = _merged(held, news) if held is not None else news
+        self._outbox[key] = _merged(held, publication) if held is not None else publication
         self._filled.set()
 
     def forget(self) -> None:
-        """Another watcher leads: it finds out everything for itself."""
+        """Drop everything: another watcher leads, and observes the pods itself."""
         self._outbox.clear()
         self._recent.clear()
         self._filled.clear()
 
-    def say_again(self) -> None:
-        """Redis lost its data: queue what it may have lost before anybody read it."""
-        for _, news in self._recent:
-            if (news.launch_id, news.attempt) not in self._outbox:
-                self.put(news)
+    def requeue_recent(self) -> None:
+        """Redis lost its data: queue the results again that it may have lost unread."""
+        for _, publication in self._recent:
+            if (publication.launch_id, publication.attempt) not in self._outbox:
+                self.put(publication)
         self._recent.clear()
 
-    async def forever(self, term: Term) -> None:
-        """Publish whatever is queued, for this term.
+    async def run(self, term: Term) -> None:
+        """Publish what is queued, for this term, until cancelled.
 
         :raises NotLeader: another watcher leads.
         """
@@ -101,159 +106,161 @@ class Outbox:
                 await self.flush(term)
             except RedisUnavailable as error:
                 if not waits.failures:
-                    log.warning("%d results wait for Redis: %s", len(self), error)
+                    log.warning("%d reports queued, will retry: %s", len(self), error)
                 await asyncio.sleep(waits.failed())
             else:
                 if waits.failures:
-                    log.info("Redis takes results again.")
+                    log.info("Redis available again; publishing resumed.")
                 waits.worked()
 
     async def flush(self, term: Term) -> None:
-        """Send all that is queued now.
+        """Publish everything that is queued now.
 
-        :raises RedisUnavailable: what was not confirmed stays queued; sending it twice does no harm.
+        :raises RedisUnavailable: unconfirmed reports stay queued; sending one twice is harmless.
         :raises NotLeader: nothing of this batch was written.
         """
         while self._outbox:
             batch = list(self._outbox.items())[:BATCH]
             calls, owners = self._calls(term, batch)
-            answers = await self._scripts.run_many(calls)
+            answers = await self._runner.run_many(calls)
             if -2 in answers:
                 raise NotLeader
             self._sent(batch, zip(owners, answers, strict=True))
-            await self._tell_lifecycles(owners, answers)
+            await self._emit_lifecycles(owners, answers)
         self._filled.clear()
 
     def _sent(
         self, batch: list[tuple[tuple[str, int], Publication]], answers: Iterable[tuple[Publication | None, int]]
     ) -> None:
         now = time.monotonic()
-        for key, news in batch:
-            if self._outbox.get(key) is news:  # else something newer came meanwhile
+        for key, publication in batch:
+            if self._outbox.get(key) is publication:  # else a newer report was queued meanwhile
                 del self._outbox[key]
-            if news.report is not None and news.report.terminal:
-                self._recent.append((now, news))
+            if publication.report is not None and publication.report.terminal:
+                self._recent.append((now, publication))
         while self._recent and now - self._recent[0][0] > KEPT_S:
             self._recent.popleft()
         for owner, answer in answers:
             if owner is not None and owner.report is not None and answer == 1:
                 self.published += 1
-                _tell(owner)
+                _log(owner.report)
 
-    async def _tell_lifecycles(self, owners: Sequence[Publication | None], answers: Sequence[Any]) -> None:
-        """How long each step of the launches took that have just ended, as timers. What Redis does not tell is left out."""
-        over = [
-            news.launch_id
-            for news, answer in zip(owners, answers, strict=True)
-            if answer == 1 and news is not None and news.report is not None and news.report.terminal
+    async def _emit_lifecycles(self, owners: Sequence[Publication | None], answers: Sequence[Any]) -> None:
+        """Emit the duration of each step of the launches that ended. Without Redis' reply there are no timers."""
+        ended = [
+            publication.launch_id
+            for publication, answer in zip(owners, answers, strict=True)
+            if answer == 1
+            and publication is not None
+            and publication.report is not None
+            and publication.report.terminal
         ]
-        if not over or not self._metrics:
+        if not ended or not self._metrics:
             return
-        pipeline = self._scripts.client.pipeline(transaction=False)
-        for launch_id in over:
-            pipeline.hmget(self._keys.launch(launch_id), lifecycle.FIELDS)
         try:
-            found = await pipeline.execute()
-        except (RedisError, OSError) as error:
-            log.debug("No metrics of %d launches: %s", len(over), type(error).__name__)
+            entries = await self._read(ended, lifecycle.FIELDS)
+        except RedisUnavailable as error:
+            log.debug("No lifecycle timers for %d launches: %s", len(ended), error)
             return
-        for values in found:
-            for step, seconds in lifecycle.durations_s(dict(zip(lifecycle.FIELDS, map(_text, values), strict=True))):
+        for entry in entries:
+            for step, seconds in lifecycle.durations_s(entry):
                 Stats.timing(lifecycle.METRIC + step, seconds * 1000.0, tags=self._tags)
 
     def _calls(
         self, term: Term, batch: list[tuple[tuple[str, int], Publication]]
-    ) -> tuple[list[Call], list[Publication | None]]:
-        calls: list[Call] = []
+    ) -> tuple[list[ScriptCall], list[Publication | None]]:
+        calls: list[ScriptCall] = []
         owners: list[Publication | None] = []
-        watch, now_s = self._keys.watch(self._cluster), f"{time.time():.3f}"
-        for _, news in batch:
-            ledger = self._keys.launch(news.launch_id)
-            if news.restore is not None:
-                fields = [part for item in news.restore.items() for part in item]
-                created_s = news.restore.get("t_created", "0")
-                head: list[str | int | float] = [term.leader, term.fence, news.attempt, news.launch_id, created_s]
-                calls.append(("restore", [ledger, watch, self._keys.live(self._cluster)], [*head, *fields]))
+        fence, now = Fence(term.leader, term.fence), f"{time.time():.3f}"
+        for _, publication in batch:
+            if publication.restore is not None:
+                calls.append(self._restoration(fence, publication, publication.restore))
                 owners.append(None)
-            if news.report is not None:
-                calls.append(self._publication(term, news, ledger, watch, now_s))
-                owners.append(news)
+            if publication.report is not None:
+                calls.append(self._publication(fence, publication, publication.report, now))
+                owners.append(publication)
         return calls, owners
 
-    def _publication(self, term: Term, news: Publication, ledger: str, watch: str, now_s: str) -> Call:
-        result = news.report
-        assert result is not None
-        # Empty ones too: why a pod waited is no news once it runs.
-        said = {**news.fields, "reason": result.reason, "message": result.message}
-        sealed = self._cipher.encrypt(result.encode())
-        args: list[str | int | float] = [term.leader, term.fence, news.launch_id, news.attempt, result.outcome, sealed]
-        args += [now_s, self._stream_length, *(part for item in said.items() for part in item)]
-        return ("publish", [ledger, self._keys.results, self._keys.unacknowledged, watch], args)
+    def _restoration(self, fence: Fence, publication: Publication, fields: dict[str, str]) -> ScriptCall:
+        return scripts.restore(
+            self._keys,
+            cluster=self._cluster,
+            fence=fence,
+            launch_id=publication.launch_id,
+            attempt=publication.attempt,
+            created=fields.get("t_created", "0"),
+            fields=fields,
+        )
 
-    # --- the other direction: what the ledger believes ------------------------------------------------------------
+    def _publication(self, fence: Fence, publication: Publication, report: PodReport, now: str) -> ScriptCall:
+        return scripts.publish(
+            self._keys,
+            cluster=self._cluster,
+            fence=fence,
+            launch_id=publication.launch_id,
+            attempt=publication.attempt,
+            outcome=report.outcome,
+            result=self._cipher.encrypt(report.encode()),
+            now=now,
+            results_max=self._stream_length,
+            # Empty ones too: the reason of a wait is obsolete once the pod runs.
+            fields={**publication.fields, "reason": report.reason, "message": report.message},
+        )
 
-    async def waits(self, rows: Sequence[PodEntry]) -> list[dict[str, str]]:
-        """What the ledger knows of the present waits of some launches: attempt, wait and t_wait.
+    # --- reading the ledger -------------------------------------------------------------------------------------------
+    async def waits(self, entries: Sequence[PodEntry]) -> list[dict[str, str]]:
+        """The ledger's record of the present waits of some launches: attempt, wait and t_wait.
 
-        :raises RedisUnavailable: Redis does not answer.
+        :raises RedisUnavailable: Redis failed.
         """
-        wanted = ("attempt", "wait", "t_wait")
-        try:
-            pipeline = self._scripts.client.pipeline(transaction=False)
-            for row in rows:
-                pipeline.hmget(self._keys.launch(row.launch_id), wanted)
-            found = await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
-        return [dict(zip(wanted, map(_text, values), strict=True)) for values in found]
+        return await self._read([entry.launch_id for entry in entries], _WAIT_FIELDS)
 
     async def believed_live(self, before_s: float) -> AsyncGenerator[PodEntry, None]:
-        """LaunchRegistry of this cluster that should have a pod, created before this time, a bounded batch at a time.
+        """Launches of this cluster that should have a pod, created before this wall-clock time; read in bounded batches.
 
-        :raises RedisUnavailable: Redis does not answer.
+        :raises RedisUnavailable: Redis failed.
         """
-        cursor, keys = "0", [self._keys.live(self._cluster)]
+        cursor = "0"
         while True:
-            args: list[str | int | float] = [self._keys.launch_prefix, cursor, LIVE_COUNT, f"{before_s:.3f}"]
-            cursor, *flat = map(_text, await self._scripts.run("live", keys, args))
-            for launch_id, attempt, namespace, pod, uid in zip(*(flat[field::5] for field in range(5)), strict=True):
-                # Whoever can write to Redis can write any name there: only one that proves itself is asked for.
+            call = scripts.live(self._keys, cluster=self._cluster, cursor=cursor, count=LIVE_COUNT, before_s=before_s)
+            cursor, *flat = map(text, await self._runner.run(call))
+            for launch_id, attempt, namespace, pod, uid in rows(flat, 5):
+                # Anybody with access to Redis can write any name there: only a name that proves its launch is used.
                 if attempt == str(identifiers.attempt_of_pod(pod, launch_id)):
                     yield PodEntry(namespace, pod, launch_id, int(attempt), uid)
                 else:
-                    await self._quarantine(launch_id, "the ledger names a pod that is not of this launch and attempt")
+                    await self._quarantine(launch_id, "the ledger names a pod of another launch or attempt")
             if cursor == "0":
                 return
 
-    async def _quarantine(self, launch_id: str, why: str) -> None:
-        """Say why a launch is not looked for any more, once: it leaves those that should have a pod.
+    async def _read(self, launch_ids: Sequence[str], fields: Sequence[str]) -> list[dict[str, str]]:
+        """These fields of some ledger entries, in one round trip; a missing field is empty text."""
+        pipeline = self._runner.client.pipeline(transaction=False)
+        for launch_id in launch_ids:
+            pipeline.hmget(self._keys.launch(launch_id), fields)
+        replies = await self._runner.call(lambda _: pipeline.execute())
+        return [dict(zip(fields, map(text, values), strict=True)) for values in replies]
 
-        :raises RedisUnavailable: Redis does not answer.
+    async def _quarantine(self, launch_id: str, why: str) -> None:
+        """Record why a launch is not looked for any more, once: it also leaves the launches that should have a pod.
+
+        :raises RedisUnavailable: Redis failed.
         """
         log.warning("Quarantined launch %s: %s", launch_id, why)
-        pipeline = self._scripts.client.pipeline()
+        pipeline = self._runner.client.pipeline()
         pipeline.zrem(self._keys.live(self._cluster), launch_id)
-        pipeline.xadd(self._keys.quarantine, {"launch": launch_id, "why": why}, maxlen=10_000, approximate=True)
-        try:
-            await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
+        quarantine(pipeline, self._keys, "launch", launch_id, why)
+        await self._runner.call(lambda _: pipeline.execute())
 
 
-def _merged(held: Publication, news: Publication) -> Publication:
-    """Both as one: a result that ends the attempt stays, and the newer one counts otherwise."""
-    result = held.report if held.report is not None and held.report.terminal else news.report or held.report
-    return replace(news, report=result, fields=held.fields | news.fields, restore=held.restore or news.restore)
+def _merged(held: Publication, newer: Publication) -> Publication:
+    """Both as one: a final report stays, otherwise the newer one counts."""
+    report = held.report if held.report is not None and held.report.terminal else newer.report or held.report
+    return replace(newer, report=report, fields=held.fields | newer.fields, restore=held.restore or newer.restore)
 
 
-def _tell(news: Publication) -> None:
-    """One line per change of state. Pods that end well say it at debug level: there are many."""
-    result = news.report
-    assert result is not None
-    level = logging.INFO if result.outcome in ("failed", "pending") else logging.DEBUG
-    log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", news.launch_id, news.attempt, result.namespace, result.pod,
-            result.outcome, result.reason, f" (exit code {result.exit_code})" if result.exit_code else "")  # fmt: skip
-
-
-def _text(value: bytes | str | None) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+def _log(report: PodReport) -> None:
+    """One line per change of state; at debug level for pods that run or succeed, as there are many."""
+    level = logging.INFO if report.outcome in ("failed", "pending") else logging.DEBUG
+    log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", report.launch_id, report.attempt, report.namespace, report.pod,
+            report.outcome, report.reason, f" (exit code {report.exit_code})" if report.exit_code else "")  # fmt: skip

@@ -17,10 +17,10 @@ from collections.abc import AsyncGenerator, Sequence
 from podrelay.errors import PodrelayError, RedisUnavailable
 from podrelay.protocol import identifiers
 from podrelay.settings import Settings, load_settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import check, connect, connect_async
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.watcher.leader import Scope
 from podrelay_workers.watcher.pod_lookups import LOOKUPS_MAX

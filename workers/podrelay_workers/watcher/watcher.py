@@ -11,9 +11,9 @@ from podrelay.errors import RedisUnavailable
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.scripts import AsyncScripts
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader import DataLost, Leader, Scope
@@ -87,7 +87,7 @@ class Watcher:
                 term = await self._shutdown.race(self._stand_by())
                 if epoch not in ("", term.epoch):
                     log.warning("Redis lost its data; listing all pods and publishing recent results again")
-                    self._outbox.say_again()
+                    self._outbox.requeue_recent()
                 epoch = term.epoch
                 await self._lead(term)
 

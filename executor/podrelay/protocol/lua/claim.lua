@@ -1,60 +1,59 @@
--- Take jobs from the queues of one cluster: RQ's keys, the fence, the lease and the ledger in one atomic step.
+-- Lease jobs from the queues of one cluster: RQ's keys, the fence, the lease and the ledger in one atomic step.
+-- Runs behind prelude.lua.
 --
 -- KEYS: 1 throttle:<cluster>  2 current  3 rq:suspended  4 quarantine  5 fair_queues:<cluster>  6 rq:queues
--- ARGV: 1 greatest number of jobs  2 how many of them from the lowest queue that has any  3 lease (s)  4 worker
+-- ARGV: 1 maximum number of jobs  2 how many of them from the lowest queue that has any  3 lease (s)  4 worker
 --       5 execution id  6 now (RQ's text)  7 launch | cleanup  8 launch prefix  9 rq:job prefix  10 rq:queue prefix
 --       11 rq:wip prefix  12 rq:scheduled prefix  13 seconds since the offer after which waiting for quota ends (0: never)
---       14 seconds after which a namespace's probe is given up  15 seconds between two news of one launch
+--       14 seconds after which a namespace's probe is given up  15 seconds between two reports of one wait
 --       then the queues, the most urgent first
 -- Returns wait (s; > 0: nothing may be created before), failures in a row, seconds until the next launch is due (-1:
---   none waits), 1 if there is more to take, superseded jobs dropped,
---   jobs  (flat, 9 each: job id, queue, data, tries, t_offered, time of the last news, 1 if it is a namespace's probe,
---          reason and message of what it waited for too long, '' if it did not),
---   news  (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota)
--- A launch is fenced: its ledger must name this attempt and want it, and `current` must name this launch.
--- A level's queue and the fair queues of other schedulers are served in turn, equal shares each; the turn goes on in the
--- next claim, whoever makes it. What was put back, or has waited for its time, is at the front of the level's queue.
+--   none waits), 1 if the queues hold more jobs, number of superseded jobs dropped,
+--   jobs    (flat, 9 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
+--            reason and message of a wait that lasted too long, else '' twice),
+--   reports (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota)
+-- The fence: the ledger must name this attempt and want it, and `current` must name this launch.
+-- A level's queue and its fair queues are served round robin in equal shares; the rotation continues in the next claim, of
+-- whichever launcher. Requeued launches and those whose wait is over are at the front of the level's queue.
 local most, low, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local worker, execution, text, launches = ARGV[4], ARGV[5], ARGV[6], ARGV[7] == 'launch'
-local ledgers, hashes, lists, wip, scheduled = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local patience, probe_s, news_s, first = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), 16
-local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local function seconds(value) return string.format('%.6f', value) end
+local launch_prefix, job_prefix, list_prefix, wip_prefix, scheduled_prefix = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local patience, probe_s, report_every_s, first = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), 16
+local now = redis_time()
 
-local throttle, flat = {}, redis.call('HGETALL', KEYS[1])
-for i = 1, #flat, 2 do throttle[flat[i]] = flat[i + 1] end
+local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
 local failures = throttle['failures'] or '0'
 local pause = tonumber(throttle['until'] or 0) - now
 if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {} } end
 if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {} } end
 
-local jobs, news, dropped, seen, taken = {}, {}, 0, 0, 0
-local limit = most + 256  -- held and dropped jobs count too, so that one call stays short
+local jobs, reports, dropped, seen, taken = {}, {}, 0, 0, 0
+local limit = most + 256  -- delayed and dropped jobs count too, so that one call stays short
 
-local function quarantine(id, hash, why)
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'job', id, 'why', why)
-  redis.call('HSET', hash, 'status', 'failed', 'ended_at', text)
-  redis.call('EXPIRE', hash, 600)
+local function reject(id, key, why)
+  quarantine(KEYS[4], id, why)
+  redis.call('HSET', key, 'status', 'failed', 'ended_at', text)
+  redis.call('EXPIRE', key, 600)
 end
 
-local function drop(hash)
+local function drop(key)
   dropped = dropped + 1
-  redis.call('HSET', hash, 'status', 'canceled', 'ended_at', text)
-  redis.call('EXPIRE', hash, 600)
+  redis.call('HSET', key, 'status', 'canceled', 'ended_at', text)
+  redis.call('EXPIRE', key, 600)
 end
 
--- May a launch of this namespace go on? Past the gate's time one launch may try; what it meets opens or shuts the gate.
--- Returns nothing where there is no gate, 'probe', or the time until which to hold the launch.
+-- Admission by a namespace's quota. After the wait one launch probes the quota; its result opens or closes the gate.
+-- Returns nil where there is no gate, 'probe', or the time until which the launch is delayed.
 local function gate(namespace)
-  local shut = tonumber(throttle['until:' .. namespace] or 0)
-  if shut == 0 then return nil end
+  local closed_until = tonumber(throttle['until:' .. namespace] or 0)
+  if closed_until == 0 then return nil end
   local allow = tonumber(throttle['allow:' .. namespace] or 0)
   local probing = throttle['probing:' .. namespace] == '1'
-  if shut <= now then allow = 1 end
+  if closed_until <= now then allow = 1 end
   if allow < 1 then
     if probing then return now + 0.2 end
-    return shut
+    return closed_until
   end
   throttle['allow:' .. namespace], throttle['probing:' .. namespace] = tostring(allow - 1), '1'
   throttle['until:' .. namespace] = seconds(now + probe_s)
@@ -63,112 +62,114 @@ local function gate(namespace)
   return 'probe'
 end
 
-local function hold(queue, id, hash, ledger, launch, attempt, entry, at)
-  -- Later ones come a little later: a long queue behind a quota is looked at two thousand times a second at most.
-  local waiting = redis.call('ZCARD', scheduled .. queue)
-  local reason = throttle['reason:' .. entry[4]] or 'QuotaExceeded'
-  local message = throttle['message:' .. entry[4]] or ''
-  redis.call('ZADD', scheduled .. queue, seconds(at + 0.01 + waiting / 2000), id)
-  redis.call('HSET', hash, 'status', 'scheduled')
+local function quota_refusal(namespace)
+  return throttle['reason:' .. namespace] or 'QuotaExceeded', throttle['message:' .. namespace] or ''
+end
+
+local function delay(queue, id, key, ledger, launch, entry, at)
+  -- Staggered: a long queue behind a quota is looked at two thousand times a second at most.
+  local waiting = redis.call('ZCARD', scheduled_prefix .. queue)
+  local reason, message = quota_refusal(entry[4])
+  redis.call('ZADD', scheduled_prefix .. queue, seconds(at + 0.01 + waiting / 2000), id)
+  redis.call('HSET', key, 'status', 'scheduled')
   redis.call('HSET', ledger, 'state', 'waiting', 'reason', reason, 'message', message)
-  local told = tonumber(entry[6] or 0)
-  if now - told > news_s and now - tonumber(entry[5] or now) > 5 and #news < 256 then
+  local reported = tonumber(entry[6] or 0)
+  if now - reported > report_every_s and now - tonumber(entry[5] or now) > 5 and #reports < 256 then
     redis.call('HSET', ledger, 't_pending', seconds(now))
-    news[#news + 1] = launch; news[#news + 1] = attempt; news[#news + 1] = reason; news[#news + 1] = message
+    for _, value in ipairs({ launch, entry[2], reason, message }) do reports[#reports + 1] = value end
   end
 end
 
 local function admit(queue, id)
-  local hash = hashes .. id
-  local job = redis.call('HMGET', hash, 'status', 'data', 'waits')
-  if not job[1] or job[1] ~= 'queued' then return end  -- withdrawn or deleted; or an id that stands twice in the list
-  if not job[2] then return quarantine(id, hash, 'a job without data') end
-  local offered, told, probe, reason, message = '0', '0', '0', '', ''
+  local key = job_prefix .. id
+  local job = redis.call('HMGET', key, 'status', 'data', 'waits')
+  if not job[1] or job[1] ~= 'queued' then return end  -- withdrawn or deleted; or the list names the id twice
+  if not job[2] then return reject(id, key, 'a job without data') end
+  local offered, reported, probe, reason, message = '0', '0', '0', '', ''
   if launches then
-    local launch, attempt = string.match(id, '^([%w-]+)_(%d+)$')
-    if not launch then return quarantine(id, hash, 'not a job id of ours') end
-    local ledger = ledgers .. launch
+    local launch, attempt = parse_job_id(id)
+    if not launch then return reject(id, key, 'not a job id of ours') end
+    local ledger = launch_prefix .. launch
     local entry = redis.call('HMGET', ledger, 'state', 'attempt', 'subject', 'namespace', 't_offered', 't_pending')
     local state = entry[1]
     if not state or not entry[2] then
-      if state then return drop(hash) end
-      return quarantine(id, hash, 'the ledger knows no such launch')
+      if state then return drop(key) end
+      return reject(id, key, 'the ledger knows no such launch')
     end
-    if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(hash) end
-    if entry[2] ~= attempt or redis.call('HGET', KEYS[2], entry[3] or '') ~= launch then return drop(hash) end
-    offered, told = entry[5] or '0', entry[6] or '0'
-    local verdict = gate(entry[4] or '')
-    if verdict == 'probe' then
+    if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
+    if entry[2] ~= attempt or redis.call('HGET', KEYS[2], entry[3] or '') ~= launch then return drop(key) end
+    offered, reported = entry[5] or '0', entry[6] or '0'
+    local admission = gate(entry[4] or '')
+    if admission == 'probe' then
       probe = '1'
-    elseif verdict then
+    elseif admission then
       if patience > 0 and offered ~= '0' and now - tonumber(offered) > patience then
-        reason = throttle['reason:' .. entry[4]] or 'QuotaExceeded'
-        message = throttle['message:' .. entry[4]] or ''
+        reason, message = quota_refusal(entry[4])
       else
-        return hold(queue, id, hash, ledger, launch, attempt, entry, verdict)
+        return delay(queue, id, key, ledger, launch, entry, admission)
       end
     end
     redis.call('HSET', ledger, 'state', 'claimed', 'launcher', worker, 't_claimed', seconds(now))
   end
-  redis.call('HSET', hash, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
-  redis.call('ZADD', wip .. queue, seconds(now + lease), id .. ':' .. execution)
+  redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
+  redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), id .. ':' .. execution)
   taken = taken + 1
-  for _, value in ipairs({ id, queue, job[2], job[3] or '0', offered, told, probe, reason, message }) do
+  for _, value in ipairs({ id, queue, job[2], job[3] or '0', offered, reported, probe, reason, message }) do
     jobs[#jobs + 1] = value
   end
 end
 
--- Level -> its own queue and the fair queues beside it, its own first; and the place in that row that had the last turn.
-local rows, turns = {}, {}
+-- Level's queue -> itself and its fair queues; level's queue -> the place in that row that was served last.
+local rows, served = {}, {}
 for i = first, #ARGV do rows[ARGV[i]] = { ARGV[i] } end
-local beside = launches and redis.call('HGETALL', KEYS[5]) or {}
-for i = 1, #beside, 2 do
-  local row = rows[beside[i + 1]]
-  if row then row[#row + 1] = beside[i] else turns[beside[i]] = tonumber(beside[i + 1]) end
+local fair_queues = launches and redis.call('HGETALL', KEYS[5]) or {}
+for i = 1, #fair_queues, 2 do
+  local row = rows[fair_queues[i + 1]]
+  if row then row[#row + 1] = fair_queues[i] else served[fair_queues[i]] = tonumber(fair_queues[i + 1]) end
 end
 
--- Pop so many ids, and look at each; whether there are perhaps more.
+-- Pop ids from a list and admit each job; returns whether the list may hold more.
 local function pop(queue, name, count)
-  local ids = redis.call('LPOP', lists .. name, count) or {}
+  local ids = redis.call('LPOP', list_prefix .. name, count) or {}
   for _, id in ipairs(ids) do
     seen = seen + 1
-    if not pcall(admit, queue, id) then  -- a key of another type than ours: one id, not the batch that it is in
-      redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'job', id, 'why', 'its keys are not of our making')
+    if not pcall(admit, queue, id) then  -- a key of another type: rejects one id, not its batch
+      quarantine(KEYS[4], id, 'its keys are not of our making')
     end
   end
   return #ids == count
 end
 
 local function take(queue, want)
-  local goal, row, ended, turn = taken + want, rows[queue], {}, turns[queue] or 0
+  local goal, row, empty, place = taken + want, rows[queue], {}, served[queue] or 0
   local left = #row
-  table.sort(row)  -- its own queue stays first: the others begin with its name
+  table.sort(row)  -- the level's queue stays first: the names of its fair queues begin with its name
   while left > 0 and taken < goal and seen < limit do
     local share = math.max(1, math.floor(math.min(goal - taken, limit - seen) / left))
     for _ = 1, #row do
       local count = math.min(share, goal - taken, limit - seen)
       if count < 1 then break end
-      turn = turn % #row + 1
-      if not ended[turn] and not pop(queue, row[turn], count) then ended[turn], left = true, left - 1 end
+      place = place % #row + 1
+      if not empty[place] and not pop(queue, row[place], count) then empty[place], left = true, left - 1 end
     end
   end
-  if #row > 1 then turns[queue] = turn; redis.call('HSET', KEYS[5], queue, turn) end
+  if #row > 1 then served[queue] = place; redis.call('HSET', KEYS[5], queue, place) end
 end
 
--- What waited long enough goes to the front of its queue, the longest wait first.
+-- Launches whose wait is over go to the front of their queue, the longest wait first.
 local due = -1
 for i = first, #ARGV do
-  local ids = redis.call('ZRANGEBYSCORE', scheduled .. ARGV[i], '-inf', seconds(now), 'LIMIT', 0, most)
+  local ids = redis.call('ZRANGEBYSCORE', scheduled_prefix .. ARGV[i], '-inf', seconds(now), 'LIMIT', 0, most)
   for j = #ids, 1, -1 do
-    redis.call('ZREM', scheduled .. ARGV[i], ids[j])
-    if redis.call('HGET', hashes .. ids[j], 'status') == 'scheduled' then
-      redis.call('HSET', hashes .. ids[j], 'status', 'queued')
-      redis.call('LPUSH', lists .. ARGV[i], ids[j])
+    redis.call('ZREM', scheduled_prefix .. ARGV[i], ids[j])
+    if redis.call('HGET', job_prefix .. ids[j], 'status') == 'scheduled' then
+      redis.call('HSET', job_prefix .. ids[j], 'status', 'queued')
+      redis.call('LPUSH', list_prefix .. ARGV[i], ids[j])
     end
   end
 end
 
-for i = #ARGV, first, -1 do  -- strict order alone would starve the low queues
+for i = #ARGV, first, -1 do  -- strict priority alone would starve the low queues
   if low <= 0 or taken > 0 then break end
   take(ARGV[i], low)
 end
@@ -177,25 +178,25 @@ for i = first, #ARGV do
   take(ARGV[i], most - taken)
 end
 
--- A fair queue that is empty is known no more: the offer that fills it makes it known again.
+-- Unregister empty fair queues; the offer that fills one registers it again.
 local more, full = 0, taken >= most or seen >= limit
 for i = first, #ARGV do
   local queue, row, left = ARGV[i], rows[ARGV[i]], 0
   for place = 2, #row do
-    if redis.call('EXISTS', lists .. row[place]) == 1 then
+    if redis.call('EXISTS', list_prefix .. row[place]) == 1 then
       left = left + 1
     else
       redis.call('HDEL', KEYS[5], row[place])
-      redis.call('SREM', KEYS[6], lists .. row[place])
+      redis.call('SREM', KEYS[6], list_prefix .. row[place])
     end
   end
   if #row > 1 and left == 0 then redis.call('HDEL', KEYS[5], queue) end
-  if full and more == 0 and (left > 0 or redis.call('EXISTS', lists .. queue) == 1) then more = 1 end
+  if full and more == 0 and (left > 0 or redis.call('EXISTS', list_prefix .. queue) == 1) then more = 1 end
 end
 if more == 0 then
   for i = first, #ARGV do
-    local next = redis.call('ZRANGE', scheduled .. ARGV[i], 0, 0, 'WITHSCORES')
+    local next = redis.call('ZRANGE', scheduled_prefix .. ARGV[i], 0, 0, 'WITHSCORES')
     if next[2] and (due < 0 or tonumber(next[2]) - now < due) then due = math.max(0, tonumber(next[2]) - now) end
   end
 end
-return { '0', failures, seconds(due), more, dropped, jobs, news }
+return { '0', failures, seconds(due), more, dropped, jobs, reports }

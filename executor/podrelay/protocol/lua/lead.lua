@@ -1,14 +1,14 @@
--- Take or renew the lead of a cluster's watchers, or leave it. Time is Redis' own: no two clocks are compared.
+-- Acquire, renew or give up the leadership among a cluster's watchers. Redis' clock counts: no two clocks are compared.
+-- Runs behind prelude.lua.
 --
 -- KEYS: 1 watch:<cluster>  2 epoch
--- ARGV: 1 my id  2 lease (s)  3 a fresh epoch, used if there is none  4 'leave' or ''  5 the epoch I knew, '' for none
---       then fields and values to set if I lead
--- Returns 1 or 0 (I lead or not), fence, leader, epoch.
--- Who finds another epoch than the one it knew does not take the lead yet: the former leader may still hold results
--- that the data loss took away, and goes first.
--- The fence grows with each change of leader, also after Redis lost its data: it never falls behind the clock (ms).
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+-- ARGV: 1 candidate  2 lease (s)  3 a fresh epoch, stored if there is none  4 'leave' or ''
+--       5 the epoch that the candidate knows, '' for none  then fields and values to set if it leads
+-- Returns 1 or 0 (the candidate leads or not), fence, leader, epoch.
+-- A candidate that finds another epoch than it knows does not acquire leadership yet: the former leader may still hold
+-- results that were lost with the data, and gets the first chance.
+-- The fence grows with each change of leader. It never falls behind the clock (ms), so it also grows across a loss of data.
+local now = redis_time()
 redis.call('SET', KEYS[2], ARGV[3], 'NX')
 local epoch = redis.call('GET', KEYS[2])
 local held = redis.call('HMGET', KEYS[1], 'leader', 'fence', 'expires')

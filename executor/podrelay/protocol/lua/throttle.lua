@@ -1,20 +1,19 @@
--- What the API server's answers mean to every launcher of a cluster.
+-- Share what an answer of the API server means for all launchers of a cluster.
+-- Runs behind prelude.lua.
 --
 -- KEYS: 1 throttle:<cluster>
 -- ARGV: 1 wake channel  2 event  3 namespace or ''  4 x  5 y  6 reason  7 message
---   pause    x seconds, as the server asked: nothing is created before
---   stumble  x first wait, y longest wait (s): it did not answer or failed; the wait doubles while that goes on
---   remind   x seconds that a launcher knows are left, y how much less Redis may know of (s): else its data was lost
---   recover  something was created: the next stumble is a first one again
---   refused  namespace  x first wait, y longest wait (s): its quota is used up
---   passed   namespace  x how many launches more may try: this one was created (or never tried, x = 1)
+--   pause    x seconds, as the server demanded: nothing is created before
+--   stumble  x first wait, y longest wait (s): it failed or did not answer; the wait doubles while that continues
+--   remind   x seconds of a wait that a launcher knows, y tolerated difference (s): restores a wait that Redis lost
+--   recover  a pod was created: the next stumble is a first one again
+--   refused  namespace  x first wait, y longest wait (s): its quota is exhausted
+--   passed   namespace  x how many more launches may try: this one was created (or never tried, x = 1)
 -- Returns the seconds to wait.
--- A namespace behind its quota lets one launch try; each that succeeds makes room for one and a quarter more: the queue
--- flows quickly where there is room, and a quota that is full costs fewer refusals than launches that passed.
-local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+-- A namespace with an exhausted quota admits one launch; each success admits one and a quarter more. The queue thus moves
+-- fast where there is room, and a full quota causes fewer refusals than launches that passed.
+local now = redis_time()
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local function seconds(value) return string.format('%.6f', value) end
 local function get(name) return tonumber(redis.call('HGET', KEYS[1], name) or 0) end
 local function set(...) redis.call('HSET', KEYS[1], ...); redis.call('EXPIRE', KEYS[1], 3600) end
 local wait = 0
@@ -24,7 +23,7 @@ if event == 'pause' then
   set('until', seconds(now + wait), 'reason', ARGV[6])
 elseif event == 'stumble' then
   wait = get('until') - now
-  if wait <= 0 then  -- one failure for all that were in flight together
+  if wait <= 0 then  -- counts once for all requests in flight
     local failures = get('failures') + 1
     wait = math.min(y, x * 2 ^ math.min(failures - 1, 30))
     set('failures', failures, 'until', seconds(now + wait), 'reason', ARGV[6])
@@ -40,7 +39,7 @@ elseif event == 'refused' then
   local field = 'until:' .. namespace
   wait = get(field) - now
   if wait <= 0 or redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
-    -- The wait settles where a few launches pass between two refusals.
+    -- The wait converges to where a few launches pass between two refusals.
     local before, passed = get('window:' .. namespace), get('passed:' .. namespace)
     wait = before == 0 and x or passed == 0 and math.min(y, before * 2) or passed > 3 and math.max(x, before / 2) or before
     set(field, seconds(now + wait), 'window:' .. namespace, seconds(wait), 'probing:' .. namespace, 0, 'allow:' .. namespace, 0,

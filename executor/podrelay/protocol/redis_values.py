@@ -1,0 +1,36 @@
+"""Pure: convert what Redis returns to Python values, and split what is sent to it. Used wherever Redis is called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+
+
+def text(value: bytes | str | None) -> str:
+    """A reply as text: undecodable bytes are replaced, a missing value is empty."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+
+
+def number_of(value: bytes | str | None) -> float:
+    """The number in an unencrypted field; 0 for anything else, as anybody with access to Redis may have written the field."""
+    try:
+        number = float(value or 0)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+def rows(flat: Sequence[_Item], width: int) -> list[Sequence[_Item]]:
+    """Split a flat reply into rows of `width` values; the last row may be shorter."""
+    return [flat[start : start + width] for start in range(0, len(flat), width)]
+
+
+def chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Split items lazily into lists of at most `size`, so that one script call does not block Redis for long."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

@@ -1,0 +1,54 @@
+"""The asyncio script runner of launchers and watchers; the scheduler's blocking one is `circuit_breaker`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from podrelay.store.connection import redis_errors
+from podrelay.store.script_table import ScriptCall, evalsha, queue_calls, queue_loads
+
+_Reply = TypeVar("_Reply")
+
+
+class AsyncScripts:
+    """:raises RedisUnavailable: from every method. Whether a script ran is then unknown; all of ours may be repeated."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.client = client
+        # Wall-clock time of Redis' last reply.
+        self.last_reply_s = 0.0
+
+    async def run(self, call: ScriptCall) -> Any:
+        return await self._retry_loaded([call], lambda: evalsha(self.client, call))
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts in this order in one round trip; their replies, in order."""
+
+        def send() -> Awaitable[list[Any]]:
+            return queue_calls(self.client.pipeline(transaction=False), calls).execute()
+
+        return await self._retry_loaded(calls, send)
+
+    async def call(self, command: Callable[[redis.asyncio.Redis], Awaitable[_Reply]]) -> _Reply:
+        """Any other command, or pipeline of commands."""
+        with redis_errors():
+            return self._received(await command(self.client))
+
+    async def _retry_loaded(self, calls: Sequence[ScriptCall], send: Callable[[], Awaitable[_Reply]]) -> _Reply:
+        with redis_errors():
+            try:
+                return self._received(await send())
+            except (
+                NoScriptError
+            ):  # Redis does not cache these scripts yet, or lost its cache in a restart or SCRIPT FLUSH
+                await queue_loads(self.client.pipeline(transaction=False), {call.name for call in calls}).execute()
+                return self._received(await send())
+
+    def _received(self, reply: _Reply) -> _Reply:
+        self.last_reply_s = time.time()
+        return reply
