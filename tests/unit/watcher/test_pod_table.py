@@ -16,6 +16,7 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.store.script_table import ScriptCall
 from podrelay_workers.kube.pod_decoder import decode_event
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.outbox import Outbox
@@ -240,12 +241,12 @@ class _Redis:
     """Accepts script calls as Redis does: every argument must be one that the client can encode."""
 
     def __init__(self) -> None:
-        self.calls: list[Any] = []
+        self.calls: list[ScriptCall] = []
 
-    async def run_many(self, calls: Sequence[Any]) -> list[int]:
-        for _, keys, args in calls:
-            assert all(isinstance(key, str) for key in keys)
-            for item in args:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[int]:
+        for call in calls:
+            assert all(isinstance(key, str) for key in call.keys)
+            for item in call.args:
                 assert isinstance(item, (str, int, float))
                 str(item).encode()  # half a surrogate pair would raise in the client
         self.calls += calls
