@@ -1,1 +1,1 @@
-"""A whole Airflow with podrelay on one machine: `make demo`, `make up`, and the stack of the end-to-end tests."""
+"""A complete Airflow with podrelay on one machine, for `make demo`, `make up` and the end-to-end tests."""

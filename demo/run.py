@@ -1,4 +1,4 @@
-"""`make demo` and `make up`: start the stack, run the demo's DAG, show it, clean up or stay."""
+"""`make demo` and `make up`: start the stack, run the demo DAG, show the result, then clean up or keep running."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ _OVER = ("success", "failed")
 
 
 class _Stopped(BaseException):
-    """A signal asked for the end; not an Exception, so that nothing on the way takes it for a fault."""
+    """A stop signal arrived. Not an Exception, so that no handler of errors catches it."""
 
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number
 
 
 class Screen:
-    """Progress in place on a terminal; elsewhere a plain line for each change."""
+    """Shows progress: in place on a terminal, otherwise one line for each change."""
 
     def __init__(self) -> None:
         self._in_place = sys.stdout.isatty()
         self._last = ""
 
     def show(self, text: str, *, changed: bool = True) -> None:
-        """:param changed: does this say anything new, but for the time? Plain output leaves it out otherwise."""
+        """:param changed: whether anything but the time differs from the last call. If not, plain output skips it."""
         if self._in_place:
             print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
             self._last = text
         elif changed:
             print(text, flush=True)
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print(self, text: str) -> None:
+        """Print lines that stay on the screen."""
         if self._last:
             print()
         self._last = ""
@@ -58,7 +58,7 @@ class Screen:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument(
-        "--stay", action="store_true", help="keep all of it running, with rq-dashboard, until Ctrl-C"
+        "--stay", action="store_true", help="keep everything running, with rq-dashboard, until Ctrl-C"
     )
     stay: bool = arguments.parse_args().stay
     home = Path(tempfile.mkdtemp(prefix="podrelay-"))
@@ -73,39 +73,39 @@ def main() -> int:
             _on_stop_signals(signal.SIG_IGN)
             stack.stop()
     except _Stopped as stopped:
-        screen.say("stopped; nothing is left running")
+        screen.print("stopped; nothing is left running")
         return 128 + stopped.signal_number
     except (StackError, ApiError) as error:
-        screen.say(f"podrelay: {error}")
+        screen.print(f"podrelay: {error}")
         keep_logs = True
     finally:
         if keep_logs:
-            screen.say(f"The logs are in {home / 'processes'} (processes) and {home / 'logs'} (tasks).")
+            screen.print(f"The logs are in {home / 'processes'} (processes) and {home / 'logs'} (tasks).")
         else:
             shutil.rmtree(home, ignore_errors=True)
     return 1 if keep_logs else 0
 
 
 def _run(stack: Stack, screen: Screen, stay: bool) -> bool:
-    """One run of the DAG, start to table; with `stay` it then waits for a signal. Returns whether the run succeeded."""
+    """Start the stack, run the DAG, print the table; with `stay` wait for a signal. Returns whether the run succeeded."""
     began = time.monotonic()
     stack.start()
-    stack.processes.wait_for("The demo's DAG", lambda: _dag_is_there(stack.api), 60, pause_s=0.5)
-    screen.say(f"all of it runs after {time.monotonic() - began:.0f} s; triggering {DAG_ID}")
+    stack.processes.wait_for("The demo DAG", lambda: _dag_is_there(stack.api), 60, pause_s=0.5)
+    screen.print(f"started in {time.monotonic() - began:.0f} s; triggering {DAG_ID}")
     run_id = stack.api.trigger(DAG_ID)
     state, tasks = _follow(stack, run_id, screen)
     _let_pods_end(stack.redis_url, run_id)
-    screen.say(progress.table(read_launches(stack.redis_url, run_id), tasks))
+    screen.print(progress.table(read_launches(stack.redis_url, run_id), tasks))
     if state == "success":
-        screen.say(f"The run succeeded: {len(tasks)} tasks.")
+        screen.print(f"The run succeeded: {len(tasks)} tasks.")
     else:
-        screen.say(f"The run ended as {state}: {_what_failed(tasks)}.")
+        screen.print(f"The run ended as {state}: {_what_failed(tasks)}.")
     if stay:
-        screen.say(
+        screen.print(
             f"Airflow:      {stack.airflow_url}  (user {USER}, password {stack.password})\n"
-            f"rq-dashboard: {stack.dashboard_url}  (the same user and password)\n"
+            f"rq-dashboard: {stack.dashboard_url}  (same user and password)\n"
             f"kubectl:      kubectl --kubeconfig {stack.kubeconfig} get pods\n"
-            "Ctrl-C ends all of it."
+            "Press Ctrl-C to stop everything."
         )
         while True:
             stack.processes.check()
@@ -114,9 +114,9 @@ def _run(stack: Stack, screen: Screen, stay: bool) -> bool:
 
 
 def _follow(stack: Stack, run_id: str, screen: Screen) -> tuple[str, list[TaskState]]:
-    """Show the run until it is over.
+    """Show the progress of the run until it ends; return its state and its tasks.
 
-    :raises StackError: a process ended, or the run takes too long.
+    :raises StackError: a process exited, or the run takes too long.
     """
     began = time.monotonic()
     last: object = None
@@ -132,19 +132,19 @@ def _follow(stack: Stack, run_id: str, screen: Screen) -> tuple[str, list[TaskSt
             return state, tasks
         if elapsed_s > _RUN_LIMIT_S:
             waiting = ", ".join(f"{task.label} {task.state}" for task in tasks if task.state not in _OVER)
-            raise StackError(f"the run is not over after {_RUN_LIMIT_S:g} s: {waiting}")
+            raise StackError(f"the run did not finish within {_RUN_LIMIT_S:g} s: {waiting}")
         time.sleep(0.5)
 
 
 def _let_pods_end(redis_url: str, run_id: str) -> None:
-    """A pod ends a few seconds after its task; the table wants to know when. Not worth more than a short wait."""
+    """Wait a short time for the ends of the pods, which the table shows: a pod ends a few seconds after its task."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and not all(launch.t_finished for launch in read_launches(redis_url, run_id)):
         time.sleep(0.3)
 
 
 def read_launches(redis_url: str, run_id: str) -> list[progress.Launch]:
-    """What the ledger says of one run's launches. A look from outside; the demo's ledger is small enough to scan."""
+    """The launches of one run, from the ledger. Scans all of it: the ledger of the demo is small."""
     with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=2) as client:
         prefix = RedisKeys().launch_prefix
         keys = list(client.scan_iter(match=prefix + "*", count=1000))
@@ -169,7 +169,7 @@ def _on_stop_signals(action: Callable[[int, FrameType | None], None] | signal.Ha
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    # The end takes seconds and has its own limits: a second Ctrl-C must not leave it half done.
+    # Stopping takes seconds and has its own time limits: a second Ctrl-C must not interrupt it.
     _on_stop_signals(signal.SIG_IGN)
     raise _Stopped(number)
 

@@ -1,6 +1,6 @@
-"""A whole Airflow with podrelay on loopback: Redis, local cluster, launchers, watcher and Airflow's own processes.
+"""A complete Airflow with podrelay: Redis, the local cluster, launchers, watchers and Airflow's own processes.
 
-Used by `demo.run` and by the end-to-end tests. Everything lives in one home folder and on free ports of 127.0.0.1.
+Used by `demo.run` and by the end-to-end tests. It uses one home folder and free ports of 127.0.0.1, nothing else.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ HERE = Path(__file__).resolve().parent
 USER = "admin"
 NAMESPACE = "default"
 
-# Airflow takes many seconds to import, and more while eight of its processes share two cores.
+# Importing Airflow takes many seconds, and longer when eight processes do it at the same time on two cores.
 _START_LIMIT_S = 240.0
 _AIRFLOW_PARTS = ("scheduler", "dag_processor", "triggerer", "metadatabase")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What to start."""
+    """Which processes to start, and with which options."""
 
     launchers: int = 2
     watchers: int = 1
     dashboard: bool = False
     dags: Path = HERE / "dags"
-    # Airflow's and podrelay's options as environment variables; they win over the stack's own.
+    # Options of Airflow and podrelay as environment variables; they override those of the stack.
     options: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stack:
-    """Start it, use it, stop it. `stop` leaves no process and no port behind, however far `start` came."""
+    """Call `start`, then `stop`, which leaves no process behind even if `start` failed halfway."""
 
-    def __init__(self, home: Path, shape: Shape | None = None, say: Callable[[str], None] = lambda _: None) -> None:
-        """:param say: told in a few words what is being waited for."""
+    def __init__(self, home: Path, shape: Shape | None = None, report: Callable[[str], None] = lambda _: None) -> None:
+        """:param report: called with what `start` waits for, in a few words."""
         self.home = home
         self.shape = shape or Shape()
-        self._say = say
+        self._report = report
         self.redis_port, self.cluster_port, self.api_port, self.dashboard_port = free_ports(4)
         self.password = secrets.token_urlsafe(9)
         self.kubeconfig = home / "kubeconfig"
@@ -69,21 +69,21 @@ class Stack:
 
     @property
     def launchers(self) -> list[str]:
-        """RedisKeys of the running launcher processes."""
+        """Names of the running launcher processes."""
         return [name for name in self.processes.children if name.startswith("launcher")]
 
     def start(self) -> None:
-        """Start everything; returns when Airflow's parts have reported themselves healthy.
+        """Start everything; return when all parts of Airflow report that they are healthy.
 
-        :raises StackError: says which part did not start, and where its log is.
+        :raises StackError: a part did not start; the message names it and its log.
         """
         self._write_files()
-        self._say("Redis and the local cluster")
+        self._report("Redis and the local cluster")
         self.start_redis()
         self.start_cluster()
-        self._say("Airflow's database")
+        self._report("Airflow's database")
         self.processes.run("db-migrate", self._airflow("db", "migrate"), 120)
-        self._say("launchers, watcher, scheduler, API server, DAG processor and triggerer")
+        self._report("launchers, watcher, scheduler, API server, DAG processor and triggerer")
         self.start_airflow()
         for number in range(1, self.shape.launchers + 1):
             self.start_launcher(f"launcher.{number}")
@@ -95,7 +95,7 @@ class Stack:
         self.api.execution_health()
 
     def stop(self) -> None:
-        """End all of it, what others need last."""
+        """End all processes; the local cluster and Redis, which the others need, last."""
         self.processes.end_all(last=("cluster", "redis"))
 
     def start_redis(self) -> None:
@@ -140,7 +140,7 @@ class Stack:
         self.processes.start(name, self._airflow("podrelay", "watcher"))
 
     def _start_dashboard(self) -> None:
-        # By environment: a command line is there for every user of the machine to read.
+        # In the environment, because every user of the machine can read a command line.
         login = {"RQ_DASHBOARD_USERNAME": USER, "RQ_DASHBOARD_PASSWORD": self.password}
         command = self._airflow("podrelay", "dashboard", "--port", str(self.dashboard_port))
         self.processes.start("dashboard", command, login)
@@ -162,13 +162,13 @@ class Stack:
 
     def _write_files(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        # SimpleAuthManager makes up a password and prints it, unless one is in this file.
+        # SimpleAuthManager generates and prints a password unless this file holds one.
         passwords = self.home / "passwords.json"
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({USER: self.password}) + "\n")
 
     def _options(self) -> dict[str, str]:
-        """The airflow.cfg of the stack. The executor and the Redis URL are all that is podrelay's own."""
+        """The configuration of the stack. Only the executor and the Redis URL are specific to podrelay."""
         options = {
             "core.executor": "podrelay.executor.RedisKubernetesExecutor",
             "podrelay.redis_url": self.redis_url,
@@ -176,7 +176,7 @@ class Stack:
             "kubernetes_executor.in_cluster": "False",
             "kubernetes_executor.namespace": NAMESPACE,
             "kubernetes_executor.pod_template_file": str(HERE / "pod_template.yaml"),
-            # Five processes and all pods share this file: on a busy machine SQLite's own five seconds are too short.
+            # Five processes and all pods share this file; SQLite's default timeout of 5 s is too short on a busy machine.
             "database.sql_alchemy_conn": f"sqlite:///{self.home}/airflow.db?timeout=60",
             "core.dags_folder": str(self.shape.dags),
             "core.load_examples": "False",
@@ -198,13 +198,13 @@ class Stack:
 
 
 def _inherited() -> dict[str, str]:
-    """The environment of this process without what would steer another Airflow, Python or cluster."""
-    # Without bytecode each process and each pod would compile Airflow again, five seconds of a core.
+    """The environment of this process, without variables that configure another Airflow, Python or cluster."""
+    # Without bytecode files each process and each pod would compile Airflow again, which takes 5 s of CPU time.
     foreign = ("AIRFLOW", "PODRELAY", "KUBE", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "RQ_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    # Pods run `python` and `airflow` from the PATH of the local cluster.
+    # Pods find `python` and `airflow` on the PATH of the local cluster.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     no_proxy = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1", "localhost"]))
-    # SPT_NOENV: Airflow names its processes, and must not write the name over the mark in their environment.
+    # SPT_NOENV: Airflow sets process titles, and must not overwrite the environment, which holds our mark.
     more = {"PATH": path, "NO_PROXY": no_proxy, "no_proxy": no_proxy, "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
     return {**kept, **more}

@@ -1,4 +1,4 @@
-"""The demo's DAG: a fan-out, a pod of its own shape, a retry and a deferral, so that each way through podrelay is taken."""
+"""The demo DAG: a fan-out, a pod_override, a retry and a deferral, to cover the main paths through podrelay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kubernetes.client import models as k8s
 
 FAN_OUT = 8
 
-# What a user of the stock executor writes too: `base` is the container that runs the task.
+# As for the stock executor: `base` is the container that runs the task.
 WITH_GREETING = k8s.V1Pod(
     metadata=k8s.V1ObjectMeta(labels={"greeting": "hello"}),
     spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="base", env=[k8s.V1EnvVar(name="GREETING", value="hello")])]),
@@ -43,7 +43,7 @@ def podrelay_demo() -> None:
     @task(retries=1, retry_delay=timedelta(seconds=1))
     def fail_once() -> None:
         if get_current_context()["ti"].try_number == 1:
-            raise RuntimeError("the first try fails on purpose")
+            raise RuntimeError("the first try fails intentionally")
 
     wait = DateTimeSensorAsync(task_id="wait", target_time="{{ ti.start_date + macros.timedelta(seconds=5) }}")
 

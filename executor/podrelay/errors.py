@@ -1,28 +1,28 @@
-"""podrelay's exceptions. Foreign errors become one of these at the edge where they arise, chained to their cause."""
+"""podrelay's exceptions. Errors of other libraries are translated into one of these where they arise, and chained."""
 
 from __future__ import annotations
 
 
 class PodrelayError(Exception):
-    """Base of everything podrelay raises on purpose."""
+    """Base of every error that podrelay raises deliberately."""
 
 
 class ConfigError(PodrelayError):
-    """An option is missing or wrong. The message names `[section] option` and says what to write there."""
+    """An option is missing or wrong. The message names `[section] option` and the remedy."""
 
 
 class MessageError(PodrelayError):
-    """A message could not be decoded: wrong version, missing or mistyped field, not JSON. Never shows the payload."""
+    """A message cannot be decoded: not JSON, wrong version, missing or mistyped field. The text never holds the payload."""
 
 
 class DecryptionError(MessageError):
-    """A payload was not sealed with any of our keys: forged, damaged, or from a deployment with other keys."""
+    """No configured key decrypts a payload: it is forged, damaged, or from a deployment with other keys."""
 
 
 class RedisUnavailable(PodrelayError):
-    """Redis did not answer in time, or refused. Nothing is known about what it did with the last command.
+    """Redis did not answer in time or rejected the command. Whether it executed the last command is unknown.
 
-    `retry_after_s` is how long the caller should leave it alone.
+    `retry_after_s` is how long the caller should wait before its next call.
     """
 
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:

@@ -1,8 +1,8 @@
-"""What each worker process of this host last heard, in a small file of its own: a probe in the same container asks the file.
+"""Whether each worker process of this host is ready: one small file per process.
 
-Written by launchers and watchers, read by `airflow podrelay status --probe`. Redis is not asked: a probe whose own
-connection works says nothing of the process that it speaks of. A process that is killed leaves its file; the next reader
-sees that nobody has its process id, or that it is too old.
+Launchers and watchers write it; `airflow podrelay status --probe` reads it, in the same container. The probe does not ask
+Redis: that its own connection works shows nothing about the process it reports on. A killed process leaves its file
+behind; the next reader detects that the process id is unused or that the file is stale.
 """
 
 from __future__ import annotations
@@ -15,74 +15,80 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# How often a process writes (s), and how old its word from Redis or from itself may be.
-EVERY_S = 2.0
-DEAF_AFTER_S = 15.0
+# Seconds between two writes of a process.
+WRITE_INTERVAL_S = 2.0
+# A process is not ready if its file or its last reply from Redis is older. Several writes may be late on a busy host.
+STALE_AFTER_S = 15.0
 
 
 @dataclass(frozen=True)
 class ProcessHealth:
-    """`redis_s` and `written_s` are wall-clock times of this host, 0 for never; `trouble` is empty when all is well."""
+    """The record of one process. Times are wall-clock seconds of this host, 0 for never.
+
+    `trouble` is why the process cannot do its work although Redis answers; empty if it can.
+    """
 
     kind: str
     team: str | None
     pid: int
-    redis_s: float
+    last_reply_s: float
     written_s: float
     trouble: str = ""
 
-    def deaf(self, now_s: float) -> str:
-        """Why this process is not ready; empty if it is."""
-        if now_s - self.written_s > DEAF_AFTER_S:
-            return f"does not move, heard of {now_s - self.written_s:.0f} s ago"
-        if now_s - self.redis_s > DEAF_AFTER_S:
-            return (
-                f"has not heard from Redis for {now_s - self.redis_s:.0f} s"
-                if self.redis_s
-                else "has not reached Redis"
-            )
+    def why_not_ready(self, now_s: float) -> str:
+        """The reason in a few words; empty if the process is ready."""
+        if now_s - self.written_s > STALE_AFTER_S:
+            return f"not responding: last update {now_s - self.written_s:.0f} s ago"
+        if not self.last_reply_s:
+            return "no reply from Redis yet"
+        if now_s - self.last_reply_s > STALE_AFTER_S:
+            return f"no reply from Redis for {now_s - self.last_reply_s:.0f} s"
         return self.trouble
 
 
-def write(kind: str, team: str | None, redis_s: float, trouble: str = "") -> None:
-    """Tell of this process. A folder that cannot be written to is no trouble for the work itself."""
+def write(kind: str, team: str | None, last_reply_s: float, trouble: str = "") -> None:
+    """Record the health of this process. A folder that cannot be written to does not stop the process."""
     with contextlib.suppress(OSError):
-        path = _folder() / f"{kind}-{os.getpid()}.json"
+        path = _own_file(kind)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(ProcessHealth(kind, team, os.getpid(), redis_s, time.time(), trouble))))
+        new.write_text(json.dumps(asdict(ProcessHealth(kind, team, os.getpid(), last_reply_s, time.time(), trouble))))
         new.replace(path)
 
 
-def forget(kind: str) -> None:
-    """Take back what this process told of itself: it ends."""
+def remove(kind: str) -> None:
+    """Remove the record of this process, which is about to exit."""
     with contextlib.suppress(OSError):
-        (_folder() / f"{kind}-{os.getpid()}.json").unlink(missing_ok=True)
+        _own_file(kind).unlink(missing_ok=True)
 
 
 def read(kind: str, team: str | None) -> list[ProcessHealth]:
-    """Every live process of this kind and team on this host."""
+    """Every live process of this kind and team on this host. Files of dead processes are removed."""
     found = []
     with contextlib.suppress(OSError):
         for path in sorted(_folder().glob(f"{kind}-*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
-                heard = ProcessHealth(**json.loads(path.read_text()))
-                if not _alive(heard.pid):
+                record = ProcessHealth(**json.loads(path.read_text()))
+                if not _exists(record.pid):
                     path.unlink(missing_ok=True)
-                elif heard.team == team:
-                    found.append(heard)
+                elif record.team == team:
+                    found.append(record)
     return found
 
 
+def _own_file(kind: str) -> Path:
+    return _folder() / f"{kind}-{os.getpid()}.json"
+
+
 def _folder() -> Path:
-    """:raises OSError: it cannot be made, or somebody else made it."""
+    """:raises OSError: the folder cannot be created, or belongs to another user."""
     folder = Path(tempfile.gettempdir()) / f"podrelay-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to somebody else")
+        raise PermissionError(f"{folder} belongs to another user")
     return folder
 
 
-def _alive(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,7 @@
-"""Live logs of a running pod, read from Kubernetes by the API server through an executor that was never started."""
+"""The live log of a running task, read from its pod through the Kubernetes API.
+
+Airflow's API server calls it on an executor object that was never started.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
 from podrelay.protocol import identifiers
+from podrelay.protocol.messages import Json
 from podrelay.teams import kube_client_of
 
 if TYPE_CHECKING:
@@ -18,30 +22,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long the reader waits for the next byte, in each try of the client, where `kube_client_request_args` says nothing: the
-# client has no limit of its own, and a connection that is half open would hold a thread of the API server.
-ANSWER_S = 10.0
+# Limit for the next byte in each attempt of the client, unless `kube_client_request_args` sets one. The client itself has no
+# limit, and a half-open connection would block a thread of Airflow's API server.
+READ_TIMEOUT_S = 10.0
 FAILED = "Reading from k8s pod logs failed: {}"
 
 
 def stream_task_log(
     ti: TaskInstance, try_number: int, kube_config: KubeConfig, team: str | None, lines: int
 ) -> tuple[list[str], list[Iterator[str]]]:
-    """Messages for the reader, and the last `lines` lines of the task's pod. Never raises: a message says what failed.
+    """Messages for the reader, and the last `lines` lines of the pod's log. Never raises: a message reports the error.
 
-    The pod is found by launch id, else by the labels that the stock executor gives; of several the newest counts, for
-    a launch whose first pod died keeps that one's labels. A log that breaks off ends with a line that says why.
+    The pod is found by launch id, or else by the labels of the stock executor. Of several pods the newest is used: every
+    attempt of a launch matches. A log that breaks off ends with a line that gives the reason.
     """
     messages: list[str] = []
     streams: list[Iterator[str]] = []
     try:
         client = kube_client_of(team)
-        # Other arguments of the user are for other requests: `_preload_content` would change what comes back.
-        limit = {"_request_timeout": kube_config.kube_client_request_args.get("_request_timeout") or ANSWER_S}
+        # The user's other arguments do not apply here: `_preload_content` would change the type of the response.
+        limit = {"_request_timeout": kube_config.kube_client_request_args.get("_request_timeout") or READ_TIMEOUT_S}
         hostname = f" {ti.hostname}" if ti.hostname else ""
         messages.append(f"Attempting to fetch logs from pod{hostname} through kube API")
         pod = _newest_pod(client, ti, try_number, _namespace(ti, kube_config), limit)
-        answer = client.read_namespaced_pod_log(
+        response = client.read_namespaced_pod_log(
             name=pod["metadata"]["name"],
             namespace=pod["metadata"]["namespace"],
             container=_container(pod),
@@ -50,25 +54,23 @@ def stream_task_log(
             _preload_content=False,
             **limit,
         )
-        chunks = iter(answer)
+        chunks = iter(response)
         first = next(chunks, None)
         if first is not None:
             streams.append(_lines(chain([first], chunks)))
             messages.append("Found logs through kube API")
-    except Exception as error:  # noqa: BLE001  the reader of a log gets a message, whatever went wrong
+    except Exception as error:  # noqa: BLE001  the reader gets a message instead of an error page
         messages.append(FAILED.format(error))
     return messages, streams
 
 
-def _newest_pod(
-    client: Any, ti: TaskInstance, try_number: int, namespace: str, limit: dict[str, Any]
-) -> dict[str, Any]:
+def _newest_pod(client: Any, ti: TaskInstance, try_number: int, namespace: str, limit: Json) -> Json:
     for selector in _selectors(ti, try_number):
-        answer = client.list_namespaced_pod(namespace=namespace, label_selector=selector, **limit)
-        pods = client.api_client.sanitize_for_serialization(answer)["items"]
+        response = client.list_namespaced_pod(namespace=namespace, label_selector=selector, **limit)
+        pods = client.api_client.sanitize_for_serialization(response)["items"]
         if pods:
             return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", _attempt(pod)))
-    raise LookupError(f"no pod of this task in namespace {namespace}; its log appears here when it has been written")
+    raise LookupError(f"no pod of this task in namespace {namespace}; the log appears here once it has been written")
 
 
 def _selectors(ti: TaskInstance, try_number: int) -> Iterator[str]:
@@ -86,16 +88,16 @@ def _selectors(ti: TaskInstance, try_number: int) -> Iterator[str]:
 
 def _namespace(ti: TaskInstance, kube_config: KubeConfig) -> str:
     override = (ti.executor_config or {}).get("pod_override")
-    asked = getattr(getattr(override, "metadata", None), "namespace", None)
-    return str(asked or kube_config.executor_namespace)
+    namespace = getattr(getattr(override, "metadata", None), "namespace", None)
+    return str(namespace or kube_config.executor_namespace)
 
 
-def _container(pod: dict[str, Any]) -> str:
-    found = [container["name"] for container in pod["spec"]["containers"]]
-    return "base" if "base" in found else found[0]
+def _container(pod: Json) -> str:
+    names = [container["name"] for container in pod["spec"]["containers"]]
+    return "base" if "base" in names else names[0]
 
 
-def _attempt(pod: dict[str, Any]) -> int:
+def _attempt(pod: Json) -> int:
     text = (pod["metadata"].get("labels") or {}).get(identifiers.LABEL_ATTEMPT, "0")
     return int(text) if text.isdigit() else 0
 
@@ -106,5 +108,5 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     try:
         for chunk in chunks:
             yield remove_escape_codes(chunk.decode(errors="replace"))
-    except Exception as error:  # noqa: BLE001  what came so far is shown
+    except Exception as error:  # noqa: BLE001  the reader keeps what was read so far
         yield FAILED.format(error)

@@ -1,7 +1,7 @@
-"""podrelay's own options, read from Airflow's configuration once per process and checked once.
+"""The options of `[podrelay]`: read from Airflow's configuration and validated once per process.
 
-What the stock executor already has an option for is read from `[kubernetes_executor]` by the provider's KubeConfig and
-is never declared again here. Seconds are floats named `_s`; no secret appears in a repr.
+Options that the stock executor has as well are read from `[kubernetes_executor]` by the provider's KubeConfig and are not
+declared here. Seconds are floats named `_s`; no secret appears in a repr.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _DEPLOYMENT = re.compile(r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
 
 
 class Conf(Protocol):
-    """The part of Airflow's configuration (or of a team's ExecutorConf) that is read here."""
+    """The one method of Airflow's configuration, or of a team's ExecutorConf, that this module calls."""
 
     def get(self, section: str, key: str, **kwargs: Any) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`[podrelay]` as plain values. The reason for each default stands in `podrelay.get_provider_info`."""
+    """`[podrelay]` as plain values. `podrelay.get_provider_info` explains each option."""
 
     redis_url: str = field(repr=False)
     fernet_key: str = field(repr=False)
@@ -49,24 +49,23 @@ class Settings:
 
 
 def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
-    """Read and check `[podrelay]`.
+    """Read and validate `[podrelay]`.
 
-    :param conf: Airflow's configuration, or a team's view of it.
-    :param core_fernet_key: `[core] fernet_key`, used where `[podrelay] fernet_key` is empty.
-    :raises ConfigError: names the option and says what to write.
+    :param core_fernet_key: `[core] fernet_key`, used if `[podrelay] fernet_key` is empty.
+    :raises ConfigError: an option is invalid.
     """
     read = _Reader(conf)
     url = read.text("redis_url")
     if not re.match(r"^(rediss?|unix)://", url):
         raise ConfigError(
-            f"[{SECTION}] redis_url must begin with redis://, rediss:// (TLS) or unix://, "
+            f"[{SECTION}] redis_url must start with redis://, rediss:// (TLS) or unix://, "
             "for example redis://user:password@host:6379/0."
         )
     deployment = read.text("deployment")
     if not _DEPLOYMENT.match(deployment):
         raise ConfigError(
-            f"[{SECTION}] deployment = {deployment!r}: use at most 40 lower-case letters, digits and dashes; it is part "
-            "of Redis keys and of pod labels."
+            f"[{SECTION}] deployment = {deployment!r} is invalid: use at most 40 lower-case letters, digits and dashes, with "
+            "a letter or digit at both ends. The name becomes part of Redis keys and pod labels."
         )
     return Settings(
         redis_url=url,
@@ -92,13 +91,13 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
 
 
 class _Reader:
-    """Options as text or numbers, with an error that names the option."""
+    """Reads options as text or numbers; errors name the option."""
 
     def __init__(self, conf: Conf) -> None:
         self._conf = conf
 
     def text(self, option: str) -> str:
-        # Without the provider (a checkout that is not installed) Airflow knows no defaults of ours: fall back to them.
+        # If the provider is not installed (a plain checkout), Airflow does not know our defaults.
         value = self._conf.get(SECTION, option, fallback=None)
         if value is None:
             from podrelay.get_provider_info import default_of
@@ -133,7 +132,7 @@ def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
         host, _, port = part.rpartition(":")
         if not host or not port.isdigit():
             raise ConfigError(
-                f"[{SECTION}] redis_sentinels: {part!r} is not host:port (several are separated by commas)."
+                f"[{SECTION}] redis_sentinels: {part!r} is not host:port. Separate several addresses by commas."
             )
         found.append((host, int(port)))
     return tuple(found)

@@ -1,7 +1,7 @@
-"""What a team changes: the options of its executor, its cluster, its namespaces, and the tags of its metrics.
+"""Everything that depends on the team: Kubernetes options and client, cluster, namespaces, tags of metrics.
 
-A team's options have no fallback to those without its prefix (AIP-67). Used by the executor, the command line, launchers
-and watchers.
+The options of a team do not fall back to the global ones (AIP-67). Used by the executor, the command line, launchers and
+watchers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 def kube_config_of(team: str | None) -> KubeConfig:
     """`[kubernetes_executor]` as the provider reads it.
 
-    :raises ConfigError: an option there cannot be used.
+    :raises ConfigError: an option is invalid.
     """
     try:
         if team is None:
@@ -27,11 +27,11 @@ def kube_config_of(team: str | None) -> KubeConfig:
 
         return KubeConfig(executor_conf=ExecutorConf(team))
     except (AirflowConfigException, ValueError) as error:
-        raise ConfigError(f"[kubernetes_executor] cannot be used: {error}") from error
+        raise ConfigError(f"[kubernetes_executor] is invalid: {error}") from error
 
 
 def cluster_of(team: str | None) -> str:
-    """The cluster that runs a team's pods: one of the team's name."""
+    """The name of the cluster that runs the pods of a team."""
     return team or DEFAULT_CLUSTER
 
 
@@ -41,17 +41,17 @@ def metric_tags(team: str | None) -> dict[str, str]:
 
 
 def watched_namespaces(kube_config: KubeConfig) -> tuple[str | None, ...]:
-    """The namespaces whose pods the watcher follows; (None,) stands for all of them."""
+    """The namespaces whose pods the watcher follows; (None,) means all namespaces."""
     if not kube_config.multi_namespace_mode:
         return (kube_config.kube_namespace or "default",)
-    listed = dict.fromkeys(
+    names = dict.fromkeys(
         filter(None, (item.strip() for item in kube_config.multi_namespace_mode_namespace_list or ()))
     )
-    return tuple(listed) or (None,)
+    return tuple(names) or (None,)
 
 
 def kube_client_of(team: str | None) -> Any:
-    """The Kubernetes client that the stock executor would use."""
+    """A blocking Kubernetes client, constructed as the stock executor constructs it."""
     from airflow.providers.cncf.kubernetes import kube_client
 
     factory = getattr(kube_client, "_get_executor_kube_client", None)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import rendering
+from tests.benchmarks.against import compare
 from tests.benchmarks.parts import Bench, where
 from tests.benchmarks.report import markdown, plot
 from tests.benchmarks.targets import judge
@@ -71,6 +72,10 @@ def main() -> None:
         "--namespace", default="default", help="where pods are made, and pods of Airflow deleted at the end"
     )
     parser.add_argument("--image", default="airflow:bench")
+    parser.add_argument(
+        "--against", type=Path, default=None, help="another checkout: compare the two builds, part by part"
+    )
+    parser.add_argument("--turns", type=int, default=2, help="with --against: how often each build runs each part")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.json", help="table and plots go beside it")
     options = parser.parse_args()
     known = parts(
@@ -78,6 +83,10 @@ def main() -> None:
     )
     if unknown := set(options.parts or ()) - set(known):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if options.against is not None:
+        passed_on = ["--tasks", str(options.tasks), "--rounds", str(options.rounds)]
+        print(compare(options.against.resolve(), options.parts or list(known), passed_on, options.turns))
+        return
     report: dict[str, Any] = {
         "machine": machine(),
         "api": "real API server" if options.kubeconfig else "local cluster",

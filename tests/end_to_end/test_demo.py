@@ -1,4 +1,4 @@
-"""The demo's DAG through a real scheduler, Redis, launchers, watcher and processes as pods; judged from outside."""
+"""The demo DAG with a real scheduler, Redis, launchers and watcher, and processes as pods, observed from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.end_to_end.bench import Bench, Run
 
 pytestmark = pytest.mark.timeout(600)
 
-# Every task of the DAG with the tries it needs; `wait` has two launches in one try, for it comes back from a deferral.
+# Every task and try of the DAG, with its number of pods. `wait` resumes from a deferral, so it has two in one try.
 PODS = {
     ("plan", 1): 1,
     **{(f"square[{number}]", 1): 1 for number in range(8)},
@@ -28,7 +28,7 @@ PODS = {
     ("wait", 1): 2,
     ("add_up", 1): 1,
 }
-TOKEN = re.compile(rb"eyJ[A-Za-z0-9_-]{10,}\.")  # how every JWT begins
+TOKEN = re.compile(rb"eyJ[A-Za-z0-9_-]{10,}\.")  # the start of every JWT
 
 
 def test_demo_dag(bench: Bench) -> None:
@@ -36,10 +36,10 @@ def test_demo_dag(bench: Bench) -> None:
     assert run.finish() == "success"
     run.settle()
     _every_task_ran_once(run)
-    _the_ledger_tells_it(run.launches())
+    _the_ledger_is_complete(run.launches())
     _logs_can_be_read(bench, run)
     _no_token_in_redis(bench.stack.redis_url)
-    _dashboard_shows_it(bench.stack.redis_url)
+    _the_dashboard_shows_the_run(bench.stack.redis_url)
 
 
 def _every_task_ran_once(run: Run) -> None:
@@ -50,7 +50,7 @@ def _every_task_ran_once(run: Run) -> None:
     assert run.living_pods() == []
 
 
-def _the_ledger_tells_it(launches: list[Launch]) -> None:
+def _the_ledger_is_complete(launches: list[Launch]) -> None:
     for launch in launches:
         assert launch.pod and launch.launcher, launch
         assert launch.t_offered <= launch.t_claimed <= launch.t_created <= launch.t_finished, launch
@@ -81,8 +81,8 @@ def _content(client: redis.Redis, key: bytes) -> bytes:
     return repr(read[kind.decode() if isinstance(kind, bytes) else kind](key)).encode()
 
 
-def _dashboard_shows_it(url: str) -> None:
-    """What rq-dashboard serves to its pages: queues, launchers, and finished launches by their descriptions."""
+def _the_dashboard_shows_the_run(url: str) -> None:
+    """The data behind the pages of rq-dashboard: queues, launchers, and finished launches by description."""
     page = make_app(url).test_client()
     queues = [queue["name"] for queue in page.get("/0/data/queues.json").get_json()["queues"]]
     assert len(page.get("/0/data/workers.json").get_json()["workers"]) == 2

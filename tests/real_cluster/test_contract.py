@@ -270,6 +270,6 @@ def test_events_and_version(server: Server, name: str) -> None:
 
 
 def test_the_check_says_that_all_is_allowed(server: Server) -> None:
-    (check,) = [check for check in run_checks(None) if check.what == "Kubernetes"]
+    (check,) = [check for check in run_checks(None) if check.name == "Kubernetes"]
     assert check.ok, check.detail
     assert server.namespace in check.detail

@@ -1,4 +1,4 @@
-"""What a probe says of the processes of its own host: they, and not Redis, are asked."""
+"""The readiness probe reads what the processes of its own host recorded; it does not ask Redis."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from pathlib import Path
 import pytest
 
 from podrelay import health
-from podrelay.cli.status import probe
-from podrelay.health import DEAF_AFTER_S, ProcessHealth
+from podrelay.cli.probe import probe
+from podrelay.health import STALE_AFTER_S, ProcessHealth
 
 NOW_S = 1000.0
 
 
 @pytest.mark.parametrize(
-    ("heard", "word"),
+    ("record", "reason"),
     [
         (ProcessHealth("watcher", None, 1, NOW_S - 1, NOW_S - 1), ""),
-        (ProcessHealth("watcher", None, 1, NOW_S - DEAF_AFTER_S - 1, NOW_S), "has not heard from Redis for 16 s"),
-        (ProcessHealth("watcher", None, 1, 0.0, NOW_S), "has not reached Redis"),
-        (ProcessHealth("watcher", None, 1, NOW_S, NOW_S - DEAF_AFTER_S - 1), "does not move"),
+        (ProcessHealth("watcher", None, 1, NOW_S - STALE_AFTER_S - 1, NOW_S), "no reply from Redis for 16 s"),
+        (ProcessHealth("watcher", None, 1, 0.0, NOW_S), "no reply from Redis yet"),
+        (
+            ProcessHealth("watcher", None, 1, NOW_S, NOW_S - STALE_AFTER_S - 1),
+            "not responding: last update 16 s ago",
+        ),
         (ProcessHealth("watcher", None, 1, NOW_S, NOW_S, "Unreachable (default)"), "Unreachable (default)"),
     ],
 )
-def test_deaf(heard: ProcessHealth, word: str) -> None:
-    assert heard.deaf(NOW_S).startswith(word)
-    assert bool(heard.deaf(NOW_S)) is bool(word)
+def test_why_a_process_is_not_ready(record: ProcessHealth, reason: str) -> None:
+    assert record.why_not_ready(NOW_S) == reason
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +39,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def test_a_process_speaks_of_itself() -> None:
-    assert probe("launcher", None) == (False, "no launcher runs here")
+def test_probe_reports_the_processes_of_one_kind_and_team() -> None:
+    assert probe("launcher", None) == (False, "no launcher process on this host")
     health.write("launcher", None, time.time())
     assert probe("launcher", None) == (True, f"launcher {os.getpid()} is ready")
     assert probe("watcher", None)[0] is False
     assert probe("launcher", "a-team")[0] is False
     health.write("launcher", None, time.time() - 60)
-    assert probe("launcher", None)[0] is False
-    health.forget("launcher")
-    assert probe("launcher", None) == (False, "no launcher runs here")
+    assert probe("launcher", None) == (False, f"launcher {os.getpid()} is not ready: no reply from Redis for 60 s")
+    health.remove("launcher")
+    assert probe("launcher", None) == (False, "no launcher process on this host")
 
 
-def test_one_that_was_killed_is_not_there(tmp_path: Path) -> None:
+def test_a_killed_process_is_not_reported(tmp_path: Path) -> None:
     code = "import time; from podrelay import health; health.write('watcher', None, time.time())"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
     (path,) = tmp_path.glob("podrelay-*/watcher-*.json")
@@ -57,7 +59,7 @@ def test_one_that_was_killed_is_not_there(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_anothers_folder_is_not_believed(tmp_path: Path) -> None:
+def test_a_folder_behind_a_symlink_is_not_trusted(tmp_path: Path) -> None:
     health.write("watcher", None, time.time())
     (folder,) = tmp_path.glob("podrelay-*")
     folder.rename(tmp_path / "elsewhere")

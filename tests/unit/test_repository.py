@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hatchling.builders.wheel import WheelBuilder
 from importlinter import cli as import_linter
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import podrelay
-from podrelay.cli.check import NEEDED
+from docs import options_page
+from podrelay.cli.check import REQUIRED_PERMISSIONS
 from podrelay.cli.definitions import get_podrelay_cli_commands
 from podrelay.get_provider_info import OPTIONS
 
@@ -101,6 +103,16 @@ def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
     assert {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} <= told
 
 
+def test_make_help_lists_every_target() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)
+    listed = re.findall(r"^\t@echo 'make ([a-z-]+)", read("Makefile"), re.MULTILINE)
+    assert {"help", *listed} == set(phony.split())
+
+
+def test_options_page_is_up_to_date() -> None:
+    assert read("docs/options.md") == options_page.render(), "run: make options"
+
+
 def test_procfile_is_the_two_workers() -> None:
     assert yaml.safe_load(read("Procfile")) == {
         "launcher": "airflow podrelay launcher",
@@ -120,6 +132,29 @@ def test_import_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert import_linter.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
+# --- distributions ------------------------------------------------------------------------------------------------
+
+
+def wheel(root: Path) -> set[str]:
+    """The paths of all files that the build backend puts into the wheel of a distribution, except metadata."""
+    return {included.distribution_path for included in WheelBuilder(str(root)).recurse_included_files()}
+
+
+def test_the_wheel_holds_executor_and_workers_only() -> None:
+    """In particular neither tests nor the local cluster."""
+    sources = [(ROOT / root, package) for root, package in [("executor", "podrelay"), ("workers", "podrelay_workers")]]
+    assert wheel(ROOT) == {
+        str(path.relative_to(root))
+        for root, package in sources
+        for path in (root / package).rglob("*")
+        if path.suffix in (".py", ".lua")
+    }
+
+
+def test_the_local_cluster_is_a_separate_distribution() -> None:
+    assert {Path(name).parts[0] for name in wheel(ROOT / "local_cluster")} == {"podrelay_local_cluster"}
+
+
 # --- image --------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +169,7 @@ def test_dockerfile_copies_what_the_builder_gets() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", read("docker/Dockerfile"), re.MULTILINE)
     names = {name for line in copied for name in line.split()}
     let_through = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
-    assert names == let_through
+    assert names == let_through == {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "executor", "workers"}
     assert all((ROOT / name).exists() for name in names)
 
 
@@ -232,7 +267,7 @@ def test_manifests_stay_in_one_namespace() -> None:
 def test_a_role_allows_what_its_process_does_and_nothing_else(process: str) -> None:
     (role,) = [item for item in of_kind("Role") if item["metadata"]["name"] == f"podrelay-{process}"]
     allowed = {(verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    assert allowed == set(NEEDED[process])
+    assert allowed == set(REQUIRED_PERMISSIONS[process])
 
 
 @pytest.mark.parametrize("kind", ["launcher", "watcher"])

@@ -1,4 +1,4 @@
-"""Options: each has a default that is valid, and each bad value is refused by its name."""
+"""Options: every default is valid, and the error for an invalid value names the option."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Options:
         return self.options.get(key, OPTIONS[key]["default"])
 
 
-def test_defaults_are_valid_and_the_same_in_both_places() -> None:
+def test_defaults_are_valid_and_equal_in_both_places() -> None:
     settings = load_settings(Options())
     plain = Settings(redis_url=settings.redis_url, fernet_key="")
     assert settings == plain
@@ -54,7 +54,7 @@ def test_the_provider_info_is_what_airflow_accepts() -> None:
         ("result_batch_size", "1.5"),
     ],
 )  # fmt: skip
-def test_a_bad_value_names_its_option(option: str, value: str) -> None:
+def test_an_invalid_value_names_its_option(option: str, value: str) -> None:
     with pytest.raises(ConfigError, match=option):
         load_settings(Options(**{option: value}))
 

@@ -1,8 +1,8 @@
-"""`airflow podrelay check`: tries each thing that podrelay needs, before a scheduler has to find out."""
+"""`airflow podrelay check`: tries each thing that podrelay needs before a scheduler depends on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,31 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
 from podrelay.store.connection import connect
-from podrelay.teams import kube_client_of, kube_config_of
+from podrelay.teams import kube_client_of, kube_config_of, watched_namespaces
 
-# What each process does in Kubernetes: (verb, resource), as in the Roles under docker/.
-NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
+# What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
+REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
     "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
 }
-_ANSWER_S = 10.0
+_REDIS_TIMEOUT_S = 5.0
+_REVIEW_TIMEOUT_S = 10.0
+_TEMPLATE = "[kubernetes_executor] pod_template_file"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried; `detail` says what was found, or what to change."""
+    """The result of one check; `detail` is what was found or, where it failed, what to change."""
 
-    what: str
+    name: str
     ok: bool
     detail: str
 
 
 def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
-    """Try everything, also when something before it failed.
+    """Run every check, also after one has failed.
 
-    :param process: ask for the permissions of this one only: `launcher` or `watcher`.
+    :param process: check the permissions of this process only, `launcher` or `watcher`; None checks both.
     """
     settings: list[Settings] = []
 
@@ -48,88 +50,105 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
 
     yield _try("[podrelay] options", options)
     if settings:
-        yield _try("sealing key", lambda: repr(PayloadCipher(settings[0].fernet_key)))
+        yield _try("Fernet key", lambda: _fernet_key(settings[0]))
         yield _try("Redis", lambda: _redis(settings[0]))
     yield _try("pod template", lambda: _template(kube_config_of(team)))
-    yield _try("Kubernetes", lambda: _kubernetes(team, kube_config_of(team), (process,) if process else tuple(NEEDED)))
+    processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
+    yield _try("Kubernetes", lambda: _kubernetes(team, kube_config_of(team), processes))
 
 
-def _try(what: str, step: Callable[[], str]) -> Check:
+def _try(name: str, step: Callable[[], str]) -> Check:
     try:
-        return Check(what, True, step())
+        return Check(name, True, step())
     except PodrelayError as error:
-        return Check(what, False, str(error))
-    except Exception as error:  # noqa: BLE001  a check that cannot be made has failed; say how
-        return Check(what, False, f"{type(error).__name__}: {error}")
+        return Check(name, False, str(error))
+    except Exception as error:  # noqa: BLE001  a check that cannot be made has failed, for whatever reason
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _fernet_key(settings: Settings) -> str:
+    PayloadCipher(settings.fernet_key)
+    return "valid"
 
 
 def _redis(settings: Settings) -> str:
-    with connect(settings, timeout_s=5.0) as client:
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
         warnings = check_redis(client)
         client.set(RedisKeys(settings.deployment).check, "1", ex=5)
-    return "; ".join(warnings) or "answers and can be written to"
+    return "; ".join(warnings) or "reachable and writable"
 
 
 def _template(kube_config: KubeConfig) -> str:
     path = kube_config.pod_template_file
     if not path:
-        raise ConfigError("[kubernetes_executor] pod_template_file is empty: name a file that holds a pod.")
+        raise ConfigError(f"{_TEMPLATE} is empty: set it to the path of a file that holds a pod.")
     if not Path(path).is_file():
-        raise ConfigError(f"[kubernetes_executor] pod_template_file: there is no file {path}.")
+        raise ConfigError(f"{_TEMPLATE}: no file {path}.")
     import yaml
 
     document = yaml.safe_load(Path(path).read_text("utf-8"))
     containers = (document or {}).get("spec", {}).get("containers") if isinstance(document, dict) else None
     if not containers:
-        raise ConfigError(f"[kubernetes_executor] pod_template_file: {path} has no spec.containers.")
+        raise ConfigError(f"{_TEMPLATE}: {path} has no spec.containers.")
     if document["spec"].get("restartPolicy") != "Never":
-        raise ConfigError(f"[kubernetes_executor] pod_template_file: {path} must say restartPolicy: Never.")
+        raise ConfigError(f"{_TEMPLATE}: spec.restartPolicy in {path} must be Never.")
     return str(path)
 
 
-def _kubernetes(team: str | None, kube_config: KubeConfig, processes: tuple[str, ...]) -> str:
-    """Ask the API server what this user may do, without doing it."""
+def _kubernetes(team: str | None, kube_config: KubeConfig, processes: Sequence[str]) -> str:
+    """Asks the API server which permissions the configured user has, without using them."""
     try:
         core = kube_client_of(team)
     except Exception as error:
         raise ConfigError(
-            f"[kubernetes_executor] config_file, cluster_context or in_cluster: no client can be made ({error})."
+            f"[kubernetes_executor] config_file, cluster_context or in_cluster: cannot create a client ({error})."
         ) from error
-    namespaces = [name.strip() for name in kube_config.multi_namespace_mode_namespace_list or ()]
-    if not namespaces:
-        namespaces = [""] if kube_config.multi_namespace_mode else [kube_config.executor_namespace]
-    refused: dict[str, list[str]] = {}
+    # "" stands for all namespaces, in the review as well.
+    namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
+    missing = _missing_permissions(core, namespaces, processes)
+    if missing:
+        listed = "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in missing.items())
+        hint = (
+            "" if len(processes) == 1 else " If each process has its own user, run the check with --process for each."
+        )
+        raise ConfigError(
+            f"missing permissions: {listed}. Grant them to this user, as in docker/kubernetes/access.yaml.{hint}"
+        )
+    where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
+    return f"{' and '.join(processes)}: all permissions granted in {where}"
+
+
+def _missing_permissions(core: Any, namespaces: Sequence[str], processes: Sequence[str]) -> dict[str, list[str]]:
+    """What the user may not do, by the processes that need it."""
+    missing: dict[str, list[str]] = {}
+    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
     for namespace in namespaces:
-        for verb, what in sorted({item for process in processes for item in NEEDED[process]}):
-            if not _may(core, namespace, verb, what):
-                lacking = " and ".join(process for process in processes if (verb, what) in NEEDED[process])
-                refused.setdefault(lacking, []).append(f"{verb} {what} in {namespace or 'all namespaces'}")
-    if refused:
-        told = "; ".join(f"{', '.join(items)} (for the {process})" for process, items in refused.items())
-        hint = "" if len(processes) == 1 else ". With a user for each process, check each: --process launcher, watcher"
-        raise ConfigError(f"the Role of this user lacks: {told}{hint}")
-    return (
-        f"{' and '.join(processes)} may do their work in {', '.join(name or 'all namespaces' for name in namespaces)}"
-    )
+        for verb, resource in required:
+            if not _is_allowed(core, namespace, verb, resource):
+                needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
+                permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
+                missing.setdefault(" and ".join(needed_by), []).append(permission)
+    return missing
 
 
-def _may(core: Any, namespace: str, verb: str, what: str) -> bool:
+def _is_allowed(core: Any, namespace: str, verb: str, resource: str) -> bool:
     from kubernetes import client
 
-    resource, _, subresource = what.partition("/")
+    kind, _, subresource = resource.partition("/")
     review = client.V1SelfSubjectAccessReview(
         spec=client.V1SelfSubjectAccessReviewSpec(
             resource_attributes=client.V1ResourceAttributes(
-                namespace=namespace, verb=verb, resource=resource, subresource=subresource or None
+                namespace=namespace, verb=verb, resource=kind, subresource=subresource or None
             )
         )
     )
     try:
         answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(
-            review, _request_timeout=_ANSWER_S
+            review, _request_timeout=_REVIEW_TIMEOUT_S
         )
     except client.ApiException as error:
-        # A server without the authorization API, as the local cluster: nothing to ask. It says so in a Status.
+        # A server without the authorization API, such as the local cluster, answers with a Status and grants everything.
+        # A 404 page of a gateway holds no Status.
         if error.status == 404 and '"Status"' in str(error.body):
             return True
         raise

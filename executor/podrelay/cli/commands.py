@@ -1,6 +1,6 @@
-"""What `airflow podrelay ...` does. Each command ends with one clear line, not a traceback, when an option is wrong.
+"""What each `airflow podrelay ...` command does. A wrong option ends a command with one line instead of a traceback.
 
-The workers are imported by name and only here, when one is to be run: the scheduler's side does not depend on them.
+The workers are imported by name, and only when one is to run: the scheduler's side does not depend on them.
 """
 
 from __future__ import annotations
@@ -15,33 +15,48 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from podrelay.cli.optional import import_optional
 from podrelay.errors import ConfigError, PodrelayError
 
+FAILURE = 1
 USAGE_ERROR = 2
 
 
-def _one_line_errors(command: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], None]:
+def _one_line_errors(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], None]:
+    """Turn podrelay's errors into one line on stderr, and the result into the exit code."""
+
     @wraps(command)
     def run(args: argparse.Namespace) -> None:
         try:
             code = command(args)
-        except ConfigError as error:
-            print(f"podrelay: {error}", file=sys.stderr)
-            sys.exit(USAGE_ERROR)
         except PodrelayError as error:
             print(f"podrelay: {error}", file=sys.stderr)
-            sys.exit(1)
-        sys.exit(code or 0)
+            code = USAGE_ERROR if isinstance(error, ConfigError) else FAILURE
+        sys.exit(code)
 
     return run
 
 
-def _worker(module: str) -> Any:
-    return importlib.import_module(f"podrelay_workers.{module}")
+@_one_line_errors
+def launcher(args: argparse.Namespace) -> int:
+    """Run one launcher until SIGTERM."""
+    return _run_worker("podrelay_workers.launcher.process", args.team)
+
+
+@_one_line_errors
+def watcher(args: argparse.Namespace) -> int:
+    """Run one watcher until SIGTERM."""
+    return _run_worker("podrelay_workers.watcher.process", args.team)
+
+
+def _run_worker(module: str, team: str | None) -> int:
+    _log_to_stderr()
+    worker: Any = importlib.import_module(module)
+    return int(worker.run(team=team))
 
 
 def _log_to_stderr() -> None:
-    """A worker's log is plain lines on stderr: it is run by a supervisor or in a container."""
+    """Workers log plain lines to stderr, for the supervisor or the container that runs them."""
     from airflow.configuration import conf
 
     level = conf.get("logging", "logging_level", fallback="INFO").upper()
@@ -51,36 +66,19 @@ def _log_to_stderr() -> None:
 
 
 @_one_line_errors
-def launcher(args: argparse.Namespace) -> int:
-    """Run one launcher until SIGTERM."""
-    _log_to_stderr()
-    return int(_worker("launcher.process").run(team=args.team))
-
-
-@_one_line_errors
-def watcher(args: argparse.Namespace) -> int:
-    """Run one watcher until SIGTERM."""
-    _log_to_stderr()
-    return int(_worker("watcher.process").run(team=args.team))
-
-
-@_one_line_errors
 def local_cluster(args: argparse.Namespace) -> int:
     """Run the local cluster until SIGTERM."""
+    main = import_optional(
+        "podrelay_local_cluster.main", "run `pip install ./local_cluster` in a checkout of podrelay."
+    )
     argv = ["--port", str(args.port), "--kubeconfig-out", args.kubeconfig_out, "--namespaces", args.namespaces]
     argv += ["--runner", args.runner] + (["--data-dir", args.data_dir] if args.data_dir else [])
-    try:
-        local_cluster_main = importlib.import_module("podrelay_local_cluster.main")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "The local cluster is not installed: run `pip install ./local_cluster` in a checkout of podrelay."
-        ) from error
-    return int(local_cluster_main.main(argv) or 0)
+    return int(main.main(argv) or 0)
 
 
 @_one_line_errors
 def dashboard(args: argparse.Namespace) -> int:
-    """Run rq-dashboard with our serializer."""
+    """Run rq-dashboard on podrelay's Redis until interrupted."""
     from podrelay.cli.dashboard import run_dashboard
 
     return run_dashboard(args.bind, args.port)
@@ -88,34 +86,49 @@ def dashboard(args: argparse.Namespace) -> int:
 
 @_one_line_errors
 def status(args: argparse.Namespace) -> int:
-    """Print what Redis knows of everything or of one launch, or whether the processes of this host are ready."""
-    from podrelay.cli.status import describe_launch, overview, probe, render_launch, render_overview
-
+    """Show one cluster, one launch (`--launch`), or the readiness of the processes of this host (`--probe`)."""
     if args.probe:
-        alive, line = probe(args.probe, args.team)
-        print(line)
-        return 0 if alive else 1
+        return _probe(args.probe, args.team)
     if args.launch:
-        entry = describe_launch(args.launch)
-        if not entry:
-            print(
-                f"podrelay: no launch {args.launch} in the ledger; it forgets launches after [podrelay] ledger_ttl_s."
-            )
-            return 1
-        print(json.dumps(entry, indent=2) if args.json else render_launch(entry))
-        return 0
+        return _show_launch(args.launch, as_json=args.json)
+    from podrelay.cli.status import overview
+    from podrelay.cli.status_text import render_overview
+
     found = overview(args.team, time.time())
     print(json.dumps(found, indent=2) if args.json else render_overview(found))
     return 0
 
 
+def _probe(kind: str, team: str | None) -> int:
+    from podrelay.cli.probe import probe
+
+    ready, line = probe(kind, team)
+    print(line)
+    return 0 if ready else FAILURE
+
+
+def _show_launch(launch_or_pod: str, *, as_json: bool) -> int:
+    from podrelay.cli.status import describe_launch
+    from podrelay.cli.status_text import render_launch
+
+    entry = describe_launch(launch_or_pod)
+    if not entry:
+        print(
+            f"podrelay: no launch {launch_or_pod} in the ledger. An entry expires [podrelay] ledger_ttl_s after the result "
+            "was acknowledged."
+        )
+        return FAILURE
+    print(json.dumps(entry, indent=2) if as_json else render_launch(entry))
+    return 0
+
+
 @_one_line_errors
 def check(args: argparse.Namespace) -> int:
-    """Try each thing that podrelay needs, say what is wrong with it, and exit with 1 if anything is."""
+    """Run every check and print a line for each; exit with 1 if one failed."""
     from podrelay.cli.check import run_checks
 
-    failed = 0
-    for item in run_checks(args.team, args.process):
-        print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
-        failed += not item.ok
-    return 1 if failed else 0
+    failed = False
+    for result in run_checks(args.team, args.process):
+        print(f"{'ok  ' if result.ok else 'FAIL'} {result.name}: {result.detail}")
+        failed = failed or not result.ok
+    return FAILURE if failed else 0

@@ -1,6 +1,7 @@
-"""rq-dashboard as it should be run on our queues: JSON serializer, on loopback unless asked otherwise.
+"""`airflow podrelay dashboard`: rq-dashboard configured for podrelay's queues, with the JSON serializer.
 
-HTTP Basic authentication is on where RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD are set in the environment.
+It listens on loopback unless --bind names another address. HTTP Basic authentication is on if RQ_DASHBOARD_USERNAME and
+RQ_DASHBOARD_PASSWORD are set in the environment.
 """
 
 from __future__ import annotations
@@ -10,44 +11,43 @@ from typing import Any
 
 import redis
 from airflow.configuration import conf
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
 
-from podrelay.errors import ConfigError
+from podrelay.cli.optional import import_optional
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect
 
-# A page may wait longer than a heartbeat.
+_REMEDY = "run `pip install 'podrelay[dashboard]'`."
+# A page may wait longer than a heartbeat of the scheduler.
 _TIMEOUT_S = 5.0
 
 
-def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
-    """The WSGI application.
-
-    Mends one page of rq-dashboard 0.9: it lists workers with RQ's default serializer, pickle, which fails on (and with
-    a forged job would execute) what our JSON jobs hold.
-
-    :param client: what the pages read from, where rq-dashboard cannot get there by redis_url: under Sentinel.
+class _JSONWorker(Worker):
+    """rq-dashboard 0.9 lists workers with RQ's default serializer, pickle. It fails on our JSON jobs, and would execute
+    what a forged job holds. This class reads the current job of a worker as JSON.
     """
-    try:
-        import rq_dashboard.web as web
-        from rq.serializers import JSONSerializer
-        from rq.worker import Worker
-        from rq_dashboard.cli import make_flask_app
-    except ImportError as error:
-        raise ConfigError("rq-dashboard is not installed: pip install 'podrelay[dashboard]'.") from error
 
-    class JSONWorker(Worker):
-        """A worker whose current job is read as JSON."""
+    @classmethod
+    def all(cls, connection: Any = None, job_class: Any = None, queue_class: Any = None, queue: Any = None,
+            serializer: Any = None) -> Any:  # fmt: skip
+        return super().all(connection, job_class, queue_class, queue, JSONSerializer)
 
-        @classmethod
-        def all(cls, connection: Any = None, job_class: Any = None, queue_class: Any = None, queue: Any = None,
-                serializer: Any = None) -> Any:  # fmt: skip
-            return super().all(connection, job_class, queue_class, queue, JSONSerializer)
 
-    web.Worker = JSONWorker
+def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
+    """Build the WSGI application.
+
+    :param client: what the pages read from instead of `redis_url`: needed under Sentinel, which rq-dashboard cannot use.
+    :raises ConfigError: rq-dashboard is not installed.
+    """
+    web = import_optional("rq_dashboard.web", _REMEDY)
+    cli = import_optional("rq_dashboard.cli", _REMEDY)
+    web.Worker = _JSONWorker
     web.config.serializer = JSONSerializer
     if client is not None:
         web.from_url = lambda *_, **__: (None, client)
-    app = make_flask_app(None, os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD"), "")
+    user, password = os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD")
+    app = cli.make_flask_app(None, user, password, "")
     app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
     web.setup_rq_connection(app)
     return app
@@ -56,7 +56,8 @@ def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
 def run_dashboard(bind: str, port: int) -> int:
     """Serve until interrupted."""
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
-    print(f"rq-dashboard on http://{bind}:{port}/ (Ctrl-C ends it)", flush=True)
     client = connect(settings, timeout_s=_TIMEOUT_S) if settings.redis_sentinels else None
-    make_app(settings.redis_url, client).run(host=bind, port=port, threaded=True)
+    app = make_app(settings.redis_url, client)
+    print(f"rq-dashboard listens on http://{bind}:{port}/ (Ctrl-C stops it)", flush=True)
+    app.run(host=bind, port=port, threaded=True)
     return 0

@@ -1,69 +1,73 @@
-"""`airflow podrelay ...`: definitions only, so that every airflow command stays quick; the work is imported when it runs."""
+"""The commands of `airflow podrelay`: names, arguments and help only. Every airflow command imports this module.
+
+`podrelay.cli.commands` holds the work and is imported when a command runs.
+"""
 
 from __future__ import annotations
 
 from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
 
-_TEAM = Arg(("--team",), help="Serve this team ([core] multi_team); default: the launches of no team.", default=None)
+_TEAM = Arg(("--team",), help="Name of a team ([core] multi_team). Default: the launches without a team.", default=None)
 _JSON = Arg(("--json",), help="Print JSON.", action="store_true")
-_LAUNCH = Arg(("--launch",), help="Tell everything about one launch: its id, or the name of its pod.", default=None)
+_LAUNCH = Arg(("--launch",), help="Show one launch, by id or pod name.", default=None)
 _PROBE = Arg(
     ("--probe",),
-    help="For readiness probes: print one line, and exit with 0 if such a process runs on this host (in this container) and "
-    "each of them hears from Redis, a leading watcher also from the API server; else with 1.",
+    help="Readiness probe: exit with 0 if such a process runs on this host (in this container) and all of them are ready, "
+    "else with 1. A launcher or a standby watcher is ready while Redis answers it, the leading watcher while the API "
+    "server answers as well. Prints one line.",
     choices=("launcher", "watcher"),
     default=None,
 )
 _PROCESS = Arg(
     ("--process",),
-    help="Ask for the permissions of this process only, where each has a user of its own; default: of both.",
+    help="Check the permissions of this process only, for a user that runs just one of them. Default: both.",
     choices=("launcher", "watcher"),
     default=None,
 )
-_PORT = Arg(("--port",), help="Port on 127.0.0.1; 0 takes a free one.", type=int, default=0)
+_PORT = Arg(("--port",), help="Port on 127.0.0.1. Default: 0, any free port.", type=int, default=0)
 _KUBECONFIG_OUT = Arg(("--kubeconfig-out",), help="File to write the kubeconfig to.", required=True)
 _NAMESPACES = Arg(
-    ("--namespaces",), help="Namespaces that exist from the start, separated by commas.", default="default"
+    ("--namespaces",), help="Namespaces to create at start, separated by commas. Default: default.", default="default"
 )
 _RUNNER = Arg(
     ("--runner",),
-    help="process runs each container as a local process, simulate only pretends to.",
+    help="process: run each container as a local process (the default). simulate: run nothing, only set pod states.",
     choices=("process", "simulate"),
     default="process",
 )
-_DATA_DIR = Arg(("--data-dir",), help="Folder for the pods' logs; default: a temporary one.", default=None)
-_DASHBOARD_PORT = Arg(("--port",), help="Port of the dashboard.", type=int, default=9181)
-_DASHBOARD_BIND = Arg(("--bind",), help="Address to listen on.", default="127.0.0.1")
+_DATA_DIR = Arg(("--data-dir",), help="Folder for the logs of the pods. Default: a temporary folder.", default=None)
+_DASHBOARD_PORT = Arg(("--port",), help="Port of the dashboard. Default: 9181.", type=int, default=9181)
+_DASHBOARD_BIND = Arg(("--bind",), help="Address to listen on. Default: 127.0.0.1.", default="127.0.0.1")
 
 
 def get_podrelay_cli_commands() -> list[GroupCommand]:
-    """The command group, in the form that provider discovery and BaseExecutor.get_cli_commands want."""
+    """The command group `podrelay`, for provider discovery and for BaseExecutor.get_cli_commands."""
     return [
         GroupCommand(
             name="podrelay",
-            help="Run and look into podrelay",
+            help="Run, check and inspect podrelay",
             subcommands=(
                 ActionCommand(
                     name="launcher",
-                    help="Create and clean up pods: run as many as you like",
+                    help="Run a launcher, which creates and cleans up pods; start as many as you need",
                     func=lazy_load_command("podrelay.cli.commands.launcher"),
                     args=(_TEAM,),
                 ),
                 ActionCommand(
                     name="watcher",
-                    help="Follow the pods: run two, one leads and one stands by",
+                    help="Run a watcher, which reports what happens to pods; start two, one is the standby",
                     func=lazy_load_command("podrelay.cli.commands.watcher"),
                     args=(_TEAM,),
                 ),
                 ActionCommand(
                     name="status",
-                    help="Show queues, launchers, the watcher, or one launch",
+                    help="Show queues, launchers and the watcher, or one launch",
                     func=lazy_load_command("podrelay.cli.commands.status"),
                     args=(_LAUNCH, _PROBE, _TEAM, _JSON),
                 ),
                 ActionCommand(
                     name="check",
-                    help="Check options, Redis, kubeconfig, template and permissions before going live",
+                    help="Check options, Redis, pod template and Kubernetes permissions before going live",
                     func=lazy_load_command("podrelay.cli.commands.check"),
                     args=(_TEAM, _PROCESS),
                 ),
@@ -75,7 +79,7 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                 ),
                 ActionCommand(
                     name="local-cluster",
-                    help="Run the pods part of the Kubernetes API on this machine, each pod a local process",
+                    help="Run a local cluster: the pods part of the Kubernetes API, each pod a process of this machine",
                     func=lazy_load_command("podrelay.cli.commands.local_cluster"),
                     args=(_KUBECONFIG_OUT, _PORT, _NAMESPACES, _RUNNER, _DATA_DIR),
                 ),

@@ -47,7 +47,7 @@ def cleanup_job(request: CleanupRequest, attempt: int, cipher: PayloadCipher) ->
 
 def spent_data(function: str) -> str:
     """Replaces the data of a finished job, so that no token stays in Redis after its use."""
-    return _data(function)
+    return json.dumps([function, None, [], {}])
 
 
 def read_launch(data: bytes, job_id: str, cluster: str, cipher: PayloadCipher) -> LaunchRequest:
@@ -82,8 +82,9 @@ def rq_time(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, timezone.utc).strftime(_RQ_TIME)
 
 
-def _data(function: str, *args: str) -> str:
-    return json.dumps([function, None, args, {}])
+def _data(function: str, encrypted: str) -> str:
+    # As json.dumps writes it, in less time: base64 needs no escaping.
+    return f'["{function}", null, ["{encrypted}"], {{}}]'
 
 
 def _payload(data: bytes, function: str, cipher: PayloadCipher) -> bytes:

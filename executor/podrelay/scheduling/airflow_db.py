@@ -13,11 +13,11 @@ from typing import Any
 from uuid import UUID
 
 from airflow.executors import workloads
-from airflow.jobs.job import Job
+from airflow.jobs.job import Job, JobState
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from airflow.utils.state import JobState, TaskInstanceState
+from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import defer, joinedload

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
-from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequest
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import chunks, text
@@ -70,6 +69,8 @@ class LaunchQueue:
         self._keys = keys
         self._cipher = cipher
         self._cluster = cluster
+        # By priority level. Built once: an offer of many launches would spend time on it.
+        self._queues = [keys.launch_queue(cluster, level) for level in range(redis_keys.PRIORITY_LEVELS)]
         self._ledger_ttl_s = ledger_ttl_s
         self._delete_options = delete_options or {}
 
@@ -144,7 +145,7 @@ class LaunchQueue:
             attempt=request.attempt,
             job_id=identifiers.job_id(request.launch_id, request.attempt),
             subject=request.subject,
-            queue=self._keys.launch_queue(self._cluster, redis_keys.priority_level(request.priority)),
+            queue=self._queues[redis_keys.priority_level(request.priority)],
             data=jobs.launch_data(request, self._cipher),
             description=request.description,
             key=json.dumps(request.key),
@@ -155,11 +156,7 @@ class LaunchQueue:
 
     def _acknowledged(self, item: Acknowledgement) -> AcknowledgedLaunch:
         over = "revoked" if item.revoked else "1" if item.over else "0"
-        launch = AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over)
-        cleanup = self._cleanup_job(item)
-        return launch._replace(cleanup=cleanup) if cleanup else launch
-
-    def _cleanup_job(self, item: Acknowledgement) -> CleanupJob | None:
         if item.cleanup is None or not item.cleanup.pod:
-            return None
-        return jobs.cleanup_job(item.cleanup, item.attempt, self._cipher)
+            return AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over)
+        job = jobs.cleanup_job(item.cleanup, item.attempt, self._cipher)
+        return AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over, *job)

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from podrelay.protocol import redis_keys
-from podrelay.protocol.jobs import CleanupJob, rq_time
+from podrelay.protocol.jobs import rq_time
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.retention import FAILURE_TTL_S, FINISHED_MAX, RESULT_TTL_S, RETRIES_LEFT
 from podrelay.store.script_table import ScriptCall
 
 ThrottleEvent = Literal["pause", "stumble", "remind", "recover", "refused", "passed"]
-
-_NO_CLEANUP = CleanupJob("", "", "")
 
 
 class OfferedLaunch(NamedTuple):
@@ -39,13 +37,15 @@ class OfferedLaunch(NamedTuple):
 
 
 class AcknowledgedLaunch(NamedTuple):
-    """One launch of `acknowledge`. `over` is "1", "0" where another attempt follows, or "revoked"."""
+    """One launch of `acknowledge`. `over` is "1", "0" where another attempt follows, or "revoked". Then its CleanupJob."""
 
     launch_id: str
     attempt: int
     subject: str
     over: str
-    cleanup: CleanupJob = _NO_CLEANUP
+    cleanup_id: str = ""
+    cleanup_data: str = ""
+    cleanup_description: str = ""
 
 
 class HeldJob(NamedTuple):
@@ -113,7 +113,7 @@ def acknowledge(
         int(ledger_ttl_s),
     ]
     for launch in launches:
-        args += (launch.launch_id, launch.attempt, launch.subject, launch.over, *launch.cleanup)
+        args += launch
     return ScriptCall("acknowledge", [keys.current, redis_keys.RQ_QUEUES, keys.unacknowledged], args)
 
 

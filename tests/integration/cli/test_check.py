@@ -1,4 +1,4 @@
-"""`airflow podrelay check` asks the API server what each process may do."""
+"""`airflow podrelay check` asks the API server which permissions each process has."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from podrelay.cli.check import NEEDED, Check, run_checks
+from podrelay.cli.check import REQUIRED_PERMISSIONS, Check, run_checks
 
 
 class Reviews(BaseHTTPRequestHandler):
-    """Answers SelfSubjectAccessReviews: what is in `allowed` is."""
+    """Answers SelfSubjectAccessReviews: grants what `allowed` holds. `page`, if set, is the body of a 404."""
 
     allowed: ClassVar[set[tuple[str, str]]] = set()
     asked: ClassVar[list[tuple[str, str, str]]] = []
@@ -57,26 +57,24 @@ def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Re
 
 
 def kubernetes(process: str | None = None) -> Check:
-    return [check for check in run_checks(None, process) if check.what == "Kubernetes"][0]
+    return [check for check in run_checks(None, process) if check.name == "Kubernetes"][0]
 
 
-def test_each_process_is_asked_for_what_it_does(reviews: type[Reviews]) -> None:
-    reviews.allowed = set(NEEDED["launcher"])
+def test_the_permissions_of_each_process_are_checked(reviews: type[Reviews]) -> None:
+    reviews.allowed = set(REQUIRED_PERMISSIONS["launcher"])
     assert kubernetes("launcher").ok
-    assert {(verb, what) for _, verb, what in reviews.asked} == set(NEEDED["launcher"])
+    assert {(verb, what) for _, verb, what in reviews.asked} == set(REQUIRED_PERMISSIONS["launcher"])
     assert {namespace for namespace, *_ in reviews.asked} == {"tasks"}
     both = kubernetes()
     assert not both.ok
     assert "watch pods in tasks" in both.detail
     assert "for the watcher" in both.detail
     assert "create pods" not in both.detail
-    reviews.allowed |= set(NEEDED["watcher"])
+    reviews.allowed |= set(REQUIRED_PERMISSIONS["watcher"])
     assert kubernetes().ok
 
 
-def test_all_namespaces_are_asked_for_where_all_are_watched(
-    reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_namespaces_are_checked_if_all_are_watched(reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
     check = kubernetes()
     assert not check.ok
@@ -84,13 +82,13 @@ def test_all_namespaces_are_asked_for_where_all_are_watched(
     assert {namespace for namespace, *_ in reviews.asked} == {""}
 
 
-def test_a_gateways_own_page_is_no_permission(reviews: type[Reviews]) -> None:
+def test_a_404_page_of_a_gateway_is_a_failure(reviews: type[Reviews]) -> None:
     reviews.page = b"default backend - 404"
     check = kubernetes()
     assert not check.ok
     assert "404" in check.detail
 
 
-def test_a_server_without_reviews_cannot_be_asked(reviews: type[Reviews]) -> None:
+def test_a_server_without_the_authorization_api_grants_everything(reviews: type[Reviews]) -> None:
     reviews.page = json.dumps({"kind": "Status", "code": 404, "reason": "NotFound"}).encode()
     assert kubernetes().ok

@@ -1,4 +1,4 @@
-"""rq-dashboard as it comes (`-j`): every page answers, nothing secret is on any, and its buttons are safe."""
+"""Unmodified rq-dashboard (`-j`): every page works, no page shows a secret, and its buttons are safe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dashboard(bench: Bench) -> Iterator[Any]:
     web.config.serializer = before
 
 
-def test_every_page_answers_and_shows_no_token(bench: Bench, dashboard: Any) -> None:
+def test_every_page_works_and_shows_no_token(bench: Bench, dashboard: Any) -> None:
     queue = bench.names.launch_queue("default")
     bad, good, held = bench.request(1), bench.request(2), bench.request(3)
     bench.api.fault = lambda _, pod: (
@@ -70,7 +70,7 @@ def test_every_page_answers_and_shows_no_token(bench: Bench, dashboard: Any) -> 
     assert queue in pages["/0/data/workers.json"]
 
 
-def test_its_buttons_do_the_sensible_thing(bench: Bench, dashboard: Any) -> None:
+def test_delete_requeue_and_empty_are_safe(bench: Bench, dashboard: Any) -> None:
     queue = bench.names.launch_queue("default")
     failed, deleted, kept, started = (bench.request(number) for number in range(4))
     bench.api.fault = lambda _, pod: (
@@ -91,13 +91,13 @@ def test_its_buttons_do_the_sensible_thing(bench: Bench, dashboard: Any) -> None
             await until(lambda: bench.states([started]) == {"created": 1} and not bench.in_hand())
 
     asyncio.run(scenario())
-    # What was deleted never became a pod, what was over did not become another, what was under way is known all the same.
+    # The deleted launch got no pod, the failed one no second pod, and the running one is still in the ledger.
     assert bench.api.calls["create"] == 3
     assert not bench.redis.exists(f"rq:job:{started.launch_id}_0")
 
 
-def test_a_stock_clean_up_loses_nothing(bench: Bench) -> None:
-    """`rq info` fails or queues again what has an expired lease; ours may always be queued again."""
+def test_a_clean_up_by_rq_loses_nothing(bench: Bench) -> None:
+    """`rq info` fails or requeues jobs whose lease has expired; launches may always be requeued."""
     requests = bench.offer_many(5)
     queue = bench.names.launch_queue("default")
 

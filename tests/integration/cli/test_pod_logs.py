@@ -1,4 +1,4 @@
-"""Reading the log of a running pod from a server that stops answering: the reader gets words, and his thread back."""
+"""Reading the log of a running pod from a server that stops answering: the reader gets a message within a time limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POD = {"metadata": {"name": "p", "namespace": "default", "labels": {}}, "spec": 
 
 
 class Halfway(BaseHTTPRequestHandler):
-    """Lists one pod, sends the first line of its log, and then nothing more on an open connection."""
+    """Lists one pod, sends the first line of its log, then nothing more on the open connection."""
 
     protocol_version = "HTTP/1.1"
 
@@ -41,7 +41,7 @@ class Halfway(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def halfway() -> Iterator[int]:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """Takes connections and never says a word."""
+    """A server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
         yield listener.getsockname()[1]
 
 
 def read(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, list[str], list[str]]:
-    """How long it took in seconds, messages, texts."""
+    """Read the log of one task. Returns the seconds that it took, the messages and the texts."""
     config = {
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
@@ -82,7 +82,7 @@ def read(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[floa
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(12)
-    assert found, "the reader still waits"
+    assert found, "the reader is still blocked"
     return found[0]
 
 
@@ -97,16 +97,16 @@ def test_a_server_that_never_answers_is_given_up_as_the_user_says(
     assert "Reading from k8s pod logs failed" in messages[-1]
 
 
-def test_a_server_that_never_answers_is_given_up_without_an_option(
+def test_the_default_timeout_applies_without_an_option(
     airflow_db: None, silent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pod_logs, "ANSWER_S", 0.1)
+    monkeypatch.setattr(pod_logs, "READ_TIMEOUT_S", 0.1)
     _, messages, texts = read(silent, tmp_path, monkeypatch)
     assert texts == [""]
     assert "Reading from k8s pod logs failed" in messages[-1]
 
 
-def test_a_log_that_stops_halfway_is_shown_as_far_as_it_came(
+def test_a_log_that_breaks_off_keeps_what_was_read(
     airflow_db: None, halfway: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECTION + "KUBE_CLIENT_REQUEST_ARGS", '{"_request_timeout": 0.3}')

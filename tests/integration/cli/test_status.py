@@ -1,26 +1,30 @@
-"""`airflow podrelay status`: what people read of launchers and watcher is true of now, not of whoever was last."""
+"""`airflow podrelay status` shows the present state of launchers and watcher, not that of processes that are gone."""
 
 from __future__ import annotations
 
+import json
 import time
+from argparse import Namespace
 
 import pytest
 import redis
 
-from podrelay.cli.status import overview, render_overview
+from podrelay.cli import commands
+from podrelay.cli.status import overview
+from podrelay.cli.status_text import render_overview
 from podrelay.protocol.redis_keys import RedisKeys
 
-NAMES = RedisKeys("status")
+KEYS = RedisKeys("status")
 
 
 @pytest.fixture
 def client(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
-    monkeypatch.setenv("AIRFLOW__PODRELAY__DEPLOYMENT", NAMES.deployment)
+    monkeypatch.setenv("AIRFLOW__PODRELAY__DEPLOYMENT", KEYS.deployment)
     return redis.Redis.from_url(redis_url)
 
 
-def told() -> str:
+def shown() -> str:
     return render_overview(overview(None, time.time()))
 
 
@@ -33,26 +37,72 @@ def lead(client: redis.Redis, for_s: float, **more: str) -> None:
         "t_listed": f"{time.time():.3f}",
         **more,
     }
-    client.hset(NAMES.watch("default"), mapping=fields)
+    client.hset(KEYS.watch("default"), mapping=fields)
 
 
-def test_nobody_is_there(client: redis.Redis) -> None:
-    assert "launchers: 0  <- start one: airflow podrelay launcher" in told()
-    assert "watcher: none  <- start one: airflow podrelay watcher (never listed)" in told()
+def test_without_processes_it_names_the_commands_that_start_them(client: redis.Redis) -> None:
+    assert "launchers: none  <- start one: airflow podrelay launcher" in shown()
+    assert "watcher: none  <- start one: airflow podrelay watcher (never listed)" in shown()
 
 
-def test_a_leading_watcher_and_what_it_knows(client: redis.Redis) -> None:
+def test_the_leading_watcher_and_its_pods(client: redis.Redis) -> None:
     lead(client, 30.0, pods="12", trouble="")
-    assert "watcher: host-7 (12 pods, listed 0 s ago)" in told()
-    assert "in trouble" not in told()
+    assert "watcher: host-7 (12 pods, listed 0 s ago)" in shown()
+    assert "not ready" not in shown()
 
 
-def test_a_watcher_that_is_not_let_in_says_so(client: redis.Redis) -> None:
+def test_a_watcher_without_access_is_not_ready(client: redis.Redis) -> None:
     lead(client, 30.0, trouble="list: 403 pods is forbidden (default)")
-    assert "in trouble: list: 403 pods is forbidden (default)" in told()
+    assert "not ready: list: 403 pods is forbidden (default)" in shown()
 
 
-def test_a_watcher_that_died_without_a_successor_is_none(client: redis.Redis) -> None:
+def test_a_dead_watcher_without_a_successor_is_none(client: redis.Redis) -> None:
     lead(client, -10.0, trouble="list: 403 (default)")
-    assert "watcher: none  <- start one: airflow podrelay watcher (listed 0 s ago)" in told()
-    assert "in trouble" not in told()
+    assert "watcher: none  <- start one: airflow podrelay watcher (listed 0 s ago)" in shown()
+    assert "not ready" not in shown()
+
+
+def test_a_pause_names_its_scope_and_reason(client: redis.Redis) -> None:
+    now_s = time.time()
+    pauses = {
+        "until": now_s + 60,
+        "reason": "429",
+        "until:etl": now_s + 60,
+        "reason:etl": "quota",
+        "until:old": now_s - 1,
+    }
+    client.hset(KEYS.throttle("default"), mapping=pauses)
+    lines = [line for line in shown().splitlines() if line.startswith("throttled")]
+    assert len(lines) == 2
+    assert lines[0].startswith("throttled: all launches, for another ")
+    assert lines[0].endswith(" s: 429")
+    assert lines[1].startswith("throttled: namespace etl, for another ")
+    assert lines[1].endswith(" s: quota")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_one_launch(client: redis.Redis, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    client.hset(
+        KEYS.launch("some-id"), mapping={"state": "claimed", "result": "x", "t_offered": "1", "t_claimed": "1.5"}
+    )
+    with pytest.raises(SystemExit) as ended:
+        commands.status(Namespace(probe=None, launch="some-id", json=as_json, team=None))
+    assert ended.value.code == 0
+    output = capsys.readouterr().out
+    if as_json:
+        assert json.loads(output) == {"state": "claimed", "t_offered": "1", "t_claimed": "1.5"}
+    else:
+        assert [line.split() for line in output.splitlines()] == [
+            ["state", "claimed"],
+            ["offered", "1970-01-01", "00:00:01.000"],
+            ["claimed", "1970-01-01", "00:00:01.500", "+0.500", "s"],
+        ]
+
+
+def test_an_unknown_launch_is_an_error_that_names_the_option(
+    client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        commands.status(Namespace(probe=None, launch="no-such-id", json=False, team=None))
+    assert ended.value.code == commands.FAILURE
+    assert "no launch no-such-id in the ledger" in capsys.readouterr().out

@@ -139,7 +139,8 @@ def test_that_the_api_server_throttles(ours: Rig) -> None:
 # --- the times -----------------------------------------------------------------------------------------------------------
 def test_all_times_of_a_launch(ours: Rig) -> None:
     """From the hand-over to the acknowledgement, in order, and as `airflow podrelay status --launch` shows them."""
-    from podrelay.cli.status import describe_launch, render_launch
+    from podrelay.cli.status import describe_launch
+    from podrelay.cli.status_text import render_launch
     from podrelay.protocol.lifecycle import STEPS, durations_s
 
     task, pod = ours.run()

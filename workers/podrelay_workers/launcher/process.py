@@ -122,7 +122,7 @@ class Launcher:
             await _cancel(stop, *tasks)
         await self._write_the_rest()
         await self._presence.end()
-        health.forget("launcher")
+        health.remove("launcher")
 
     async def _end_work(self) -> None:
         for lane in self._lanes:
@@ -179,7 +179,7 @@ class Launcher:
         """For the probe. The reaper's round trips are regular, whatever else there is to do."""
         while True:
             health.write("launcher", self._team, max(intake.last_reply_s for intake in self._intakes.values()))
-            await asyncio.sleep(health.EVERY_S)
+            await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _listen_forever(self) -> None:
         """Wake up when there is work, and hear of pauses that other launchers were asked for."""

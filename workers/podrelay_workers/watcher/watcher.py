@@ -71,14 +71,14 @@ class Watcher:
             await self._run_terms()
         finally:
             await cancel_and_wait(health_task)
-            health.forget("watcher")
+            health.remove("watcher")
 
     async def _write_health(self) -> None:
         """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""
         while True:
             trouble = self._leader.trouble if self._leader is not None else ""
             health.write("watcher", self._team, self._scripts.last_reply_s, trouble)
-            await asyncio.sleep(health.EVERY_S)
+            await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _run_terms(self) -> None:
         epoch = ""

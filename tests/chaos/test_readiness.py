@@ -38,7 +38,7 @@ def until(condition: Callable[[], bool], most_s: float) -> None:
 def test_red_while_deaf(
     redis_url: str, redis_server: RedisServer, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "DEAF_AFTER_S", 5.0)
+    monkeypatch.setattr(health, "STALE_AFTER_S", 5.0)
     (tmp_path / "template.yaml").write_text(TEMPLATE)
     environment = {
         "AIRFLOW__PODRELAY__REDIS_URL": redis_url,
@@ -53,7 +53,7 @@ def test_red_while_deaf(
     def deaf(kind: str) -> str:
         """What this very process says; others of this machine are not asked."""
         own = [heard for heard in health.read(kind, None) if heard.pid == processes[kind].pid]
-        return own[0].deaf(time.time()) if own else "not there"
+        return own[0].why_not_ready(time.time()) if own else "not there"
 
     try:
         until(lambda: not deaf("launcher") and not deaf("watcher"), 60)
@@ -65,7 +65,7 @@ def test_red_while_deaf(
         until(lambda: not deaf("launcher") and not deaf("watcher"), 30)
         rule = cluster.add_fault(resource="pods", verbs=["list", "watch"], reset=True)
         cluster.drop_streams()
-        until(lambda: "has not heard" not in deaf("watcher") and deaf("watcher") != "", 30)
+        until(lambda: "no reply from Redis" not in deaf("watcher") and deaf("watcher") != "", 30)
         assert not deaf("launcher"), "it has nothing to ask the API server now"
         cluster.remove_fault(rule)
         until(lambda: not deaf("watcher"), 60)

@@ -1,1 +1,0 @@
-"""A short selection of the chaos harness, for every test run."""

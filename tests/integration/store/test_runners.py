@@ -1,0 +1,105 @@
+"""Both script runners, on a real Redis: the same replies, the same recovery from a lost script cache, the same errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import redis
+from cryptography.fernet import Fernet
+
+from podrelay.errors import RedisUnavailable
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.settings import Settings
+from podrelay.store import scripts
+from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.connection import connect_async
+from podrelay.store.quarantine import quarantine
+from podrelay.store.script_table import ScriptCall
+
+KEY = Fernet.generate_key().decode()
+KEYS = RedisKeys("runners")
+Run = Callable[[str, Sequence[ScriptCall]], list[Any]]
+
+
+def blocking(url: str, calls: Sequence[ScriptCall]) -> list[Any]:
+    breaker = CircuitBreaker(Settings(url, KEY))
+    try:
+        return [breaker.run(calls[0]), *breaker.run_many(calls[1:])]
+    finally:
+        breaker.close()
+
+
+def asynchronous(url: str, calls: Sequence[ScriptCall]) -> list[Any]:
+    async def run() -> list[Any]:
+        client = connect_async(Settings(url, KEY))
+        runner = AsyncScripts(client)
+        try:
+            return [await runner.run(calls[0]), *await runner.run_many(calls[1:])]
+        finally:
+            assert (runner.last_reply_s > 0.0) == ("wrong" not in url)
+            await client.aclose()
+
+    return asyncio.run(run())
+
+
+both = pytest.mark.parametrize("run", [blocking, asynchronous])
+SURVEY = scripts.survey(KEYS, fresh_epoch="e", launches=[("l", 0)])
+WITHDRAW = scripts.withdraw(KEYS, launch_id="l", subject="s", now_s=1.0, ledger_ttl_s=60.0)
+
+
+@both
+def test_scripts_run_in_order_without_having_been_loaded(redis_url: str, run: Run) -> None:
+    redis.Redis.from_url(redis_url).script_flush()
+    before, withdrawal, after = run(redis_url, [SURVEY, WITHDRAW, SURVEY])
+    assert before == [b"e", b"l", b"missing", b"", b"", b"0"]
+    assert withdrawal == [b""] * 6
+    assert after == [b"e", b"l", b"withdrawn", b"", b"", b"0"]
+
+
+def test_a_lost_script_cache_costs_the_breaker_no_failure(redis_url: str) -> None:
+    breaker = CircuitBreaker(Settings(redis_url, KEY))
+    breaker.load("survey")
+    redis.Redis.from_url(redis_url).script_flush()
+    assert breaker.run(SURVEY)[0] == b"e"
+    redis.Redis.from_url(redis_url).script_flush()
+    assert [reply[0] for reply in breaker.run_many([SURVEY, SURVEY])] == [b"e", b"e"]
+    assert breaker.trips == 3
+    breaker.close()
+
+
+@both
+def test_a_wrong_password_is_reported_alike(redis_url: str, run: Run) -> None:
+    url = redis_url.replace("redis://", "redis://user:wrong@")
+    with pytest.raises(RedisUnavailable, match="redis_url: Redis rejects the user or password"):
+        run(url, [SURVEY])
+
+
+@both
+def test_an_unreachable_redis_is_reported_alike(run: Run) -> None:
+    with pytest.raises(RedisUnavailable, match="Redis unavailable.*redis_url"):
+        run("redis://127.0.0.1:1/wrong", [SURVEY])
+
+
+def test_quarantine_is_the_same_through_each_client(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+
+    async def asynchronously() -> None:
+        other = connect_async(Settings(redis_url, KEY))
+        await AsyncScripts(other).call(lambda client: quarantine(client, KEYS, "job", "j", "b"))
+        await other.aclose()
+
+    quarantine(client, KEYS, "launch", "l", "a")
+    asyncio.run(asynchronously())
+    pipeline = client.pipeline()
+    quarantine(pipeline, KEYS, "stream_entry", "0-1", "c")
+    pipeline.execute()
+    entries: Any = client.xrange(KEYS.quarantine)
+    assert [fields for _, fields in entries] == [
+        {"launch": "l", "why": "a"},
+        {"job": "j", "why": "b"},
+        {"stream_entry": "0-1", "why": "c"},
+    ]

@@ -1,0 +1,46 @@
+"""What `airflow podrelay status` prints for given values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from podrelay.cli.status_text import render_launch, render_overview
+
+QUIET: dict[str, Any] = {
+    "deployment": "prod", "cluster": "default", "queues": {}, "launchers": [], "throttle": [],
+    "watcher": {"leader": "", "pods": 0, "listed_s_ago": None, "event_s_ago": None, "trouble": ""},
+    "unacknowledged": 2, "results": 9, "quarantine": 1,
+}  # fmt: skip
+
+
+def launcher(name: str, *, alive: bool, age_s: float) -> dict[str, Any]:
+    return {"name": name, "state": "idle", "alive": alive, "last_update_s_ago": age_s}
+
+
+def test_a_launcher_that_stopped_responding_is_listed_but_not_counted() -> None:
+    launchers = [launcher("a", alive=True, age_s=3.4), launcher("b", alive=False, age_s=17.2)]
+    lines = render_overview({**QUIET, "launchers": launchers}).splitlines()
+    assert lines[4:7] == ["launchers: 1", "  a  idle, last update 3 s ago", "  b  not responding: last update 17 s ago"]
+
+
+def test_dead_launchers_alone_are_none() -> None:
+    lines = render_overview({**QUIET, "launchers": [launcher("b", alive=False, age_s=17.2)]}).splitlines()
+    assert lines[4] == "launchers: none  <- start one: airflow podrelay launcher"
+
+
+def test_queues_and_totals() -> None:
+    counts = {"queued": 1, "started": 22, "waiting": 333, "failed": 4444}
+    lines = render_overview({**QUIET, "queues": {"podrelay.prod.default.launch": counts}}).splitlines()
+    assert lines[0] == "deployment prod, cluster default"
+    assert lines[2].split() == ["queue", "queued", "started", "waiting", "failed"]
+    assert lines[3].split() == ["podrelay.prod.default.launch", "1", "22", "333", "4444"]
+    assert lines[-1] == "unacknowledged results: 2, quarantined entries: 1"
+
+
+def test_a_step_that_is_earlier_by_another_clock_took_no_time() -> None:
+    shown = render_launch({"t_created": "10.7", "t_started": "10", "pod": "p"})
+    assert shown.splitlines() == [
+        "pod          p",
+        "created      1970-01-01 00:00:10.700",
+        "started      1970-01-01 00:00:10.000  +0.000 s",
+    ]
