@@ -1,4 +1,4 @@
-"""``python -m podrelay_local_cluster``."""
+"""``python -m podrelay_local_cluster``: the same as the command ``podrelay-local-cluster``."""
 
 from __future__ import annotations
 

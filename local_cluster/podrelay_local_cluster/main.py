@@ -1,7 +1,7 @@
-"""Start a local cluster in this process and stay until SIGTERM or SIGINT; the command line of the package.
+"""The command line: start a local cluster in this process and serve until SIGTERM or SIGINT.
 
-The kubeconfig is written last: when it is there, the server answers. Exit codes: 0 after a signal, 1 after a failure of
-the server itself, 2 for a command line that makes no sense.
+The kubeconfig is written last: once it exists, the server accepts requests. Exit codes: 0 after a signal, 1 after an internal
+error, 2 for an invalid command line.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from podrelay_local_cluster.kubectl.kubeconfig import server_url
-from podrelay_local_cluster.options import Options, RunnerKind
-from podrelay_local_cluster.server import LocalCluster
+from podrelay_local_cluster.kubeconfig import server_url
+from podrelay_local_cluster.options import ClusterOptions, Runner
+from podrelay_local_cluster.server import ClusterServer
 
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{8,}")
+_TOKEN_RULE = "a token has at least 8 characters: letters, digits and _.~-"
 _WANTED_FILES = 65_536
 _GC_THRESHOLDS = (50_000, 20, 50)
-"""Thousands of live pods are millions of live objects; collecting them as often as usual would cost most of the time."""
+"""Thousands of live pods are millions of live objects; the usual thresholds would spend most of the time on collections."""
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run by the command line's arguments; the process exit code."""
+    """Run the command line; returns the process exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    options = _parse(argv)
-    return run(options)
+    return run(_parse(argv))
 
 
 def run_local_cluster(
@@ -50,14 +50,14 @@ def run_local_cluster(
     crash_backoff_s: float = 10.0,
     token: str | None = None,
 ) -> int:
-    """The same for callers inside Python; returns after SIGTERM or SIGINT. Raises ValueError for bad values."""
+    """Serve from Python code; returns the exit code after SIGTERM or SIGINT. Raises ValueError for invalid values."""
     if token is not None and not _TOKEN.fullmatch(token):
-        raise ValueError("a token has at least 8 characters, of letters, digits and _.~-")
-    options = Options(
+        raise ValueError(_TOKEN_RULE)
+    options = ClusterOptions(
         port=port,
         kubeconfig_out=Path(kubeconfig_out),
         namespaces=tuple(namespaces) or ("default",),
-        runner=RunnerKind(runner),
+        runner=Runner(runner),
         data_dir=data_dir,
         watch_window=watch_window,
         bookmark_interval_s=bookmark_interval_s,
@@ -67,49 +67,57 @@ def run_local_cluster(
     return run(options)
 
 
-def run(options: Options) -> int:
-    """Serve until a signal comes; the process exit code."""
-    with _directory(options.data_dir) as data_dir:
+def run(options: ClusterOptions) -> int:
+    """Serve until a signal; returns the process exit code."""
+    with _locked_directory(options.data_dir) as data_dir:
         return asyncio.run(_serve(options, data_dir))
 
 
-async def _serve(options: Options, data_dir: Path) -> int:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+async def _serve(options: ClusterOptions, data_dir: Path) -> int:
+    stopped = _stop_on_signals()
     _raise_file_limit()
-    cluster = LocalCluster(options, data_dir)
+    cluster = ClusterServer(options, data_dir)
     await cluster.start()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-    log.info("local cluster on %s, kubeconfig %s", server_url(cluster.port), options.kubeconfig_out)
-    waits = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(cluster.node.failed.wait())]
+    log.info("Local cluster ready at %s; kubeconfig: %s", server_url(cluster.port), options.kubeconfig_out)
+    waits = [
+        asyncio.create_task(stopped.wait(), name="wait for a signal"),
+        asyncio.create_task(cluster.failed.wait(), name="wait for an internal error"),
+    ]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
     await cluster.stop()
-    return 1 if cluster.node.failed.is_set() else 0
+    return 1 if cluster.failed.is_set() else 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    return stopped
 
 
 @contextlib.contextmanager
-def _directory(wanted: Path | None) -> Iterator[Path]:
-    """The data directory, locked against a second server; a temporary one, removed at the end, when none is wanted."""
-    if wanted is None:
+def _locked_directory(data_dir: Path | None) -> Iterator[Path]:
+    """The data directory, locked against a second server; without one, a temporary directory that is removed at the end."""
+    if data_dir is None:
         with tempfile.TemporaryDirectory(prefix="local-cluster-") as temporary:
             yield Path(temporary)
         return
-    wanted.mkdir(parents=True, exist_ok=True)
-    with (wanted / "lock").open("w") as lock:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise SystemExit(f"another local cluster uses {wanted}") from exc
-        yield wanted
+            raise SystemExit(f"another local cluster uses {data_dir}") from exc
+        yield data_dir
 
 
 def _raise_file_limit() -> None:
-    """Each pod takes a few file descriptors, and so does each client."""
+    """Each pod and each client takes a few file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -117,23 +125,40 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _parse(argv: Sequence[str] | None) -> Options:
+def _parse(argv: Sequence[str] | None) -> ClusterOptions:
     parser = argparse.ArgumentParser(
-        prog="local-cluster",
-        description="The pods part of the Kubernetes API on 127.0.0.1; each pod is a local process.",
+        prog="podrelay-local-cluster",
+        description="Serve the pods part of the Kubernetes API on 127.0.0.1, with each pod a local process.",
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
-    parser.add_argument("--kubeconfig-out", type=Path, required=True, help="where to write the kubeconfig (mode 0600)")
-    parser.add_argument(
-        "--namespaces", type=_names, default=("default",), help="comma-separated; the first is the default"
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="TCP port; 0 (the default) takes a free port")
+    add("--kubeconfig-out", type=Path, required=True, metavar="FILE", help="where to write the kubeconfig (mode 0600)")
+    add(
+        "--namespaces",
+        type=_names,
+        default=("default",),
+        metavar="NAME[,NAME...]",
+        help="namespaces to create; the kubeconfig selects the first",
     )
-    parser.add_argument("--runner", type=RunnerKind, choices=list(RunnerKind), default=RunnerKind.PROCESS)
-    parser.add_argument("--data-dir", type=Path, help="keep objects, logs, token and port here for a later start")
-    parser.add_argument("--watch-window", type=int, default=10_000, help="events kept for watches that resume")
-    parser.add_argument("--bookmark-interval-s", type=float, default=60.0)
-    parser.add_argument("--crash-backoff-s", type=float, default=10.0, help="first pause of CrashLoopBackOff")
-    parser.add_argument("--token", type=_token, help="bearer token; random by default")
-    return Options(**vars(parser.parse_args(argv)))
+    add(
+        "--runner",
+        choices=[runner.value for runner in Runner],
+        default=Runner.PROCESS.value,
+        help="process (the default): each container is a local process; simulate: each container is a timer",
+    )
+    add("--data-dir", type=Path, metavar="DIR", help="keep objects, logs, token and port here for the next start")
+    add("--watch-window", type=int, default=10_000, metavar="N", help="events kept for watches that resume (10000)")
+    add("--bookmark-interval-s", type=float, default=60.0, metavar="S", help="seconds between bookmarks (60)")
+    add(
+        "--crash-backoff-s",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="first pause of CrashLoopBackOff in seconds (10)",
+    )
+    add("--token", type=_token, help="bearer token; random if not set")
+    values = vars(parser.parse_args(argv))
+    return ClusterOptions(**{**values, "runner": Runner(values["runner"])})
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -142,5 +167,5 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _token(text: str) -> str:
     if not _TOKEN.fullmatch(text):
-        raise argparse.ArgumentTypeError("at least 8 characters, of letters, digits and _.~-")
+        raise argparse.ArgumentTypeError(_TOKEN_RULE)
     return text

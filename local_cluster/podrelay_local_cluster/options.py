@@ -1,4 +1,4 @@
-"""The settings of one local cluster: read once from the command line, then only passed on."""
+"""The options of one local cluster, read once from the command line."""
 
 from __future__ import annotations
 
@@ -7,39 +7,45 @@ from enum import Enum
 from pathlib import Path
 
 
-class RunnerKind(str, Enum):
-    """What stands behind a pod."""
+class Runner(str, Enum):
+    """How pods run."""
 
     PROCESS = "process"
+    """Each container is a local process."""
+
     SIMULATE = "simulate"
+    """Each container is a timer."""
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
-class Options:
-    """Everything a local cluster is told at its start."""
+class ClusterOptions:
+    """The options of one local cluster."""
 
     port: int
-    """TCP port on 127.0.0.1; 0 takes a free one (or, with a data directory used before, the one of last time)."""
+    """TCP port on 127.0.0.1. 0 takes a free port, or the port stored in a data directory that was used before."""
 
     kubeconfig_out: Path
-    """Where the kubeconfig is written, mode 0600."""
+    """Where to write the kubeconfig, mode 0600."""
 
     namespaces: tuple[str, ...] = ("default",)
-    """Namespaces that exist from the start; ``default`` always does."""
+    """Namespaces that exist from the start; ``default`` always does. The first is the default of the kubeconfig."""
 
-    runner: RunnerKind = RunnerKind.PROCESS
+    runner: Runner = Runner.PROCESS
 
     data_dir: Path | None = None
-    """Journal, logs, token and port are kept here and outlive the server; None: a temporary directory, removed at the end."""
+    """Holds journal, logs, token and port, and outlives the server. None: a temporary directory, removed at the end."""
 
     watch_window: int = 10_000
-    """Events kept per resource, from which a watch can resume; older versions answer 410 Expired."""
+    """Events kept per resource, from which a watch can resume. Older versions are 410 Expired."""
 
     bookmark_interval_s: float = 60.0
-    """A real API server sends a bookmark about once a minute to watches that ask for them."""
+    """A real API server sends a bookmark about once a minute to watches that request bookmarks."""
 
     crash_backoff_s: float = 10.0
-    """First pause before a container that crashed twice starts again; doubles up to 300 s, as the kubelet's does."""
+    """First pause before a container that crashed twice restarts. Doubles up to 300 s, as in the kubelet."""
 
     token: str | None = None
-    """Bearer token; None makes a random one."""
+    """Bearer token; None: a random token."""

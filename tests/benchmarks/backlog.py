@@ -1,4 +1,4 @@
-"""LaunchRegistry put into Redis as an executor puts them, without an executor: for what is asked of launchers alone."""
+"""Launches put into Redis as an executor puts them, without an executor: for what is asked of launchers alone."""
 
 from __future__ import annotations
 

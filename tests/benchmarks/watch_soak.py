@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.harness.redis_server import RedisServer
-from tests.harness.watcher_rig import Bench, Cluster, Launch
+from tests.harness.watcher_rig import Bench, Launch, start_cluster
 
 SAMPLE_S = 5.0
 THREADS = 8
@@ -74,7 +74,7 @@ class Churn:
 
 
 def run(pods: int, minutes: float, rate: float, folder: Path, url: str) -> None:
-    cluster = Cluster(folder)
+    cluster = start_cluster(folder)
     os.environ["AIRFLOW_HOME"] = str(folder / "airflow")
     bench = Bench(url, cluster, folder, "default")
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.redis_server import RedisServer
-from tests.harness.watcher_rig import Bench, Cluster, until
+from tests.harness.watcher_rig import Bench, start_cluster, until
 
 ENDS, VANISHED = 100, 20
 HEALED_MOST_S = 30.0
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
 def _round(server: Any, folder: Path, name: str, scale: float) -> tuple[float, list[str]]:
     here = folder / name.replace(" ", "-")
     here.mkdir()
-    cluster = Cluster(here)
+    cluster = start_cluster(here)
     bench = Bench(server.url, cluster, here, "default")
     defaults = replace(bench.settings, watch_silence_s=75.0, watch_lease_s=5.0)
     bench.settings = defaults

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-import yaml
 from cryptography.fernet import Fernet
 
 from podrelay.protocol import identifiers
@@ -27,52 +24,17 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from tests.harness.local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[3]
 Json = dict[str, Any]
 
 
-class Cluster:
-    """A local cluster as a process of its own, whose pods are timers."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.kubeconfig = folder / "kubeconfig"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "podrelay_local_cluster", "--kubeconfig-out", str(self.kubeconfig),
-             *(options or ("--runner", "simulate")), "--bookmark-interval-s", "0.5"],
-            env=environment({}),
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "cluster.log").open("wb"),
-        )  # fmt: skip
-        deadline = time.monotonic() + 20
-        while not self.kubeconfig.exists() or not self.kubeconfig.read_text():
-            assert self._process.poll() is None, (folder / "cluster.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        config = yaml.safe_load(self.kubeconfig.read_text())
-        self._url = config["clusters"][0]["cluster"]["server"]
-        self._token = config["users"][0]["user"]["token"]
-
-    def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        request = urllib.request.Request(
-            self._url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": content_type},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def control(self, path: str, body: Any = None, method: str = "POST") -> Any:
-        return self.call(method, f"/local-cluster/{path}", {} if body is None else body)
-
-    def faults(self, *rules: Json, **other: Any) -> None:
-        """These faults and no others."""
-        self.control("faults", {"rules": list(rules), **other}, "PUT")
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+def start_cluster(folder: Path, **options: object) -> LocalCluster:
+    """A local cluster whose pods are timers, unless `options` choose another runner; close it afterwards."""
+    cluster = LocalCluster(folder, **{"runner": "simulate", "bookmark_interval_s": 0.5, **options})
+    cluster.start()
+    return cluster
 
 
 @dataclass
@@ -88,7 +50,7 @@ class Launch:
 class Bench:
     """One deployment with its watchers."""
 
-    def __init__(self, url: str, cluster: Cluster, folder: Path, namespace: str) -> None:
+    def __init__(self, url: str, cluster: LocalCluster, folder: Path, namespace: str) -> None:
         self.cluster = cluster
         self.folder = folder
         self.namespace = namespace

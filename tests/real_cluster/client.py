@@ -1,4 +1,4 @@
-"""podrelay's own client, as the tests of this suite use it."""
+"""podrelay's Kubernetes client, as the tests of this suite call it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.real_cluster.server import Json, Server
 
 T = TypeVar("T")
 
-# What the pods of the fixture `seven` have in common.
+# The label of the pods of the fixture `seven`.
 LABELS = "podrelay.test/of=seven"
 
 
 def ask(work: Callable[[PodClient], Awaitable[T]]) -> T:
-    """Let podrelay's own client do it."""
+    """Run `work` with podrelay's client; returns its result."""
 
     async def run() -> T:
         async with await PodClient.connect() as api:
@@ -29,6 +29,7 @@ def ask(work: Callable[[PodClient], Awaitable[T]]) -> T:
 
 
 def refusal(work: Callable[[PodClient], Awaitable[Any]], kind: type[ApiError]) -> ApiError:
+    """The error of a refused request, which must be exactly of this class."""
     with pytest.raises(kind) as caught:
         ask(work)
     assert type(caught.value) is kind
@@ -36,6 +37,7 @@ def refusal(work: Callable[[PodClient], Awaitable[Any]], kind: type[ApiError]) -
 
 
 async def events(api: PodClient, server: Server, version: str, count: int, **options: Any) -> list[Json]:
+    """The first `count` events of a watch, without bookmarks; fewer when an ERROR event ends it."""
     found: list[Json] = []
     stream = api.watch_stream(server.namespace, version=version, labels=LABELS, timeout_s=20, **options)
     async for event in stream:

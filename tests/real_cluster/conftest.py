@@ -1,4 +1,4 @@
-"""One namespace of the API server that PODRELAY_REAL_KUBECONFIG names; without it, of a local cluster."""
+"""One namespace on the API server of PODRELAY_REAL_KUBECONFIG; without that variable, on a local cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     named = os.environ.get(VARIABLE)
     if named:
         path = Path(named).expanduser()
-        assert path.is_file(), f"{VARIABLE} names {path}, and there is no such file"
+        assert path.is_file(), f"{VARIABLE}: no such file: {path}"
         yield path.resolve()
         return
     with LocalCluster(tmp_path_factory.mktemp("real"), runner="simulate") as cluster:
@@ -43,7 +43,7 @@ def server(kubeconfig: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def environment(kubeconfig: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What executor, launcher and watcher are told of the cluster."""
+    """The options of executor, launcher and watcher that select this cluster."""
     template: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "template"}, "spec": POD_SPEC}
     path = tmp_path_factory.mktemp("template") / "template.yaml"
     path.write_text(yaml.safe_dump(template))
@@ -63,7 +63,7 @@ def _configured(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def name(server: Server) -> Iterator[str]:
-    """The name of a pod that is gone afterwards."""
+    """A name for a pod, which is removed after the test."""
     name = f"pod-{next(_numbers)}"
     yield name
     found = server.get(name)
@@ -74,7 +74,7 @@ def name(server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def seven(server: Server) -> Iterator[list[str]]:
-    """Seven pods with a label of their own, by which they are asked for."""
+    """Seven pods with a common label, by which tests select them."""
     made = [f"many-{next(_numbers)}" for _ in range(7)]
     for each in made:
         server.call("POST", server.pods_path, pod(each, labels={"podrelay.test/of": "seven"}))

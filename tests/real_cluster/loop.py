@@ -1,4 +1,4 @@
-"""One scheduler's executor, driven from outside, and the pods of its tasks; the test reports what a kubelet would."""
+"""One scheduler's executor, driven by a test, and the pods of its tasks. The test writes the statuses of the pods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWNER = 61_000
 
 
 class Loop:
-    """One scheduler's executor, and the pods of its tasks."""
+    """One scheduler's executor and the pods of its tasks."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -39,10 +39,10 @@ class Loop:
         return tasks
 
     def until(self, condition: Callable[[], Any], what: str = "") -> Any:
-        """Heartbeats until it holds; its value."""
+        """Send heartbeats until `condition` holds; returns its value."""
         end = time.monotonic() + LONG_S
         while not (value := condition()):
-            assert time.monotonic() < end, f"it did not come to hold within {LONG_S:g} s: {what}"
+            assert time.monotonic() < end, f"not within {LONG_S:g} s: {what}"
             time.sleep(0.05)
             self.executor.heartbeat()
         return value
@@ -53,12 +53,12 @@ class Loop:
         return sorted(found, key=lambda pod: int(pod["metadata"]["labels"][identifiers.LABEL_ATTEMPT]))
 
     def pod(self, task: Task, number: int = 0) -> str:
-        """The name of a pod of this task, once it is there."""
+        """The name of a pod of this task, once it exists."""
         found = self.until(lambda: self.pods(task)[number:], f"pod {number} of {task.key}")
         return str(found[0]["metadata"]["name"])
 
     def run(self, **values: Any) -> tuple[Task, str]:
-        """One task whose pod runs and whose row says so; the pod's name."""
+        """One task that runs, in its pod and in the database; with the pod's name."""
         (task,) = self.submit(**values)
         name = self.pod(task)
         self.server.set_status(name, running())
@@ -66,7 +66,7 @@ class Loop:
         return task, name
 
     def event(self, task: Task) -> tuple[str, str]:
-        """The state and the words of the task's event, once it is there."""
+        """The state and the message of the task's event, once the executor has it."""
 
         def found() -> Any:
             event = self.executor.event_buffer.get(task.key)

@@ -1,6 +1,6 @@
-"""The API server under test, reached with nothing but a kubeconfig and the Kubernetes client library.
+"""The API server under test, reached by a kubeconfig and the Kubernetes client library only.
 
-Whatever a cluster's controllers and kubelets would do, the suite does itself: kube-apiserver and etcd are enough.
+The suite does the work of controllers and kubelets: kube-apiserver and etcd are enough to run it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from kubernetes import client, config
 Json = dict[str, Any]
 
 LONG_S = 60.0
-# No node has this label: neither a scheduler nor a kubelet nor an autoscaler touches such a pod.
+# No node has this label, so no scheduler, kubelet or autoscaler acts on such a pod.
 NOWHERE = {"podrelay.test/no-such-node": "true"}
 _CONTAINER = {
     "name": "base",
     "image": "podrelay-test:none",
     "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}},
-    # What the strictest Pod Security level asks for.
+    # Required by the strictest Pod Security level.
     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
 }
 POD_SPEC: Json = {
@@ -37,7 +37,7 @@ POD_SPEC: Json = {
 
 
 class Refusal(Exception):
-    """An answer of 400 and above: its code, and its body, mostly a Status."""
+    """A response with a code of 400 or more; its body is usually a `Status`."""
 
     def __init__(self, code: int, body: Json) -> None:
         super().__init__(f"{code}: {body.get('message')}")
@@ -57,7 +57,7 @@ class Server:
         return f"/api/v1/namespaces/{self.namespace}/pods"
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Json:
-        """One request; its JSON answer. Raises `Refusal`."""
+        """One request; returns the JSON of the response. Raises `Refusal`."""
         headers = {"Accept": "application/json", "Content-Type": content_type}
         for entry in self._client.configuration.auth_settings().values():
             if entry.get("in") == "header" and entry.get("value"):
@@ -78,7 +78,7 @@ class Server:
         return list(self.call("GET", self.pods_path + query)["items"])
 
     def get(self, name: str) -> Json | None:
-        """The pod, None where it is gone."""
+        """The pod, or None."""
         try:
             return self.call("GET", f"{self.pods_path}/{name}")
         except Refusal as refusal:
@@ -87,11 +87,11 @@ class Server:
             raise
 
     def set_status(self, name: str, status: Json) -> Json:
-        """What a kubelet would report."""
+        """Write the status, as a kubelet does."""
         return self.patch(f"{self.pods_path}/{name}/status", {"status": status})
 
     def delete(self, name: str) -> None:
-        """At once, as `kubectl delete --now --force` does; nothing where it is gone."""
+        """Delete the pod at once, as `kubectl delete --now --force` does. No effect when it does not exist."""
         self._delete(f"{self.pods_path}/{name}", {"gracePeriodSeconds": 0})
 
     def _delete(self, path: str, options: Json | None = None) -> None:
@@ -103,7 +103,7 @@ class Server:
 
     # --- the namespace --------------------------------------------------------------------------------------------
     def make_namespace(self) -> None:
-        """With the service account that a controller would make, where one runs."""
+        """Create the namespace, and its service account in case no controller does."""
         self.call("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
         try:
@@ -114,7 +114,7 @@ class Server:
         until(lambda: self.call("GET", f"{path}/default"))
 
     def drop_namespace(self) -> None:
-        """Remove it with all that the suite put there, also where no controller would."""
+        """Remove the namespace and everything in it, also without a namespace controller."""
         path = f"/api/v1/namespaces/{self.namespace}"
         for pod in self.pods():
             name = pod["metadata"]["name"]
@@ -132,7 +132,7 @@ class Server:
             except Refusal:
                 return
             time.sleep(0.5)
-        # No namespace controller: what it would do last.
+        # There is no namespace controller; do its last step.
         found["spec"] = {"finalizers": []}
         self.call("PUT", f"{path}/finalize", found)
 
@@ -142,7 +142,7 @@ def unique_namespace() -> str:
 
 
 def until(condition: Callable[[], Any], what: str = "", most_s: float = LONG_S) -> Any:
-    """Wait until it holds (a refused request does not); its value."""
+    """Wait until `condition` holds; returns its value. A refused request counts as false."""
     end = time.monotonic() + most_s
     while True:
         try:
@@ -152,7 +152,7 @@ def until(condition: Callable[[], Any], what: str = "", most_s: float = LONG_S) 
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"it did not come to hold within {most_s:g} s: {what}")
+            raise AssertionError(f"not within {most_s:g} s: {what}")
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""What podrelay relies on in an API server: each request that it makes, and each refusal that it tells apart."""
+"""What podrelay relies on in an API server: each request that it makes and each refusal that it distinguishes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_namespace_that_does_not_exist(server: Server) -> None:
     ],
     ids=["name", "long name", "long label", "label", "annotations", "no container", "restart policy"],
 )
-def test_what_is_invalid_is_refused_for_good(server: Server, change: Json) -> None:
+def test_an_invalid_pod_is_refused_for_good(server: Server, change: Json) -> None:
     error = refusal(lambda api: api.create_pod(server.namespace, pod("x") | change), Refused)
     assert error.status == 422
     assert classify_error(error, 0).scope == "never"
@@ -89,7 +89,7 @@ def test_a_service_account_that_does_not_exist(server: Server) -> None:
 
 
 def test_a_quota_that_is_used_up(server: Server) -> None:
-    """A server may learn of the quota, and of its count, a moment later: so some pods may pass."""
+    """A server may apply a new quota with a delay, so some pods may pass."""
     path = f"/api/v1/namespaces/{server.namespace}/resourcequotas"
     server.call("POST", path, {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "1"}}})
     counted = {"hard": {"pods": "1"}, "used": {"pods": str(len(server.pods()))}}
@@ -102,11 +102,11 @@ def test_a_quota_that_is_used_up(server: Server) -> None:
             await asyncio.sleep(0.1)
 
     try:
-        server.patch(f"{path}/few/status", {"status": counted})  # where no controller counts
+        server.patch(f"{path}/few/status", {"status": counted})  # in case no controller counts
         error = refusal(fill, QuotaExceeded)
         assert "few" in error.message
         assert classify_error(error, 0).scope == "namespace"
-        # Admission comes before the name: who had not heard of its own pod hears of the quota only.
+        # Admission precedes the name check: a second creation of an existing pod also fails by the quota.
         refusal(lambda api: api.create_pod(server.namespace, pod(made[0])), QuotaExceeded)
     finally:
         server.call("DELETE", f"{path}/few")
@@ -115,7 +115,7 @@ def test_a_quota_that_is_used_up(server: Server) -> None:
 
 
 def test_the_longest_names_and_labels_that_podrelay_makes(server: Server) -> None:
-    """Ids of a length and of letters that neither names nor labels may have."""
+    """Ids with a length and characters that neither names nor labels allow."""
     long = "Ünï.code_" * 27
     request = LaunchRequest(
         launch_id="0199aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee", attempt=12, kind="task", subject=long,
@@ -162,13 +162,13 @@ def test_fields_select_too(server: Server, seven: list[str]) -> None:
         assert {item["metadata"]["name"] for item in page.items} == expected, fields
 
 
-def test_a_watch_goes_on_from_any_version_that_was_seen(server: Server, seven: list[str]) -> None:
+def test_a_watch_resumes_from_any_version_seen(server: Server, seven: list[str]) -> None:
     begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
     server.set_status(seven[0], running())
     server.set_status(seven[0], ended(0))
     server.delete(seven[0])
     seen = ask(lambda api: events(api, server, begin, 4))
-    # A deletion is two writes, also where nothing has to end first.
+    # A deletion is two writes, even when no container has to end first.
     assert [event["type"] for event in seen] == ["MODIFIED", "MODIFIED", "MODIFIED", "DELETED"]
     assert seen[1]["object"]["status"]["phase"] == "Succeeded"
     assert seen[2]["object"]["metadata"]["deletionTimestamp"]
@@ -179,28 +179,28 @@ def test_a_watch_goes_on_from_any_version_that_was_seen(server: Server, seven: l
     assert again[0]["object"]["metadata"]["deletionTimestamp"]
 
 
-def test_a_pod_that_leaves_the_selector_is_told_as_deleted(server: Server, seven: list[str]) -> None:
-    """The watcher may select by label: a label that changes must not look like nothing."""
+def test_a_pod_that_leaves_the_selector_is_reported_as_deleted(server: Server, seven: list[str]) -> None:
+    """The watcher may select by label, so a changed label must be visible."""
     begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
     server.patch(f"{server.pods_path}/{seven[1]}", {"metadata": {"labels": {"podrelay.test/of": None}}})
     (event,) = ask(lambda api: events(api, server, begin, 1))
     assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", seven[1])
 
 
-def test_a_version_of_long_ago_is_gone(server: Server, seven: list[str]) -> None:
-    """In the stream or before it, as the server likes; to podrelay both are the same."""
+def test_an_old_version_is_gone(server: Server, seven: list[str]) -> None:
+    """In the stream or as its response, depending on the server; podrelay treats both alike."""
 
     async def watch(api: PodClient) -> None:
         found = await events(api, server, "1", 1)
         if found[0]["type"] != "ERROR" and VARIABLE in os.environ:
-            pytest.skip("this server is so young that it remembers everything")
+            pytest.skip("this server is too young to have dropped any version")
         assert found[0]["type"] == "ERROR"
         raise error_of_event(found[0]["object"])
 
     refusal(watch, Gone)
 
 
-def test_a_continuation_that_makes_no_sense_is_refused(server: Server) -> None:
+def test_an_invalid_continuation_is_refused(server: Server) -> None:
     error = refusal(lambda api: api.list_page(server.namespace, continuation="bm9uc2Vuc2U"), Refused)
     assert error.status == 400
 
@@ -214,7 +214,7 @@ def test_a_deletion_spares_another_pod_of_that_name(server: Server, name: str) -
     )
     assert server.get(name) is not None
     ask(lambda api: api.delete_pod(server.namespace, name, uid=uid))
-    assert server.get(name) is None, "a pod on no node goes at once"
+    assert server.get(name) is None, "an unscheduled pod is removed at once"
     refusal(lambda api: api.delete_pod(server.namespace, name, uid=uid), NotFound)
 
 
@@ -255,8 +255,8 @@ def test_a_label_is_set_on_this_pod_only(server: Server, name: str) -> None:
     refusal(lambda api: api.patch_pod(server.namespace, name, {"metadata": {"labels": label}}), NotFound)
 
 
-# --- what is asked beside pods ----------------------------------------------------------------------------------------
-def test_the_log_of_a_pod_that_never_ran_is_an_error_and_no_crash(server: Server, name: str) -> None:
+# --- requests other than for pods --------------------------------------------------------------------------------------
+def test_the_log_of_a_pod_that_never_ran_is_an_api_error(server: Server, name: str) -> None:
     ask(lambda api: api.create_pod(server.namespace, pod(name)))
     with pytest.raises(ApiError):
         ask(lambda api: api.read_log_tail(server.namespace, name, container="base"))
@@ -264,12 +264,12 @@ def test_the_log_of_a_pod_that_never_ran_is_an_error_and_no_crash(server: Server
 
 def test_events_and_version(server: Server, name: str) -> None:
     made = ask(lambda api: api.create_pod(server.namespace, pod(name)))
-    told = ask(lambda api: api.list_events(server.namespace, name=name, uid=made["metadata"]["uid"]))
-    assert all(event["involvedObject"]["name"] == name for event in told)
+    found = ask(lambda api: api.list_events(server.namespace, name=name, uid=made["metadata"]["uid"]))
+    assert all(event["involvedObject"]["name"] == name for event in found)
     assert ask(lambda api: api.server_version())["gitVersion"].startswith("v1.")
 
 
-def test_the_check_says_that_all_is_allowed(server: Server) -> None:
+def test_the_check_passes(server: Server) -> None:
     (check,) = [check for check in run_checks(None) if check.name == "Kubernetes"]
     assert check.ok, check.detail
     assert server.namespace in check.detail

@@ -1,6 +1,6 @@
-"""A task from the executor through launcher and watcher to its event, and its pod to its end, on whatever cluster there is.
+"""Tasks from the executor through launcher and watcher to their events, and their pods to the end, on any cluster.
 
-The suite reports what a kubelet would; launcher and watcher are real processes, Redis and Airflow's database are real too.
+The suite writes the statuses that a kubelet would. Launcher, watcher, Redis and Airflow's database are real.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ DEPLOYMENT = "real"
 
 
 @pytest.fixture(scope="session")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Not the one of the other suites: they empty theirs."""
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for this suite only: the other suites empty theirs."""
     find_server()
-    with RedisServer(tmp_path_factory.mktemp("relay")) as redis_server:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as redis_server:
         yield redis_server
 
 
 @pytest.fixture(scope="session")
-def settings(breaker: RedisServer, environment: dict[str, str]) -> dict[str, str]:
+def settings(own_redis: RedisServer, environment: dict[str, str]) -> dict[str, str]:
     return environment | {
-        "AIRFLOW__PODRELAY__REDIS_URL": breaker.url,
+        "AIRFLOW__PODRELAY__REDIS_URL": own_redis.url,
         "AIRFLOW__PODRELAY__DEPLOYMENT": DEPLOYMENT,
         "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.5",
     }
@@ -41,11 +41,11 @@ def settings(breaker: RedisServer, environment: dict[str, str]) -> dict[str, str
 
 @pytest.fixture(scope="session")
 def processes(
-    settings: dict[str, str], breaker: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    settings: dict[str, str], own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A launcher and a watcher; the folder of their logs."""
     folder = tmp_path_factory.mktemp("workers")
-    with workers(folder, redis.Redis.from_url(breaker.url), DEPLOYMENT, environment=settings):
+    with workers(folder, redis.Redis.from_url(own_redis.url), DEPLOYMENT, environment=settings):
         yield folder
 
 
@@ -70,7 +70,7 @@ def test_a_task_that_succeeds_leaves_no_pod(loop: Loop) -> None:
     update(task.ti_id, state="success")
     loop.server.set_status(name, ended(0))
     assert loop.event(task)[0] == "success"
-    loop.until(lambda: loop.server.get(name) is None, "the pod goes")
+    loop.until(lambda: loop.server.get(name) is None, "the pod is removed")
 
 
 ENDS: dict[str, tuple[Json, tuple[str, ...]]] = {
@@ -85,25 +85,25 @@ ENDS: dict[str, tuple[Json, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_task_whose_pod_fails_keeps_it_with_a_mark(loop: Loop, end: str) -> None:
-    status, words = ENDS[end]
+def test_a_failed_pod_is_kept_and_labelled(loop: Loop, end: str) -> None:
+    status, texts = ENDS[end]
     task, name = loop.run()
     loop.server.set_status(name, status)
-    state, told = loop.event(task)
+    state, message = loop.event(task)
     assert state == "failed"
-    assert all(word in told for word in words), told
-    loop.until(lambda: marked(loop, name), "the pod is marked as done")
+    assert all(text in message for text in texts), message
+    loop.until(lambda: marked(loop, name), "the pod is labelled as done")
 
 
-def test_a_pod_that_somebody_deletes_fails_its_task(loop: Loop) -> None:
+def test_a_pod_deleted_from_outside_fails_its_task(loop: Loop) -> None:
     task, name = loop.run()
     loop.server.delete(name)
-    state, told = loop.event(task)
+    state, message = loop.event(task)
     assert state == "failed"
-    assert "PodDeleted" in told
+    assert "PodDeleted" in message
 
 
-def test_a_pod_that_is_evicted_before_its_task_began_is_replaced(loop: Loop) -> None:
+def test_a_pod_evicted_before_its_task_started_is_replaced(loop: Loop) -> None:
     (task,) = loop.submit()
     first = loop.pod(task)
     loop.server.set_status(first, {"phase": "Failed", "reason": "Evicted", "message": "no room"})
@@ -123,34 +123,37 @@ def test_each_of_many_tasks_has_one_pod(loop: Loop) -> None:
         update(task.ti_id, state="success")
         loop.server.set_status(name, ended(0))
     assert {loop.event(task)[0] for task in tasks} == {"success"}
-    loop.until(lambda: not any(loop.pods(task) for task in tasks), "all pods go")
+    loop.until(lambda: not any(loop.pods(task) for task in tasks), "all pods are removed")
     assert len(set(pods)) == 30
 
 
-def test_a_pod_that_is_refused_fails_its_task_at_once(loop: Loop, processes: Path) -> None:
+def test_a_refused_pod_fails_its_task_at_once(loop: Loop, processes: Path) -> None:
     override = k8s.V1Pod(metadata=k8s.V1ObjectMeta(labels={"team": "no / label"}))
     (task,) = loop.submit(executor_config={"pod_override": override})
-    state, told = loop.event(task)
+    state, message = loop.event(task)
     assert state == "failed"
-    assert "no / label" in told
+    assert "no / label" in message
     assert not loop.pods(task)
-    assert "eyJ" not in told + (processes / "launcher.log").read_text()
+    assert "eyJ" not in message + (processes / "launcher.log").read_text()
 
 
 def test_a_revoked_task_loses_its_pod(loop: Loop) -> None:
     (task,) = loop.submit()
     name = loop.pod(task)
     loop.executor.revoke_task(ti=load(task.ti_id))
-    loop.until(lambda: loop.server.get(name) is None, "the pod goes")
+    loop.until(lambda: loop.server.get(name) is None, "the pod is removed")
     assert task.key not in loop.executor.running
 
 
-def test_a_finalizer_holds_the_pod_and_nothing_else(loop: Loop) -> None:
+def test_a_finalizer_delays_only_the_pod(loop: Loop) -> None:
     override = k8s.V1Pod(metadata=k8s.V1ObjectMeta(finalizers=["podrelay.test/stays"]))
     task, name = loop.run(executor_config={"pod_override": override})
     update(task.ti_id, state="success")
     loop.server.set_status(name, ended(0))
     assert loop.event(task)[0] == "success"
-    loop.until(lambda: (loop.server.get(name) or {"metadata": {}})["metadata"].get("deletionTimestamp"), "marked to go")
+    loop.until(
+        lambda: (loop.server.get(name) or {"metadata": {}})["metadata"].get("deletionTimestamp"),
+        "the pod is marked for deletion",
+    )
     loop.server.patch(f"{loop.server.pods_path}/{name}", {"metadata": {"finalizers": None}})
-    loop.until(lambda: loop.server.get(name) is None, "the pod goes")
+    loop.until(lambda: loop.server.get(name) is None, "the pod is removed")

@@ -1,4 +1,4 @@
-"""What the documentation of the API says and podrelay builds upon, where a server has the last word."""
+"""Semantics that the API documentation defines and podrelay relies on, checked on a server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def label_of(found: Json | None, label: str) -> str | None:
 
 
 # --- lists and watches ------------------------------------------------------------------------------------------------
-def test_pages_show_one_moment_whatever_changes_meanwhile(server: Server, seven: list[str]) -> None:
-    """And a watch from the version of any of them tells of all that did."""
+def test_pages_show_one_state_despite_changes(server: Server, seven: list[str]) -> None:
+    """A watch from the version of any page then reports all changes."""
     new = f"{seven[0]}-new"
 
-    told: set[tuple[str, str | None]] = set()
+    reported: set[tuple[str, str | None]] = set()
 
     async def pages(api: PodClient) -> None:
         first = await api.list_page(server.namespace, labels=LABELS, limit=3)
@@ -38,9 +38,9 @@ def test_pages_show_one_moment_whatever_changes_meanwhile(server: Server, seven:
         listed = [item["metadata"]["name"] for page in (first, second, third) for item in page.items]
         assert sorted(listed) == sorted(seven)
         stream = api.watch_stream(server.namespace, version=third.version, labels=LABELS, timeout_s=20)
-        async for event in stream:  # among them, perhaps, a scheduler's words
-            told.add((event["type"], event["object"]["metadata"].get("name")))
-            if ("ADDED", new) in told:
+        async for event in stream:  # a scheduler may also write events
+            reported.add((event["type"], event["object"]["metadata"].get("name")))
+            if ("ADDED", new) in reported:
                 break
         await stream.aclose()
 
@@ -53,7 +53,7 @@ def test_pages_show_one_moment_whatever_changes_meanwhile(server: Server, seven:
         ask(pages)
     finally:
         server.delete(new)
-    assert {("DELETED", sorted(seven)[-1]), ("MODIFIED", sorted(seven)[0]), ("ADDED", new)} <= told
+    assert {("DELETED", sorted(seven)[-1]), ("MODIFIED", sorted(seven)[0]), ("ADDED", new)} <= reported
 
 
 def test_a_list_is_as_new_as_the_last_write(server: Server, seven: list[str]) -> None:
@@ -65,19 +65,19 @@ def test_a_list_is_as_new_as_the_last_write(server: Server, seven: list[str]) ->
 
 
 def test_a_namespace_that_does_not_exist_has_no_pods(server: Server) -> None:
-    """No error: a misspelt namespace is not noticed by listing it."""
+    """Not an error: a list does not reveal a misspelt namespace."""
     page = ask(lambda api: api.list_page("podrelay-no-such-namespace"))
     assert (page.items, bool(page.version)) == ([], True)
     refusal(lambda api: api.get_pod("podrelay-no-such-namespace", "a"), NotFound)
 
 
-def test_a_path_that_is_not_there_is_no_pod_that_is_gone(server: Server, seven: list[str]) -> None:
-    """What a wrong address, a gateway or an API server that only begins answers with."""
+def test_an_unknown_path_is_not_a_missing_pod(server: Server, seven: list[str]) -> None:
+    """The response of a wrong address, of a gateway, or of an API server that is still starting."""
     refusal(lambda api: api._json("GET", f"{server.pods_path}/{seven[0]}/podrelay-none"), Unreachable)
 
 
 def test_the_watchers_own_selector(server: Server, name: str) -> None:
-    """The longest deployment, and the mark by which a pod leaves the selection; one that lacks the mark is in it."""
+    """With the longest deployment name. A pod without the label `done` is selected; the label removes it."""
     labels = {identifiers.LABEL_DEPLOYMENT: "d" * 63, identifiers.LABEL_CLUSTER: "default"}
     selector = WATCHED.format("d" * 63)
     server.call("POST", server.pods_path, pod(name, labels=labels))
@@ -93,11 +93,11 @@ def test_the_watchers_own_selector(server: Server, name: str) -> None:
 
     left = ask(watch)
     assert (left["type"], left["object"]["metadata"].get("deletionTimestamp")) == ("DELETED", None)
-    assert label_of(left["object"], identifiers.LABEL_DONE) is None, "the pod as it was while it was selected"
+    assert label_of(left["object"], identifiers.LABEL_DONE) is None, "the last state in which the pod was selected"
 
 
-def test_a_version_that_is_not_reached_brings_no_event_of_before(server: Server, seven: list[str]) -> None:
-    """Silence or an error, as the server likes: not the past, and no bookmark that leads back."""
+def test_a_future_version_brings_no_past_event(server: Server, seven: list[str]) -> None:
+    """Silence or an error, depending on the server, but no past event and no bookmark of a past version."""
     version = int(ask(lambda api: api.list_page(server.namespace)).version)
 
     async def watch(api: PodClient) -> None:
@@ -111,8 +111,8 @@ def test_a_version_that_is_not_reached_brings_no_event_of_before(server: Server,
         ask(watch)
 
 
-def test_a_large_pod_comes_whole(server: Server, name: str) -> None:
-    """Answers of this size are compressed."""
+def test_a_large_pod_arrives_complete(server: Server, name: str) -> None:
+    """Responses of this size are compressed."""
     text = "line of text, " * 17_000
     begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
     labels = {"podrelay.test/of": "seven"}
@@ -124,7 +124,7 @@ def test_a_large_pod_comes_whole(server: Server, name: str) -> None:
 
 
 # --- patches ----------------------------------------------------------------------------------------------------------
-def test_a_patch_sets_a_label_and_takes_it_off(server: Server, name: str) -> None:
+def test_a_patch_sets_and_removes_a_label(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name, labels={"kept": "1"}))
     for value, expected in (("True", "True"), (None, None)):
         body = {"metadata": {"labels": {identifiers.LABEL_REVOKED: value}}}
@@ -133,7 +133,7 @@ def test_a_patch_sets_a_label_and_takes_it_off(server: Server, name: str) -> Non
         ask(lambda api, body=body: api.patch_pod(server.namespace, name, body))  # type: ignore[misc]
 
 
-def test_a_patch_may_name_the_pod_and_the_version_that_it_means(server: Server, name: str) -> None:
+def test_a_patch_may_name_uid_and_version(server: Server, name: str) -> None:
     made = server.call("POST", server.pods_path, pod(name))["metadata"]
     server.set_status(name, running())
 
@@ -148,7 +148,7 @@ def test_a_patch_may_name_the_pod_and_the_version_that_it_means(server: Server, 
     assert label_of(server.get(name), "a") == "b"
 
 
-def test_a_pod_that_is_going_can_still_be_marked(server: Server, name: str) -> None:
+def test_a_terminating_pod_can_still_be_labelled(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name, finalizers=["podrelay.test/stays"]))
     ask(lambda api: api.delete_pod(server.namespace, name))
     mark = {"metadata": {"labels": {identifiers.LABEL_DONE: "True"}}}
@@ -169,14 +169,14 @@ def test_kinds_of_patches(server: Server, name: str, media_type: str) -> None:
     assert label_of(found, "a") == "b"
 
 
-def test_plain_json_is_no_kind_of_patch(server: Server, name: str) -> None:
+def test_plain_json_is_not_a_patch(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name))
     with pytest.raises(Refusal) as caught:
         server.call("PATCH", f"{server.pods_path}/{name}", {"metadata": {}})
     assert caught.value.code == 415
 
 
-def test_status_is_written_by_its_own_path_only(server: Server, name: str) -> None:
+def test_status_is_written_by_its_subresource_only(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name))
     server.patch(f"{server.pods_path}/{name}", {"status": {"phase": "Failed"}})
     assert (server.get(name) or {})["status"]["phase"] == "Pending"
@@ -185,8 +185,8 @@ def test_status_is_written_by_its_own_path_only(server: Server, name: str) -> No
 
 
 # --- deletion ---------------------------------------------------------------------------------------------------------
-def test_a_deletion_may_name_the_version_that_it_means(server: Server, name: str) -> None:
-    """Revocation rests on it: the label's answer says at which version nothing had begun."""
+def test_a_deletion_may_name_the_version(server: Server, name: str) -> None:
+    """Revocation relies on it: the response to the label gives the version at which no container had started."""
     uid = server.call("POST", server.pods_path, pod(name))["metadata"]["uid"]
     mark = {"metadata": {"labels": {identifiers.LABEL_REVOKED: "True"}}}
     version = ask(lambda api: api.patch_pod(server.namespace, name, mark))["metadata"]["resourceVersion"]
@@ -195,7 +195,7 @@ def test_a_deletion_may_name_the_version_that_it_means(server: Server, name: str
     assert "deletionTimestamp" not in (server.get(name) or {})["metadata"]
 
     async def delete(api: PodClient) -> None:
-        """A scheduler may have a word between any two requests."""
+        """Repeat, because a scheduler may write between two requests."""
         for _ in range(20):
             found = await api.patch_pod(server.namespace, name, mark)
             with contextlib.suppress(Conflict):
@@ -206,16 +206,14 @@ def test_a_deletion_may_name_the_version_that_it_means(server: Server, name: str
     assert server.get(name) is None
 
 
-def test_a_deletion_answers_with_the_pod_or_with_a_status(server: Server, name: str) -> None:
+def test_a_deletion_returns_the_pod_or_a_status(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name))
     assert ask(lambda api: api.delete_pod(server.namespace, name))["kind"] in ("Pod", "Status")
 
 
 # --- creation ---------------------------------------------------------------------------------------------------------
-def test_a_field_that_the_server_does_not_know_is_no_reason_to_refuse(
-    server: Server, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Only a warning, which the launcher logs; a template may be written for a newer Kubernetes."""
+def test_an_unknown_field_is_not_refused(server: Server, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """At most a warning, which the launcher logs: a template may be written for a newer Kubernetes."""
     body = pod(name)
     body["spec"] = body["spec"] | {"podrelayNone": True}
     with caplog.at_level("WARNING"):
@@ -223,8 +221,8 @@ def test_a_field_that_the_server_does_not_know_is_no_reason_to_refuse(
     assert not [line for line in caplog.messages if "warns" in line and "podrelayNone" not in line]
 
 
-def test_the_creation_of_what_is_going_says_that_it_exists(server: Server, name: str) -> None:
-    """Of the same name, and with the same reason: the launcher looks at what is there, and finds it ending."""
+def test_creating_a_terminating_pod_again_reports_that_it_exists(server: Server, name: str) -> None:
+    """With the same reason as for a running pod: the launcher then reads the pod and finds it terminating."""
     server.call("POST", server.pods_path, pod(name, finalizers=["podrelay.test/stays"]))
     server.delete(name)
     with pytest.raises(Refusal) as caught:

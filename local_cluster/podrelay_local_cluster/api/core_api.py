@@ -1,68 +1,63 @@
-"""The core group's resources over HTTP: from a parsed request to the registries and back to an answer."""
+"""The core group's resources over HTTP: from a parsed request to the registries and to the response."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import Any
 
 from aiohttp import web
 from multidict import MultiMapping
 
-from podrelay_local_cluster.api import pod_log_api
+from podrelay_local_cluster.api import pod_log
+from podrelay_local_cluster.api.delete_options import parse_delete_options
 from podrelay_local_cluster.api.listing import Lister, ListRequest
-from podrelay_local_cluster.api.representation import form_of, list_json, object_json
-from podrelay_local_cluster.api.request_info import RequestInfo
-from podrelay_local_cluster.api.watching import Streams, WatchRequest, WatchStream
+from podrelay_local_cluster.api.representation import list_json, object_json, requested_form
+from podrelay_local_cluster.api.watching import OpenWatches, WatchRequest, WatchStream
+from podrelay_local_cluster.http.exchange import json_response, parse_body
+from podrelay_local_cluster.http.query import is_dry_run
+from podrelay_local_cluster.http.request_info import RequestInfo
 from podrelay_local_cluster.kubelet.container_log import LogDirectory
 from podrelay_local_cluster.objects.errors import (
-    ApiError,
-    bad_request,
+    StatusError,
     method_not_allowed,
     unknown_path,
     unsupported_media_type,
 )
 from podrelay_local_cluster.objects.patching import JSON_PATCH, MERGE, STRATEGIC
-from podrelay_local_cluster.storage.objects import ObjectRegistry
-from podrelay_local_cluster.storage.pods import PodRegistry, delete_options, is_dry_run
-from podrelay_local_cluster.storage.record import Record
-
-Json = dict[str, Any]
-Query = MultiMapping[str]
+from podrelay_local_cluster.objects.record import Record
+from podrelay_local_cluster.registry.other_objects import ObjectRegistry
+from podrelay_local_cluster.registry.pods import PodRegistry
 
 _SUBRESOURCES = {"pods": ("", "log", "status"), "resourcequotas": ("", "status")}
 
 
-class Call:
-    """One request on its way: what it asks, its body, and what the audit log wants to know of its outcome."""
+class ApiCall:
+    """One request on the API: what it addresses, its body, and the object that it created, for the audit log."""
 
     def __init__(self, request: web.BaseRequest, info: RequestInfo, raw: bytes) -> None:
         self.request = request
         self.info = info
-        self.query: Query = request.query
+        self.query: MultiMapping[str] = request.query
         self.content_type = request.headers.get("Content-Type", "application/json").partition(";")[0].strip().lower()
         self.raw = raw
         self._body: Any = None
         self.created: Record | None = None
 
     def body(self) -> Any:
-        """The JSON body; None when there is none. Raises `ApiError` 400."""
-        if self._body is None and self.raw:
-            try:
-                self._body = json.loads(self.raw)
-            except (ValueError, RecursionError) as exc:
-                raise bad_request(f"the body of the request is no JSON: {exc}") from exc
+        """The JSON body; None for an empty body. Raises `StatusError` 400."""
+        if self._body is None:
+            self._body = parse_body(self.raw)
         return self._body
 
     @property
     def name(self) -> str:
-        """The object's name, for a creation the one in the body."""
+        """The object's name; for a creation, the name in the body."""
         if self.info.name or self.info.verb != "create":
             return self.info.name
         if self.created is not None:
             return self.created.name
         meta = None
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(StatusError):
             body = self.body()
             meta = body.get("metadata") if isinstance(body, dict) else None
         return str(meta.get("name") or "") if isinstance(meta, dict) else ""
@@ -72,8 +67,8 @@ class Call:
         return is_dry_run(self.query.getall("dryRun", []))
 
 
-class StreamSink:
-    """Writes a stream of one answer, and can break it."""
+class ResponseSink:
+    """Writes the stream of one response, and can cut it."""
 
     def __init__(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         self._request = request
@@ -91,12 +86,12 @@ class CoreApi:
     """Everything under ``/api/v1/``."""
 
     def __init__(
-        self, pods: PodRegistry, objects: ObjectRegistry, lister: Lister, streams: Streams, logs: LogDirectory
+        self, pods: PodRegistry, objects: ObjectRegistry, lister: Lister, watches: OpenWatches, logs: LogDirectory
     ) -> None:
         self._pods = pods
         self._objects = objects
         self._lister = lister
-        self._streams = streams
+        self._watches = watches
         self._logs = logs
         self._verbs = {
             "get": self._get,
@@ -108,8 +103,8 @@ class CoreApi:
             "deletecollection": self._delete_collection,
         }
 
-    async def answer(self, call: Call, gone: bool = False) -> web.StreamResponse:
-        """Raises `ApiError`; `gone` makes a watch begin with 410."""
+    async def answer(self, call: ApiCall, gone: bool = False) -> web.StreamResponse:
+        """Raises `StatusError`. `gone`: a fault makes a watch start with 410."""
         info = call.info
         if info.subresource not in _SUBRESOURCES.get(info.resource, ("",)):
             raise unknown_path()
@@ -127,16 +122,16 @@ class CoreApi:
             return self._pods.get(info.namespace, info.name)
         return self._objects.get(info.resource, info.namespace, info.name)
 
-    def _get(self, call: Call) -> web.Response:
+    def _get(self, call: ApiCall) -> web.Response:
         return _answer(call, self._record(call.info))
 
-    def _list(self, call: Call) -> web.Response:
-        form = form_of(call.request.headers.get("Accept", ""))
-        request = ListRequest.of_query(call.info, call.query)
+    def _list(self, call: ApiCall) -> web.Response:
+        form = requested_form(call.request.headers.get("Accept", ""))
+        request = ListRequest.from_query(call.info, call.query)
         records, meta = self._lister.read(request)
         return json_response(list_json(records, call.info.resource, meta, form))
 
-    def _create(self, call: Call) -> web.Response:
+    def _create(self, call: ApiCall) -> web.Response:
         _check_json(call)
         info = call.info
         if info.name or (not info.namespace and info.resource != "namespaces"):
@@ -148,7 +143,7 @@ class CoreApi:
         call.created = record
         return _answer(call, record, 201)
 
-    def _update(self, call: Call) -> web.Response:
+    def _update(self, call: ApiCall) -> web.Response:
         _check_json(call)
         info, body = call.info, call.body()
         if info.resource != "pods":
@@ -156,7 +151,7 @@ class CoreApi:
         write = self._pods.replace_status if info.subresource == "status" else self._pods.replace
         return _answer(call, write(info.namespace, info.name, body, call.dry_run))
 
-    def _patch(self, call: Call) -> web.Response:
+    def _patch(self, call: ApiCall) -> web.Response:
         accepted = (JSON_PATCH, MERGE, STRATEGIC)
         if call.content_type not in accepted:
             raise unsupported_media_type(accepted)
@@ -167,36 +162,36 @@ class CoreApi:
             changed = self._objects.patch(record, call.content_type, call.body(), call.info.subresource, call.dry_run)
         return _answer(call, changed)
 
-    def _delete(self, call: Call) -> web.Response:
+    def _delete(self, call: ApiCall) -> web.Response:
         _check_json(call)
-        record, options = self._record(call.info), delete_options(call.query, call.body())
+        record, options = self._record(call.info), parse_delete_options(call.query, call.body())
         if record.resource == "pods":
             return _answer(call, self._pods.delete(record, options))
         return _answer(call, self._objects.delete(record, options))
 
-    def _delete_collection(self, call: Call) -> web.Response:
+    def _delete_collection(self, call: ApiCall) -> web.Response:
         _check_json(call)
         if call.info.resource != "pods" or not call.info.namespace:
             raise method_not_allowed()
-        options = delete_options(call.query, call.body())
-        records, meta = self._lister.read(ListRequest.of_query(call.info, call.query))
+        options = parse_delete_options(call.query, call.body())
+        records, meta = self._lister.read(ListRequest.from_query(call.info, call.query))
         deleted = [self._pods.delete(record, options) for record in records]
-        return json_response(list_json(deleted, "pods", meta, form_of(call.request.headers.get("Accept", ""))))
+        return json_response(list_json(deleted, "pods", meta, requested_form(call.request.headers.get("Accept", ""))))
 
-    async def _watch(self, call: Call, gone: bool) -> web.StreamResponse:
-        form = form_of(call.request.headers.get("Accept", ""))
-        watch = WatchRequest.of_query(call.info, call.query, form)
+    async def _watch(self, call: ApiCall, gone: bool) -> web.StreamResponse:
+        form = requested_form(call.request.headers.get("Accept", ""))
+        watch = WatchRequest.from_query(call.info, call.query, form)
         response = web.StreamResponse(
             headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
         )
         response.enable_chunked_encoding()
         await response.prepare(call.request)
-        await WatchStream(self._streams, watch, StreamSink(call.request, response)).run(gone)
+        await WatchStream(self._watches, watch, ResponseSink(call.request, response)).run(gone)
         return response
 
-    async def _log(self, call: Call) -> web.StreamResponse:
-        record, options = self._record(call.info), pod_log_api.options_of(call.query)
-        container, restart = pod_log_api.choose(record, call.query)
+    async def _log(self, call: ApiCall) -> web.StreamResponse:
+        record, options = self._record(call.info), pod_log.log_options(call.query)
+        container, restart = pod_log.select_run(record, call.query)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(call.request)
@@ -205,15 +200,11 @@ class CoreApi:
         return response
 
 
-def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=body, status=status, headers={"Content-Type": "application/json", **(headers or {})})
-
-
-def _answer(call: Call, record: Record, status: int = 200) -> web.Response:
+def _answer(call: ApiCall, record: Record, status: int = 200) -> web.Response:
     accept = call.request.headers.get("Accept", "")
-    return json_response(object_json(record, form_of(accept)), status)
+    return json_response(object_json(record, requested_form(accept)), status)
 
 
-def _check_json(call: Call) -> None:
+def _check_json(call: ApiCall) -> None:
     if call.raw and call.content_type not in ("application/json", ""):
         raise unsupported_media_type(("application/json",))

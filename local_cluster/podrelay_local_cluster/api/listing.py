@@ -1,7 +1,7 @@
-"""Lists: selectors, chunks with a consistent snapshot, and what a resource version in a list request means.
+"""Lists: selectors, chunks with a consistent snapshot, and resource versions in a list request.
 
-After "API concepts": all chunks of a list show the moment of the first one; a continue token that has become too old is 410
-Expired, and that answer offers a token for the rest as it is now.
+Follows "API concepts": all chunks of a list show the state at the first one. A continue token that is too old is 410 Expired,
+with a token for the rest of the list in its current state.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from podrelay_local_cluster.api.request_info import RequestInfo
+from podrelay_local_cluster.http.query import integer
+from podrelay_local_cluster.http.request_info import RequestInfo
 from podrelay_local_cluster.objects import selectors
 from podrelay_local_cluster.objects.errors import (
-    ApiError,
+    StatusError,
     bad_request,
     expired,
     forbidden_value,
@@ -26,11 +26,10 @@ from podrelay_local_cluster.objects.errors import (
     version_too_large,
     version_too_old,
 )
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.selectors import Selector
-from podrelay_local_cluster.storage.record import Record
 from podrelay_local_cluster.storage.store import ObjectStore
-
-Json = dict[str, Any]
 
 _SNAPSHOT_LIFE_S = 300.0  # etcd is compacted every five minutes
 _MAX_SNAPSHOTS = 64
@@ -49,34 +48,23 @@ class ListRequest:
     version_match: str
 
     @classmethod
-    def of_query(cls, info: RequestInfo, query: Mapping[str, str]) -> ListRequest:
-        """Raises `ApiError` 400 or 422."""
+    def from_query(cls, info: RequestInfo, query: Mapping[str, str]) -> ListRequest:
+        """Raises `StatusError` 400 or 422."""
         selector = selectors.parse(info.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         version, version_match = query.get("resourceVersion", ""), query.get("resourceVersionMatch", "")
         limit = integer(query, "limit") or 0
         if version and not version.isdecimal():
             raise bad_request(f'Invalid value: "{version}": resourceVersion is no version of this server')
         if version_match and not version:
-            why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
-            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", why)])
+            reason = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", reason)])
         if version_match == "Exact" and version == "0":
-            why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
-            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", why)])
+            reason = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", reason)])
         token = query.get("continue", "")
         if token and version not in ("", "0"):
             raise bad_request("specifying resource version is not allowed when using continue")
         return cls(info.resource, info.namespace, selector, max(0, limit), token, version, version_match)
-
-
-def integer(query: Mapping[str, str], name: str) -> int | None:
-    """Raises `ApiError` 400 for a parameter that is there and no whole number."""
-    value = query.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        return int(value)
-    except ValueError as exc:
-        raise bad_request(f'{name}: Invalid value: "{value}": must be an integer') from exc
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,7 @@ class _Snapshot:
 
 
 class Lister:
-    """Answers lists from the store, and keeps the snapshots that the next chunks need."""
+    """Reads lists from the store and keeps the snapshots that later chunks need."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -95,14 +83,14 @@ class Lister:
         self._next_id = 1
 
     def read(self, request: ListRequest) -> tuple[list[Record], Json]:
-        """The records and the list's metadata. Raises `ApiError` 400, 410 or 504."""
+        """The records and the list's metadata. Raises `StatusError` 400, 410 or 504."""
         if request.token:
-            return self._go_on(request)
+            return self._next_chunk(request)
         self._check_version(request)
         return self._first_chunk(request, self._select(request), self._store.version)
 
-    def forget(self) -> None:
-        """Compact: every continue token handed out so far is 410 from now on."""
+    def drop_snapshots(self) -> None:
+        """Compact: every continue token issued so far is 410 from now on."""
         self._snapshots.clear()
 
     def _select(self, request: ListRequest, after: tuple[str, str] | None = None) -> list[Record]:
@@ -135,7 +123,7 @@ class Lister:
             self._snapshots.popitem(last=False)
         return self._chunk(request, records, meta, snapshot_id, 0)
 
-    def _go_on(self, request: ListRequest) -> tuple[list[Record], Json]:
+    def _next_chunk(self, request: ListRequest) -> tuple[list[Record], Json]:
         token = _decode(request.token)
         last = (token["namespace"], token["name"])
         if token["id"] == 0:
@@ -181,5 +169,5 @@ def _decode(text: str) -> Json:
     return dict(token)
 
 
-def _bad_token() -> ApiError:
+def _bad_token() -> StatusError:
     return bad_request("continue key is not valid")

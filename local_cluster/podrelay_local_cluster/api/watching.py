@@ -1,7 +1,7 @@
-"""Watches: one stream of events per request, from a version on or from the present, with bookmarks and a clean end.
+"""Watches: one stream of events per request, from a version or from the current state, with bookmarks and a clean end.
 
-After "API concepts" (Efficient detection of changes, Watch bookmarks, Streaming lists): a version that is no longer known is
-answered with HTTP 200 and one ERROR event that holds a `Status` of code 410, as the API server's watch cache does.
+Follows "API concepts" (Efficient detection of changes, Watch bookmarks, Streaming lists). For a version that is no longer
+kept, the response is HTTP 200 with one ERROR event that holds a `Status` of code 410, as from the API server's watch cache.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from podrelay_local_cluster.api.listing import integer
 from podrelay_local_cluster.api.representation import Form, empty_object, object_json
-from podrelay_local_cluster.api.request_info import RequestInfo, is_true
 from podrelay_local_cluster.control.faults import Faults
+from podrelay_local_cluster.http.query import integer, is_true
+from podrelay_local_cluster.http.request_info import RequestInfo
 from podrelay_local_cluster.objects import selectors
-from podrelay_local_cluster.objects.errors import ApiError, bad_request, expired, forbidden_value, invalid
+from podrelay_local_cluster.objects.errors import StatusError, bad_request, expired, forbidden_value, invalid
+from podrelay_local_cluster.objects.json_text import to_json
+from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.selectors import Selector
-from podrelay_local_cluster.storage.event_log import ADDED, DELETED, MODIFIED, Event
-from podrelay_local_cluster.storage.record import Record, to_json
+from podrelay_local_cluster.storage.event_log import ADDED, DELETED, MODIFIED, ObjectEvent
 from podrelay_local_cluster.storage.store import ObjectStore
 
-Json = dict[str, Any]
-
-_SHORTEST_LIFE_S = 1800.0
-"""A watch without timeoutSeconds lives this long, and up to twice as long by chance, as on a real API server."""
+_MIN_LIFE_S = 1800.0
+"""A watch without timeoutSeconds lasts a random time between this and twice this, as on a real API server."""
+_LINES_PER_WRITE = 500
 
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """The parameters of a watch; `version` 0 stands for any present state."""
+    """The parameters of a watch. `version` 0: start with the current state."""
 
     info: RequestInfo
     selector: Selector
@@ -42,8 +42,8 @@ class WatchRequest:
     form: Form
 
     @classmethod
-    def of_query(cls, info: RequestInfo, query: Mapping[str, str], form: Form) -> WatchRequest:
-        """Raises `ApiError` 400 or 422."""
+    def from_query(cls, info: RequestInfo, query: Mapping[str, str], form: Form) -> WatchRequest:
+        """Raises `StatusError` 400 or 422."""
         selector = selectors.parse(info.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         version = query.get("resourceVersion", "") or "0"
         if not version.isdecimal():
@@ -51,37 +51,38 @@ class WatchRequest:
         initial = is_true(query["sendInitialEvents"]) if query.get("sendInitialEvents") else None
         version_match = query.get("resourceVersionMatch", "")
         if initial is not None and version_match != "NotOlderThan":
-            why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", why)])
+            reason = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", reason)])
         if initial is None and version_match:
-            why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
-            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", why)])
+            reason = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", reason)])
         seconds = integer(query, "timeoutSeconds")
-        timeout_s = float(seconds) if seconds else _SHORTEST_LIFE_S * random.uniform(1, 2)
+        timeout_s = float(seconds) if seconds else _MIN_LIFE_S * random.uniform(1, 2)
         bookmarks = is_true(query.get("allowWatchBookmarks"))
         return cls(info, selector, int(version), initial, bookmarks, timeout_s, form)
 
 
-class Sink(Protocol):
+class StreamSink(Protocol):
     """Where the bytes of a stream go."""
 
     async def write(self, data: bytes) -> None: ...
 
     def cut(self) -> None:
-        """Break the connection without an end of the stream."""
+        """Close the connection without ending the stream."""
 
 
-class Streams:
-    """All open watches; `drop` ends them."""
+class OpenWatches:
+    """What all watches share. `end_all` ends those that are open."""
 
     def __init__(self, store: ObjectStore, faults: Faults, bookmark_interval_s: float) -> None:
         self.store = store
         self.faults = faults
         self.bookmark_interval_s = bookmark_interval_s
         self.generation = 0
+        """A watch ends when this number changes."""
 
-    def drop(self) -> None:
-        """End every open watch now, cleanly; their clients see the end of the stream."""
+    def end_all(self) -> None:
+        """End every open watch cleanly: clients see the end of the stream."""
         self.generation += 1
         self.store.wake_watchers()
 
@@ -89,19 +90,19 @@ class Streams:
 class WatchStream:
     """One watch from its first event to its end."""
 
-    def __init__(self, streams: Streams, request: WatchRequest, sink: Sink) -> None:
-        self._streams = streams
+    def __init__(self, watches: OpenWatches, request: WatchRequest, sink: StreamSink) -> None:
+        self._watches = watches
         self._request = request
         self._sink = sink
-        self._log = streams.store.logs[request.info.resource]
+        self._log = watches.store.logs[request.info.resource]
         self._cursor = 0
-        self._began_at = 0  # the version
-        self._opened = streams.faults.next_order()
+        self._start_version = 0
+        self._order = watches.faults.next_order()
         self._silencers: set[str] = set()
-        self._generation = streams.generation
+        self._generation = watches.generation
 
     async def run(self, gone: bool = False) -> None:
-        """Write events until the watch ends; `gone` is the injected 410."""
+        """Write events until the watch ends. `gone`: a fault makes the watch start with 410."""
         changed = self._log.subscribe()
         try:
             if gone:
@@ -110,37 +111,42 @@ class WatchStream:
                 await _next_change(changed)
             await self._begin()
             await self._follow(changed)
-        except ApiError as exc:
+        except StatusError as exc:
             await self._sink.write(_line("ERROR", to_json(exc.status())))
         finally:
             self._log.unsubscribe(changed)
 
     async def _begin(self) -> None:
-        """The present state, if it is wanted; then the cursor stands where the live events go on."""
-        request, store = self._request, self._streams.store
-        wants_present = request.version == 0 if request.send_initial_events is None else request.send_initial_events
-        self._began_at = request.version or store.version
-        if request.version and not wants_present:
+        """Send the current state if the watch starts with it, and set the cursor to the first event after it."""
+        request, store = self._request, self._watches.store
+        with_state = request.version == 0 if request.send_initial_events is None else request.send_initial_events
+        self._start_version = request.version or store.version
+        if request.version and not with_state:
             self._cursor = self._log.cursor_after(request.version)
             return
         self._cursor = self._log.end
-        if not wants_present:
-            return
-        version = store.version
-        present = [
-            r for r in store.records(request.info.resource, request.info.namespace) if request.selector.matches(r.obj)
+        if with_state:
+            lines = self._state_lines()
+            for start in range(0, len(lines), _LINES_PER_WRITE):
+                await self._sink.write(b"".join(lines[start : start + _LINES_PER_WRITE]))
+
+    def _state_lines(self) -> list[bytes]:
+        request, store = self._request, self._watches.store
+        records = store.records(request.info.resource, request.info.namespace)
+        lines = [
+            _line(ADDED, object_json(record, request.form))
+            for record in records
+            if request.selector.matches(record.obj)
         ]
-        lines = [_line(ADDED, object_json(record, request.form)) for record in present]
         if request.send_initial_events and request.bookmarks:
-            lines.append(self._bookmark(version, initial_end=True))
-        for start in range(0, len(lines), 500):
-            await self._sink.write(b"".join(lines[start : start + 500]))
+            lines.append(self._bookmark(store.version, initial_end=True))
+        return lines
 
     async def _follow(self, changed: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        interval_s = self._streams.bookmark_interval_s
+        interval_s = self._watches.bookmark_interval_s
         end, next_bookmark = loop.time() + self._request.timeout_s, loop.time() + interval_s
-        while self._generation == self._streams.generation:
+        while self._generation == self._watches.generation:
             changed.clear()
             if self._is_silent():
                 await _next_change(changed)
@@ -157,10 +163,10 @@ class WatchStream:
             await _wait(changed, min(end, next_bookmark) - now)
 
     def _is_silent(self) -> bool:
-        return self._streams.faults.silences(self._request.info, self._opened, self._silencers)
+        return self._watches.faults.silences(self._request.info, self._order, self._silencers)
 
     async def _send_events(self) -> bool:
-        """False when there is nothing new."""
+        """False when there are no new events."""
         events = self._log.read(self._cursor)
         if not events:
             return False
@@ -168,7 +174,7 @@ class WatchStream:
         lines = [line for line in map(self._line_of, events) if line]
         if not lines:
             return True
-        if self._streams.faults.truncates(self._request.info):
+        if self._watches.faults.truncates(self._request.info):
             await self._sink.write(lines[0][: len(lines[0]) // 2])
             self._sink.cut()
             raise ConnectionResetError("a fault rule cut the stream")
@@ -176,16 +182,16 @@ class WatchStream:
         return True
 
     async def _send_bookmark(self) -> None:
-        """Only of a version beyond that where the watch began: a real watch cache is silent while nothing changes."""
-        if self._request.bookmarks and self._streams.store.version > self._began_at:
-            await self._sink.write(self._bookmark(self._streams.store.version))
+        """Skipped until the version passes that of the start: a real watch cache is silent while nothing changes."""
+        if self._request.bookmarks and self._watches.store.version > self._start_version:
+            await self._sink.write(self._bookmark(self._watches.store.version))
 
     def _bookmark(self, version: int, initial_end: bool = False) -> bytes:
         obj = empty_object(self._request.info.resource, version, self._request.form, initial_end)
         return _line("BOOKMARK", to_json(obj))
 
-    def _line_of(self, event: Event) -> bytes:
-        """Empty for an event that this watch does not show."""
+    def _line_of(self, event: ObjectEvent) -> bytes:
+        """Empty for an event that the request does not select."""
         request = self._request
         if event.version <= request.version or (
             request.info.namespace and event.record.namespace != request.info.namespace
@@ -195,8 +201,8 @@ class WatchStream:
         return _line(shown[0], object_json(shown[1], request.form)) if shown else b""
 
 
-def translate(event: Event, selector: Selector) -> tuple[str, Record] | None:
-    """Pure: how an event looks through a selector. Leaving the selection is DELETED, entering it is ADDED."""
+def translate(event: ObjectEvent, selector: Selector) -> tuple[str, Record] | None:
+    """Pure: an event as seen through a selector. Leaving the selection is DELETED, entering it is ADDED."""
     if not selector:
         return event.type, event.record
     before = event.previous is not None and selector.matches(event.previous.obj)

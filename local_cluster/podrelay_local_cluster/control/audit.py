@@ -1,21 +1,20 @@
-"""A bounded record of every API request, for tests and benchmarks that ask what was really sent."""
+"""The last API requests, for tests and benchmarks that check what clients really sent."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from podrelay_local_cluster.api.request_info import RequestInfo
-
-Json = dict[str, Any]
+from podrelay_local_cluster.http.request_info import RequestInfo
+from podrelay_local_cluster.objects.json_text import Json
 
 CAPACITY = 200_000
 
 
-class Entry(NamedTuple):
-    """One request; `status` is 0 when it was cut off without an answer."""
+class AuditEntry(NamedTuple):
+    """One request. `status` is 0 when it ended without a response."""
 
     number: int
     time: float
@@ -31,11 +30,11 @@ class Entry(NamedTuple):
     labels: dict[str, str] | None
 
 
-class Audit:
-    """The last `CAPACITY` requests, numbered from 1; watches and logs count when they begin."""
+class AuditLog:
+    """The last `CAPACITY` requests, numbered from 1. Watches and logs are recorded at their start."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self._entries: deque[Entry] = deque(maxlen=capacity)
+        self._entries: deque[AuditEntry] = deque(maxlen=capacity)
         self._number = 0
 
     def add(
@@ -48,7 +47,7 @@ class Audit:
         labels: dict[str, str] | None = None,
     ) -> None:
         self._number += 1
-        entry = Entry(
+        entry = AuditEntry(
             self._number,
             time.time(),
             info.verb,
@@ -69,7 +68,7 @@ class Audit:
         return self._number
 
     def since(self, number: int, limit: int) -> Json:
-        """Entries numbered above `number`, oldest first; `last` is where to go on."""
+        """Entries numbered above `number`, oldest first. `last` is the number for the next call."""
         missing = max(0, number - self._number + len(self._entries))
         found = list(itertools.islice(self._entries, missing, missing + limit))
         last = found[-1].number if found else max(number, 0)

@@ -1,8 +1,7 @@
-"""What tests do to the cluster beside the Kubernetes API: faults, compaction, restarts, forced endings, and a look inside."""
+"""The paths below ``/local-cluster/``: faults, compaction, restarts, forced ends of pods, audit log, statistics."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,39 +9,36 @@ from typing import Any
 
 from aiohttp import web
 
-from podrelay_local_cluster.api.core_api import json_response
-from podrelay_local_cluster.api.listing import Lister, integer
-from podrelay_local_cluster.api.watching import Streams
-from podrelay_local_cluster.control.audit import CAPACITY, Audit
+from podrelay_local_cluster.control.audit import CAPACITY, AuditLog
 from podrelay_local_cluster.control.faults import Faults
-from podrelay_local_cluster.kubelet.ending import Ending
+from podrelay_local_cluster.control.forced_end import ForcedEnd
+from podrelay_local_cluster.http.exchange import json_response, parse_body
+from podrelay_local_cluster.http.query import integer
 from podrelay_local_cluster.kubelet.node import LocalNode
 from podrelay_local_cluster.objects.errors import bad_request, method_not_allowed, unknown_path
-from podrelay_local_cluster.storage.pods import PodRegistry
-from podrelay_local_cluster.storage.record import to_json
+from podrelay_local_cluster.objects.json_text import Json, to_json
+from podrelay_local_cluster.registry.pods import PodRegistry
 from podrelay_local_cluster.storage.store import ObjectStore
-
-Json = dict[str, Any]
 
 _MAX_DOWN_S = 3600.0
 
 
 @dataclass(frozen=True)
 class ControlApi:
-    """Paths below ``/local-cluster/``; `restart` takes the seconds the server shall be away."""
+    """Serves the control paths. `restart` takes the seconds for which the server is to be unreachable."""
 
     store: ObjectStore
     pods: PodRegistry
     node: LocalNode
-    lister: Lister
-    streams: Streams
     faults: Faults
-    audit: Audit
+    audit: AuditLog
+    drop_snapshots: Callable[[], None]
+    end_watches: Callable[[], None]
     restart: Callable[[float], None]
 
     async def answer(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        """Raises `ApiError`."""
-        body = await _body(request)
+        """`path` is relative to ``/local-cluster/``. Raises `StatusError`."""
+        body = parse_body(await request.read() if request.body_exists else b"")
         if path == "faults":
             return self._faults(request, body)
         if path in ("audit", "stats"):
@@ -55,9 +51,9 @@ class ControlApi:
 
     def _act(self, path: str, body: Any) -> web.Response:
         if path == "compact":
-            self._forget()
+            self._compact()
         elif path == "drop-streams":
-            self.streams.drop()
+            self.end_watches()
         elif path == "restart":
             self._restart({} if body is None else body)
         elif path.startswith("pods/"):
@@ -82,7 +78,7 @@ class ControlApi:
         return _ok(self.audit.since(since, limit))
 
     def _stats(self) -> Json:
-        phases = Counter(record.obj["status"].get("phase", "") for record in self.store.unordered("pods"))
+        phases = Counter(record.obj["status"].get("phase", "") for record in self.store.iterate("pods"))
         return {
             "resourceVersion": str(self.store.version),
             "oldestResourceVersion": str(self.store.logs["pods"].oldest_version),
@@ -94,17 +90,17 @@ class ControlApi:
         }
 
     def _restart(self, body: Any) -> None:
-        """`forget` also empties the event window, as a new API server process without a warm watch cache may."""
+        """`forget` also empties the event window, like a new API server process whose watch cache is still cold."""
         down_s = body.get("down_s", 0.0) if isinstance(body, dict) else None
         if not isinstance(down_s, (int, float)) or not 0 <= down_s <= _MAX_DOWN_S:
-            raise bad_request("restart takes down_s, the seconds the server is away")
+            raise bad_request(f"restart needs down_s, a number of seconds from 0 to {_MAX_DOWN_S:g}")
         if body.get("forget"):
-            self._forget()
+            self._compact()
         self.restart(float(down_s))
 
-    def _forget(self) -> None:
+    def _compact(self) -> None:
         self.store.compact()
-        self.lister.forget()
+        self.drop_snapshots()
 
     def _pod(self, parts: list[str], body: Any) -> web.Response:
         if len(parts) != 3 or parts[2] not in ("end", "vanish"):
@@ -112,17 +108,9 @@ class ControlApi:
         record = self.pods.get(parts[0], parts[1])
         if parts[2] == "vanish":
             return json_response(self.pods.vanish(record).json())
-        self.node.end(record, Ending.of_json(body))
+        self.node.force_end(record, ForcedEnd.from_json(body).status_of(record.obj))
         latest = self.pods.latest(record)
         return json_response((latest or record).json())
-
-
-async def _body(request: web.BaseRequest) -> Any:
-    raw = await request.read() if request.body_exists else b""
-    try:
-        return json.loads(raw) if raw else None
-    except (ValueError, RecursionError) as exc:
-        raise bad_request(f"the body of the request is no JSON: {exc}") from exc
 
 
 def _ok(value: Json) -> web.Response:

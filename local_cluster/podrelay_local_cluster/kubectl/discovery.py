@@ -1,11 +1,13 @@
-"""Pure: what clients ask before they ask for pods: versions, resources, and as much OpenAPI as lets kubectl validate."""
+"""Pure: the documents that kubectl reads first: versions, resources, and just enough OpenAPI for its field validation.
+
+Other clients read only `VERSION`.
+"""
 
 from __future__ import annotations
 
 import platform
-from typing import Any
 
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.json_text import Json
 
 _ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _PLAIN = ["create", "delete", "get", "list", "patch", "update", "watch"]
@@ -59,7 +61,7 @@ API_RESOURCES: Json = {
 
 
 def _patch_operation(kind: str) -> Json:
-    """What kubectl looks for: the PATCH operation of a kind says that the server validates fields."""
+    """The PATCH operation of a kind, by which kubectl recognizes that the server validates fields."""
     parameters = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in ("dryRun", "fieldValidation")]
     return {
         "patch": {
@@ -88,6 +90,3 @@ DOCUMENTS: dict[str, Json] = {
     "/openapi/v3": OPENAPI_PATHS,
     "/openapi/v3/api/v1": OPENAPI,
 }
-HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
-PUBLIC = HEALTH | {"/version"}
-"""Open to everybody, as `system:public-info-viewer` leaves them."""

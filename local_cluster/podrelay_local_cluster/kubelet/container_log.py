@@ -1,6 +1,6 @@
-"""A container's log: a file of lines, each with the time it was written, and readers that wait for more.
+"""The log of a container: a file of lines, each with its time, and readers that can wait for more lines.
 
-The pipe of a container's stdout and stderr ends here; the file keeps what `timestamps` and `sinceSeconds` need.
+Written by `processes` from the container's stdout and stderr, read by the API of logs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from podrelay_local_cluster.objects import clock
 
-_LONGEST_PART = 16 * 1024
-"""A line longer than this is cut into parts, as container runtimes do."""
+_MAX_LINE_BYTES = 16 * 1024
+"""Longer lines are split, as container runtimes do."""
 
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What one request wants to read; `since` is RFC 3339 text, empty for everything."""
+    """The parameters of one request. `since` is RFC 3339 text; empty for the whole log."""
 
     follow: bool = False
     tail_lines: int | None = None
@@ -29,7 +29,7 @@ class LogOptions:
 
 
 class ContainerLog:
-    """The log of one run of one container, while it is written."""
+    """The log of one run of one container, open for writing."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,17 +40,18 @@ class ContainerLog:
         self._readers: set[asyncio.Event] = set()
 
     def feed(self, chunk: bytes) -> None:
-        """Take what the container wrote; whole lines become readable at once."""
+        """Append output of the container. Complete lines become readable at once."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        while len(self._rest) > _LONGEST_PART:
-            lines.append(self._rest[:_LONGEST_PART])
-            self._rest = self._rest[_LONGEST_PART:]
+        while len(self._rest) > _MAX_LINE_BYTES:
+            lines.append(self._rest[:_MAX_LINE_BYTES])
+            self._rest = self._rest[_MAX_LINE_BYTES:]
         if lines:
             stamp = clock.now_text_fine().encode("ascii") + b" "
             self._file.write(b"".join(stamp + line + b"\n" for line in lines))
             self._wake()
 
     def close(self) -> None:
+        """Complete the last line; readers that follow the log reach its end."""
         if self.closed:
             return
         if self._rest:
@@ -73,7 +74,7 @@ class ContainerLog:
 
 
 class LogDirectory:
-    """All logs of the cluster: one directory per pod uid and container, one file per run of the container."""
+    """All logs of the cluster: one directory per pod uid and container, one file per run of a container."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -93,14 +94,14 @@ class LogDirectory:
         return _render(content, LogOptions(tail_lines=lines))[-limit_bytes:].decode("utf-8", "replace")
 
     def remove(self, uid: str) -> None:
-        """Forget the logs of a pod that is gone, as a kubelet does."""
+        """Delete the logs of a removed pod, as a kubelet does."""
         directory = self._root / uid
         for path in [path for path in self._open if directory in path.parents]:
             self._open.pop(path).close()
         shutil.rmtree(directory, ignore_errors=True)
 
     async def read(self, uid: str, container: str, restart: int, options: LogOptions) -> AsyncIterator[bytes]:
-        """What is there, then (`follow`) what comes, until the container has ended."""
+        """The existing lines; with `follow` also each new line until the container ends."""
         path = self._path(uid, container, restart)
         log = self._open.get(path)
         left = options.limit_bytes
@@ -140,7 +141,7 @@ class LogDirectory:
 
 
 def _render(content: bytes, options: LogOptions, whole: bool = True) -> bytes:
-    """The lines a reader wants; `whole` is False for the later parts of a followed log."""
+    """The requested lines as bytes. `whole` is False for the later parts of a followed log."""
     lines = content.split(b"\n")[:-1]
     if options.since:
         since = options.since.encode("ascii")

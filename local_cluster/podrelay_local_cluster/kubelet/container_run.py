@@ -1,6 +1,6 @@
-"""Run one container of a pod, as often as its restart policy wants: image, environment, process, log, state.
+"""Run one container of a pod and restart it by its restart policy: image, environment, process, log, state.
 
-After "Pod Lifecycle" (container restarts) and "Images". The pod as a whole, and the order of its containers, is `pod_run`'s.
+Follows "Pod Lifecycle" (container restarts) and "Images". `pod_run` decides the order of the containers of a pod.
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from podrelay_local_cluster.kubelet import environment
 from podrelay_local_cluster.kubelet.container_log import ContainerLog, LogDirectory
-from podrelay_local_cluster.kubelet.pod_status import ContainerState, Kind
-from podrelay_local_cluster.kubelet.processes import Process, Starter
-from podrelay_local_cluster.storage.pods import PodRegistry
-from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
+from podrelay_local_cluster.kubelet.runtime import ContainerProcess, ContainerRuntime
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.record import Record
+from podrelay_local_cluster.registry.pods import PodRegistry
 from podrelay_local_cluster.storage.store import ObjectStore
 
-Json = dict[str, Any]
-
 RETRY_S = 0.5
-"""How soon a missing image, Secret or ConfigMap is looked for again; a kubelet takes 10 s and more."""
+"""Interval between checks for a missing image, Secret or ConfigMap. A kubelet takes 10 s and more."""
 
-_LONGEST_BACKOFF_S = 300.0
+_MAX_BACKOFF_S = 300.0
 _START_ERROR = 128
 _MESSAGE_LINES, _MESSAGE_BYTES = 80, 2048
 _NO_ENTRYPOINT = (
@@ -32,21 +31,21 @@ _NO_ENTRYPOINT = (
 )
 
 
-class Images(Protocol):
-    """Which images can be pulled."""
+class ImageSource(Protocol):
+    """Where images come from."""
 
     def pull_error(self, image: str) -> str | None:
-        """Why the image cannot be pulled now, None when it can."""
+        """Why the image cannot be pulled now; None when it can."""
 
 
 @dataclass(frozen=True)
 class NodeServices:
-    """What a pod needs from the node it runs on."""
+    """What a pod needs from its node."""
 
     store: ObjectStore
     pods: PodRegistry
-    starter: Starter
-    images: Images
+    runtime: ContainerRuntime
+    images: ImageSource
     logs: LogDirectory
     labels: Mapping[str, str]
     crash_backoff_s: float
@@ -54,26 +53,27 @@ class NodeServices:
 
 @dataclass(frozen=True)
 class PodContext:
-    """What the containers of one pod share."""
+    """What all containers of one pod share."""
 
     record: Record
     node: NodeServices
     stopping: asyncio.Event
-    """Set when nothing of the pod is to be started any more."""
+    """Set when no container of the pod may start any more."""
     publish: Callable[[], None]
     """Report the states of all containers."""
 
     @property
     def pod(self) -> Json:
-        """The pod as it is now, or as it was when it has gone."""
+        """The current pod, or its last state if it was removed."""
         return (self.node.pods.latest(self.record) or self.record).obj
 
     def lookup(self, resource: str, name: str) -> Json | None:
-        """A Secret or ConfigMap of the pod's namespace."""
+        """A Secret or ConfigMap of the pod's namespace, or None."""
         found = self.node.store.get(resource, self.record.namespace, name)
         return None if found is None else found.obj
 
     async def stopped_within(self, seconds: float) -> bool:
+        """Wait at most `seconds` for `stopping`."""
         try:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except asyncio.TimeoutError:
@@ -84,21 +84,21 @@ class PodContext:
 class ContainerRun:
     """One container: its spec, its state, and its process while it runs."""
 
-    def __init__(self, spec: Json, state: ContainerState, context: PodContext) -> None:
+    def __init__(self, spec: Json, state: ContainerStatus, context: PodContext) -> None:
         self.state = state
         self.started = asyncio.Event()
         self._spec = spec
         self._context = context
         self._node = context.node
-        self._process: Process | None = None
+        self._process: ContainerProcess | None = None
 
     def send(self, number: int) -> None:
-        """Signal the container's processes, if it has any."""
+        """Signal the container if it runs."""
         if self._process is not None:
             self._process.send(number)
 
-    async def keep(self) -> None:
-        """Run it, again and again if its policy says so, with the kubelet's growing pauses from the second time on."""
+    async def run(self) -> None:
+        """Run the container until its policy allows no restart, with the kubelet's growing pauses from the second restart."""
         pause_s = 0.0
         while True:
             if self.state.exit_code is None:
@@ -113,23 +113,23 @@ class ContainerRun:
                     return
             self.state.set_waiting("ContainerCreating")
             self.state.restart_count += 1
-            pause_s = min(max(pause_s * 2, self._node.crash_backoff_s), _LONGEST_BACKOFF_S)
+            pause_s = min(max(pause_s * 2, self._node.crash_backoff_s), _MAX_BACKOFF_S)
 
     def _restarts(self, exit_code: int) -> bool:
-        if self.state.kind is Kind.SIDECAR:
+        if self.state.kind is ContainerKind.SIDECAR:
             return True
         policy = self._context.record.obj["spec"]["restartPolicy"]
-        if policy == "Always" and self.state.kind is Kind.MAIN:
+        if policy == "Always" and self.state.kind is ContainerKind.MAIN:
             return True
         return exit_code != 0 and policy != "Never"
 
     def _backoff_text(self, pause_s: float) -> str:
         record = self._context.record
-        where = f"pod={record.name}_{record.namespace}({record.uid})"
-        return f"back-off {pause_s:g}s restarting failed container={self.state.name} {where}"
+        pod = f"pod={record.name}_{record.namespace}({record.uid})"
+        return f"back-off {pause_s:g}s restarting failed container={self.state.name} {pod}"
 
     async def _run_once(self) -> None:
-        """One run; the state says how it went, and is still waiting if the pod stopped before."""
+        """One run. Afterwards the state is terminated, or still waiting if the pod stopped before the start."""
         if not await self._pull():
             return
         variables = await self._variables()
@@ -147,14 +147,14 @@ class ContainerRun:
         self.state.set_terminated(exit_code, message=self._termination_message(exit_code))
         self._context.publish()
 
-    def _start(self, variables: dict[str, str]) -> Process | None:
-        """None when there is nothing to start, or it cannot be started; the state then says so."""
+    def _start(self, variables: dict[str, str]) -> ContainerProcess | None:
+        """None when there is no command or it cannot be started; the state is then terminated."""
         output = self._open_log()
         argv = environment.command_line(self._spec, variables)
         cwd = environment.expand(self._spec.get("workingDir") or "", variables)
         if argv or output is None:
             try:
-                return self._node.starter.start(self._context.pod, self.state.kind, argv, variables, cwd, output)
+                return self._node.runtime.start(self._context.pod, self.state.kind, argv, variables, cwd, output)
             except OSError as exc:
                 command = argv[0] if argv else ""
                 text = f'failed to start container: exec: "{command}": {exc.strerror or exc}'
@@ -167,7 +167,7 @@ class ContainerRun:
         return None
 
     async def _pull(self) -> bool:
-        """False when the pod stopped before the image could be pulled."""
+        """Wait until the image can be pulled. False when the pod stopped before."""
         image, reason = self._spec["image"], "ErrImagePull"
         while (error := self._node.images.pull_error(image)) is not None:
             text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}"'
@@ -179,7 +179,7 @@ class ContainerRun:
         return not self._context.stopping.is_set()
 
     async def _variables(self) -> dict[str, str] | None:
-        """None when the pod stopped before everything the environment refers to was there."""
+        """Wait until everything that the environment refers to exists. None when the pod stopped before."""
         while True:
             try:
                 return environment.variables(self._spec, self._context.pod, self._context.lookup)
@@ -190,7 +190,7 @@ class ContainerRun:
                 return None
 
     def _open_log(self) -> ContainerLog | None:
-        if not self._node.starter.keeps_logs:
+        if not self._node.runtime.keeps_logs:
             return None
         return self._node.logs.create(self._context.record.uid, self.state.name, self.state.restart_count)
 

@@ -1,6 +1,6 @@
 """Pure: the environment and the command line of a container ("Define Environment Variables", "Define a Command").
 
-`$(NAME)` is replaced by a variable defined before; `$$(NAME)` is the text `$(NAME)`; an undefined name stays as it is.
+`$(NAME)` is replaced by a variable defined before it, `$$(NAME)` by the text `$(NAME)`. An undefined name is not replaced.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.json_text import Json
+
 Lookup = Callable[[str, str], Json | None]
-"""(resource, name) -> the object of the pod's namespace, or None."""
+"""(resource, name) -> that object of the pod's namespace, or None."""
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^()]*)\)")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
@@ -28,7 +29,7 @@ _SUFFIX = {
 
 
 class MissingReference(Exception):
-    """A Secret, ConfigMap or key that the container needs is not there; the text is the kubelet's."""
+    """A Secret, ConfigMap or key that the container needs does not exist. The text is that of the kubelet."""
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
@@ -44,13 +45,13 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def command_line(container: Json, variables: Mapping[str, str]) -> list[str]:
-    """Command and arguments, expanded; empty when the image would have to decide."""
+    """Command and arguments, expanded; empty when the spec leaves both to the image."""
     words = (container.get("command") or []) + (container.get("args") or [])
     return [expand(word, variables) for word in words]
 
 
 def variables(container: Json, pod: Json, lookup: Lookup) -> dict[str, str]:
-    """The variables the container's spec defines. Raises `MissingReference`."""
+    """The variables that the container's spec defines. Raises `MissingReference`."""
     values: dict[str, str] = {}
     for source in container.get("envFrom") or []:
         values.update(_env_from(source, lookup))
@@ -65,7 +66,7 @@ def variables(container: Json, pod: Json, lookup: Lookup) -> dict[str, str]:
 
 
 def missing_volume_source(spec: Json, lookup: Lookup) -> str:
-    """Why a volume of the pod cannot be mounted yet; empty when none is in the way."""
+    """Why a volume of the pod cannot be mounted yet; empty when all can."""
     for volume in spec.get("volumes") or []:
         for field, resource, key in (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name")):
             source = volume.get(field)
@@ -88,7 +89,7 @@ def _env_from(source: Json, lookup: Lookup) -> dict[str, str]:
 
 
 def _data(resource: str, reference: Json, lookup: Lookup) -> dict[str, str]:
-    """Empty for an optional object that is not there. Raises `MissingReference` for another."""
+    """The data of a Secret or ConfigMap; empty for a missing optional object. Raises `MissingReference`."""
     name = reference.get("name", "")
     found = lookup(resource, name)
     if found is None:
@@ -124,7 +125,7 @@ def _value_from(source: Json, container: Json, pod: Json, lookup: Lookup) -> str
 
 
 def field_value(pod: Json, path: str) -> str:
-    """The downward API's fields that a variable may refer to; empty for one that is not set."""
+    """A field of the downward API; empty when it is not set."""
     subscript = _SUBSCRIPT.fullmatch(path)
     if subscript:
         return (pod["metadata"].get(subscript[1]) or {}).get(subscript[2], "")

@@ -1,27 +1,21 @@
-"""Pure: from the states of a pod's containers to its `status`: phase, conditions, container statuses ("Pod Lifecycle")."""
+"""Pure: compute a pod's `status` from its containers: phase, conditions, container statuses ("Pod Lifecycle")."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
+from podrelay_local_cluster.kubelet.node_object import ADDRESS
 from podrelay_local_cluster.objects import clock
-
-Json = dict[str, Any]
-
-NODE_NAME = "local-node"
-ADDRESS = "127.0.0.1"
-TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
-SIGNALLED = 128
-"""A process ended by signal n has exit code 128 + n."""
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.resources import TERMINAL_PHASES
 
 _OUR_CONDITIONS = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
 
 
-class Kind(Enum):
-    """The part a container plays in its pod."""
+class ContainerKind(Enum):
+    """The role of a container in its pod."""
 
     INIT = "init"
     SIDECAR = "sidecar"
@@ -29,19 +23,19 @@ class Kind(Enum):
 
 
 @dataclass
-class ContainerState:
-    """What is known of one container; changed by whoever runs it."""
+class ContainerStatus:
+    """The state of one container, updated by its `ContainerRun`."""
 
     name: str
     image: str
-    kind: Kind
+    kind: ContainerKind
     state: Json = field(default_factory=lambda: {"waiting": {"reason": "ContainerCreating"}})
     last_state: Json = field(default_factory=dict)
     restart_count: int = 0
     container_id: str = ""
 
     def set_waiting(self, reason: str, message: str = "") -> None:
-        """Wait; a termination that went before moves to `lastState`."""
+        """Set `waiting`; an earlier termination moves to `lastState`."""
         if "terminated" in self.state:
             self.last_state = self.state
         self.state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
@@ -74,9 +68,10 @@ class ContainerState:
         ended = self.state.get("terminated")
         return None if ended is None else int(ended["exitCode"])
 
-    def status(self) -> Json:
+    def to_json(self) -> Json:
+        """The container's entry in the pod's status."""
         started = self.is_running
-        ready = started or (self.kind is Kind.INIT and self.exit_code == 0)
+        ready = started or (self.kind is ContainerKind.INIT and self.exit_code == 0)
         return {
             "name": self.name,
             "state": self.state,
@@ -93,7 +88,7 @@ class ContainerState:
 def terminated(
     exit_code: int, reason: str = "", message: str = "", started_at: str = clock.EPOCH, container_id: str = ""
 ) -> Json:
-    """The body of a `terminated` state; the reason defaults to Completed or Error, as container runtimes report it."""
+    """The body of a `terminated` state. The default reason is Completed or Error, as container runtimes report it."""
     state: Json = {
         "exitCode": exit_code,
         "reason": reason or ("Completed" if exit_code == 0 else "Error"),
@@ -106,49 +101,49 @@ def terminated(
     return state
 
 
-def container_states(spec: Json) -> list[ContainerState]:
-    """Fresh states of all containers: init containers (and native sidecars among them) first, in order."""
+def initial_statuses(spec: Json) -> list[ContainerStatus]:
+    """The first states of all containers: init containers (including native sidecars) first, in order."""
     states = []
     for container in spec.get("initContainers") or []:
-        kind = Kind.SIDECAR if container.get("restartPolicy") == "Always" else Kind.INIT
+        kind = ContainerKind.SIDECAR if container.get("restartPolicy") == "Always" else ContainerKind.INIT
         states.append(
-            ContainerState(container["name"], container["image"], kind, {"waiting": {"reason": "PodInitializing"}})
+            ContainerStatus(container["name"], container["image"], kind, {"waiting": {"reason": "PodInitializing"}})
         )
     reason = "PodInitializing" if states else "ContainerCreating"
     for container in spec["containers"]:
-        states.append(ContainerState(container["name"], container["image"], Kind.MAIN, {"waiting": {"reason": reason}}))
+        states.append(
+            ContainerStatus(container["name"], container["image"], ContainerKind.MAIN, {"waiting": {"reason": reason}})
+        )
     return states
 
 
-def phase(restart_policy: str, states: Sequence[ContainerState], ended_for_good: bool) -> str:
-    """The phase; `ended_for_good` when nothing will be started again (deletion, deadline, restartPolicy satisfied)."""
-    for init in (state for state in states if state.kind is Kind.INIT):
+def phase(restart_policy: str, states: Sequence[ContainerStatus], final: bool) -> str:
+    """The phase. `final`: no container will start again (deletion, deadline, or restartPolicy satisfied)."""
+    for init in (state for state in states if state.kind is ContainerKind.INIT):
         if init.exit_code is None or init.exit_code != 0:
-            failed_for_good = init.exit_code is not None and (restart_policy == "Never" or ended_for_good)
-            return "Failed" if failed_for_good or ended_for_good else "Pending"
-    mains = [state for state in states if state.kind is Kind.MAIN]
+            failed = final or (init.exit_code is not None and restart_policy == "Never")
+            return "Failed" if failed else "Pending"
+    mains = [state for state in states if state.kind is ContainerKind.MAIN]
     if any(state.is_running for state in mains):
         return "Running"
     ended = [state for state in mains if state.exit_code is not None or "terminated" in state.last_state]
     if len(ended) < len(mains):
-        if not ended_for_good:
-            return "Pending"
-        return "Failed"
-    if restart_policy == "Always" and not ended_for_good:
+        return "Failed" if final else "Pending"
+    if restart_policy == "Always" and not final:
         return "Running"
     if all(state.exit_code == 0 for state in mains):
         return "Succeeded"
-    return "Failed" if restart_policy == "Never" or ended_for_good else "Running"
+    return "Failed" if restart_policy == "Never" or final else "Running"
 
 
 def build(
-    pod: Json, states: Sequence[ContainerState], *, ended_for_good: bool = False, reason: str = "", message: str = ""
+    pod: Json, states: Sequence[ContainerStatus], *, final: bool = False, reason: str = "", message: str = ""
 ) -> Json:
-    """The whole `status` of a scheduled pod; keeps its start time, foreign conditions and unchanged transition times."""
+    """The whole `status` of a scheduled pod. Keeps its start time, conditions of others, and unchanged transition times."""
     old = pod.get("status") or {}
-    now_phase = "Failed" if reason else phase(pod["spec"]["restartPolicy"], states, ended_for_good)
+    now_phase = "Failed" if reason else phase(pod["spec"]["restartPolicy"], states, final)
     if now_phase in TERMINAL_PHASES and any(state.is_running for state in states):
-        now_phase = "Running"  # a sidecar, or another container, still has to end
+        now_phase = "Running"  # a sidecar or another container has not ended yet
     status: Json = {
         "phase": now_phase,
         "conditions": conditions(old.get("conditions") or [], states, now_phase),
@@ -157,10 +152,10 @@ def build(
         "podIP": ADDRESS,
         "podIPs": [{"ip": ADDRESS}],
         "startTime": old.get("startTime") or clock.now_text(),
-        "containerStatuses": [state.status() for state in states if state.kind is Kind.MAIN],
+        "containerStatuses": [state.to_json() for state in states if state.kind is ContainerKind.MAIN],
         "qosClass": old.get("qosClass", "BestEffort"),
     }
-    inits = [state.status() for state in states if state.kind is not Kind.MAIN]
+    inits = [state.to_json() for state in states if state.kind is not ContainerKind.MAIN]
     if inits:
         status["initContainerStatuses"] = inits
     if reason:
@@ -170,15 +165,15 @@ def build(
     return status
 
 
-def conditions(old: Iterable[Json], states: Sequence[ContainerState], now_phase: str) -> list[Json]:
-    """The four conditions a kubelet and a scheduler keep, then those that others have set."""
+def conditions(old: Iterable[Json], states: Sequence[ContainerStatus], now_phase: str) -> list[Json]:
+    """The four conditions that a kubelet and a scheduler maintain, then those that others have set."""
     waiting = [
         state.name
         for state in states
-        if (state.kind is Kind.INIT and state.exit_code != 0)
-        or (state.kind is Kind.SIDECAR and not _has_started(state))
+        if (state.kind is ContainerKind.INIT and state.exit_code != 0)
+        or (state.kind is ContainerKind.SIDECAR and not _has_started(state))
     ]
-    unready = [state.name for state in states if state.kind is not Kind.INIT and not state.is_running]
+    unready = [state.name for state in states if state.kind is not ContainerKind.INIT and not state.is_running]
     ready: Json
     if now_phase in TERMINAL_PHASES:
         ready = {"status": "False", "reason": "PodCompleted" if now_phase == "Succeeded" else "PodFailed"}
@@ -193,32 +188,32 @@ def conditions(old: Iterable[Json], states: Sequence[ContainerState], now_phase:
     elif waiting:
         text = f"containers with incomplete status: [{' '.join(waiting)}]"
         initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": text}
-    wanted = (initialized, ready, ready, {"status": "True"})
-    known = {item.get("type"): item for item in old}
-    ours = [condition(known.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, wanted, strict=True)]
-    return ours + list(known.values())
+    bodies = (initialized, ready, ready, {"status": "True"})
+    others = {item.get("type"): item for item in old}
+    ours = [condition(others.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, bodies, strict=True)]
+    return ours + list(others.values())
 
 
-def _has_started(state: ContainerState) -> bool:
+def _has_started(state: ContainerStatus) -> bool:
     return state.is_running or state.exit_code is not None or bool(state.last_state)
 
 
 def condition(before: Json | None, kind: str, body: Json) -> Json:
-    """A condition; its transition time moves only when its status does."""
+    """A condition whose transition time changes only with its status."""
     unchanged = before is not None and before.get("status") == body["status"]
     moved = before.get("lastTransitionTime") if before is not None and unchanged else clock.now_text()
     return {"type": kind, "lastProbeTime": None, "lastTransitionTime": moved, **body}
 
 
 def unschedulable(pod: Json, message: str) -> Json:
-    """The status of a pod that no node will have."""
+    """The status of a pod that no node can run."""
     old = pod.get("status") or {}
     body = {"status": "False", "reason": "Unschedulable", "message": message}
     return {**old, "phase": "Pending", "conditions": [condition(None, "PodScheduled", body)]}
 
 
 def why_unschedulable(spec: Json, node_labels: Mapping[str, str]) -> str:
-    """Empty when the node's labels satisfy the pod's node selector; otherwise the scheduler's sentence."""
+    """The scheduler's message when the node's labels do not match the pod's node selector; empty when they do."""
     selector = spec.get("nodeSelector") or {}
     if all(node_labels.get(key) == value for key, value in selector.items()):
         return ""

@@ -1,6 +1,6 @@
-"""What stands behind a running container: a local process in a group of its own, or a timer that plays one.
+"""The container runtime of `--runner process`: each container is a local process in its own process group.
 
-A process that leaves its group by a session of its own is not reached by signals; a real container runtime would reach it.
+Signals do not reach a process that leaves the group by starting its own session; a real container runtime would reach it.
 """
 
 from __future__ import annotations
@@ -15,51 +15,19 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from podrelay_local_cluster.kubelet.container_log import ContainerLog
-from podrelay_local_cluster.kubelet.pod_status import SIGNALLED, Kind
-
-Json = dict[str, Any]
-
-DURATION_ANNOTATION = "local-cluster/duration-s"
-EXIT_CODE_ANNOTATION = "local-cluster/exit-code"
+from podrelay_local_cluster.kubelet.pod_status import ContainerKind
+from podrelay_local_cluster.kubelet.runtime import SIGNAL_EXIT_CODE, ContainerProcess
+from podrelay_local_cluster.objects.json_text import Json
 
 _READ_SIZE = 64 * 1024
 
 log = logging.getLogger(__name__)
 
 
-class Process(Protocol):
-    """A started container."""
-
-    async def wait(self) -> int:
-        """The exit code as a container runtime reports it: 128 + n after signal n."""
-
-    def send(self, number: int) -> None:
-        """Signal the whole container; nothing happens when it has ended."""
-
-
-class Starter(Protocol):
-    """Starts containers."""
-
-    def start(
-        self, pod: Json, kind: Kind, argv: Sequence[str], env: Mapping[str, str], cwd: str, log: ContainerLog | None
-    ) -> Process:
-        """Raises OSError when the command cannot be started."""
-
-    @property
-    def keeps_logs(self) -> bool: ...
-
-    @property
-    def outlives_server(self) -> bool:
-        """Whether what ran under an earlier server may be taken as running still."""
-
-    def close(self) -> None: ...
-
-
 class Reaper:
-    """The server's end of `reaper.py`."""
+    """The server's connection to `reaper.py`."""
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("reaper.py")
@@ -68,34 +36,34 @@ class Reaper:
         )
 
     def add(self, group: int) -> None:
-        self._tell(f"+{group}\n")
+        self._send(f"+{group}\n")
 
     def remove(self, group: int) -> None:
-        self._tell(f"-{group}\n")
+        self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Let it kill what is left, and wait for its end."""
+        """Let it kill the remaining processes, and wait for it to end."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._process.stdin is None:
             return
         try:
             self._process.stdin.write(line.encode("ascii"))
         except BrokenPipeError:
-            log.warning("the reaper is gone: pods' processes will outlive a killed server")
+            log.warning("Reaper process ended; pod processes will outlive this server if it is killed")
 
 
-class ProcessStarter:
-    """Containers are local processes; their environment lies over the server's own, with this interpreter first on PATH."""
+class ProcessRuntime:
+    """Containers inherit the server's environment, with this interpreter first on PATH; their own variables override it."""
 
     def __init__(self) -> None:
         self._reaper = Reaper()
-        own = Path(sys.executable).parent
-        self._base_env = {**os.environ, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+        interpreter = Path(sys.executable).parent
+        self._base_env = {**os.environ, "PATH": f"{interpreter}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
     @property
     def keeps_logs(self) -> bool:
@@ -106,8 +74,14 @@ class ProcessStarter:
         return False
 
     def start(
-        self, pod: Json, kind: Kind, argv: Sequence[str], env: Mapping[str, str], cwd: str, log: ContainerLog | None
-    ) -> Process:
+        self,
+        pod: Json,
+        kind: ContainerKind,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        log: ContainerLog | None,
+    ) -> ContainerProcess:
         read_end, write_end = os.pipe()
         try:
             popen = subprocess.Popen(
@@ -155,7 +129,7 @@ class LocalProcess:
                 os.killpg(self._popen.pid, number)
 
     def _watch_exit(self) -> None:
-        """The exit is seen before the process is reaped, so its group's number cannot have a new owner when it is killed."""
+        """Notice the exit before the process is reaped: until then no other process group can get its number."""
         try:
             handle = os.pidfd_open(self._popen.pid)
         except (AttributeError, OSError):
@@ -166,7 +140,7 @@ class LocalProcess:
     def _wait_in_thread(self) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for the exit code
             self._loop.call_soon_threadsafe(self._exited, None)
 
     def _exited(self, handle: int | None) -> None:
@@ -179,10 +153,10 @@ class LocalProcess:
         self._reaper.remove(self._popen.pid)
         self._drain()
         if not self._exit_code.done():
-            self._exit_code.set_result(SIGNALLED - code if code < 0 else code)
+            self._exit_code.set_result(SIGNAL_EXIT_CODE - code if code < 0 else code)
 
     def _pump(self) -> bool:
-        """Move one chunk from the pipe to the log; False when there is none, or none to come."""
+        """Move one chunk from the pipe to the log. False when the pipe is empty or closed."""
         try:
             chunk = os.read(self._read_end, _READ_SIZE)
         except BlockingIOError:
@@ -206,54 +180,3 @@ class LocalProcess:
         self._reading = False
         self._loop.remove_reader(self._read_end)
         os.close(self._read_end)
-
-
-class SimulatedStarter:
-    """Containers are timers: a main container lasts `local-cluster/duration-s` and ends with `local-cluster/exit-code`."""
-
-    @property
-    def keeps_logs(self) -> bool:
-        return False
-
-    @property
-    def outlives_server(self) -> bool:
-        return True
-
-    def start(
-        self, pod: Json, kind: Kind, argv: Sequence[str], env: Mapping[str, str], cwd: str, log: ContainerLog | None
-    ) -> Process:
-        if kind is Kind.SIDECAR:
-            return SimulatedProcess(None, 0)
-        if kind is Kind.INIT:
-            return SimulatedProcess(0.0, 0)
-        annotations = pod["metadata"].get("annotations") or {}
-        try:
-            duration_s = float(annotations.get(DURATION_ANNOTATION, "1.0"))
-            exit_code = int(annotations.get(EXIT_CODE_ANNOTATION, "0"))
-        except ValueError as exc:
-            raise OSError(f"annotations of the simulation are no numbers: {exc}") from exc
-        return SimulatedProcess(duration_s, exit_code)
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-class SimulatedProcess:
-    """Ends by its timer or by a signal; `duration_s` None waits for the signal."""
-
-    def __init__(self, duration_s: float | None, exit_code: int) -> None:
-        loop = asyncio.get_running_loop()
-        self._exit_code: asyncio.Future[int] = loop.create_future()
-        self._timer = None if duration_s is None else loop.call_later(duration_s, self._end, exit_code)
-
-    async def wait(self) -> int:
-        return await self._exit_code
-
-    def send(self, number: int) -> None:
-        self._end(SIGNALLED + number)
-
-    def _end(self, exit_code: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._exit_code.done():
-            self._exit_code.set_result(exit_code)

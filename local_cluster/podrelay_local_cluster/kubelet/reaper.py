@@ -1,8 +1,8 @@
-"""A tiny process that outlives a killed server just long enough to kill the process groups the server left behind.
+"""A small process that outlives a killed server and kills the process groups that the server left behind.
 
-Run as a script by `processes.Reaper`. It reads ``+<group>`` and ``-<group>`` lines from its standard input; the end of the
-input means that the server is gone, however it went. One such process per server costs less than asking the kernel for a
-death signal per container, and it reaches grandchildren too.
+`processes.Reaper` runs it as a script. It reads ``+<group>`` and ``-<group>`` lines from standard input. End of input means
+that the server has ended, for whatever reason. One reaper per server costs less than a parent-death signal per container, and
+it also reaches grandchildren.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 
 def groups_left(lines: Iterable[str]) -> set[int]:
-    """The groups named but not taken back when the input ends."""
+    """The groups that were added and not removed again by the end of the input."""
     groups: set[int] = set()
     for line in lines:
         group = int(line[1:])

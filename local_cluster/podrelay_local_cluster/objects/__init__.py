@@ -1,0 +1,13 @@
+"""What an object is. No I/O.
+
+record           one version of one object, with its JSON text
+metadata         names, uids, preconditions
+defaults         the defaults of a new pod
+validation       the checks on names, labels and pods
+patching         merge patch, strategic merge patch, JSON patch
+selectors        label and field selectors
+errors           failures as `Status` objects
+resources        the resources of this server
+clock            time as Kubernetes writes it
+json_text        JSON values and their text
+"""

@@ -1,4 +1,4 @@
-"""Wall-clock time as Kubernetes writes it (RFC 3339); only for wire fields, never for durations."""
+"""Wall-clock time as Kubernetes writes it (RFC 3339). For fields of objects only, never for durations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 
 EPOCH = "1970-01-01T00:00:00Z"
-"""What a zero time looks like, e.g. `startedAt` of a container that never started."""
+"""The zero time, e.g. `startedAt` of a container that never started."""
 
 
 def text(moment: datetime) -> str:
@@ -19,7 +19,7 @@ def now() -> datetime:
 
 
 def now_text() -> str:
-    """Now, with the resolution of one second that `metav1.Time` has."""
+    """Now, at the resolution of `metav1.Time`: one second."""
     return _text_of_second(int(time.time()))
 
 
@@ -29,7 +29,7 @@ def _text_of_second(second: int) -> str:
 
 
 def text_fine(moment: datetime) -> str:
-    """With microseconds, for log lines; such texts sort by time."""
+    """With microseconds, for container logs; such texts sort by time."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -38,5 +38,5 @@ def now_text_fine() -> str:
 
 
 def parse(value: str) -> datetime:
-    """Raises ValueError for text that is no RFC 3339 time."""
+    """Raises ValueError for text that is not an RFC 3339 time."""
     return datetime.fromisoformat(value.replace("Z", "+00:00"))

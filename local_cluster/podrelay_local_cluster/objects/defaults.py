@@ -1,13 +1,11 @@
-"""Pure: what a real API server fills in when a pod is created, and the quality-of-service class of a pod.
+"""Pure: the defaults that a real API server sets when it creates a pod, and a pod's quality-of-service class.
 
-Service-account token volumes are not added: nothing is mounted here.
+Service-account token volumes are not added, because this cluster mounts no volumes.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.json_text import Json
 
 _POD_SPEC = {
     "restartPolicy": "Always",
@@ -27,7 +25,7 @@ _TOLERATION_S = 300
 
 
 def pod_spec(spec: Json) -> Json:
-    """The spec with its defaults."""
+    """A copy of the spec with all defaults set."""
     filled = {**_POD_SPEC, **{key: value for key, value in spec.items() if value is not None}}
     filled.setdefault("securityContext", {})
     account = filled.get("serviceAccountName") or filled.get("serviceAccount") or "default"

@@ -1,4 +1,4 @@
-"""Failures as Kubernetes reports them: one exception that carries a `Status` object, and a function for each kind of failure.
+"""Failures as Kubernetes reports them: one exception that carries a `Status` object, one function per kind of failure.
 
 Codes, reasons and details follow the API conventions ("Response Status Kind"), because clients branch on them.
 """
@@ -8,24 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Json = dict[str, Any]
-
-KIND_OF_RESOURCE = {
-    "pods": "Pod",
-    "namespaces": "Namespace",
-    "secrets": "Secret",
-    "configmaps": "ConfigMap",
-    "events": "Event",
-    "nodes": "Node",
-    "resourcequotas": "ResourceQuota",
-    "serviceaccounts": "ServiceAccount",
-}
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 
 
-class ApiError(Exception):
-    """A request is refused; the answer is the `Status` object it carries."""
+class StatusError(Exception):
+    """A refused request. The response is the `Status` object that it carries."""
 
     def __init__(
         self, code: int, reason: str, message: str, details: Json | None = None, metadata: Json | None = None
@@ -54,14 +43,14 @@ class ApiError(Exception):
 
     @property
     def retry_after_s(self) -> int | None:
-        """Whole seconds for the Retry-After header, None when the answer has none."""
+        """Whole seconds for the Retry-After header; None for a response without that header."""
         value = (self.details or {}).get("retryAfterSeconds")
         return int(value) if value is not None else None
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """One cause of a 422: the field, what kind of mistake, and the text a person reads."""
+    """One cause of a 422: the field, the kind of mistake, and the text for people."""
 
     field: str
     reason: str
@@ -102,78 +91,78 @@ def too_long(field: str, limit: int) -> FieldError:
     return FieldError(field, "FieldValueTooLong", f"Too long: may not be more than {limit} bytes")
 
 
-def not_found(resource: str, name: str) -> ApiError:
-    return ApiError(404, "NotFound", f'{resource} "{name}" not found', {"name": name, "kind": resource})
+def not_found(resource: str, name: str) -> StatusError:
+    return StatusError(404, "NotFound", f'{resource} "{name}" not found', {"name": name, "kind": resource})
 
 
-def unknown_path() -> ApiError:
-    return ApiError(404, "NotFound", "the server could not find the requested resource", {})
+def unknown_path() -> StatusError:
+    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
 
 
-def already_exists(resource: str, name: str) -> ApiError:
-    return ApiError(409, "AlreadyExists", f'{resource} "{name}" already exists', {"name": name, "kind": resource})
+def already_exists(resource: str, name: str) -> StatusError:
+    return StatusError(409, "AlreadyExists", f'{resource} "{name}" already exists', {"name": name, "kind": resource})
 
 
-def conflict(resource: str, name: str, why: str) -> ApiError:
-    message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
-    return ApiError(409, "Conflict", message, {"name": name, "kind": resource})
+def conflict(resource: str, name: str, reason: str) -> StatusError:
+    message = f'Operation cannot be fulfilled on {resource} "{name}": {reason}'
+    return StatusError(409, "Conflict", message, {"name": name, "kind": resource})
 
 
-def modified_meanwhile(resource: str, name: str) -> ApiError:
-    why = "the object has been modified; please apply your changes to the latest version and try again"
-    return conflict(resource, name, why)
+def stale_version(resource: str, name: str) -> StatusError:
+    reason = "the object has been modified; please apply your changes to the latest version and try again"
+    return conflict(resource, name, reason)
 
 
-def invalid(resource: str, name: str, errors: Sequence[FieldError]) -> ApiError:
+def invalid(resource: str, name: str, errors: Sequence[FieldError]) -> StatusError:
     kind = KIND_OF_RESOURCE.get(resource, resource)
     text = str(errors[0]) if len(errors) == 1 else "[" + ", ".join(str(error) for error in errors) + "]"
     causes = [{"reason": error.reason, "message": error.message, "field": error.field} for error in errors]
     details: Json = {"name": name, "kind": kind, "causes": causes}
-    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {text}', details)
+    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {text}', details)
 
 
-def bad_request(message: str) -> ApiError:
-    return ApiError(400, "BadRequest", message)
+def bad_request(message: str) -> StatusError:
+    return StatusError(400, "BadRequest", message)
 
 
-def unauthorized() -> ApiError:
-    return ApiError(401, "Unauthorized", "Unauthorized")
+def unauthorized() -> StatusError:
+    return StatusError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(resource: str, name: str, why: str, causes: list[Json] | None = None) -> ApiError:
+def forbidden(resource: str, name: str, reason: str, causes: list[Json] | None = None) -> StatusError:
     details: Json = {"name": name, "kind": resource}
     if causes:
         details["causes"] = causes
-    return ApiError(403, "Forbidden", f'{resource} "{name}" is forbidden: {why}', details)
+    return StatusError(403, "Forbidden", f'{resource} "{name}" is forbidden: {reason}', details)
 
 
-def method_not_allowed() -> ApiError:
-    return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
+def method_not_allowed() -> StatusError:
+    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
 
-def unsupported_media_type(accepted: Sequence[str]) -> ApiError:
+def unsupported_media_type(accepted: Sequence[str]) -> StatusError:
     message = "the body of the request was in an unknown format - accepted media types include: " + ", ".join(accepted)
-    return ApiError(415, "UnsupportedMediaType", message)
+    return StatusError(415, "UnsupportedMediaType", message)
 
 
-def not_acceptable() -> ApiError:
-    return ApiError(406, "NotAcceptable", "only the following media types are accepted: application/json")
+def not_acceptable() -> StatusError:
+    return StatusError(406, "NotAcceptable", "only the following media types are accepted: application/json")
 
 
-def expired(message: str, metadata: Json | None = None) -> ApiError:
-    """410: a resource version, or a continue token, that the server no longer remembers."""
-    return ApiError(410, "Expired", message, None, metadata)
+def expired(message: str, metadata: Json | None = None) -> StatusError:
+    """410: a resource version or continue token that the server no longer keeps."""
+    return StatusError(410, "Expired", message, None, metadata)
 
 
-def version_too_old(requested: int, oldest: int) -> ApiError:
+def version_too_old(requested: int, oldest: int) -> StatusError:
     return expired(f"too old resource version: {requested} ({oldest})")
 
 
-def version_too_large(requested: int, current: int) -> ApiError:
-    """504: the client knows a version that this server has not reached (yet)."""
+def version_too_large(requested: int, current: int) -> StatusError:
+    """504: the client names a version that this server has not reached yet."""
     message = f"Too large resource version: {requested}, current: {current}"
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
-    return ApiError(504, "Timeout", message, {"causes": causes, "retryAfterSeconds": 1})
+    return StatusError(504, "Timeout", message, {"causes": causes, "retryAfterSeconds": 1})
 
 
 _REASON_OF_CODE = {
@@ -191,8 +180,10 @@ _REASON_OF_CODE = {
 }
 
 
-def of_code(code: int, message: str | None, retry_after_s: float | None, reason: str | None = None) -> ApiError:
-    """A failure by its HTTP code alone, for injected faults."""
+def error_from_code(
+    code: int, message: str | None, retry_after_s: float | None, reason: str | None = None
+) -> StatusError:
+    """The failure of an HTTP code, for injected faults."""
     details: Json | None = None if retry_after_s is None else {"retryAfterSeconds": int(retry_after_s)}
     reason = reason or _REASON_OF_CODE.get(code, "InternalError")
-    return ApiError(code, reason, message or f"injected by a fault rule: {reason}", details)
+    return StatusError(code, reason, message or f"injected by a fault rule: {reason}", details)

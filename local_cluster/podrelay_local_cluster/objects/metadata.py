@@ -1,4 +1,4 @@
-"""RedisKeys, uids and identity checks that every kind of object shares."""
+"""Names, uids and identity checks that every kind of object shares."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 from podrelay_local_cluster.objects import clock
 from podrelay_local_cluster.objects.errors import (
-    KIND_OF_RESOURCE,
     bad_request,
     conflict,
     invalid,
     invalid_value,
-    modified_meanwhile,
+    stale_version,
 )
-from podrelay_local_cluster.storage.record import Record
-
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.record import Record
+from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _MAX_GENERATED_PREFIX = 58
@@ -26,7 +25,7 @@ _NOT_KEPT = (*_SERVER_OWNED, "selfLink", "managedFields", "generation")
 
 
 def check_body(resource: str, body: Any) -> Json:
-    """The body as an object of the right kind. Raises `ApiError` 400."""
+    """The body, as an object of this resource's kind. Raises `StatusError` 400."""
     kind = KIND_OF_RESOURCE[resource]
     if not isinstance(body, dict):
         raise bad_request(f"the body is no {kind}")
@@ -39,8 +38,8 @@ def check_body(resource: str, body: Any) -> Json:
     return body
 
 
-def of_new_object(body: Json, namespace: str) -> Json:
-    """The metadata of an object about to be created: named, with uid and creation time. Raises `ApiError` 400."""
+def for_new_object(body: Json, namespace: str) -> Json:
+    """The metadata of an object to create: with name, uid and creation time. Raises `StatusError` 400."""
     given = body.get("metadata") or {}
     if given.get("resourceVersion"):
         raise bad_request("resourceVersion should not be set on objects to be created")
@@ -59,8 +58,8 @@ def of_new_object(body: Json, namespace: str) -> Json:
     return metadata
 
 
-def of_changed_object(resource: str, old: Record, body: Json) -> Json:
-    """The metadata after an update or patch: what belongs to the server stays. Raises `ApiError` 400 or 409."""
+def for_changed_object(resource: str, old: Record, body: Json) -> Json:
+    """The metadata after an update or patch; fields owned by the server do not change. Raises `StatusError` 400 or 409."""
     given = body.get("metadata") or {}
     if not isinstance(given, dict):
         raise bad_request("metadata must be an object")
@@ -70,11 +69,11 @@ def of_changed_object(resource: str, old: Record, body: Json) -> Json:
             raise bad_request(f"the {field} of the object ({value}) does not match the {field} on the URL ({current})")
     uid = given.get("uid") or old.uid
     if uid != old.uid:
-        why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old.uid}"
-        raise conflict(resource, old.name, why)
+        reason = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old.uid}"
+        raise conflict(resource, old.name, reason)
     version = str(given.get("resourceVersion") or old.version)
     if version != str(old.version):
-        raise modified_meanwhile(resource, old.name)
+        raise stale_version(resource, old.name)
     before = old.obj["metadata"]
     metadata = {key: value for key, value in given.items() if key not in _NOT_KEPT and value is not None}
     metadata["name"] = old.name
@@ -85,7 +84,7 @@ def of_changed_object(resource: str, old: Record, body: Json) -> Json:
 
 
 def check_patched(resource: str, old: Record, patched: Any) -> None:
-    """Raises `ApiError` 422 for another uid: that of an update is a precondition, that of a patch a change of the field."""
+    """Raises `StatusError` 422 for a different uid: in an update it is a precondition, in a patch it changes the field."""
     given = patched.get("metadata") if isinstance(patched, dict) else None
     if not isinstance(given, dict) or str(given.get("resourceVersion") or old.version) != str(old.version):
         return
@@ -95,18 +94,18 @@ def check_patched(resource: str, old: Record, patched: Any) -> None:
 
 
 def check_preconditions(resource: str, record: Record, preconditions: Json) -> None:
-    """Raises `ApiError` 409 when a delete names another uid or resource version than the object's."""
+    """Raises `StatusError` 409 when a deletion names a uid or resource version that is not the object's."""
     uid = preconditions.get("uid")
     if uid is not None and uid != record.uid:
-        why = (
+        reason = (
             f"the UID in the precondition ({uid}) does not match the UID in record ({record.uid}). "
             "The object might have been deleted and then recreated"
         )
-        raise conflict(resource, record.name, why)
+        raise conflict(resource, record.name, reason)
     version = preconditions.get("resourceVersion")
     if version is not None and version != str(record.version):
-        why = (
+        reason = (
             f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record "
             f"({record.version}). The object might have been modified"
         )
-        raise conflict(resource, record.name, why)
+        raise conflict(resource, record.name, reason)

@@ -1,6 +1,6 @@
 """Pure: JSON merge patch (RFC 7396), JSON patch (RFC 6902) and strategic merge patch (API conventions, "Patch operations").
 
-Every function leaves its arguments alone and shares with the original what the patch does not touch.
+No function changes its arguments. The result shares with the original everything that the patch does not touch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from podrelay_local_cluster.objects.errors import ApiError, bad_request
-
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.errors import StatusError, bad_request
+from podrelay_local_cluster.objects.json_text import Json
 
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -42,7 +41,7 @@ _MERGED_SETS = frozenset({"finalizers"})
 
 
 def apply(content_type: str, original: Json, patch: Any) -> Json:
-    """`patch` applied by the rules of its media type. Raises `ApiError` 400 for a malformed patch, 422 for one that fails."""
+    """Apply `patch` by the rules of its media type. Raises `StatusError` 400 for a malformed patch, 422 for a failing one."""
     if content_type == JSON_PATCH:
         return json_patch(original, patch)
     if not isinstance(patch, dict):
@@ -51,7 +50,7 @@ def apply(content_type: str, original: Json, patch: Any) -> Json:
 
 
 def merge_patch(original: Any, patch: Any) -> Any:
-    """RFC 7396: null removes, objects merge, everything else replaces."""
+    """RFC 7396: null removes, objects are merged, everything else is replaced."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(original) if isinstance(original, dict) else {}
@@ -64,7 +63,7 @@ def merge_patch(original: Any, patch: Any) -> Any:
 
 
 def strategic_merge_patch(original: Json, patch: Json) -> Json:
-    """Like a merge patch, but lists with a merge key are merged item by item; `$patch` directives are obeyed."""
+    """A merge patch that merges lists with a merge key item by item and follows `$patch` directives."""
     directive = patch.get("$patch")
     if directive == "replace":
         return {key: value for key, value in patch.items() if key != "$patch"}
@@ -76,7 +75,7 @@ def strategic_merge_patch(original: Json, patch: Json) -> Json:
             field = key.partition("/")[2]
             merged[field] = [item for item in merged.get(field) or [] if item not in value]
         elif key.startswith("$"):
-            continue  # ordering and retain hints: they change nothing that this server relies on
+            continue  # hints on order and on retained keys: this server needs neither
         elif value is None:
             merged.pop(key, None)
         elif isinstance(value, dict):
@@ -112,7 +111,7 @@ def _merge_list(field: str, original: list[Any], patch: list[Any]) -> list[Any]:
 
 
 def json_patch(original: Json, operations: Any) -> Json:
-    """RFC 6902. A failing ``test``, or a path that is not there, is `ApiError` 422, as on a real API server."""
+    """RFC 6902. A failing ``test`` or a missing path is `StatusError` 422, as on a real API server."""
     if not isinstance(operations, list) or not all(isinstance(item, dict) for item in operations):
         raise bad_request("a JSON patch must be a JSON array of operations")
     document: Any = copy.deepcopy(original)
@@ -124,7 +123,7 @@ def json_patch(original: Json, operations: Any) -> Json:
             document = apply_one(document, operation)
         except (KeyError, IndexError, ValueError, TypeError) as exc:
             text = f"the server rejected our request due to an error in our request: {operation['path']}: {exc!r}"
-            raise ApiError(422, "Invalid", text) from exc
+            raise StatusError(422, "Invalid", text) from exc
     if not isinstance(document, dict):
         raise bad_request("the patched document is no object")
     return document

@@ -1,4 +1,4 @@
-"""Pure: label and field selectors as the API documentation defines them ("Labels and Selectors", "Field Selectors")."""
+"""Pure: label and field selectors, as the API documentation defines them ("Labels and Selectors", "Field Selectors")."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from podrelay_local_cluster.objects.errors import bad_request
+from podrelay_local_cluster.objects.json_text import Json
 
-Json = dict[str, Any]
 Labels = Mapping[str, str]
 Requirement = Callable[[Labels], bool]
 
@@ -52,7 +52,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Selector:
-    """Both selectors of a request; matches everything when both are empty."""
+    """Both selectors of a request. Two empty selectors match everything."""
 
     labels: tuple[Requirement, ...] = ()
     fields: tuple[tuple[str, str, bool], ...] = ()
@@ -69,13 +69,13 @@ class Selector:
 
     @property
     def single_name(self) -> str | None:
-        """The one name a field selector pins down, if it does."""
+        """The only name that the field selector allows; None when it allows several."""
         names = [value for path, value, equal in self.fields if path == "metadata.name" and equal]
         return names[0] if names else None
 
 
 def parse(resource: str, label_selector: str, field_selector: str) -> Selector:
-    """Raises `ApiError` 400 for text that is no selector, and for fields that cannot be selected by."""
+    """Raises `StatusError` 400 for text that is not a selector and for unsupported fields."""
     return Selector(parse_labels(label_selector), parse_fields(resource, field_selector))
 
 
@@ -84,7 +84,7 @@ def parse_labels(text: str) -> tuple[Requirement, ...]:
 
 
 def parse_fields(resource: str, text: str) -> tuple[tuple[str, str, bool], ...]:
-    """Each term as path, value and whether equality is wanted."""
+    """Each term as path, value, and whether the two must be equal."""
     allowed = _FIELDS_OF_ANY + _FIELDS.get(resource, ())
     terms = []
     for term in filter(None, (part.strip() for part in text.split(","))):
@@ -98,7 +98,7 @@ def parse_fields(resource: str, text: str) -> tuple[tuple[str, str, bool], ...]:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas outside of parentheses."""
+    """Split at the commas outside parentheses."""
     terms, depth, start = [], 0, 0
     for position, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)

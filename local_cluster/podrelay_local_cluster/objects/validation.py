@@ -1,6 +1,6 @@
-"""Pure: refuse what a real API server refuses: names, labels, pods, and changes of a pod's spec.
+"""Pure: the checks of a real API server on names, labels, pods, and changes of a pod's spec.
 
-A value of the wrong JSON type is 400 (it cannot be decoded); a value that is wrong in itself is 422 with one cause per field.
+A value of the wrong JSON type is 400, because it cannot be decoded. An invalid value is 422, with one cause per field.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from podrelay_local_cluster.objects.errors import (
     too_long,
     unsupported_value,
 )
-
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.json_text import Json
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -53,7 +52,7 @@ _QUALIFIED_RULE = (
 
 
 def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
-    """Name, labels and annotations. Raises `ApiError` 400 where they have the wrong type."""
+    """Check name, labels and annotations. Raises `StatusError` 400 for a wrong type."""
     errors = _name(resource, metadata.get("name"))
     labels = _string_map(metadata, "labels")
     for key, value in labels.items():
@@ -100,7 +99,7 @@ def _qualified_name(field: str, key: str) -> list[FieldError]:
 
 
 def check_pod(pod: Json) -> None:
-    """Raises `ApiError` 422 with every cause found, or 400 where a value has the wrong JSON type."""
+    """Raises `StatusError` 422 with every cause found, or 400 for a wrong JSON type."""
     spec = pod.get("spec") or {}
     _check_types(spec)
     errors = check_metadata("pods", pod["metadata"])
@@ -212,7 +211,7 @@ def _check_env(path: str, item: Json) -> list[FieldError]:
     return []
 
 
-_IMAGE_FIELDS = ("containers", "initContainers")
+_CONTAINER_FIELDS = ("containers", "initContainers")
 _SPEC_RULE = (
     "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
     "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
@@ -221,7 +220,7 @@ _SPEC_RULE = (
 
 
 def check_pod_update(old: Json, new: Json) -> None:
-    """Only images, a shorter active deadline and further tolerations may change. Raises `ApiError` 422."""
+    """Allow new images, a shorter active deadline and more tolerations, nothing else. Raises `StatusError` 422."""
     before, after = old["spec"], new.get("spec") or {}
     if before is after or before == after:
         return
@@ -245,7 +244,7 @@ def check_pod_update(old: Json, new: Json) -> None:
 
 def _frozen_part(spec: Json) -> Json:
     frozen = {key: value for key, value in spec.items() if key not in ("activeDeadlineSeconds", "tolerations")}
-    for field in _IMAGE_FIELDS:
+    for field in _CONTAINER_FIELDS:
         if field in frozen:
             frozen[field] = [{**container, "image": ""} for container in frozen[field]]
     return frozen

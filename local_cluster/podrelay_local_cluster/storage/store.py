@@ -1,24 +1,24 @@
 """All objects of the cluster, one version counter for all of them, and the event log of each resource.
 
-The only place where an object comes, changes or goes. Resource versions are one increasing sequence over the whole
-cluster, as those of a real cluster with one etcd are.
+The only place where objects are created, changed and removed. Resource versions are one increasing sequence over the whole
+cluster, as in a real cluster with one etcd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from podrelay_local_cluster.storage.event_log import ADDED, DELETED, MODIFIED, Event, EventLog
-from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.record import Record
+from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
+from podrelay_local_cluster.storage.event_log import ADDED, DELETED, MODIFIED, EventLog, ObjectEvent
 
-Json = dict[str, Any]
-
-RESOURCES = ("namespaces", "nodes", "pods", "secrets", "configmaps", "events", "resourcequotas", "serviceaccounts")
+RESOURCES = tuple(KIND_OF_RESOURCE)
 
 
 class ChangeListener(Protocol):
-    """Told of each change after it was made (the journal)."""
+    """Notified of each change after it is made: the journal."""
 
     def put(self, record: Record) -> None: ...
 
@@ -40,15 +40,15 @@ class ObjectStore:
         return self._objects[resource].get(namespace, {}).get(name)
 
     def records(self, resource: str, namespace: str = "") -> list[Record]:
-        """Those of one namespace, or of all when it is empty, in the order a real list has: by namespace, then name."""
+        """Records of one namespace, or of all namespaces for "", in the order of a real list: by namespace, then name."""
         by_namespace = self._objects[resource]
         if namespace:
             found = by_namespace.get(namespace, {})
             return [found[name] for name in sorted(found)]
         return [by_namespace[space][name] for space in sorted(by_namespace) for name in sorted(by_namespace[space])]
 
-    def unordered(self, resource: str, namespace: str = "") -> Iterator[Record]:
-        """Like `records` without the cost of sorting; the caller changes nothing while it iterates."""
+    def iterate(self, resource: str, namespace: str = "") -> Iterator[Record]:
+        """The same records unsorted. The store must not change during the iteration."""
         if namespace:
             yield from self._objects[resource].get(namespace, {}).values()
             return
@@ -59,29 +59,29 @@ class ObjectStore:
         return sum(len(found) for found in self._objects[resource].values())
 
     def put(self, resource: str, obj: Json) -> Record:
-        """Create or replace; `obj` belongs to the store afterwards. The new version is written into its metadata."""
+        """Create or replace an object; its metadata gets the new version. The caller must not change `obj` afterwards."""
         metadata = obj["metadata"]
         previous = self.get(resource, metadata.get("namespace", ""), metadata["name"])
         record = self._versioned(resource, obj, previous)
         self._keep(record)
-        self.logs[resource].append(Event(MODIFIED if previous else ADDED, record, previous))
+        self.logs[resource].append(ObjectEvent(MODIFIED if previous else ADDED, record, previous))
         if self.listener is not None:
             self.listener.put(record)
         return record
 
     def remove(self, record: Record) -> Record:
-        """Remove; the returned last state carries the version of the removal, as the DELETED event does."""
+        """Remove an object. Returns its last state with the version of the removal, as in the DELETED event."""
         last = self._versioned(record.resource, record.obj, record)
         del self._objects[record.resource][record.namespace][record.name]
-        self.logs[record.resource].append(Event(DELETED, last, record))
+        self.logs[record.resource].append(ObjectEvent(DELETED, last, record))
         if self.listener is not None:
             self.listener.removed(last)
         return last
 
     def compact(self) -> None:
-        """Forget the event window of every resource: older versions are 410 from now on."""
+        """Discard the event window of every resource: older versions are 410 from now on."""
         for log in self.logs.values():
-            log.forget(self.version)
+            log.compact(self.version)
 
     def wake_watchers(self) -> None:
         for log in self.logs.values():

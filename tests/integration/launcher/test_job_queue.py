@@ -1,4 +1,4 @@
-"""The scripts of the intake by themselves, on a real Redis: who gets a job, who loses it, what stays bounded."""
+"""The job queue on a real Redis: claims, leases, dispositions and throttles, without a launcher around it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scenario = Callable[[JobQueue, JobQueue], Awaitable[Any]]
 
 @pytest.fixture
 def two(bench: Bench) -> Iterator[Callable[[Scenario], Any]]:
-    """Run a scenario with two intakes of the launch queues."""
+    """Run a scenario with two job queues over the same launch queues."""
 
     def run(scenario: Scenario) -> Any:
         async def inside() -> Any:
@@ -37,13 +37,13 @@ def two(bench: Bench) -> Iterator[Callable[[Scenario], Any]]:
     yield run
 
 
-def test_two_share_a_queue_without_a_double(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_two_launchers_never_claim_the_same_job(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     requests = bench.offer_many(500)
 
-    async def drain(intake: JobQueue) -> list[str]:
+    async def drain(queue: JobQueue) -> list[str]:
         taken: list[str] = []
         while True:
-            jobs = (await intake.claim(7)).jobs
+            jobs = (await queue.claim(7)).jobs
             if not jobs:
                 return taken
             taken += [job.id for job in jobs]
@@ -58,7 +58,7 @@ def test_two_share_a_queue_without_a_double(bench: Bench, two: Callable[[Scenari
     assert bench.states(requests) == {"claimed": 500}
 
 
-def test_a_job_that_stands_twice_in_the_list_is_taken_once(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_a_job_listed_twice_is_claimed_once(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     request = bench.request()
     bench.offer(request)
     bench.redis.rpush(redis_keys.rq_queue(bench.names.launch_queue("default")), f"{request.launch_id}_0")
@@ -93,7 +93,7 @@ def test_who_lost_the_lease_writes_nothing(bench: Bench, two: Callable[[Scenario
     assert (entry["state"], entry["launcher"], entry["uid"]) == ("created", "b", "u")
 
 
-def test_a_renewal_tells_what_is_not_wanted_any_more(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_a_renewal_reports_withdrawn_launches(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     withdrawn, wanted = bench.request(1), bench.request(2)
     bench.offer(withdrawn, wanted)
 
@@ -127,7 +127,7 @@ def claim_ids(jobs: list[Job]) -> list[str]:
     return [job.id for job in jobs]
 
 
-def test_a_job_that_loses_every_launcher_is_taken_for_the_cause(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_a_job_that_loses_every_launcher_is_quarantined(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     request = bench.request()
     bench.offer(request)
     queue = redis_keys.rq_started(bench.names.launch_queue("default"))
@@ -146,7 +146,7 @@ def test_a_job_that_loses_every_launcher_is_taken_for_the_cause(bench: Bench, tw
     assert [entry["job"] for entry in bench.quarantined()] == [f"{request.launch_id}_0"]
 
 
-def test_suspended_launchers_take_nothing(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_suspended_launchers_claim_nothing(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     from rq import suspension
 
     bench.offer_many(3)
@@ -161,7 +161,7 @@ def test_suspended_launchers_take_nothing(bench: Bench, two: Callable[[Scenario]
     two(scenario)
 
 
-def test_a_pause_holds_for_everyone(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_a_pause_applies_to_all_launchers(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     bench.offer_many(3)
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
@@ -175,7 +175,7 @@ def test_a_pause_holds_for_everyone(bench: Bench, two: Callable[[Scenario], Any]
     two(scenario)
 
 
-def test_failures_in_a_row_double_the_pause_once_for_all(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_repeated_failures_double_the_shared_pause(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         async def fails() -> float:
             first = await a.throttle("stumble", x=0.1, y=10.0)
@@ -191,7 +191,7 @@ def test_failures_in_a_row_double_the_pause_once_for_all(bench: Bench, two: Call
     two(scenario)
 
 
-def test_behind_a_quota_one_launch_tries_and_success_makes_room(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_one_launch_probes_a_full_quota_and_success_admits_more(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     bench.offer_many(40, namespace="full")
     bench.offer_many(2, namespace="free")
 
@@ -217,7 +217,7 @@ def test_behind_a_quota_one_launch_tries_and_success_makes_room(bench: Bench, tw
     two(scenario)
 
 
-def test_who_waited_too_long_behind_a_quota_is_handed_out_to_fail(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_a_launch_that_waits_too_long_for_quota_is_overdue(bench: Bench, two: Callable[[Scenario], Any]) -> None:
     request = bench.request(namespace="full")
     bench.offer(request)
 
@@ -230,7 +230,7 @@ def test_who_waited_too_long_behind_a_quota_is_handed_out_to_fail(bench: Bench, 
     two(scenario)
 
 
-def test_what_is_done_stays_bounded(
+def test_finished_jobs_stay_bounded(
     bench: Bench, two: Callable[[Scenario], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FINISHED_MAX", 20)

@@ -1,4 +1,4 @@
-"""Two servers for the whole suite, one per runner; a namespace of its own and no faults for each test."""
+"""Two servers for the whole suite, one per runner. Each test gets its own namespace and starts without faults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.cluster_api import Api
+from tests.harness.cluster_api import NamespaceApi
 from tests.harness.local_cluster import LocalCluster
 
 _numbers = itertools.count(1)
@@ -26,26 +26,26 @@ def simulated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loca
         yield cluster
 
 
-def _api(cluster: LocalCluster) -> Iterator[Api]:
+def _api(cluster: LocalCluster) -> Iterator[NamespaceApi]:
     cluster.faults()
     namespace = f"test-{next(_numbers)}"
     cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    api = Api(cluster, namespace)
+    api = NamespaceApi(cluster, namespace)
     yield api
     cluster.faults()
     cluster.call("DELETE", f"{api.path}?gracePeriodSeconds=0")
-    for found in cluster.pods(namespace):  # those with finalizers
+    for found in cluster.pods(namespace):  # pods with finalizers
         cluster.vanish_pod(namespace, found["metadata"]["name"])
     api.client.close()
 
 
 @pytest.fixture
-def api(process_cluster: LocalCluster) -> Iterator[Api]:
+def api(process_cluster: LocalCluster) -> Iterator[NamespaceApi]:
     """Pods are processes."""
     yield from _api(process_cluster)
 
 
 @pytest.fixture
-def simulated(simulated_cluster: LocalCluster) -> Iterator[Api]:
+def simulated(simulated_cluster: LocalCluster) -> Iterator[NamespaceApi]:
     """Pods are timers."""
     yield from _api(simulated_cluster)

@@ -15,13 +15,13 @@ import kubernetes
 import kubernetes_asyncio
 import pytest
 
-from tests.harness.cluster_api import Api, held, pod, state
+from tests.harness.cluster_api import NamespaceApi, held, pod, state
 
 
 class Kubectl:
     """The real kubectl with the cluster's kubeconfig."""
 
-    def __init__(self, api: Api, cache: Path) -> None:
+    def __init__(self, api: NamespaceApi, cache: Path) -> None:
         self.command = [
             "kubectl",
             "--kubeconfig",
@@ -41,7 +41,7 @@ class Kubectl:
 
 
 @pytest.fixture
-def kubectl(api: Api, tmp_path: Path) -> Kubectl:
+def kubectl(api: NamespaceApi, tmp_path: Path) -> Kubectl:
     if shutil.which("kubectl") is None:
         message = "no kubectl on the PATH"
         if os.environ.get("CI") == "true":
@@ -50,7 +50,7 @@ def kubectl(api: Api, tmp_path: Path) -> Kubectl:
     return Kubectl(api, tmp_path)
 
 
-def test_kubectl(kubectl: Kubectl, api: Api) -> None:
+def test_kubectl(kubectl: Kubectl, api: NamespaceApi) -> None:
     body = pod("p", "sh", "-c", "echo hello; sleep 60")
     assert kubectl("create", "-f", "-", stdin=json.dumps(body)) == "pod/p created\n"
     kubectl("wait", "--for=condition=Ready", "pod/p", "--timeout=20s")
@@ -71,10 +71,10 @@ def test_kubectl(kubectl: Kubectl, api: Api) -> None:
     assert api.names() == []
 
 
-def test_kubectl_watch_and_apply(kubectl: Kubectl, api: Api) -> None:
+def test_kubectl_watch_and_apply(kubectl: Kubectl, api: NamespaceApi) -> None:
     body = json.dumps(held("p"))
     assert kubectl("apply", "-f", "-", stdin=body) == "pod/p created\n"
-    api.wait("p", lambda found: "startTime" in found["status"])
+    api.wait_scheduled("p")
     command = [*kubectl.command, "get", "pods", "-w", "--no-headers"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
@@ -90,7 +90,7 @@ def test_kubectl_watch_and_apply(kubectl: Kubectl, api: Api) -> None:
     assert kubectl("get", "pods", "-A").splitlines()[0].split()[0] == "NAMESPACE"
 
 
-def test_official_client(api: Api) -> None:
+def test_official_client(api: NamespaceApi) -> None:
     client = kubernetes.config.new_client_from_config(str(api.cluster.kubeconfig))
     core = kubernetes.client.CoreV1Api(client)
     version = core.list_namespaced_pod(api.namespace).metadata.resource_version
@@ -116,7 +116,7 @@ def test_official_client(api: Api) -> None:
     client.close()
 
 
-def test_asyncio_client(api: Api) -> None:
+def test_asyncio_client(api: NamespaceApi) -> None:
     async def run() -> int:
         configuration = kubernetes_asyncio.client.Configuration()
         await kubernetes_asyncio.config.load_kube_config(

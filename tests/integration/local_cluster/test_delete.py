@@ -9,15 +9,14 @@ from datetime import timedelta
 import pytest
 
 from podrelay_local_cluster.objects import clock
-from tests.harness.cluster_api import Api, Json, held, pod, state
-from tests.integration.local_cluster.test_objects import status_of
+from tests.harness.cluster_api import Json, NamespaceApi, held, pod, state, status_of
 
 IGNORES_SIGTERM = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
 ENDS_ON_SIGTERM = ("sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")
 
 
-def wait_ready(api: Api, name: str = "p") -> None:
-    """Until the container's first line is in its log."""
+def wait_ready(api: NamespaceApi, name: str = "p") -> None:
+    """Wait for the first line in the container's log."""
     api.wait_phase(name, "Running")
     with api.client.stream("GET", f"{api.path}/{name}/log", params={"follow": "true"}) as response:
         assert next(response.iter_lines()) == "ready"
@@ -27,7 +26,7 @@ def meta_of(event: Json) -> Json:
     return dict(event["object"]["metadata"])
 
 
-def test_graceful_deletion(api: Api) -> None:
+def test_graceful_deletion(api: NamespaceApi) -> None:
     api.create(pod("p", *ENDS_ON_SIGTERM))
     wait_ready(api)
     version = api.version()
@@ -41,14 +40,14 @@ def test_graceful_deletion(api: Api) -> None:
     assert "deletionTimestamp" in marked["object"]["metadata"]
     assert state(ended["object"])["terminated"]["exitCode"] == 3
     assert ended["object"]["status"]["phase"] == "Failed"
-    # The kubelet's word that nothing runs any more is a deletion without grace.
+    # The kubelet confirms the end by a deletion without a grace period.
     assert (released["type"], meta_of(released)["deletionGracePeriodSeconds"]) == ("MODIFIED", 0)
     assert gone["type"] == "DELETED"
     assert int(gone["object"]["metadata"]["resourceVersion"]) > int(ended["object"]["metadata"]["resourceVersion"])
     status_of(api.request("GET", "/p"), 404, "NotFound")
 
 
-def test_sigkill_after_the_grace_period(api: Api) -> None:
+def test_sigkill_after_the_grace_period(api: NamespaceApi) -> None:
     api.create(pod("p", *IGNORES_SIGTERM))
     wait_ready(api)
     version, begun = api.version(), time.monotonic()
@@ -58,7 +57,7 @@ def test_sigkill_after_the_grace_period(api: Api) -> None:
     assert state(last)["terminated"]["exitCode"] == 137
 
 
-def test_grace_of_the_spec_and_shortening(api: Api) -> None:
+def test_grace_of_the_spec_and_shortening(api: NamespaceApi) -> None:
     api.create(pod("p", *IGNORES_SIGTERM, terminationGracePeriodSeconds=50))
     wait_ready(api)
     assert api.delete("p").json()["metadata"]["deletionGracePeriodSeconds"] == 50
@@ -68,7 +67,7 @@ def test_grace_of_the_spec_and_shortening(api: Api) -> None:
     assert state(api.wait_gone("p", version))["terminated"]["exitCode"] == 137
 
 
-def test_grace_zero_removes_at_once(api: Api) -> None:
+def test_grace_zero_removes_at_once(api: NamespaceApi) -> None:
     api.create(pod("p", *IGNORES_SIGTERM))
     wait_ready(api)
     assert api.delete("p", {"gracePeriodSeconds": 0}).status_code == 200
@@ -76,8 +75,8 @@ def test_grace_zero_removes_at_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"gracePeriodSeconds": 0}])
-def test_what_goes_at_once_is_marked_first(simulated: Api, options: dict[str, int]) -> None:
-    """Two writes: each watch sees both, and the last state has the time of its deletion."""
+def test_a_pod_that_is_removed_at_once_is_marked_first(simulated: NamespaceApi, options: dict[str, int]) -> None:
+    """Two writes: every watch sees both, and the last state has its deletion timestamp."""
     version = simulated.create(pod("p", nodeSelector={} if options else {"disk": "ssd"}))["metadata"]["resourceVersion"]
     simulated.delete("p", options)
     with simulated.watch(resourceVersion=version) as events:
@@ -87,7 +86,7 @@ def test_what_goes_at_once_is_marked_first(simulated: Api, options: dict[str, in
     assert (gone["type"], meta_of(gone)["deletionTimestamp"]) == ("DELETED", meta_of(marked)["deletionTimestamp"])
 
 
-def test_a_shortened_grace_counts_from_the_first_request(api: Api) -> None:
+def test_a_shortened_grace_period_starts_at_the_first_request(api: NamespaceApi) -> None:
     api.create(pod("p", *IGNORES_SIGTERM, terminationGracePeriodSeconds=50))
     wait_ready(api)
     first = api.delete("p").json()["metadata"]["deletionTimestamp"]
@@ -96,30 +95,30 @@ def test_a_shortened_grace_counts_from_the_first_request(api: Api) -> None:
     assert clock.parse(first) - clock.parse(second) == timedelta(seconds=10)
 
 
-def test_finished_pod_goes_at_once(api: Api) -> None:
+def test_finished_pod_is_removed_at_once(api: NamespaceApi) -> None:
     api.create(pod("p", "true"))
     api.wait_phase("p", "Succeeded")
     assert api.delete("p").json()["metadata"]["deletionGracePeriodSeconds"] == 0
     status_of(api.request("GET", "/p"), 404, "NotFound")
 
 
-def test_unscheduled_pod_goes_at_once(api: Api) -> None:
+def test_unscheduled_pod_is_removed_at_once(api: NamespaceApi) -> None:
     api.create(pod("p", nodeSelector={"disk": "ssd"}))
     api.delete("p")
     status_of(api.request("GET", "/p"), 404, "NotFound")
 
 
 @pytest.mark.parametrize("field", ["uid", "resourceVersion"])
-def test_preconditions(simulated: Api, field: str) -> None:
+def test_preconditions(simulated: NamespaceApi, field: str) -> None:
     simulated.create(held())
-    found = simulated.wait("p", lambda found: "startTime" in found["status"])
+    found = simulated.wait_scheduled("p")
     status = status_of(simulated.delete("p", {"preconditions": {field: "other"}}), 409, "Conflict")
     assert "precondition" in status["message"]
     good = {"preconditions": {field: found["metadata"][field]}, "gracePeriodSeconds": 0}
     assert simulated.delete("p", good).status_code == 200
 
 
-def test_dry_run_deletes_nothing(simulated: Api) -> None:
+def test_dry_run_deletes_nothing(simulated: NamespaceApi) -> None:
     simulated.create(held())
     assert simulated.delete("p", dryRun="All").status_code == 200
     assert simulated.delete("p", {"dryRun": ["All"]}).status_code == 200
@@ -127,12 +126,12 @@ def test_dry_run_deletes_nothing(simulated: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [{"gracePeriodSeconds": "x"}, {"preconditions": ["x"]}, ["no"], b"{"], ids=str)
-def test_options_that_are_refused(simulated: Api, body: object) -> None:
+def test_invalid_options(simulated: NamespaceApi, body: object) -> None:
     simulated.create(held())
     status_of(simulated.delete("p", body), 400, "BadRequest")
 
 
-def test_finalizers_keep_the_object(api: Api) -> None:
+def test_finalizers_keep_the_object(api: NamespaceApi) -> None:
     body = pod("p", *ENDS_ON_SIGTERM)
     body["metadata"]["finalizers"] = ["example.org/wait"]
     api.create(body)
@@ -146,7 +145,7 @@ def test_finalizers_keep_the_object(api: Api) -> None:
     status_of(api.request("GET", "/p"), 404, "NotFound")
 
 
-def test_collection(simulated: Api) -> None:
+def test_collection(simulated: NamespaceApi) -> None:
     for name, app in (("a", "x"), ("b", "y"), ("c", "x")):
         simulated.create(held(name, {"app": app}))
     params = {"labelSelector": "app=x", "gracePeriodSeconds": "0"}
@@ -155,7 +154,7 @@ def test_collection(simulated: Api) -> None:
     assert simulated.names() == ["b"]
 
 
-def test_held_deletion_stays_terminating(simulated: Api) -> None:
+def test_held_deletion_stays_terminating(simulated: NamespaceApi) -> None:
     body = pod("p")
     body["metadata"]["annotations"] = {"local-cluster/hold-deletion": "true", "local-cluster/duration-s": "60"}
     simulated.create(body)

@@ -1,4 +1,4 @@
-"""Injected faults, forced endings, compaction, restarts, the audit log: what other suites rely on."""
+"""Injected faults, forced ends, compaction, restarts, audit log: what other suites rely on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness.cluster_api import Api, Json, condition, held, in_background, pod, state
-from tests.harness.local_cluster import LocalCluster
-from tests.integration.local_cluster.test_objects import status_of
+from tests.harness.cluster_api import (
+    ClusterApi,
+    Json,
+    NamespaceApi,
+    condition,
+    held,
+    in_background,
+    pod,
+    state,
+    status_of,
+)
 
 
 class TestRequests:
-    """Faults that strike single requests."""
+    """Faults of single requests."""
 
     @pytest.mark.parametrize(
         ("code", "reason"),
@@ -28,7 +36,7 @@ class TestRequests:
             (504, "Timeout"),
         ],
     )
-    def test_status(self, simulated: Api, code: int, reason: str) -> None:
+    def test_status(self, simulated: NamespaceApi, code: int, reason: str) -> None:
         simulated.cluster.faults(
             {"verb": "create", "status": code, "message": "because", "retry_after_s": 7, "count": 1}
         )
@@ -38,7 +46,7 @@ class TestRequests:
         assert status["message"] == "because"
         simulated.create(held())
 
-    def test_match_by_namespace_name_and_verb(self, simulated: Api) -> None:
+    def test_match_by_namespace_name_and_verb(self, simulated: NamespaceApi) -> None:
         rule: Json = {
             "verbs": ["create", "delete"],
             "namespace": simulated.namespace,
@@ -52,7 +60,7 @@ class TestRequests:
         simulated.create(held("good"))
         assert simulated.cluster.call("GET", "/local-cluster/faults")["rules"][0]["hits"] == 2
 
-    def test_probability_is_seeded(self, simulated: Api) -> None:
+    def test_probability_is_seeded(self, simulated: NamespaceApi) -> None:
         def outcome() -> list[int]:
             simulated.cluster.faults({"verb": "get", "probability": 0.5, "status": 500}, seed=3)
             return [simulated.request("GET", "/none").status_code for _ in range(40)]
@@ -61,26 +69,26 @@ class TestRequests:
         assert first == outcome()
         assert 5 < first.count(500) < 35
 
-    def test_latency(self, simulated: Api) -> None:
+    def test_latency(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "list", "latency_s": 0.3, "count": 1})
         begun = time.monotonic()
         simulated.listing()
         assert time.monotonic() - begun >= 0.3
 
-    def test_reset(self, simulated: Api) -> None:
+    def test_reset(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "create", "reset": True, "count": 1})
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             simulated.request("POST", "", held())
         assert simulated.names() == []
 
-    def test_lost_response(self, simulated: Api) -> None:
+    def test_lost_response(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "create", "lost_response": True, "count": 1})
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             simulated.request("POST", "", held())
         assert simulated.names() == ["p"]
         status_of(simulated.request("POST", "", held()), 409, "AlreadyExists")
 
-    def test_hang(self, simulated: Api) -> None:
+    def test_hang(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "create", "hang": True})
         since = simulated.cluster.audit()[-1]["number"]
         with pytest.raises(httpx.ReadTimeout):
@@ -89,24 +97,24 @@ class TestRequests:
         assert [(entry["verb"], entry["status"]) for entry in simulated.cluster.audit(since)] == [("create", 0)]
         simulated.create(held())
 
-    def test_hang_ends_with_its_rule(self, simulated: Api) -> None:
+    def test_hang_ends_when_its_rule_is_removed(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "get", "hang": True})
         seen: list[Exception] = []
 
-        def ask() -> None:
+        def request() -> None:
             try:
                 httpx.get(f"{simulated.cluster.url}{simulated.path}/p", headers=simulated.cluster.headers, timeout=20)
             except httpx.HTTPError as exc:
                 seen.append(exc)
 
-        thread = in_background(ask)
+        thread = in_background(request)
         thread.join(0.3)
         assert thread.is_alive()
         simulated.cluster.faults()
         thread.join(10)
         assert len(seen) == 1
 
-    def test_rules_come_and_go(self, simulated: Api) -> None:
+    def test_rules_are_added_and_removed(self, simulated: NamespaceApi) -> None:
         first = simulated.cluster.add_fault(verb="get", status=500)
         second = simulated.cluster.add_fault(verb="list", status=503)
         assert simulated.request("GET", "/p").status_code == 500
@@ -129,21 +137,21 @@ class TestRequests:
         ],
         ids=str,
     )
-    def test_configuration_that_is_none(self, simulated: Api, body: object) -> None:
+    def test_invalid_configuration(self, simulated: NamespaceApi, body: object) -> None:
         status_of(simulated.request("PUT", "/local-cluster/faults", body), 400, "BadRequest")
 
-    def test_quota(self, simulated: Api) -> None:
+    def test_quota(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults(quota={simulated.namespace: 2})
         simulated.create(held("a"))
         simulated.create(held("b"))
         status = status_of(simulated.request("POST", "", held("c")), 403, "Forbidden")
         counts = "requested: pods=1, used: pods=2, limited: pods=2"
         assert status["message"] == f'pods "c" is forbidden: exceeded quota: local-cluster, {counts}'
-        simulated.wait("a", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("a")
         simulated.set_phase("a", "Succeeded")
         simulated.create(held("c"))
 
-    def test_image_that_cannot_be_pulled(self, simulated: Api) -> None:
+    def test_image_that_cannot_be_pulled(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults(images=[{"pattern": "any:*", "message": "no such image"}])
         version = simulated.version()
         simulated.create(pod())
@@ -166,9 +174,9 @@ def _waiting(found: Json) -> Json:
 
 
 class TestStreams:
-    """Faults that strike watches."""
+    """Faults of watches."""
 
-    def test_gone(self, simulated: Api) -> None:
+    def test_gone(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "watch", "gone": True, "count": 1})
         version = simulated.version()
         with simulated.watch(resourceVersion=version) as events:
@@ -176,11 +184,11 @@ class TestStreams:
         with simulated.watch(resourceVersion=version, timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_gone_list(self, simulated: Api) -> None:
+    def test_gone_list(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "list", "gone": True, "count": 1})
         status_of(simulated.request("GET"), 410, "Expired")
 
-    def test_truncated(self, simulated: Api) -> None:
+    def test_truncated(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         with simulated.client.stream(
             "GET", simulated.path, params={"watch": "1", "resourceVersion": version}
@@ -196,7 +204,7 @@ class TestStreams:
         with simulated.watch(resourceVersion=version) as events:
             assert next(events)["type"] == "ADDED"
 
-    def test_silence_holds_back_and_a_new_watch_sees_it(self, simulated: Api) -> None:
+    def test_silence_delays_events_that_a_new_watch_sees(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         with simulated.watch(resourceVersion=version) as silent:
             simulated.create(held("before"))
@@ -216,7 +224,7 @@ class TestStreams:
             thread.join(10)
             assert [event["object"]["metadata"]["name"] for event in held_back][-1] == "during"
 
-    def test_silence_of_new_streams(self, simulated: Api) -> None:
+    def test_silence_of_new_streams(self, simulated: NamespaceApi) -> None:
         simulated.cluster.faults({"verb": "watch", "silence": True, "also_new_streams": True, "count": 1})
         simulated.create(held())
         params = {"watch": "1", "timeoutSeconds": "1"}
@@ -227,7 +235,7 @@ class TestStreams:
             assert next(events)["type"] == "ADDED"
 
 
-ENDINGS: dict[str, tuple[Json, str, dict[str, Any]]] = {
+ENDS: dict[str, tuple[Json, str, dict[str, Any]]] = {
     "success": ({"exit_code": 0}, "Succeeded", {"exitCode": 0, "reason": "Completed"}),
     "out of memory": ({"exit_code": 137, "reason": "OOMKilled"}, "Failed", {"exitCode": 137, "reason": "OOMKilled"}),
     "signal": ({"exit_code": 139, "signal": 11}, "Failed", {"exitCode": 139, "signal": 11, "reason": "Error"}),
@@ -244,49 +252,49 @@ ENDINGS: dict[str, tuple[Json, str, dict[str, Any]]] = {
 }
 
 
-class TestEndings:
-    """Pods that end as the test says."""
+class TestForcedEnds:
+    """Pods that a test ends in a given way."""
 
     @pytest.mark.parametrize("runner", ["api", "simulated"])
-    @pytest.mark.parametrize("case", ENDINGS)
-    def test_ending(self, request: pytest.FixtureRequest, runner: str, case: str) -> None:
-        api: Api = request.getfixturevalue(runner)
-        ending, phase, wanted = ENDINGS[case]
+    @pytest.mark.parametrize("case", ENDS)
+    def test_end(self, request: pytest.FixtureRequest, runner: str, case: str) -> None:
+        api: NamespaceApi = request.getfixturevalue(runner)
+        end, phase, wanted = ENDS[case]
         body = pod("p", "sleep", "60")
         body["metadata"]["annotations"] = {"local-cluster/duration-s": "60"}
         api.create(body)
         api.wait_phase("p", "Running")
-        found = api.cluster.end_pod(api.namespace, "p", **ending)
+        found = api.cluster.end_pod(api.namespace, "p", **end)
         assert found == api.get("p")
         assert found["status"]["phase"] == phase
         assert wanted.items() <= state(found)["terminated"].items()
-        assert found["status"].get("reason") == ending.get("pod_reason")
-        assert found["status"].get("message") == ending.get("pod_message")
+        assert found["status"].get("reason") == end.get("pod_reason")
+        assert found["status"].get("message") == end.get("pod_message")
         assert condition(found, "Ready")["status"] == "False"
         assert found["status"]["containerStatuses"][0]["ready"] is False
         before = api.version()
         api.delete("p")
         assert api.wait_gone("p", before)["status"]["phase"] == phase
 
-    def test_disruption_target(self, simulated: Api) -> None:
+    def test_disruption_target(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
-        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("p")
         target = {"type": "DisruptionTarget", "reason": "PreemptionByScheduler", "message": "preempted"}
         found = simulated.cluster.end_pod(simulated.namespace, "p", phase="Failed", exit_code=143, conditions=[target])
         assert condition(found, "DisruptionTarget")["status"] == "True"
         assert condition(found, "DisruptionTarget")["lastTransitionTime"]
 
-    def test_init_container_failure(self, simulated: Api) -> None:
+    def test_init_container_failure(self, simulated: NamespaceApi) -> None:
         body = held()
         body["spec"]["initContainers"] = [{"name": "init", "image": "i"}]
         simulated.create(body)
-        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("p")
         found = simulated.cluster.end_pod(simulated.namespace, "p", container="init", exit_code=1)
         assert state(found, "init")["terminated"]["exitCode"] == 1
         assert state(found)["waiting"]["reason"] == "PodInitializing"
         assert found["status"]["phase"] == "Failed"
 
-    def test_node_lost_leaves_the_pod_as_it_was(self, api: Api) -> None:
+    def test_node_lost_does_not_change_the_containers(self, api: NamespaceApi) -> None:
         api.create(pod("p", "sleep", "60"))
         api.wait_phase("p", "Running")
         found = api.cluster.end_pod(api.namespace, "p", phase="Unknown", pod_reason="NodeLost")
@@ -296,13 +304,13 @@ class TestEndings:
     @pytest.mark.parametrize(
         "body", [{}, {"exit": 1}, {"phase": "Done"}, {"exit_code": 1, "container": "none"}, []], ids=str
     )
-    def test_ending_that_is_none(self, simulated: Api, body: object) -> None:
+    def test_invalid_end(self, simulated: NamespaceApi, body: object) -> None:
         simulated.create(held())
         path = f"/local-cluster/pods/{simulated.namespace}/p/end"
         status_of(simulated.request("POST", path, body), 400, "BadRequest")
         status_of(simulated.request("POST", path.replace("/p/", "/q/"), {"exit_code": 0}), 404, "NotFound")
 
-    def test_vanish(self, api: Api) -> None:
+    def test_vanish(self, api: NamespaceApi) -> None:
         api.create(pod("p", "sh", "-c", "echo $$$$; sleep 60"))
         found = api.wait_phase("p", "Running")
         api.cluster.vanish_pod(api.namespace, "p")
@@ -310,9 +318,9 @@ class TestEndings:
         assert "deletionTimestamp" not in last["metadata"]
         assert last["status"]["phase"] == "Running"
 
-    def test_held_pod_is_driven_by_the_test(self, simulated: Api) -> None:
+    def test_status_of_a_held_pod_is_written_by_the_test(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
-        found = simulated.wait("p", lambda found: "startTime" in found["status"])
+        found = simulated.wait_scheduled("p")
         assert _waiting(found)["reason"] == "ContainerCreating"
         for phase in ("Running", "Succeeded"):
             simulated.set_phase("p", phase)
@@ -320,9 +328,9 @@ class TestEndings:
 
 
 class TestRestart:
-    """The API server goes away for a while; the pods go on."""
+    """The API server is unreachable for a while; pods continue."""
 
-    def test_pods_go_on_while_the_server_is_away(self, api: Api) -> None:
+    def test_pods_continue_while_the_server_is_down(self, api: NamespaceApi) -> None:
         api.create(pod("p", "sh", "-c", "sleep 0.2; exit 6"))
         api.wait_phase("p", "Running")
         version = api.version()
@@ -336,21 +344,21 @@ class TestRestart:
         with api.watch(resourceVersion=version) as events:
             assert state(next(events)["object"])["terminated"]["exitCode"] == 6
 
-    def test_restart_that_forgets(self, simulated: Api) -> None:
+    def test_restart_with_an_empty_event_window(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         simulated.create(held())
-        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("p")
         simulated.cluster.restart(0.0, forget=True)
         _wait_until_up(simulated.cluster)
         with simulated.watch(resourceVersion=version) as events:
             assert next(events)["object"]["code"] == 410
 
     @pytest.mark.parametrize("body", [{"down_s": "x"}, {"down_s": -1}, []], ids=str)
-    def test_restart_that_is_none(self, simulated: Api, body: object) -> None:
+    def test_invalid_restart(self, simulated: NamespaceApi, body: object) -> None:
         status_of(simulated.request("POST", "/local-cluster/restart", body), 400, "BadRequest")
 
 
-def _wait_until_up(cluster: LocalCluster) -> None:
+def _wait_until_up(cluster: ClusterApi) -> None:
     port = int(cluster.url.rpartition(":")[2])
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -359,10 +367,10 @@ def _wait_until_up(cluster: LocalCluster) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.01)
-    raise AssertionError("the server did not come back")
+    raise AssertionError("the server is not reachable again within 10 s")
 
 
-def test_audit(simulated: Api) -> None:
+def test_audit(simulated: NamespaceApi) -> None:
     since = simulated.cluster.audit()[-1]["number"]
     made = simulated.create(held("p", {"a": "b"}))
     simulated.request("POST", "", held("p"))
@@ -387,14 +395,14 @@ def test_audit(simulated: Api) -> None:
     assert entries[0]["time"] <= entries[-1]["time"]
 
 
-def test_stats(simulated: Api) -> None:
+def test_stats(simulated: NamespaceApi) -> None:
     simulated.create(held())
     stats = simulated.cluster.stats()
     assert stats["pods"]["Pending"] >= 1
     assert int(stats["resourceVersion"]) >= int(stats["oldestResourceVersion"])
 
 
-def test_unknown_control_path(simulated: Api) -> None:
+def test_unknown_control_path(simulated: NamespaceApi) -> None:
     status_of(simulated.request("POST", "/local-cluster/explode"), 404, "NotFound")
     status_of(simulated.request("GET", "/local-cluster/compact"), 405, "MethodNotAllowed")
     status_of(simulated.request("POST", f"/local-cluster/pods/{simulated.namespace}/p/vanish"), 404, "NotFound")

@@ -1,4 +1,4 @@
-"""The life of a pod whose containers are processes: phases, conditions, container states, environment, restarts."""
+"""Pods whose containers are processes: phases, conditions, container states, environment, restarts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.cluster_api import Api, Json, condition, pod, state
+from tests.harness.cluster_api import Json, NamespaceApi, condition, pod, state
 
 
 def container(name: str, *command: str, **more: Any) -> Json:
@@ -19,7 +19,7 @@ def env_pod(command: str, *env: Json, **more: Any) -> Json:
     return pod("p", containers=[container("base", "sh", "-c", command, env=list(env), **more)])
 
 
-def test_success(api: Api) -> None:
+def test_success(api: NamespaceApi) -> None:
     api.create(pod("p", "sh", "-c", "exit 0"))
     found = api.wait_phase("p", "Succeeded")
     status = found["status"]
@@ -35,7 +35,7 @@ def test_success(api: Api) -> None:
     assert (condition(found, "Ready")["status"], condition(found, "Ready")["reason"]) == ("False", "PodCompleted")
 
 
-def test_running_pod_is_ready(api: Api) -> None:
+def test_running_pod_is_ready(api: NamespaceApi) -> None:
     version = api.version()
     api.create(pod("p", "sleep", "60"))
     found = api.wait_phase("p", "Running")
@@ -51,14 +51,14 @@ def test_running_pod_is_ready(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("kill -KILL $$$$", 137), ("kill -TERM $$$$", 143)])
-def test_failure(api: Api, command: str, code: int) -> None:
+def test_failure(api: NamespaceApi, command: str, code: int) -> None:
     api.create(pod("p", "sh", "-c", command))
     found = api.wait_phase("p", "Failed")
     assert (state(found)["terminated"]["exitCode"], state(found)["terminated"]["reason"]) == (code, "Error")
     assert condition(found, "Ready")["reason"] == "PodFailed"
 
 
-def test_command_that_does_not_exist(api: Api, tmp_path: Path) -> None:
+def test_missing_command(api: NamespaceApi, tmp_path: Path) -> None:
     not_executable = tmp_path / "script"
     not_executable.write_text("#!/bin/sh\n")
     for name, command in (("p", "no-such-command"), ("q", str(not_executable)), ("r", "a\0b")):
@@ -69,13 +69,13 @@ def test_command_that_does_not_exist(api: Api, tmp_path: Path) -> None:
         assert "failed to start container" in ended["message"]
 
 
-def test_no_command_ends_at_once_and_says_why(api: Api) -> None:
+def test_no_command_ends_at_once_and_logs_why(api: NamespaceApi) -> None:
     api.create(pod("p"))
     api.wait_phase("p", "Succeeded")
     assert "no entrypoint" in api.log("p")
 
 
-def test_environment(api: Api) -> None:
+def test_environment(api: NamespaceApi) -> None:
     api.create(
         env_pod(
             'echo "$A|$B|$C|$D|$HOSTNAME|$(A)"',
@@ -89,7 +89,7 @@ def test_environment(api: Api) -> None:
     assert api.log("p") == f"one|one-two $(NONE) $(A)|{api.namespace}||p|one\n"
 
 
-def test_downward_api(api: Api) -> None:
+def test_downward_api(api: NamespaceApi) -> None:
     paths = ["metadata.name", "metadata.uid", "metadata.labels['a']", "metadata.annotations['b/c']", "status.podIP",
              "spec.nodeName", "spec.serviceAccountName"]  # fmt: skip
     env = [{"name": f"V{number}", "valueFrom": {"fieldRef": {"fieldPath": path}}} for number, path in enumerate(paths)]
@@ -103,7 +103,7 @@ def test_downward_api(api: Api) -> None:
     assert values == {"M": str(64 * 2**20), **{f"V{number}": value for number, value in enumerate(expected)}}
 
 
-def test_arguments_directory_and_interpreter(api: Api, tmp_path: Path) -> None:
+def test_arguments_directory_and_interpreter(api: NamespaceApi, tmp_path: Path) -> None:
     program = "import os, sys; print(sys.executable, os.getcwd(), sys.argv[1:])"
     base = container("base", "python", "-c", program, args=["$(W)", "b c"], workingDir=str(tmp_path))
     base["env"] = [{"name": "W", "value": "expanded"}]
@@ -112,7 +112,7 @@ def test_arguments_directory_and_interpreter(api: Api, tmp_path: Path) -> None:
     assert api.log("p") == f"{Path(sys.executable).parent / 'python'} {tmp_path} ['expanded', 'b c']\n"
 
 
-def test_process_group_of_its_own_ends_with_its_first_process(api: Api) -> None:
+def test_process_group_ends_with_its_first_process(api: NamespaceApi) -> None:
     api.create(pod("p", "sh", "-c", "sleep 300 & echo $!"))
     api.wait_phase("p", "Succeeded")
     child = api.log("p").split()[0]
@@ -123,7 +123,7 @@ def test_process_group_of_its_own_ends_with_its_first_process(api: Api) -> None:
 class TestSeveralContainers:
     """Init containers, sidecars, several main containers."""
 
-    def test_init_containers_run_in_order_before_the_others(self, api: Api, tmp_path: Path) -> None:
+    def test_init_containers_run_in_order_before_the_others(self, api: NamespaceApi, tmp_path: Path) -> None:
         order = tmp_path / "order"
         inits = [container(name, "sh", "-c", f"echo {name} >> {order}") for name in ("one", "two")]
         main = container("base", "sh", "-c", f"echo base >> {order}; cat {order}")
@@ -139,7 +139,7 @@ class TestSeveralContainers:
         assert condition(accepted, "Initialized")["status"] == "False"
         assert "[one two]" in condition(accepted, "Initialized")["message"]
 
-    def test_failing_init_container_fails_the_pod(self, api: Api) -> None:
+    def test_failing_init_container_fails_the_pod(self, api: NamespaceApi) -> None:
         body = pod("p", "true", initContainers=[container("init", "sh", "-c", "exit 4")])
         api.create(body)
         found = api.wait_phase("p", "Failed")
@@ -147,14 +147,14 @@ class TestSeveralContainers:
         assert state(found) == {"waiting": {"reason": "PodInitializing"}}
         assert condition(found, "Initialized")["status"] == "False"
 
-    def test_init_container_is_tried_again(self, api: Api, tmp_path: Path) -> None:
+    def test_init_container_is_restarted(self, api: NamespaceApi, tmp_path: Path) -> None:
         again = f"test -e {tmp_path}/been || {{ touch {tmp_path}/been; exit 1; }}"
         init = container("init", "sh", "-c", again)
         api.create(pod("p", "true", restartPolicy="OnFailure", initContainers=[init]))
         found = api.wait_phase("p", "Succeeded")
         assert found["status"]["initContainerStatuses"][0]["restartCount"] == 1
 
-    def test_native_sidecar_runs_beside_and_is_stopped_after(self, api: Api) -> None:
+    def test_native_sidecar_runs_beside_and_is_stopped_after(self, api: NamespaceApi) -> None:
         sidecar = container(
             "side", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done", restartPolicy="Always"
         )
@@ -164,12 +164,12 @@ class TestSeveralContainers:
         assert state(found, "side")["terminated"]["exitCode"] == 0
         with api.watch(resourceVersion=version) as events:
             for event in events:
-                if "running" in state(event["object"]) if "startTime" in event["object"]["status"] else False:
+                if "startTime" in event["object"]["status"] and "running" in state(event["object"]):
                     break
         assert "running" in state(event["object"], "side")
         assert event["object"]["status"]["phase"] == "Running"
 
-    def test_pod_lasts_as_long_as_its_last_container(self, api: Api) -> None:
+    def test_pod_ends_with_its_last_container(self, api: NamespaceApi) -> None:
         two = [container("a", "true"), container("b", "sh", "-c", "sleep 0.3; exit 1")]
         api.create(pod("p", containers=two))
         found = api.wait("p", lambda now: "startTime" in now["status"] and "terminated" in state(now, "a"))
@@ -182,7 +182,7 @@ class TestSeveralContainers:
 class TestRestarts:
     """restartPolicy and CrashLoopBackOff."""
 
-    def test_on_failure_restarts_until_success(self, api: Api, tmp_path: Path) -> None:
+    def test_on_failure_restarts_until_success(self, api: NamespaceApi, tmp_path: Path) -> None:
         program = f"test -e {tmp_path}/been || {{ touch {tmp_path}/been; echo first; exit 5; }}; echo second"
         api.create(pod("p", "sh", "-c", program, restartPolicy="OnFailure"))
         found = api.wait_phase("p", "Succeeded")
@@ -193,7 +193,7 @@ class TestRestarts:
         assert api.log("p", previous="true") == "first\n"
 
     @pytest.mark.parametrize(("policy", "code"), [("Always", 0), ("OnFailure", 1)])
-    def test_crash_loop(self, api: Api, policy: str, code: int) -> None:
+    def test_crash_loop(self, api: NamespaceApi, policy: str, code: int) -> None:
         api.create(pod("p", "sh", "-c", f"exit {code}", restartPolicy=policy))
         found = api.wait("p", lambda now: _waiting(now) == "CrashLoopBackOff")
         status = found["status"]["containerStatuses"][0]
@@ -207,14 +207,14 @@ class TestRestarts:
         assert last["status"]["phase"] == ("Failed" if code else last["status"]["phase"])
 
 
-def test_active_deadline(api: Api) -> None:
+def test_active_deadline(api: NamespaceApi) -> None:
     api.create(pod("p", "sleep", "60", activeDeadlineSeconds=1))
     found = api.wait_phase("p", "Failed")
     assert found["status"]["reason"] == "DeadlineExceeded"
     assert state(found)["terminated"]["exitCode"] == 143
 
 
-def test_node_selector_that_no_node_satisfies(api: Api) -> None:
+def test_unsatisfied_node_selector(api: NamespaceApi) -> None:
     api.create(pod("p", nodeSelector={"disk": "ssd"}))
     found = api.wait("p", lambda now: bool(now["status"].get("conditions")))
     scheduled = condition(found, "PodScheduled")
@@ -224,7 +224,7 @@ def test_node_selector_that_no_node_satisfies(api: Api) -> None:
     assert "nodeName" not in found["spec"]
 
 
-def test_node_selector_that_the_node_satisfies(api: Api) -> None:
+def test_satisfied_node_selector(api: NamespaceApi) -> None:
     api.create(pod("p", "true", nodeSelector={"kubernetes.io/os": "linux", "kubernetes.io/hostname": "local-node"}))
     api.wait_phase("p", "Succeeded")
 
@@ -232,7 +232,7 @@ def test_node_selector_that_the_node_satisfies(api: Api) -> None:
 class TestReferences:
     """Secrets and ConfigMaps."""
 
-    def test_missing_secret_then_created(self, api: Api) -> None:
+    def test_missing_secret_then_created(self, api: NamespaceApi) -> None:
         reference = {"secretKeyRef": {"name": "s", "key": "k"}}
         api.create(env_pod('echo "got $V"', {"name": "V", "valueFrom": reference}))
         found = api.wait("p", lambda now: _waiting(now) == "CreateContainerConfigError")
@@ -247,7 +247,7 @@ class TestReferences:
         api.wait_phase("p", "Succeeded")
         assert api.log("p") == "got value\n"
 
-    def test_config_map(self, api: Api) -> None:
+    def test_config_map(self, api: NamespaceApi) -> None:
         self._make(api, "configmaps", {"metadata": {"name": "c"}, "data": {"X": "1", "Y": "2"}})
         optional = {"configMapKeyRef": {"name": "none", "key": "k", "optional": True}}
         body = env_pod('echo "$P_X$P_Y$V"', {"name": "V", "valueFrom": optional})
@@ -259,7 +259,7 @@ class TestReferences:
         api.wait_phase("p", "Succeeded")
         assert api.log("p") == "12\n"
 
-    def test_missing_config_map(self, api: Api) -> None:
+    def test_missing_config_map(self, api: NamespaceApi) -> None:
         body = env_pod("true")
         body["spec"]["containers"][0]["envFrom"] = [{"configMapRef": {"name": "c"}}]
         api.create(body)
@@ -268,19 +268,19 @@ class TestReferences:
         api.delete("p")
         api.wait_gone("p", found["metadata"]["resourceVersion"])
 
-    def test_volume_of_a_missing_secret_keeps_the_container_creating(self, api: Api) -> None:
+    def test_volume_of_a_missing_secret_keeps_the_container_creating(self, api: NamespaceApi) -> None:
         api.create(pod("p", "true", volumes=[{"name": "v", "secret": {"secretName": "s"}}]))
         api.wait("p", lambda now: _waiting(now) == "ContainerCreating")
         self._make(api, "secrets", {"metadata": {"name": "s"}, "data": {}})
         api.wait_phase("p", "Succeeded")
 
     @staticmethod
-    def _make(api: Api, resource: str, body: Json) -> None:
+    def _make(api: NamespaceApi, resource: str, body: Json) -> None:
         path = f"/api/v1/namespaces/{api.namespace}/{resource}"
         assert api.request("POST", path, body).status_code == 201
 
 
-def test_termination_message_from_the_log(api: Api) -> None:
+def test_termination_message_from_the_log(api: NamespaceApi) -> None:
     base = container("base", "sh", "-c", "echo why; exit 1", terminationMessagePolicy="FallbackToLogsOnError")
     api.create(pod("p", containers=[base]))
     assert state(api.wait_phase("p", "Failed"))["terminated"]["message"] == "why\n"

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness.cluster_api import Api, held
-from tests.integration.local_cluster.test_objects import status_of
+from tests.harness.cluster_api import NamespaceApi, held, status_of
 
 
 @pytest.fixture
-def three(simulated: Api) -> Api:
+def three(simulated: NamespaceApi) -> NamespaceApi:
     """Held pods a, b and c."""
     simulated.create(held("a", {"app": "x", "tier": "web"}))
     simulated.create(held("b", {"app": "y", "tier": "web"}))
@@ -40,12 +39,12 @@ def three(simulated: Api) -> Api:
         ("", "abc"),
     ],
 )
-def test_label_selectors(three: Api, selector: str, names: str) -> None:
+def test_label_selectors(three: NamespaceApi, selector: str, names: str) -> None:
     assert "".join(three.names(labelSelector=selector)) == names
 
 
 @pytest.mark.parametrize("selector", ["=x", "a b", "a=b=c", "a in x", "app in (x", "a=no good", "k!", "a in (b!)"])
-def test_label_selectors_that_are_none(three: Api, selector: str) -> None:
+def test_invalid_label_selectors(three: NamespaceApi, selector: str) -> None:
     status_of(three.request("GET", "", params={"labelSelector": selector}), 400, "BadRequest")
 
 
@@ -62,23 +61,23 @@ def test_label_selectors_that_are_none(three: Api, selector: str) -> None:
         ("spec.restartPolicy=Never", "abc"),
     ],
 )
-def test_field_selectors(three: Api, selector: str, names: str) -> None:
+def test_field_selectors(three: NamespaceApi, selector: str, names: str) -> None:
     assert "".join(three.names(fieldSelector=selector)) == names
 
 
 @pytest.mark.parametrize("selector", ["spec.containers=x", "status.phase", "phase=Running"])
-def test_field_selectors_that_are_none(three: Api, selector: str) -> None:
+def test_invalid_field_selectors(three: NamespaceApi, selector: str) -> None:
     status_of(three.request("GET", "", params={"fieldSelector": selector}), 400, "BadRequest")
 
 
-def test_all_namespaces(three: Api) -> None:
+def test_all_namespaces(three: NamespaceApi) -> None:
     found = three.request("GET", "/api/v1/pods", params={"labelSelector": "tier"}).json()
     assert found["kind"] == "PodList"
     assert {item["metadata"]["namespace"] for item in found["items"]} == {three.namespace}
     status_of(three.request("GET", "/api/v1/pods/a"), 404, "NotFound")
 
 
-def test_versions_rise_over_the_whole_cluster(simulated: Api) -> None:
+def test_versions_increase_over_the_whole_cluster(simulated: NamespaceApi) -> None:
     seen = [simulated.version()]
     for name in "abc":
         seen.append(simulated.create(held(name))["metadata"]["resourceVersion"])
@@ -92,7 +91,7 @@ def test_versions_rise_over_the_whole_cluster(simulated: Api) -> None:
 class TestChunks:
     """`limit` and `continue`."""
 
-    def test_chunks_show_the_moment_of_the_first(self, three: Api) -> None:
+    def test_chunks_show_the_state_at_the_first(self, three: NamespaceApi) -> None:
         first = three.listing(limit="1")
         assert [item["metadata"]["name"] for item in first["items"]] == ["a"]
         assert first["metadata"]["remainingItemCount"] == 2
@@ -107,13 +106,13 @@ class TestChunks:
         assert "continue" not in third["metadata"]
         assert three.names() == ["a", "b", "bb"]
 
-    def test_no_count_with_a_selector(self, three: Api) -> None:
+    def test_no_count_with_a_selector(self, three: NamespaceApi) -> None:
         first = three.listing(limit="1", labelSelector="app=x")
         assert "remainingItemCount" not in first["metadata"]
         token = {"continue": first["metadata"]["continue"]}
         assert three.names(limit="1", labelSelector="app=x", **token) == ["c"]
 
-    def test_stale_token_is_expired_and_offers_the_rest(self, three: Api) -> None:
+    def test_stale_token_is_expired_and_offers_the_rest(self, three: NamespaceApi) -> None:
         token = {"continue": three.listing(limit="1")["metadata"]["continue"]}
         three.cluster.compact()
         three.create(held("d"))
@@ -122,7 +121,7 @@ class TestChunks:
         assert three.names(**fresh) == ["b", "c", "d"]
 
     @pytest.mark.parametrize("token", ["x", "e30", "!!!"])
-    def test_token_that_is_none(self, three: Api, token: str) -> None:
+    def test_invalid_token(self, three: NamespaceApi, token: str) -> None:
         status_of(three.request("GET", "", params={"continue": token}), 400, "BadRequest")
 
 
@@ -137,13 +136,13 @@ class TestChunks:
         ({"resourceVersion": "99999999999999999"}, 504, "Timeout"),
     ],
 )
-def test_parameters_that_are_refused(simulated: Api, params: dict[str, Any], code: int, reason: str) -> None:
+def test_invalid_parameters(simulated: NamespaceApi, params: dict[str, Any], code: int, reason: str) -> None:
     status = status_of(simulated.request("GET", "", params=params), code, reason)
     if code == 504:
         assert status["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
 
 
-def test_versions_in_a_list(three: Api) -> None:
+def test_versions_in_a_list(three: NamespaceApi) -> None:
     version = three.version()
     assert three.names(resourceVersion="0") == ["a", "b", "c"]
     assert three.names(resourceVersion=version, resourceVersionMatch="NotOlderThan") == ["a", "b", "c"]

@@ -1,4 +1,4 @@
-"""Create, read, change: what is filled in, what is refused, and how a refusal looks."""
+"""Create, read and change objects: defaults, refusals, and the form of refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness.cluster_api import Api, Json, held, pod
+from tests.harness.cluster_api import Json, NamespaceApi, held, pod, status_of
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "no name": ({"metadata": {"name": ""}}, 422, "Invalid", "metadata.name: Required value"),
@@ -79,17 +79,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
 }
 
 
-def status_of(response: httpx.Response, code: int, reason: str) -> Json:
-    """The body, checked to be a `Status` of that code and reason."""
-    assert response.status_code == code, response.text
-    status: Json = response.json()
-    assert (status["kind"], status["apiVersion"], status["status"]) == ("Status", "v1", "Failure")
-    assert (status["code"], status["reason"]) == (code, reason)
-    return status
-
-
 @pytest.mark.parametrize("case", REFUSED)
-def test_pod_that_is_refused(simulated: Api, case: str) -> None:
+def test_invalid_pod(simulated: NamespaceApi, case: str) -> None:
     change, code, reason, text = REFUSED[case]
     status = status_of(simulated.request("POST", "", {**pod("refused"), **change}), code, reason)
     assert text in status["message"]
@@ -98,14 +89,14 @@ def test_pod_that_is_refused(simulated: Api, case: str) -> None:
         assert status["details"]["kind"] == "Pod"
 
 
-def test_all_causes_are_told_at_once(simulated: Api) -> None:
+def test_a_refusal_names_all_causes(simulated: NamespaceApi) -> None:
     body = {**pod("Bad"), "spec": {"containers": [{"name": "a"}], "restartPolicy": "x"}}
     status = status_of(simulated.request("POST", "", body), 422, "Invalid")
     fields = {cause["field"] for cause in status["details"]["causes"]}
     assert fields == {"metadata.name", "spec.containers[0].image", "spec.restartPolicy"}
 
 
-def test_created_pod_has_what_a_real_server_fills_in(simulated: Api) -> None:
+def test_created_pod_has_the_defaults_of_a_real_server(simulated: NamespaceApi) -> None:
     body = held("p", {"a": "b"})
     body["spec"] = {"containers": [{"name": "base", "image": "any"}]}
     made = simulated.create(body)
@@ -129,13 +120,13 @@ def test_created_pod_has_what_a_real_server_fills_in(simulated: Api) -> None:
 @pytest.mark.parametrize(
     ("image", "policy"), [("a", "Always"), ("a:latest", "Always"), ("r:5000/a", "Always"), ("a:1", "IfNotPresent")]
 )
-def test_image_pull_policy(simulated: Api, image: str, policy: str) -> None:
+def test_image_pull_policy(simulated: NamespaceApi, image: str, policy: str) -> None:
     body = held()
     body["spec"]["containers"][0]["image"] = image
     assert simulated.create(body)["spec"]["containers"][0]["imagePullPolicy"] == policy
 
 
-def test_what_belongs_to_the_server_cannot_be_given(simulated: Api) -> None:
+def test_server_owned_fields_are_ignored(simulated: NamespaceApi) -> None:
     body = held()
     body["metadata"].update(
         uid="mine", creationTimestamp="2020-01-01T00:00:00Z", deletionTimestamp="2020-01-01T00:00:00Z"
@@ -147,14 +138,14 @@ def test_what_belongs_to_the_server_cannot_be_given(simulated: Api) -> None:
     assert made["status"]["phase"] == "Pending"
 
 
-def test_second_pod_of_a_name_already_exists(simulated: Api) -> None:
+def test_second_pod_with_the_same_name_already_exists(simulated: NamespaceApi) -> None:
     simulated.create(held())
     status = status_of(simulated.request("POST", "", held()), 409, "AlreadyExists")
     assert status["details"] == {"name": "p", "kind": "pods"}
     assert status["message"] == 'pods "p" already exists'
 
 
-def test_generated_names_differ(simulated: Api) -> None:
+def test_generated_names_differ(simulated: NamespaceApi) -> None:
     body = held()
     body["metadata"]["generateName"] = "run-"
     del body["metadata"]["name"]
@@ -163,19 +154,19 @@ def test_generated_names_differ(simulated: Api) -> None:
     assert all(name.startswith("run-") and len(name) == 9 for name in names)
 
 
-def test_namespace_must_exist(simulated: Api) -> None:
+def test_namespace_must_exist(simulated: NamespaceApi) -> None:
     status = status_of(simulated.request("POST", "/api/v1/namespaces/nowhere/pods", held()), 404, "NotFound")
     assert status["message"] == 'namespaces "nowhere" not found'
 
 
-def test_missing_pod(simulated: Api) -> None:
+def test_missing_pod(simulated: NamespaceApi) -> None:
     for method in ("GET", "DELETE"):
         status = status_of(simulated.request(method, "/none"), 404, "NotFound")
         assert status["details"] == {"name": "none", "kind": "pods"}
     status_of(simulated.patch("none", {}), 404, "NotFound")
 
 
-def test_dry_run_creates_nothing(simulated: Api) -> None:
+def test_dry_run_creates_nothing(simulated: NamespaceApi) -> None:
     before = simulated.version()
     assert simulated.create(held(), dryRun="All")["metadata"]["name"] == "p"
     assert simulated.names() == []
@@ -184,11 +175,11 @@ def test_dry_run_creates_nothing(simulated: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000], ids=range(5))
-def test_malformed_body(simulated: Api, body: bytes) -> None:
+def test_malformed_body(simulated: NamespaceApi, body: bytes) -> None:
     status_of(simulated.request("POST", "", body), 400, "BadRequest")
 
 
-def test_methods_paths_and_media_types(simulated: Api) -> None:
+def test_methods_paths_and_media_types(simulated: NamespaceApi) -> None:
     status_of(simulated.request("PUT", "", held()), 405, "MethodNotAllowed")
     status_of(simulated.request("POST", "/p", held()), 405, "MethodNotAllowed")
     status_of(simulated.request("GET", "/p/exec"), 404, "NotFound")
@@ -205,7 +196,7 @@ def test_methods_paths_and_media_types(simulated: Api) -> None:
     status_of(simulated.request("POST", "", held("big" * 2_000_000)), 413, "RequestEntityTooLarge")
 
 
-def test_token_is_demanded(simulated: Api) -> None:
+def test_token_is_required(simulated: NamespaceApi) -> None:
     url = simulated.cluster.url
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {simulated.cluster.token}"}):
         answer = httpx.get(f"{url}/api/v1/pods", headers=headers)
@@ -216,7 +207,7 @@ def test_token_is_demanded(simulated: Api) -> None:
     assert httpx.get(f"{url}/token/wrong/api/v1/pods").status_code == 401
 
 
-def test_discovery(simulated: Api) -> None:
+def test_discovery(simulated: NamespaceApi) -> None:
     call = simulated.cluster.call
     assert call("GET", "/version")["major"] == "1"
     assert call("GET", "/api")["versions"] == ["v1"]
@@ -230,19 +221,19 @@ def test_discovery(simulated: Api) -> None:
 class TestPatch:
     """The three kinds of patches, on labels, annotations, lists and status."""
 
-    def test_merge_patch_merges_and_null_removes(self, simulated: Api) -> None:
+    def test_merge_patch_merges_and_null_removes(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"keep": "1", "drop": "1"}))
         changed = simulated.patch("p", {"metadata": {"labels": {"drop": None, "new": "2"}}}).json()
         assert changed["metadata"]["labels"] == {"keep": "1", "new": "2"}
 
-    def test_strategic_merge_patch_merges_containers_by_name(self, simulated: Api) -> None:
+    def test_strategic_merge_patch_merges_containers_by_name(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"keep": "1"}))
         body = {"metadata": {"labels": {"new": "2"}}, "spec": {"containers": [{"name": "base", "image": "other:2"}]}}
         changed = simulated.patch("p", body, "strategic-merge-patch").json()
         assert changed["metadata"]["labels"] == {"keep": "1", "new": "2"}
         assert [item["image"] for item in changed["spec"]["containers"]] == ["other:2"]
 
-    def test_json_patch(self, simulated: Api) -> None:
+    def test_json_patch(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"a": "1"}))
         operations: list[Json] = [
             {"op": "test", "path": "/metadata/labels/a", "value": "1"},
@@ -253,7 +244,7 @@ class TestPatch:
         status_of(simulated.patch("p", operations, "json-patch"), 422, "Invalid")
         status_of(simulated.patch("p", {"no": "list"}, "json-patch"), 400, "BadRequest")
 
-    def test_conflict_with_another_version(self, simulated: Api) -> None:
+    def test_conflict_with_another_version(self, simulated: NamespaceApi) -> None:
         version = simulated.create(held())["metadata"]["resourceVersion"]
         simulated.patch("p", {"metadata": {"labels": {"a": "1"}}})
         stale = {"metadata": {"resourceVersion": version, "labels": {"a": "2"}}}
@@ -261,7 +252,7 @@ class TestPatch:
         status_of(simulated.patch("p", {"metadata": {"uid": "another"}}), 422, "Invalid")
         assert simulated.get("p")["metadata"]["labels"] == {"a": "1"}
 
-    def test_patch_that_changes_nothing_makes_no_version(self, simulated: Api) -> None:
+    def test_patch_without_a_change_makes_no_version(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"a": "1"}))
         simulated.wait("p", lambda found: "nodeName" in found["spec"])
         before = simulated.get("p")["metadata"]["resourceVersion"]
@@ -273,27 +264,27 @@ class TestPatch:
         [{"restartPolicy": "Always"}, {"nodeName": "other"}, {"containers": [{"name": "new", "image": "i"}]}],
         ids=str,
     )
-    def test_spec_is_immutable(self, simulated: Api, spec: Json) -> None:
+    def test_spec_is_immutable(self, simulated: NamespaceApi, spec: Json) -> None:
         simulated.create(held())
         simulated.wait("p", lambda found: "nodeName" in found["spec"])
         status = status_of(simulated.patch("p", {"spec": spec}), 422, "Invalid")
         assert "pod updates may not change fields" in status["message"]
 
-    def test_bad_label_in_a_patch(self, simulated: Api) -> None:
+    def test_bad_label_in_a_patch(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         status_of(simulated.patch("p", {"metadata": {"labels": {"a": "no good"}}}), 422, "Invalid")
         status_of(simulated.patch("p", {"metadata": {"name": "q"}}), 400, "BadRequest")
 
-    def test_status_is_changed_only_by_its_subresource(self, simulated: Api) -> None:
+    def test_status_is_changed_only_by_its_subresource(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
-        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("p")
         assert simulated.patch("p", {"status": {"phase": "Failed"}}).json()["status"]["phase"] == "Pending"
         changed = simulated.patch("p", {"status": {"phase": "Failed"}, "spec": {"nodeName": "x"}}, sub="/status").json()
         assert (changed["status"]["phase"], changed["spec"]["nodeName"]) == ("Failed", "local-node")
 
-    def test_put_replaces_labels_and_keeps_the_status(self, simulated: Api) -> None:
+    def test_put_replaces_labels_and_keeps_the_status(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"old": "1"}))
-        found = simulated.wait("p", lambda found: "startTime" in found["status"])
+        found = simulated.wait_scheduled("p")
         body = copy.deepcopy(found)
         body["metadata"]["labels"] = {"new": "1"}
         body["status"] = {}
@@ -302,15 +293,15 @@ class TestPatch:
         assert changed["status"] == found["status"]
         status_of(simulated.request("PUT", "/p", body), 409, "Conflict")
 
-    def test_put_status(self, simulated: Api) -> None:
+    def test_put_status(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
-        body = simulated.wait("p", lambda found: "startTime" in found["status"])
+        body = simulated.wait_scheduled("p")
         body["status"]["phase"] = "Running"
         assert simulated.request("PUT", "/p/status", body).json()["status"]["phase"] == "Running"
         assert simulated.request("GET", "/p/status").json()["status"]["phase"] == "Running"
 
 
-def test_partial_metadata(simulated: Api) -> None:
+def test_partial_metadata(simulated: NamespaceApi) -> None:
     simulated.create(held("p", {"a": "1"}))
     accept = "application/json;as={};v=v1;g=meta.k8s.io,application/json"
     one = simulated.request("GET", "/p", headers={"Accept": accept.format("PartialObjectMetadata")}).json()
@@ -323,10 +314,10 @@ def test_partial_metadata(simulated: Api) -> None:
         assert set(next(events)["object"]) == {"kind", "apiVersion", "metadata"}
 
 
-def test_namespace_goes_with_its_pods(simulated: Api) -> None:
+def test_namespace_is_removed_with_its_last_pod(simulated: NamespaceApi) -> None:
     call = simulated.cluster.call
     call("POST", "/api/v1/namespaces", {"metadata": {"name": "doomed"}})
-    doomed = Api(simulated.cluster, "doomed")
+    doomed = NamespaceApi(simulated.cluster, "doomed")
     body = pod("p")
     body["metadata"]["annotations"] = {"local-cluster/hold-deletion": "true", "local-cluster/duration-s": "60"}
     doomed.create(body)

@@ -1,4 +1,4 @@
-"""The server as a process: its kubeconfig, its signals, what it leaves behind, and what a data directory keeps."""
+"""The server as a process: kubeconfig, signals, clean-up, and the data directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from podrelay_local_cluster.kubelet.reaper import groups_left
 from podrelay_local_cluster.main import run_local_cluster
-from tests.harness.cluster_api import Api, held, pod, state
+from tests.harness.cluster_api import NamespaceApi, held, pod, state
 from tests.harness.local_cluster import ROOT, LocalCluster
 
 STUBBORN = ("sh", "-c", "trap '' TERM; echo $$$$; sh -c 'trap \"\" TERM; echo $$$$; while :; do sleep 0.2; done'")
@@ -24,12 +24,12 @@ STUBBORN = ("sh", "-c", "trap '' TERM; echo $$$$; sh -c 'trap \"\" TERM; echo $$
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A server of the test's own that keeps its objects."""
+    """A server for one test, with a data directory."""
     with LocalCluster(tmp_path / "files", data_dir=tmp_path / "data", namespaces="first,second") as cluster:
         yield cluster
 
 
-def start_stubborn(api: Api, name: str = "p") -> list[int]:
+def start_stubborn(api: NamespaceApi, name: str = "p") -> list[int]:
     """A pod of two processes that ignore SIGTERM; their ids."""
     api.create(pod(name, *STUBBORN))
     api.wait_phase(name, "Running")
@@ -65,7 +65,7 @@ def test_kubeconfig(own: LocalCluster) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_every_process_and_exits_0(own: LocalCluster, number: int) -> None:
-    pids = start_stubborn(Api(own, "first"))
+    pids = start_stubborn(NamespaceApi(own, "first"))
     assert own.process is not None
     own.process.send_signal(number)
     assert own.process.wait(15) == 0
@@ -74,19 +74,19 @@ def test_signal_ends_every_process_and_exits_0(own: LocalCluster, number: int) -
 
 
 def test_sigkill_leaves_no_process(own: LocalCluster) -> None:
-    pids = start_stubborn(Api(own, "first"))
+    pids = start_stubborn(NamespaceApi(own, "first"))
     own.kill()
     wait_dead(pids)
 
 
-def test_force_deletion_and_vanishing_leave_no_process(api: Api) -> None:
+def test_forced_deletion_and_vanishing_leave_no_process(api: NamespaceApi) -> None:
     first, second = start_stubborn(api, "p"), start_stubborn(api, "q")
     api.delete("p", gracePeriodSeconds="0")
     api.cluster.vanish_pod(api.namespace, "q")
     wait_dead(first + second)
 
 
-def test_temporary_files_go_with_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_are_removed_with_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -98,19 +98,19 @@ def test_temporary_files_go_with_the_server(tmp_path: Path, monkeypatch: pytest.
 
 
 class TestDataDirectory:
-    """A killed server's successor on the same directory."""
+    """The next server on the directory of a killed server."""
 
-    def restarted(self, own: LocalCluster) -> Api:
+    def restarted(self, own: LocalCluster) -> NamespaceApi:
         url, token = own.url, own.token
         own.kill()
         own.start()
         assert (own.url, own.token) == (url, token)
-        return Api(own, "first")
+        return NamespaceApi(own, "first")
 
     def test_objects_and_versions_are_kept(self, own: LocalCluster) -> None:
-        api = Api(own, "first")
+        api = NamespaceApi(own, "first")
         api.create(held("a", {"x": "y"}))
-        kept = api.wait("a", lambda found: "startTime" in found["status"])
+        kept = api.wait_scheduled("a")
         api.create(pod("b", "true"))
         done = api.wait_phase("b", "Succeeded")
         api.create(held("c"))
@@ -126,8 +126,8 @@ class TestDataDirectory:
         with api.watch(resourceVersion=str(version - 1)) as events:
             assert next(events)["object"]["code"] == 410
 
-    def test_process_lost_with_the_server(self, own: LocalCluster) -> None:
-        api = Api(own, "first")
+    def test_process_lost_with_its_server(self, own: LocalCluster) -> None:
+        api = NamespaceApi(own, "first")
         pids = start_stubborn(api)
         api.create(pod("again", "sleep", "60", restartPolicy="Always"))
         api.wait_phase("again", "Running")
@@ -138,8 +138,8 @@ class TestDataDirectory:
         assert found["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
         wait_dead(pids)
 
-    def test_deletion_begun_before_is_finished(self, own: LocalCluster) -> None:
-        api = Api(own, "first")
+    def test_deletion_in_progress_is_completed(self, own: LocalCluster) -> None:
+        api = NamespaceApi(own, "first")
         start_stubborn(api)
         api.delete("p")
         api = self.restarted(own)
@@ -148,9 +148,9 @@ class TestDataDirectory:
                 assert any(event["type"] == "DELETED" for event in events)
         assert api.names() == []
 
-    def test_simulated_pods_go_on(self, tmp_path: Path) -> None:
+    def test_simulated_pods_continue(self, tmp_path: Path) -> None:
         with LocalCluster(tmp_path, data_dir=tmp_path / "data", runner="simulate", namespaces="first") as own:
-            api = Api(own, "first")
+            api = NamespaceApi(own, "first")
             body = pod("p")
             body["metadata"]["annotations"] = {"local-cluster/duration-s": "0.5", "local-cluster/exit-code": "3"}
             api.create(body)
@@ -158,15 +158,15 @@ class TestDataDirectory:
             found = self.restarted(own).wait_phase("p", "Failed")
             assert state(found)["terminated"]["exitCode"] == 3
 
-    def test_broken_last_line_is_left_out(self, own: LocalCluster, tmp_path: Path) -> None:
-        api = Api(own, "first")
+    def test_incomplete_last_line_is_ignored(self, own: LocalCluster, tmp_path: Path) -> None:
+        api = NamespaceApi(own, "first")
         api.create(held("a"))
-        api.wait("a", lambda found: "startTime" in found["status"])
+        api.wait_scheduled("a")
         own.kill()
         with (tmp_path / "data" / "journal.jsonl").open("ab") as journal:
             journal.write(b'{"version": 99, "resource": "po')
         own.start()
-        assert Api(own, "first").names() == ["a"]
+        assert NamespaceApi(own, "first").names() == ["a"]
 
     def test_second_server_is_refused(self, own: LocalCluster, tmp_path: Path) -> None:
         second = LocalCluster(tmp_path / "second", data_dir=tmp_path / "data")
@@ -174,8 +174,8 @@ class TestDataDirectory:
             second.start()
 
 
-def test_command_line_that_makes_no_sense(tmp_path: Path) -> None:
-    sources = os.pathsep.join([str(ROOT / "executor"), str(ROOT / "workers")])
+def test_invalid_command_line(tmp_path: Path) -> None:
+    sources = str(ROOT / "local_cluster")
     for options in (["--runner", "magic"], ["--token", "short"], []):
         command = [sys.executable, "-m", "podrelay_local_cluster", *options]
         done = subprocess.run(
@@ -187,5 +187,5 @@ def test_command_line_that_makes_no_sense(tmp_path: Path) -> None:
         run_local_cluster(0, tmp_path / "k", token="short")
 
 
-def test_reaper_kills_what_was_not_taken_back() -> None:
+def test_reaper_kills_groups_that_were_not_removed() -> None:
     assert groups_left(["+5\n", "+6\n", "-5\n", "+7\n"]) == {6, 7}

@@ -1,4 +1,4 @@
-"""Pods that are timers, and how many of them one server carries."""
+"""Pods that are timers, and a thousand of them at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.harness.cluster_api import Api, Json, pod, state
+from tests.harness.cluster_api import Json, NamespaceApi, pod, state
 
 
 def timed(name: str, duration_s: float | str, exit_code: int | str = 0) -> Json:
@@ -21,7 +21,7 @@ def timed(name: str, duration_s: float | str, exit_code: int | str = 0) -> Json:
 
 
 @pytest.mark.parametrize(("exit_code", "phase"), [(0, "Succeeded"), (9, "Failed")])
-def test_ends_as_the_annotations_say(simulated: Api, exit_code: int, phase: str) -> None:
+def test_ends_by_its_annotations(simulated: NamespaceApi, exit_code: int, phase: str) -> None:
     begun = time.monotonic()
     simulated.create(timed("p", 0.3, exit_code))
     simulated.wait_phase("p", "Running")
@@ -30,14 +30,14 @@ def test_ends_as_the_annotations_say(simulated: Api, exit_code: int, phase: str)
     assert state(found)["terminated"]["exitCode"] == exit_code
 
 
-def test_defaults_are_one_second_and_success(simulated: Api) -> None:
+def test_defaults_are_one_second_and_success(simulated: NamespaceApi) -> None:
     begun = time.monotonic()
     simulated.create(pod())
     simulated.wait_phase("p", "Succeeded")
     assert time.monotonic() - begun >= 0.9
 
 
-def test_graceful_deletion_ends_the_timer(simulated: Api) -> None:
+def test_graceful_deletion_ends_the_timer(simulated: NamespaceApi) -> None:
     simulated.create(timed("p", 60))
     simulated.wait_phase("p", "Running")
     version = simulated.version()
@@ -45,7 +45,7 @@ def test_graceful_deletion_ends_the_timer(simulated: Api) -> None:
     assert state(simulated.wait_gone("p", version))["terminated"]["exitCode"] == 143
 
 
-def test_init_containers_and_sidecars(simulated: Api) -> None:
+def test_init_containers_and_sidecars(simulated: NamespaceApi) -> None:
     body = timed("p", 0.1)
     body["spec"]["initContainers"] = [
         {"name": "side", "image": "i", "restartPolicy": "Always"},
@@ -57,19 +57,19 @@ def test_init_containers_and_sidecars(simulated: Api) -> None:
     assert state(found, "side")["terminated"]["exitCode"] == 143
 
 
-def test_annotation_that_is_no_number(simulated: Api) -> None:
+def test_invalid_annotation(simulated: NamespaceApi) -> None:
     simulated.create(timed("p", "soon"))
     assert state(simulated.wait_phase("p", "Failed"))["terminated"]["reason"] == "StartError"
 
 
-def test_logs_are_empty(simulated: Api) -> None:
+def test_logs_are_empty(simulated: NamespaceApi) -> None:
     simulated.create(timed("p", 0.01))
     simulated.wait_phase("p", "Succeeded")
     assert simulated.log("p") == ""
 
 
-def test_many_at_once(simulated: Api) -> None:
-    """Concurrent creations each give one pod; the floor is far below what a free machine does, as machines are shared."""
+def test_many_at_once(simulated: NamespaceApi) -> None:
+    """Each concurrent creation makes one pod. The time limit is generous, because machines are shared."""
 
     async def create_all(count: int) -> None:
         url, headers = simulated.cluster.url + simulated.path, simulated.cluster.headers

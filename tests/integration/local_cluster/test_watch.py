@@ -1,4 +1,4 @@
-"""Watches: where they begin, what they show through selectors, bookmarks, ends, and versions too old."""
+"""Watches: their start, selectors, bookmarks, end, and expired versions."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.cluster_api import Api, Json, held, pod
-from tests.integration.local_cluster.test_objects import status_of
+from tests.harness.cluster_api import Json, NamespaceApi, held, pod, status_of
 
 PARTIAL = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"}
 
 
-def brief(events: Iterator[Json], count: int) -> list[tuple[str, str]]:
+def names_of(events: Iterator[Json], count: int) -> list[tuple[str, str]]:
     return [(event["type"], event["object"]["metadata"]["name"]) for event in itertools.islice(events, count)]
 
 
 @pytest.mark.parametrize("version", ["", "0"])
-def test_begins_with_the_present(simulated: Api, version: str) -> None:
+def test_starts_with_the_current_state(simulated: NamespaceApi, version: str) -> None:
     for name in "ba":
         simulated.create(held(name))
-        simulated.wait(name, lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled(name)
     with simulated.watch(resourceVersion=version) as events:
-        assert brief(events, 2) == [("ADDED", "a"), ("ADDED", "b")]
+        assert names_of(events, 2) == [("ADDED", "a"), ("ADDED", "b")]
         simulated.create(held("c"))
-        assert brief(events, 2) == [("ADDED", "c"), ("MODIFIED", "c")]
+        assert names_of(events, 2) == [("ADDED", "c"), ("MODIFIED", "c")]
         simulated.delete("a", gracePeriodSeconds="0")
-        assert brief(events, 2) == [("MODIFIED", "a"), ("DELETED", "a")]
+        assert names_of(events, 2) == [("MODIFIED", "a"), ("DELETED", "a")]
 
 
-def test_resumes_exactly(simulated: Api) -> None:
+def test_resumes_without_gap_or_repetition(simulated: NamespaceApi) -> None:
     version = simulated.version()
     for name in "abc":
         simulated.create(held(name))
-        simulated.wait(name, lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled(name)
     with simulated.watch(resourceVersion=version) as events:
         all_events = list(itertools.islice(events, 6))
     versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in all_events]
@@ -45,7 +44,7 @@ def test_resumes_exactly(simulated: Api) -> None:
             assert next(events) == all_events[index + 1]
 
 
-def test_order_of_a_pods_life(simulated: Api) -> None:
+def test_order_of_a_pods_events(simulated: NamespaceApi) -> None:
     version = simulated.version()
     body = pod()
     body["metadata"]["annotations"] = {"local-cluster/duration-s": "0.05"}
@@ -55,21 +54,21 @@ def test_order_of_a_pods_life(simulated: Api) -> None:
     assert life == [("ADDED", "Pending"), ("MODIFIED", "Pending"), ("MODIFIED", "Running"), ("MODIFIED", "Succeeded")]
 
 
-def test_one_namespace_only(simulated: Api) -> None:
+def test_one_namespace_only(simulated: NamespaceApi) -> None:
     with simulated.watch() as events, simulated.watch("/api/v1/pods", labelSelector="mine") as everywhere:
         simulated.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere", {"mine": ""}))
         simulated.create(held("here", {"mine": ""}))
-        assert brief(events, 1) == [("ADDED", "here")]
-        assert brief(everywhere, 1) == [("ADDED", "elsewhere")]
+        assert names_of(events, 1) == [("ADDED", "here")]
+        assert names_of(everywhere, 1) == [("ADDED", "elsewhere")]
     simulated.cluster.vanish_pod("default", "elsewhere")
 
 
 class TestSelectors:
-    """An object that enters or leaves the selection."""
+    """Objects that enter or leave the selection."""
 
-    def test_leaving_is_deleted_and_entering_is_added(self, simulated: Api) -> None:
+    def test_leaving_is_deleted_and_entering_is_added(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"app": "x"}))
-        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("p")
         with simulated.watch(labelSelector="app=x") as events:
             assert next(events)["type"] == "ADDED"
             changed = simulated.patch("p", {"metadata": {"labels": {"app": "y"}}}).json()
@@ -85,19 +84,19 @@ class TestSelectors:
             simulated.patch("p", {"metadata": {"labels": {"other": "2"}}})
             assert next(events)["type"] == "MODIFIED"
             simulated.delete("p", gracePeriodSeconds="0")
-            assert brief(events, 2) == [("MODIFIED", "p"), ("DELETED", "p")]
+            assert names_of(events, 2) == [("MODIFIED", "p"), ("DELETED", "p")]
 
-    def test_deletion_outside_the_selection_is_not_seen(self, simulated: Api) -> None:
+    def test_deletion_outside_the_selection_is_not_seen(self, simulated: NamespaceApi) -> None:
         with simulated.watch(labelSelector="app=x") as events:
             simulated.create(held("q", {"app": "y"}))
             simulated.delete("q", gracePeriodSeconds="0")
             simulated.create(held("p", {"app": "x"}))
-            assert brief(events, 1) == [("ADDED", "p")]
+            assert names_of(events, 1) == [("ADDED", "p")]
 
-    def test_field_selector_follows_the_phase(self, simulated: Api) -> None:
+    def test_field_selector_follows_the_phase(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         with simulated.watch(fieldSelector="status.phase=Running") as events:
-            simulated.wait("p", lambda found: "startTime" in found["status"])
+            simulated.wait_scheduled("p")
             simulated.set_phase("p", "Running")
             assert next(events)["type"] == "ADDED"
             simulated.set_phase("p", "Succeeded")
@@ -108,7 +107,7 @@ class TestSelectors:
 class TestEnds:
     """Bookmarks and the end of a stream."""
 
-    def test_timeout_ends_cleanly_with_a_bookmark(self, api: Api) -> None:
+    def test_timeout_ends_cleanly_with_a_bookmark(self, api: NamespaceApi) -> None:
         version = api.version()
         api.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere"))
         api.cluster.vanish_pod("default", "elsewhere")
@@ -120,17 +119,17 @@ class TestEnds:
         assert int(marks[-1]["object"]["metadata"]["resourceVersion"]) > int(version)
 
     @pytest.mark.parametrize("ahead", [0, 1000])
-    def test_no_bookmark_says_again_where_the_watch_began(self, api: Api, ahead: int) -> None:
-        """Where nothing changes in the whole cluster, a watch is silent; so it is beyond the version that is reached."""
+    def test_no_bookmark_repeats_the_start_of_the_watch(self, api: NamespaceApi, ahead: int) -> None:
+        """A watch is silent while nothing in the cluster changes, and when it starts at a future version."""
         version = str(int(api.version()) + ahead)
         with api.watch(resourceVersion=version, allowWatchBookmarks="true", timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_no_bookmarks_unasked(self, api: Api) -> None:
+    def test_no_bookmarks_without_a_request_for_them(self, api: NamespaceApi) -> None:
         with api.watch(resourceVersion=api.version(), timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_bookmark_carries_the_version_of_other_namespaces_events(self, api: Api) -> None:
+    def test_bookmark_carries_the_version_of_other_namespaces_events(self, api: NamespaceApi) -> None:
         version = api.version()
         made = api.cluster.call("POST", "/api/v1/namespaces/default/pods", held("elsewhere"))
         api.cluster.vanish_pod("default", "elsewhere")
@@ -138,7 +137,7 @@ class TestEnds:
             mark = next(events)
         assert int(mark["object"]["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
 
-    def test_initial_events_end_with_a_bookmark(self, simulated: Api) -> None:
+    def test_initial_events_end_with_a_bookmark(self, simulated: NamespaceApi) -> None:
         simulated.create(held())
         initial = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
         with simulated.watch(**initial) as events:
@@ -149,27 +148,27 @@ class TestEnds:
         assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
         with simulated.watch(**{**initial, "sendInitialEvents": "false"}) as events:
             simulated.create(held("later"))
-            assert brief(events, 1) == [("ADDED", "later")]
+            assert names_of(events, 1) == [("ADDED", "later")]
         params = {"watch": "1", "sendInitialEvents": "true"}
         status_of(simulated.request("GET", "", params=params), 422, "Invalid")
 
-    def test_drop_streams(self, simulated: Api) -> None:
+    def test_drop_streams(self, simulated: NamespaceApi) -> None:
         with simulated.watch() as one, simulated.watch() as two:
             simulated.cluster.drop_streams()
             assert list(one) == list(two) == []
 
 
 class TestTooOld:
-    """410, as a watch's first event."""
+    """410, as the first event of a watch."""
 
-    def check_expired(self, api: Api, version: str) -> None:
+    def check_expired(self, api: NamespaceApi, version: str) -> None:
         with api.watch(resourceVersion=version) as events:
             found = list(events)
         assert [event["type"] for event in found] == ["ERROR"]
         status = found[0]["object"]
         assert (status["kind"], status["code"], status["reason"]) == ("Status", 410, "Expired")
 
-    def test_version_before_the_window(self, simulated: Api) -> None:
+    def test_version_before_the_window(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         simulated.create(held())
         for number in range(210):  # the server keeps 200 events
@@ -179,29 +178,29 @@ class TestTooOld:
         with simulated.watch(resourceVersion=simulated.version(), timeoutSeconds="1") as events:
             assert list(events) == []
 
-    def test_compaction(self, simulated: Api) -> None:
+    def test_compaction(self, simulated: NamespaceApi) -> None:
         version = simulated.version()
         simulated.create(held())
-        simulated.wait("p", lambda found: "startTime" in found["status"])
+        simulated.wait_scheduled("p")
         simulated.cluster.compact()
         self.check_expired(simulated, version)
         now = simulated.version()
         with simulated.watch(resourceVersion=now) as events:
             simulated.set_phase("p", "Running")
-            assert brief(events, 1) == [("MODIFIED", "p")]
+            assert names_of(events, 1) == [("MODIFIED", "p")]
 
-    def test_open_watch_survives_compaction(self, simulated: Api) -> None:
+    def test_open_watch_survives_compaction(self, simulated: NamespaceApi) -> None:
         with simulated.watch() as events:
             simulated.cluster.compact()
             simulated.create(held())
-            assert brief(events, 1) == [("ADDED", "p")]
+            assert names_of(events, 1) == [("ADDED", "p")]
 
-    def test_version_that_is_none(self, simulated: Api) -> None:
+    def test_invalid_version(self, simulated: NamespaceApi) -> None:
         params = {"watch": "true", "resourceVersion": "x"}
         status_of(simulated.request("GET", "", params=params), 400, "BadRequest")
 
 
-def test_many_watchers_see_the_same(simulated: Api) -> None:
+def test_many_watches_see_the_same_events(simulated: NamespaceApi) -> None:
     version, found = simulated.version(), []
 
     def follow() -> None:

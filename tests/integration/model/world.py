@@ -397,7 +397,7 @@ class World:
         )
 
     def watch(self, eyes: Eyes, lose: bool = False) -> None:
-        """Leader or stand by; the leader lists, compares and publishes. `lose`: it dies before it publishes."""
+        """Lead or stand by; the leader lists, compares and publishes. `lose`: it dies before it publishes."""
         term = self._run(eyes.leadership.claim())
         if term is None:
             eyes.publisher.forget()
@@ -504,7 +504,7 @@ class World:
         return any(self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "status") == "queued" for job in ids)
 
     def lost_jobs(self) -> list[str]:
-        """LaunchRegistry that wait by the ledger, and whose job is in no list: I2 would be broken."""
+        """Launches that wait by the ledger, and whose job is in no list: I2 would be broken."""
         lost, known = [], self.redis.smembers(redis_keys.RQ_QUEUES)
         for key in self.redis.keys(self.names.launch_prefix + "*"):
             entry = self.redis.hgetall(key)

@@ -144,7 +144,7 @@ def test_pods_go_on_when_the_scheduler_ends(rigs: Rigs, which: str) -> None:
 
 def test_executors_side_by_side_by_alias_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
-        "AIRFLOW__CORE__EXECUTOR", "CircuitBreaker:podrelay.executor.RedisKubernetesExecutor,KubernetesExecutor"
+        "AIRFLOW__CORE__EXECUTOR", "Relay:podrelay.executor.RedisKubernetesExecutor,KubernetesExecutor"
     )
     # What the loader found out before.
     monkeypatch.setattr(executor_loader, "_executor_names", [])

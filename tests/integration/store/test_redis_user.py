@@ -1,4 +1,4 @@
-"""The Redis user that docs/redis.md describes may do all that podrelay does, and no more."""
+"""The Redis user in docs/redis.md has the permissions that podrelay needs, and no others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PASSWORD = "of-the-test-only"
 
 
 def rules() -> list[str]:
-    """The words of the documented line, after the user's name."""
+    """The rules of the documented user."""
     found = re.search(r"^user podrelay (.+)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert found is not None
     return found[1].replace("PASSWORD", PASSWORD).split()
@@ -61,7 +61,7 @@ def environment(guarded: RedisServer, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def denials(server: RedisServer) -> list[str]:
-    """What was refused to the user: the command and the key or the channel."""
+    """What Redis denied to the user: the command and the key or the channel."""
     log: Any = redis.Redis.from_url(server.url, decode_responses=True).acl_log()
     harmless = ("client|setinfo", "config|get")  # as the page says
     return [
@@ -69,14 +69,14 @@ def denials(server: RedisServer) -> list[str]:
     ]
 
 
-def test_all_that_podrelay_does_is_allowed(
+def test_everything_that_podrelay_does_is_allowed(
     airflow_db: None, guarded: RedisServer, environment: dict[str, str], tmp_path: Path, capsys: Any
 ) -> None:
     client = redis.Redis.from_url(guarded.url)
     server = Server(Path(environment["AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE"]), "default")
     with workers(tmp_path / "workers", client, environment=environment) as processes:
         loop = Loop(server)
-        # One that ends well, one that fails, one that is revoked, one that is refused.
+        # One succeeds, one fails, one is revoked, one is rejected.
         well, pod = loop.run()
         update(well.ti_id, state="success")
         server.set_status(pod, ended(0))
@@ -91,7 +91,7 @@ def test_all_that_podrelay_does_is_allowed(
         invalid = k8s.V1Pod(metadata=k8s.V1ObjectMeta(labels={"team": "no / label"}))
         (refused,) = loop.submit(executor_config={"pod_override": invalid})
         assert loop.event(refused)[0] == "failed"
-        # A quota that is full for a moment; a launcher that is killed with work in its hands; another takes over.
+        # A quota is exhausted for a moment; a launcher is killed while it holds jobs; another takes over.
         server.call("PUT", "/local-cluster/faults", {"quota": {"default": 0}})
         late = loop.submit(3)
         loop.until(lambda: client.zcard("rq:scheduled:podrelay.default.default.launch"))
@@ -133,7 +133,7 @@ def test_all_that_podrelay_does_is_allowed(
     ],
     ids=lambda command: " ".join(command)[:20],
 )
-def test_nothing_else_is(guarded: RedisServer, command: tuple[str, ...]) -> None:
+def test_nothing_else_is_allowed(guarded: RedisServer, command: tuple[str, ...]) -> None:
     client = redis.Redis.from_url(guarded.url.replace("//", f"//podrelay:{PASSWORD}@"))
     with pytest.raises(
         (redis.exceptions.NoPermissionError, redis.exceptions.ResponseError), match=r"permission|can't access"
@@ -141,7 +141,7 @@ def test_nothing_else_is(guarded: RedisServer, command: tuple[str, ...]) -> None
         client.execute_command(*command)
 
 
-def test_a_refusal_of_redis_says_what_to_do(guarded: RedisServer) -> None:
+def test_a_denial_names_the_page_with_the_rules(guarded: RedisServer) -> None:
     redis.Redis.from_url(guarded.url).execute_command("ACL", "SETUSER", "podrelay", "-xrevrange")
     client = redis.Redis.from_url(guarded.url.replace("//", f"//podrelay:{PASSWORD}@"))
     with pytest.raises(redis.exceptions.ResponseError) as caught:

@@ -1,4 +1,4 @@
-"""Redis under Sentinel: its master is found, used as redis_url says, followed when it changes, waited for with a bound."""
+"""Redis under Sentinel: the master is found, used as redis_url configures it, followed on failover, awaited with a limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MASTER = "mymaster"
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
-    """A master, its replica, and the port of the one Sentinel that watches them."""
+    """A master, its replica, and the port of the one Sentinel that monitors them."""
     find_server()
     with ExitStack() as stack:
         (tmp_path / "replica").mkdir()
@@ -80,7 +80,7 @@ def settings(*ports: int, scheme: str = "redis", timeout_s: float = 0.5) -> Sett
     )
 
 
-def test_the_master_is_used_as_redis_url_says(servers: Servers) -> None:
+def test_the_master_is_used_with_the_options_of_redis_url(servers: Servers) -> None:
     master, _, sentinel = servers
     with connect(settings(sentinel)) as client:
         assert client.acl_whoami() in ("podrelay", b"podrelay")
@@ -96,18 +96,18 @@ def test_the_master_is_used_as_redis_url_says(servers: Servers) -> None:
     assert redis.Redis(port=master.port, db=3).get("of") == b"a worker"
 
 
-def test_another_master_is_followed(servers: Servers) -> None:
+def test_a_failover_is_followed(servers: Servers) -> None:
     master, replica, sentinel = servers
     breaker = CircuitBreaker(settings(sentinel))
     breaker.call(lambda client: client.set("before", 1))
     until(lambda: redis.Redis(port=replica.port, db=3).get("before") == b"1", "the replica has it")
     master.kill()
-    until(lambda: breaker.call(lambda client: client.set("after", 1)), "the relay writes to the new master")
+    until(lambda: breaker.call(lambda client: client.set("after", 1)), "the breaker writes to the new master")
     assert redis.Redis(port=replica.port, db=3).mget("before", "after") == [b"1", b"1"]
 
 
 def test_sentinels_that_do_not_answer_cost_one_timeout() -> None:
-    """A heartbeat waits for them: connections are taken, and nothing is ever said."""
+    """A heartbeat waits for them: they accept connections and never reply."""
     with ExitStack() as stack:
         silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         ports = [item.getsockname()[1] for item in silent]
@@ -131,6 +131,6 @@ def test_the_dashboard_reads_from_the_master(servers: Servers, monkeypatch: pyte
     assert [queue["name"] for queue in queues] == ["seen"]
 
 
-def test_tls_of_redis_url_holds_under_sentinel() -> None:
+def test_tls_of_redis_url_applies_under_sentinel() -> None:
     for client in (connect(settings(1, scheme="rediss")), connect_async(settings(1, scheme="rediss"))):
         assert "SSL" in client.connection_pool.connection_class.__name__

@@ -8,24 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.watcher_rig import Bench, Cluster
+from tests.harness.local_cluster import LocalCluster
+from tests.harness.watcher_rig import Bench, start_cluster
 
 
 @pytest.fixture(scope="session")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    cluster = start_cluster(tmp_path_factory.mktemp("cluster"))
     yield cluster
     cluster.close()
 
 
 @pytest.fixture
-def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+def cluster(shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
     yield shared_cluster
     shared_cluster.faults()
 
 
 @pytest.fixture
-def bench(redis_url: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     namespace = f"ns-{uuid.uuid4().hex[:8]}"
     cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     bench = Bench(redis_url, cluster, tmp_path, namespace)

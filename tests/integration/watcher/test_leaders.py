@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from tests.harness.watcher_rig import Bench, Cluster, until
+from tests.harness.watcher_rig import Bench, start_cluster, until
 
 
 def run(test: Awaitable[None], seconds: float = 110.0) -> None:
@@ -77,7 +77,7 @@ def test_a_paused_leader_publishes_nothing_when_it_resumes(bench: Bench) -> None
 
 
 def test_log_tail_of_a_failed_process(redis_url: str, tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, "--runner", "process")
+    cluster = start_cluster(tmp_path, runner="process")
     bench = Bench(redis_url, cluster, tmp_path, "default")
     script = "for n in 1 2 3 4 5; do echo line $n; done; echo last words >&2; exit 7"
     container = {"name": "base", "image": "any", "command": ["sh", "-c", script]}

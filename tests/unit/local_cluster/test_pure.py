@@ -1,20 +1,17 @@
-"""The parts that are functions of values: patches, expansion, phases, quality of service, representation."""
+"""Pure functions: patches, expansion, phases, quality of service, representation."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from podrelay_local_cluster.api.representation import Form, form_of
-from podrelay_local_cluster.api.request_info import RequestInfo, parse
+from podrelay_local_cluster.api.representation import Form, requested_form
+from podrelay_local_cluster.http.request_info import RequestInfo, parse
 from podrelay_local_cluster.kubelet import environment, pod_status
-from podrelay_local_cluster.kubelet.pod_status import ContainerState, Kind
+from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
 from podrelay_local_cluster.objects import defaults, patching
-from podrelay_local_cluster.objects.errors import ApiError
-from podrelay_local_cluster.storage.record import Record, to_json
-
-Json = dict[str, Any]
+from podrelay_local_cluster.objects.errors import StatusError
+from podrelay_local_cluster.objects.json_text import Json, to_json
+from podrelay_local_cluster.objects.record import Record
 
 
 @pytest.mark.parametrize(
@@ -53,7 +50,7 @@ def test_strategic_merge_patch(original: Json, patch: Json, result: Json) -> Non
 
 
 def test_strategic_merge_patch_without_the_merge_key() -> None:
-    with pytest.raises(ApiError, match="merge key: name"):
+    with pytest.raises(StatusError, match="merge key: name"):
         patching.apply(patching.STRATEGIC, {"env": [{"name": "A"}]}, {"env": [{"value": "1"}]})
 
 
@@ -87,8 +84,8 @@ def test_json_patch(operations: list[Json], result: Json) -> None:
         ({"op": "add", "path": "", "value": 1}, 400),
     ],
 )
-def test_json_patch_that_fails(operation: Json, code: int) -> None:
-    with pytest.raises(ApiError) as caught:
+def test_failing_json_patch(operation: Json, code: int) -> None:
+    with pytest.raises(StatusError) as caught:
         patching.json_patch({"l": [1, 2]}, [operation])
     assert caught.value.code == code
 
@@ -109,11 +106,11 @@ def test_expansion(text: str, result: str) -> None:
     assert environment.expand(text, {"A": "1"}) == result
 
 
-def states(*codes: int | str | None) -> list[ContainerState]:
+def states(*codes: int | str | None) -> list[ContainerStatus]:
     """Main containers: an exit code, "running", or None for waiting."""
     made = []
     for number, code in enumerate(codes):
-        state = ContainerState(f"c{number}", "image", Kind.MAIN)
+        state = ContainerStatus(f"c{number}", "image", ContainerKind.MAIN)
         if code is not None:
             state.set_running("id")
         if isinstance(code, int):
@@ -123,7 +120,7 @@ def states(*codes: int | str | None) -> list[ContainerState]:
 
 
 @pytest.mark.parametrize(
-    ("policy", "codes", "ended", "phase"),
+    ("policy", "codes", "final", "phase"),
     [
         ("Never", (None,), False, "Pending"),
         ("Never", ("running", None), False, "Running"),
@@ -139,11 +136,11 @@ def states(*codes: int | str | None) -> list[ContainerState]:
         ("Always", (None,), True, "Failed"),
     ],
 )
-def test_phase(policy: str, codes: tuple[int | str | None, ...], ended: bool, phase: str) -> None:
-    assert pod_status.phase(policy, states(*codes), ended) == phase
+def test_phase(policy: str, codes: tuple[int | str | None, ...], final: bool, phase: str) -> None:
+    assert pod_status.phase(policy, states(*codes), final) == phase
 
 
-def test_transition_time_moves_only_with_the_status() -> None:
+def test_transition_time_changes_only_with_the_status() -> None:
     old = {"type": "Ready", "status": "True", "lastTransitionTime": "then"}
     assert pod_status.condition(old, "Ready", {"status": "True", "reason": "new"})["lastTransitionTime"] == "then"
     assert pod_status.condition(old, "Ready", {"status": "False"})["lastTransitionTime"] != "then"
@@ -174,7 +171,7 @@ def test_quality_of_service(resources: Json, expected: str) -> None:
     ],
 )
 def test_accept(accept: str, form: Form) -> None:
-    assert form_of(accept) is form
+    assert requested_form(accept) is form
 
 
 @pytest.mark.parametrize(

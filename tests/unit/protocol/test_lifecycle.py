@@ -1,4 +1,4 @@
-"""How long each step of a launch took, from what the ledger knows of it."""
+"""The duration of each step of a launch, from its ledger entry."""
 
 from __future__ import annotations
 

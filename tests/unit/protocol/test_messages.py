@@ -1,4 +1,4 @@
-"""Messages survive the trip unchanged; anything else is one kind of error that shows no payload."""
+"""Messages decode to what was encoded; anything else raises one kind of error that shows no payload."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ results = st.builds(
 
 
 @given(launches)
-def test_launch_requests_survive(request: LaunchRequest) -> None:
+def test_launch_requests_decode_unchanged(request: LaunchRequest) -> None:
     assert LaunchRequest.decode(request.encode()) == request
 
 
 @given(results)
-def test_results_survive(result: PodReport) -> None:
+def test_reports_decode_unchanged(result: PodReport) -> None:
     assert PodReport.decode(result.encode()) == result
 
 
-def test_cleanup_requests_survive() -> None:
+def test_cleanup_requests_decode_unchanged() -> None:
     request = CleanupRequest("l", "delete", "n", "p", "u", delete_options={"grace_period_seconds": 0})
     assert CleanupRequest.decode(request.encode()) == request
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
-def test_anything_else_is_a_wire_error(payload: bytes) -> None:
+def test_anything_else_is_a_message_error(payload: bytes) -> None:
     for message in (LaunchRequest, PodReport, CleanupRequest):
         with pytest.raises(MessageError):
             message.decode(payload)
 
 
 @given(st.sampled_from(sorted(LaunchRequest.__dataclass_fields__)), json_values)
-def test_a_field_of_another_type_is_refused_or_harmless(name: str, value: Any) -> None:
+def test_a_field_of_another_type_is_rejected_or_harmless(name: str, value: Any) -> None:
     good = json.loads(LaunchRequest("l", 0, "task", "s", (), "1", ("a",)).encode())
     try:
         LaunchRequest.decode(json.dumps({**good, name: value}).encode())
@@ -68,7 +68,7 @@ def test_a_field_of_another_type_is_refused_or_harmless(name: str, value: Any) -
         assert len(str(error)) < 200
 
 
-def test_newer_versions_are_refused_by_name() -> None:
+def test_an_unknown_version_is_named_in_the_error() -> None:
     document = json.loads(PodReport("l", 0, "failed").encode())
     with pytest.raises(MessageError, match="version 99"):
         PodReport.decode(json.dumps({**document, "v": 99}).encode())
@@ -81,15 +81,15 @@ def test_no_repr_shows_arguments() -> None:
     assert "the-token" not in request.description
 
 
-def test_descriptions_are_for_people() -> None:
+def test_descriptions_are_readable() -> None:
     request = LaunchRequest("l", 1, "task", "s", ("etl", "load", "2026-11-20", 2, 3), "1", ())
     assert request.description == "etl.load[3] try 2, attempt 2 (2026-11-20)"
 
 
-def test_seals_open_only_with_a_known_key() -> None:
+def test_payloads_decrypt_only_with_a_known_key() -> None:
     old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
     sealed = PayloadCipher(old).encrypt(b"payload")
-    assert PayloadCipher(f"{new},{old}").decrypt(sealed) == b"payload", "an old key still opens after a rotation"
+    assert PayloadCipher(f"{new},{old}").decrypt(sealed) == b"payload", "an old key still decrypts after a rotation"
     with pytest.raises(DecryptionError):
         PayloadCipher(new).decrypt(sealed)
     flipped = sealed[:30] + ("A" if sealed[30] != "A" else "B") + sealed[31:]
@@ -119,7 +119,7 @@ def test_pod_names_are_valid_and_belong_to_one_attempt(prefix: str, launch_id: A
 
 @pytest.mark.parametrize("name", ["etl", "{hex}", "-{hex}-0", "x-{hex}-00", "x-{hex}-0.y", "../x-{hex}-0", "X-{hex}-0",
                                   "x-{hex}-0\n", "x-{hex}-\u0660", "x-{hex}-0-1", "x" * 40 + "-{hex}-0"])  # fmt: skip
-def test_other_names_are_of_no_launch(name: str) -> None:
+def test_other_names_belong_to_no_launch(name: str) -> None:
     launch_id = identifiers.new_launch_id()
     assert identifiers.attempt_of_pod(name.format(hex=launch_id.replace("-", "")), launch_id) is None
 
@@ -127,5 +127,5 @@ def test_other_names_are_of_no_launch(name: str) -> None:
 @pytest.mark.parametrize(
     ("weight", "level"), [(-5, 0), (0, 0), (1, 0), (2, 1), (3, 1), (9, 3), (10, 3), (100, 6), (10**9, 7)]
 )
-def test_priorities_fall_into_levels(weight: int, level: int) -> None:
+def test_priority_weights_map_to_levels(weight: int, level: int) -> None:
     assert redis_keys.priority_level(weight) == level

@@ -1,4 +1,4 @@
-"""How Redis is reached by its address; opens no connection."""
+"""Clients are configured from redis_url and the Sentinel options; no connection is opened."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def settings(url: str, **more: Any) -> Settings:
 @pytest.mark.parametrize(
     "url", ["redis://:hun/ter2@host/0", "redis://user:hun#ter2@host", "redis://user:hun?ter2@host"]
 )
-def test_a_password_that_is_not_quoted_is_not_shown(make: Callable[[Settings], Any], url: str) -> None:
+def test_an_error_about_the_address_shows_no_password(make: Callable[[Settings], Any], url: str) -> None:
     with pytest.raises(ConfigError, match="redis_url is invalid") as caught:
         make(settings(url))
     assert "hun" not in "".join(traceback.format_exception(caught.value))
@@ -33,16 +33,16 @@ def test_a_password_that_is_not_quoted_is_not_shown(make: Callable[[Settings], A
 
 
 @both
-def test_tls_and_options_of_the_address_count_under_sentinel_too(make: Callable[[Settings], Any]) -> None:
+def test_tls_and_options_of_the_address_apply_under_sentinel(make: Callable[[Settings], Any]) -> None:
     url = "rediss://user:p%40ss@unused:1/3?ssl_ca_certs=/ca.pem"
     client = make(settings(url, redis_sentinels=(("a", 26379),), redis_sentinel_master="m"))
     pool = client.connection_pool
     assert issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
-    said = {name: pool.connection_kwargs[name] for name in ("username", "password", "db", "ssl_ca_certs")}
-    assert said == {"username": "user", "password": "p@ss", "db": 3, "ssl_ca_certs": "/ca.pem"}
+    found = {name: pool.connection_kwargs[name] for name in ("username", "password", "db", "ssl_ca_certs")}
+    assert found == {"username": "user", "password": "p@ss", "db": 3, "ssl_ca_certs": "/ca.pem"}
 
 
 @both
-def test_without_tls_there_is_none(make: Callable[[Settings], Any]) -> None:
+def test_sentinel_alone_does_not_turn_tls_on(make: Callable[[Settings], Any]) -> None:
     client = make(settings("redis://x/0", redis_sentinels=(("a", 26379),), redis_sentinel_master="m"))
     assert not issubclass(client.connection_pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))

@@ -1,29 +1,26 @@
-"""Create, change and delete pods in the store by the rules of a real API server, and tell the node what to do.
+"""Create, change and delete pods in the store by the rules of a real API server, and notify the node.
 
-Deletion follows the pod strategy of Kubernetes ("Termination of Pods"): each pod is first marked; a scheduled, unfinished one
-goes when the node reports its containers ended, any other at once.
+Deletion follows the pod strategy of Kubernetes ("Termination of Pods"). Every pod is marked first. A scheduled, unfinished
+pod is removed when the node reports that its containers have ended, any other pod at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
-from podrelay_local_cluster.kubelet.pod_status import TERMINAL_PHASES
-from podrelay_local_cluster.objects import admission, clock, defaults, metadata, patching, validation
-from podrelay_local_cluster.objects.errors import already_exists, bad_request, invalid, not_found
-from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.objects import clock, defaults, metadata, patching, validation
+from podrelay_local_cluster.objects.errors import already_exists, invalid, not_found
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.record import Record
+from podrelay_local_cluster.objects.resources import DEFAULT_GRACE_S, TERMINAL_PHASES
+from podrelay_local_cluster.registry import admission
 from podrelay_local_cluster.storage.store import ObjectStore
 
-Json = dict[str, Any]
 
-DEFAULT_GRACE_S = 30
-
-
-class Node(Protocol):
-    """What the registry asks of the node; each call returns at once."""
+class NodeListener(Protocol):
+    """What the registry notifies of changes to pods. No call blocks."""
 
     def pod_created(self, record: Record) -> None: ...
 
@@ -34,7 +31,7 @@ class Node(Protocol):
 
 @dataclass(frozen=True)
 class DeleteOptions:
-    """`DeleteOptions` of one request; `grace_s` None leaves the choice to the pod."""
+    """`DeleteOptions` of one request. Without `grace_s` the pod's own grace period applies."""
 
     grace_s: int | None = None
     preconditions: Json = field(default_factory=dict)
@@ -42,24 +39,24 @@ class DeleteOptions:
 
 
 class PodRegistry:
-    """All changes of pods go through here."""
+    """The only writer of pods. `node` is set once the node exists."""
 
-    def __init__(self, store: ObjectStore, quota: admission.Quota) -> None:
+    def __init__(self, store: ObjectStore, limits: admission.PodLimits) -> None:
         self._store = store
-        self._quota = quota
-        self.node: Node | None = None
+        self._limits = limits
+        self.node: NodeListener | None = None
 
     def get(self, namespace: str, name: str) -> Record:
-        """Raises `ApiError` 404."""
+        """Raises `StatusError` 404."""
         record = self._store.get("pods", namespace, name)
         if record is None:
             raise not_found("pods", name)
         return record
 
     def create(self, namespace: str, body: Any, dry_run: bool = False) -> Record:
-        """Raises `ApiError` 400, 403 (quota, namespace going), 404 (namespace), 409 or 422."""
+        """Raises `StatusError` 400, 403 (quota, terminating namespace), 404 (no such namespace), 409 or 422."""
         body = metadata.check_body("pods", body)
-        meta = metadata.of_new_object(body, namespace)
+        meta = metadata.for_new_object(body, namespace)
         name = meta.get("name") or ""
         admission.check_namespace(self._store, namespace, "pods", name)
         pod: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": body.get("spec") or {}}
@@ -67,7 +64,7 @@ class PodRegistry:
         pod["spec"] = defaults.pod_spec(pod["spec"])
         pod["status"] = {"phase": "Pending", "qosClass": defaults.qos_class(pod["spec"])}
         admission.check_service_account(self._store, pod)
-        counted = admission.check_quota(self._store, self._quota, pod)
+        counted = admission.check_quota(self._store, self._limits, pod)
         if self._store.get("pods", namespace, name) is not None:
             raise already_exists("pods", name)
         if dry_run:
@@ -80,10 +77,10 @@ class PodRegistry:
         return record
 
     def replace(self, namespace: str, name: str, body: Any, dry_run: bool = False) -> Record:
-        """PUT of the pod itself; its status is left alone. Raises `ApiError` 400, 404, 409 or 422."""
+        """PUT of the pod; its status does not change. Raises `StatusError` 400, 404, 409 or 422."""
         old = self.get(namespace, name)
         body = metadata.check_body("pods", body)
-        pod = {**old.obj, "metadata": metadata.of_changed_object("pods", old, body)}
+        pod = {**old.obj, "metadata": metadata.for_changed_object("pods", old, body)}
         if body.get("spec") is not old.obj["spec"]:
             changed = {**pod, "spec": body.get("spec") or {}}
             validation.check_pod(changed)
@@ -96,24 +93,24 @@ class PodRegistry:
         return self._write(old, pod, dry_run)
 
     def replace_status(self, namespace: str, name: str, body: Any, dry_run: bool = False) -> Record:
-        """PUT of the status subresource; the spec is left alone. Raises `ApiError` 400, 404 or 409."""
+        """PUT of the status subresource; the spec does not change. Raises `StatusError` 400, 404 or 409."""
         old = self.get(namespace, name)
         body = metadata.check_body("pods", body)
-        meta = metadata.of_changed_object("pods", old, body)
+        meta = metadata.for_changed_object("pods", old, body)
         if "ownerReferences" in old.obj["metadata"]:
             meta["ownerReferences"] = old.obj["metadata"]["ownerReferences"]
         pod = {**old.obj, "metadata": meta, "status": body.get("status") or {}}
         return self._write(old, pod, dry_run)
 
     def patch(self, record: Record, content_type: str, patch: Any, subresource: str, dry_run: bool = False) -> Record:
-        """Raises `ApiError` 400, 409 or 422."""
+        """Raises `StatusError` 400, 409 or 422."""
         patched = patching.apply(content_type, record.obj, patch)
         metadata.check_patched("pods", record, patched)
         write = self.replace_status if subresource == "status" else self.replace
         return write(record.namespace, record.name, patched, dry_run)
 
     def delete(self, record: Record, options: DeleteOptions) -> Record:
-        """Mark or remove, as the pod's state demands; the answer is the pod. Raises `ApiError` 409 (preconditions)."""
+        """Mark or remove the pod, depending on its state, and return it. Raises `StatusError` 409 (preconditions)."""
         metadata.check_preconditions("pods", record, options.preconditions)
         grace_s = self._grace_s(record.obj, options.grace_s)
         if options.dry_run or grace_s is None:
@@ -126,9 +123,9 @@ class PodRegistry:
         return marked
 
     def finish(self, record: Record) -> None:
-        """The node's word that no container of a pod marked for deletion runs any more."""
-        current = self._store.get("pods", record.namespace, record.name)
-        if current is None or current.uid != record.uid or "deletionTimestamp" not in current.obj["metadata"]:
+        """Complete a deletion: the node reports that no container of the pod runs. No effect on a pod that is not marked."""
+        current = self.latest(record)
+        if current is None or not current.is_being_deleted:
             return
         if current.obj["metadata"]["deletionGracePeriodSeconds"] != 0:
             current = self._mark(current, 0)
@@ -136,11 +133,11 @@ class PodRegistry:
             self._remove(current)
 
     def vanish(self, record: Record) -> Record:
-        """Remove the object at once, finalizers or not, as if its node and its grace period had never been."""
+        """Remove the object at once, whatever its node, grace period and finalizers."""
         return self._remove(record)
 
     def bind_with_status(self, record: Record, node_name: str, status: Json) -> Record | None:
-        """Bind and first status in one change; None when this pod is gone."""
+        """Bind the pod to the node and set its first status, in one change. None when the pod is gone."""
         current = self.latest(record)
         if current is None:
             return None
@@ -149,14 +146,14 @@ class PodRegistry:
         return self._store.put("pods", {**current.obj, "spec": spec, "status": status})
 
     def set_status(self, record: Record, status: Json) -> Record | None:
-        """The node's report; unchanged status is no change. None when this pod is gone."""
+        """Store the node's report. An equal status makes no new version. None when the pod is gone."""
         current = self.latest(record)
         if current is None or current.obj["status"] == status:
             return current
         return self._store.put("pods", {**current.obj, "status": status})
 
     def latest(self, record: Record) -> Record | None:
-        """The present state of this very pod (same uid), or None."""
+        """The current state of the pod with this uid, or None."""
         current = self._store.get("pods", record.namespace, record.name)
         return current if current is not None and current.uid == record.uid else None
 
@@ -181,18 +178,18 @@ class PodRegistry:
         return last
 
     def _mark(self, record: Record, grace_s: int) -> Record:
-        """The grace counts from the first request on, however often it is shortened."""
+        """Set the deadline. The grace period counts from the first request, also when a later one shortens it."""
         meta = record.obj["metadata"]
-        asked = clock.now()
-        if "deletionTimestamp" in meta:
-            asked = clock.parse(meta["deletionTimestamp"]) - timedelta(seconds=meta["deletionGracePeriodSeconds"])
-        deadline = clock.text(asked + timedelta(seconds=grace_s))
+        requested = clock.now()
+        if record.is_being_deleted:
+            requested = clock.parse(meta["deletionTimestamp"]) - timedelta(seconds=meta["deletionGracePeriodSeconds"])
+        deadline = clock.text(requested + timedelta(seconds=grace_s))
         meta = {**meta, "deletionTimestamp": deadline, "deletionGracePeriodSeconds": grace_s}
         return self._store.put("pods", {**record.obj, "metadata": meta})
 
     @staticmethod
     def _grace_s(pod: Json, wanted_s: int | None) -> int | None:
-        """None where a deletion goes on that this request does not shorten."""
+        """None when a deletion is already in progress and this request does not shorten it."""
         if wanted_s is not None and wanted_s < 0:
             wanted_s = 1
         pending_s = pod["metadata"].get("deletionGracePeriodSeconds")
@@ -201,29 +198,3 @@ class PodRegistry:
         if not pod["spec"].get("nodeName") or pod["status"].get("phase") in TERMINAL_PHASES:
             return 0
         return pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S) if wanted_s is None else wanted_s
-
-
-def delete_options(query: Any, body: Any) -> DeleteOptions:
-    """From the body's `DeleteOptions`, then the query's parameters. Raises `ApiError` 400."""
-    body = body or {}
-    if not isinstance(body, dict):
-        raise bad_request("the body is no DeleteOptions")
-    grace: Any = body.get("gracePeriodSeconds")
-    if "gracePeriodSeconds" in query:
-        grace = query["gracePeriodSeconds"]
-        with contextlib.suppress(ValueError):
-            grace = int(grace)
-    if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool)):
-        raise bad_request(f"gracePeriodSeconds must be an integer: {grace}")
-    preconditions = body.get("preconditions") or {}
-    if not isinstance(preconditions, dict):
-        raise bad_request("preconditions must be an object")
-    dry_run = is_dry_run(query.getall("dryRun", []) or body.get("dryRun") or [])
-    return DeleteOptions(grace, preconditions, dry_run)
-
-
-def is_dry_run(values: list[str]) -> bool:
-    """Raises `ApiError` 400 for any value but ``All``."""
-    if any(value != "All" for value in values):
-        raise bad_request(f"unsupported dryRun value: {values}")
-    return bool(values)

@@ -1,4 +1,4 @@
-"""Pure: what a request asks for, read from its method, path and query; used for routing, faults and the audit log.
+"""Pure: what a request addresses, read from its method, path and query; used for routing, faults and the audit log.
 
 The verbs are those of the API documentation ("API concepts", resource URIs), plus ``log`` for reading a pod's log.
 """
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-NAMESPACED = frozenset({"pods", "secrets", "configmaps", "events", "resourcequotas", "serviceaccounts"})
-CLUSTER_WIDE = frozenset({"namespaces", "nodes"})
+from podrelay_local_cluster.http.query import is_true
+from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE, NAMESPACED
 
 _VERB_ON_OBJECT = {"GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "POST": "create"}
 _VERB_ON_COLLECTION = {"GET": "list", "HEAD": "list", "POST": "create", "DELETE": "deletecollection"}
@@ -18,7 +18,7 @@ _VERB_ON_COLLECTION = {"GET": "list", "HEAD": "list", "POST": "create", "DELETE"
 
 @dataclass(frozen=True)
 class RequestInfo:
-    """One request on the API; `resource` is empty for discovery, health and other paths that name no resource."""
+    """One request. `resource` is empty for discovery, health and other paths that name no resource."""
 
     verb: str
     path: str
@@ -27,14 +27,14 @@ class RequestInfo:
     name: str = ""
     subresource: str = ""
 
-
-def is_true(value: str | None) -> bool:
-    """How the API reads a boolean query parameter: present, and neither ``false`` nor ``0``."""
-    return value is not None and value.lower() not in ("false", "0")
+    @property
+    def is_stream(self) -> bool:
+        """Whether the response may last: the audit log records such a request at its start."""
+        return self.verb in ("watch", "log")
 
 
 def parse(method: str, path: str, query: Mapping[str, str]) -> RequestInfo | None:
-    """None when the path belongs to the core group but names nothing that this server has."""
+    """None for a path of the core group that names nothing on this server."""
     if not path.startswith("/api/v1/"):
         return RequestInfo(verb=method.lower(), path=path)
     parts = [unquote(part) for part in path[len("/api/v1/") :].strip("/").split("/")]
@@ -42,7 +42,7 @@ def parse(method: str, path: str, query: Mapping[str, str]) -> RequestInfo | Non
     if parts[0] == "namespaces" and len(parts) >= 3 and parts[2] in NAMESPACED:
         namespace, parts = parts[1], parts[2:]
     resource, name, subresource = (parts + ["", "", ""])[:3]
-    if len(parts) > 3 or resource not in NAMESPACED | CLUSTER_WIDE:
+    if len(parts) > 3 or resource not in KIND_OF_RESOURCE:
         return None
     if resource in NAMESPACED and name and not namespace:
         return None

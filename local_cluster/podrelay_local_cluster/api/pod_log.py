@@ -1,23 +1,20 @@
-"""Pure decisions of `GET .../pods/{name}/log`: which container's log, which run of it, and the refusals of a real kubelet."""
+"""Pure: the decisions of `GET .../pods/{name}/log`: which container, which of its runs, and the refusals of a kubelet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
-from podrelay_local_cluster.api.listing import integer
-from podrelay_local_cluster.api.request_info import is_true
+from podrelay_local_cluster.http.query import integer, is_true
 from podrelay_local_cluster.kubelet.container_log import LogOptions
 from podrelay_local_cluster.objects import clock
 from podrelay_local_cluster.objects.errors import bad_request
-from podrelay_local_cluster.storage.record import Record
+from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.record import Record
 
-Json = dict[str, Any]
 
-
-def options_of(query: Mapping[str, str]) -> LogOptions:
-    """Raises `ApiError` 400."""
+def log_options(query: Mapping[str, str]) -> LogOptions:
+    """The part of the log that the query selects. Raises `StatusError` 400."""
     seconds, since = integer(query, "sinceSeconds"), query.get("sinceTime", "")
     if seconds is not None:
         since = _stamp((clock.now() - timedelta(seconds=seconds)).isoformat())
@@ -36,20 +33,9 @@ def _stamp(text: str) -> str:
         raise bad_request(f"sinceTime is no RFC 3339 time: {text}") from exc
 
 
-def choose(record: Record, query: Mapping[str, str]) -> tuple[str, int]:
-    """The container's name and the number of its run. Raises `ApiError` 400."""
-    spec, name = record.obj["spec"], query.get("container", "")
-    mains = [container["name"] for container in spec["containers"]]
-    inits = [container["name"] for container in spec.get("initContainers") or []]
-    if not name:
-        if len(mains) > 1:
-            choices = f"choose one of: [{' '.join(mains)}]" + (
-                f" or one of the init containers: [{' '.join(inits)}]" if inits else ""
-            )
-            raise bad_request(f"a container name must be specified for pod {record.name}, {choices}")
-        name = mains[0]
-    elif name not in mains + inits:
-        raise bad_request(f"container {name} is not valid for pod {record.name}")
+def select_run(record: Record, query: Mapping[str, str]) -> tuple[str, int]:
+    """The container's name and the number of its run. Raises `StatusError` 400."""
+    name = _container(record, query.get("container", ""))
     status = _status_of(record.obj, name)
     restart = int(status.get("restartCount", 0))
     if is_true(query.get("previous")):
@@ -62,6 +48,19 @@ def choose(record: Record, query: Mapping[str, str]) -> tuple[str, int]:
     if restart:
         return name, restart - 1
     raise bad_request(f'container "{name}" in pod "{record.name}" is waiting to start: {waiting.get("reason", "")}')
+
+
+def _container(record: Record, name: str) -> str:
+    mains = [container["name"] for container in record.obj["spec"]["containers"]]
+    inits = [container["name"] for container in record.obj["spec"].get("initContainers") or []]
+    if name and name not in mains + inits:
+        raise bad_request(f"container {name} is not valid for pod {record.name}")
+    if not name and len(mains) > 1:
+        choices = f"choose one of: [{' '.join(mains)}]" + (
+            f" or one of the init containers: [{' '.join(inits)}]" if inits else ""
+        )
+        raise bad_request(f"a container name must be specified for pod {record.name}, {choices}")
+    return name or str(mains[0])
 
 
 def _status_of(pod: Json, name: str) -> Json:

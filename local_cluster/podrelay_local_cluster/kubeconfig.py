@@ -1,7 +1,7 @@
-"""Write the kubeconfig by which every client reaches the local cluster.
+"""The kubeconfig by which every client reaches the local cluster; used by `server`.
 
-The address holds the token as its first path segment, beside the usual bearer token of the user: kubectl and every other
-client-go program send no bearer token over plain HTTP, but all clients keep a path prefix of the server's address.
+The address contains the token as its first path segment, in addition to the user's bearer token: kubectl and every other
+client-go program send no bearer token over plain HTTP, but all clients keep the path prefix of the server's address.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TOKEN_PREFIX = "/token/"
 
 
 def server_url(port: int) -> str:
-    """The address for clients that send the bearer token themselves."""
+    """The address for clients that send the bearer token."""
     return f"http://127.0.0.1:{port}"
 
 
 def text(port: int, token: str, namespace: str) -> str:
-    """A kubeconfig as JSON, which is YAML too."""
+    """A kubeconfig as JSON, which is also valid YAML."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -34,7 +34,7 @@ def text(port: int, token: str, namespace: str) -> str:
 
 
 def write_private(path: Path, content: str) -> None:
-    """Replace the file at once, mode 0600: a reader sees the old or the new content, never a part."""
+    """Replace the file atomically, mode 0600: a reader sees the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,0 +1,36 @@
+"""Pure: the options of a deletion, read from the body and the query of its request; used by `core_api`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from multidict import MultiMapping
+
+from podrelay_local_cluster.http.query import is_dry_run
+from podrelay_local_cluster.objects.errors import bad_request
+from podrelay_local_cluster.registry.pods import DeleteOptions
+
+
+def parse_delete_options(query: MultiMapping[str], body: Any) -> DeleteOptions:
+    """Parameters of the query override the body's `DeleteOptions`. Raises `StatusError` 400."""
+    body = body or {}
+    if not isinstance(body, dict):
+        raise bad_request("the body is no DeleteOptions")
+    preconditions = body.get("preconditions") or {}
+    grace_s = _grace_s(query, body)
+    if not isinstance(preconditions, dict):
+        raise bad_request("preconditions must be an object")
+    dry_run = is_dry_run(query.getall("dryRun", []) or body.get("dryRun") or [])
+    return DeleteOptions(grace_s, preconditions, dry_run)
+
+
+def _grace_s(query: MultiMapping[str], body: dict[str, Any]) -> int | None:
+    grace_s: Any = body.get("gracePeriodSeconds")
+    if "gracePeriodSeconds" in query:
+        grace_s = query["gracePeriodSeconds"]
+        with contextlib.suppress(ValueError):
+            grace_s = int(grace_s)
+    if grace_s is not None and (not isinstance(grace_s, int) or isinstance(grace_s, bool)):
+        raise bad_request(f"gracePeriodSeconds must be an integer: {grace_s}")
+    return grace_s

@@ -1,0 +1,143 @@
+"""Pure: one fault rule, and the fault configuration that a test sends.
+
+The JSON of a rule has fields for what it matches and fields for its effects:
+
+    {"verbs": ["create"], "namespace": "default", "name_prefix": "etl-", "probability": 0.5, "count": 3,
+     "status": 429, "retry_after_s": 2}
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from podrelay_local_cluster.http.request_info import RequestInfo
+from podrelay_local_cluster.objects.errors import bad_request
+from podrelay_local_cluster.objects.json_text import Json
+
+_CONFIGURATION_FIELDS = frozenset({"rules", "images", "quota", "seed"})
+
+
+@dataclass
+class FaultRule:
+    """One fault. Conditions that are not set match everything; effects can be combined where that makes sense."""
+
+    id: str = ""
+    verbs: tuple[str, ...] = ()
+    resource: str = ""
+    namespace: str = ""
+    name_prefix: str = ""
+    subresource: str | None = None
+    probability: float = 1.0
+    """Chance that a matching request is hit, drawn from the seeded generator."""
+    count: int | None = None
+    """How many hits are left; None for no limit."""
+
+    latency_s: float = 0.0
+    jitter_s: float = 0.0
+    """Up to this much is added to the latency, uniformly distributed."""
+    status: int | None = None
+    """Refuse with this HTTP code and a `Status` object."""
+    reason: str | None = None
+    message: str | None = None
+    retry_after_s: float | None = None
+    reset: bool = False
+    """Reset the TCP connection without a response; the request has no effect."""
+    lost_response: bool = False
+    """Perform the request, then reset the connection."""
+    hang: bool = False
+    """Neither perform the request nor respond, until the client disconnects or the rule is removed."""
+    gone: bool = False
+    """A watch starts with an ERROR event of code 410, as for an expired version; other requests are refused with 410."""
+    truncate_stream: bool = False
+    """Cut a watch in the middle of the next event's line."""
+    silence: bool = False
+    """Streams that are open when the rule is added stay open and send nothing until the rule is removed."""
+    also_new_streams: bool = False
+    """Let `silence` also hit streams that open later."""
+
+    hits: int = 0
+    order: int = field(default=0, repr=False)
+
+    def matches(self, info: RequestInfo, name: str) -> bool:
+        return (
+            (not self.verbs or info.verb in self.verbs)
+            and (not self.resource or info.resource == self.resource)
+            and (not self.namespace or info.namespace == self.namespace)
+            and (self.subresource is None or info.subresource == self.subresource)
+            and name.startswith(self.name_prefix)
+        )
+
+    @property
+    def hits_requests(self) -> bool:
+        """Whether the rule acts on incoming requests, not on open streams."""
+        return not (self.truncate_stream or self.silence)
+
+    def to_json(self) -> Json:
+        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "order"}
+        return {key: value for key, value in shown.items() if value not in (None, "", (), False, 0.0) or key == "hits"}
+
+
+@dataclass(frozen=True)
+class ImageFault:
+    """Images whose name matches the shell-style pattern cannot be pulled."""
+
+    pattern: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class FaultConfiguration:
+    """Everything that one request switches on. `quota`: namespace to number of pods."""
+
+    rules: list[FaultRule]
+    images: list[ImageFault]
+    quota: dict[str, int]
+    seed: int | None
+
+
+def parse_configuration(body: Any) -> FaultConfiguration:
+    """Raises `StatusError` 400 for an invalid body."""
+    if not isinstance(body, dict) or set(body) - _CONFIGURATION_FIELDS:
+        raise bad_request("faults must be a JSON object with rules, images, quota and seed")
+    rules = [_rule(item) for item in body.get("rules") or []]
+    images = [_image_fault(item) for item in body.get("images") or []]
+    quota = body.get("quota") or {}
+    if not isinstance(quota, dict) or not all(isinstance(limit, int) for limit in quota.values()):
+        raise bad_request("quota must be an object: namespace to number of pods")
+    return FaultConfiguration(rules, images, dict(quota), body.get("seed"))
+
+
+def as_configuration(body: Any) -> Any:
+    """A single rule as the body of a configuration; other bodies are not changed."""
+    if isinstance(body, dict) and not _CONFIGURATION_FIELDS & set(body):
+        return {"rules": [body]}
+    return body
+
+
+def _image_fault(item: Any) -> ImageFault:
+    if not isinstance(item, dict) or not item.get("pattern") or set(item) - {"pattern", "message"}:
+        raise bad_request("an image fault needs a pattern and may have a message")
+    return ImageFault(item["pattern"], item.get("message", ""))
+
+
+def _rule(item: Any) -> FaultRule:
+    if not isinstance(item, dict):
+        raise bad_request("a fault rule must be a JSON object")
+    item = dict(item)
+    if "verb" in item:
+        item["verbs"] = [item.pop("verb")]
+    known = {entry.name: entry for entry in fields(FaultRule) if entry.name not in ("hits", "order")}
+    unknown = sorted(set(item) - set(known))
+    if unknown:
+        raise bad_request(f"unknown fields of a fault rule: {unknown}; known fields: {sorted(known)}")
+    for name, value in item.items():
+        _check_type(name, value, known[name].default)
+    item["verbs"] = tuple(item.get("verbs") or ())
+    return FaultRule(**item)
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    plain = default is not MISSING and isinstance(default, (bool, float, str))
+    if plain and not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+        raise bad_request(f"{name} of a fault rule has the wrong type: {value!r}")

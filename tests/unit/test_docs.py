@@ -1,0 +1,140 @@
+"""The pages of docs/ agree with the code: every path, test and module they name exists, and every key of Redis is listed."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podrelay.protocol import redis_keys
+from podrelay.protocol.redis_keys import RedisKeys
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = ("executor/podrelay", "workers/podrelay_workers")
+# Arguments of the methods of RedisKeys, as the page writes them.
+PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>"}
+
+
+def page(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def section(title: str) -> str:
+    """The text of one section of the architecture page."""
+    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", page(ARCHITECTURE), re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [row for row in rows if not set("".join(row)) <= {"-"}]
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_paths_and_tests_on_a_page_exist(path: Path) -> None:
+    for name in re.findall(r"`((?:tests|docs|docker|demo|executor|workers|local_cluster)/[^`\s]*)`", page(path)):
+        file, _, function = name.partition("::")
+        assert (ROOT / file).exists(), name
+        assert not function or f"def {function}(" in (ROOT / file).read_text("utf-8"), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_on_a_page_resolve(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page(path)):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_code_block_names_its_language(path: Path) -> None:
+    fences = re.findall(r"^```(.*)$", page(path), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert [language for language in fences[::2] if not language] == []
+
+
+# --- architecture -------------------------------------------------------------------------------------------------
+def test_every_invariant_has_a_module_and_a_test() -> None:
+    rows = {row[0]: row for row in table_rows(section("Invariants")) if re.fullmatch(r"I\d", row[0])}
+    assert list(rows) == [f"I{number}" for number in range(1, 9)]
+    for name, (_, statement, kept_by, proved_by) in rows.items():
+        assert statement, name
+        assert re.search(r"`(executor|workers)/[^`]+\.(py|lua)`", kept_by), name
+        assert re.search(r"`tests/[^`]+\.py::test_\w+`", proved_by), name
+
+
+def keys_of_ours() -> Iterator[str]:
+    """Every key that RedisKeys can spell, with placeholders for what varies."""
+    keys = RedisKeys("<deployment>")
+    for name, member in vars(RedisKeys).items():
+        if name.startswith("_") or name in ("deployment", "key", "launch_prefix"):
+            continue
+        value = getattr(keys, name)
+        if callable(value):
+            arguments = [argument for argument in inspect.signature(member).parameters if argument in PLACEHOLDERS]
+            value = value(*(PLACEHOLDERS[argument] for argument in arguments))
+        if isinstance(value, str):
+            yield value
+
+
+def keys_of_rq() -> Iterator[str]:
+    """Every constant and prefix of RQ's keys in redis_keys."""
+    for name, value in vars(redis_keys).items():
+        if name.startswith("RQ_"):
+            yield value
+        elif name.startswith("rq_"):
+            yield value("")
+
+
+def test_every_key_in_redis_is_listed() -> None:
+    rows = [row for row in table_rows(section("Keys in Redis")) if row[0] != "key"]
+    for row in rows:
+        assert len(row) == 6 and all(row), row
+    listed = "\n".join(row[0] for row in rows)
+    assert [key for key in {*keys_of_ours(), *keys_of_rq()} if key not in listed] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_floor_plan_has_one_line_for_each_module(package: str) -> None:
+    planned = set()
+    for folder, text in re.findall(r"^### `([^`]+)`$(.*?)(?=^##|\Z)", section("Floor plan"), re.MULTILINE | re.DOTALL):
+        planned |= {folder + row[0].strip("`") for row in table_rows(text) if row[0].startswith("`")}
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in (".py", ".lua") and not path.name.startswith("__")
+    }
+    assert {name for name in planned if name.startswith(package)} == modules
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+def pictures() -> list[tuple[str, str]]:
+    return [
+        (f"{path.name} {number}", block)
+        for path in PAGES
+        for number, block in enumerate(re.findall(r"^```mermaid\n(.*?)^```", page(path), re.MULTILINE | re.DOTALL), 1)
+    ]
+
+
+FLOW_NODE = r"\w+(?:\[\(?\"[^\"]+\"\)?\])?"
+FLOW_LINE = re.compile(rf'{FLOW_NODE}(?: (?:--|<--) "[^"]+" --> {FLOW_NODE})?')
+MESSAGE = re.compile(r"(\w+)(?:->>|-->>)(\w+): \S.*")
+
+
+@pytest.mark.parametrize("block", [block for _, block in pictures()], ids=[name for name, _ in pictures()])
+def test_a_picture_is_drawn_with_the_syntax_that_was_checked_to_render(block: str) -> None:
+    """No parser of Mermaid runs without a browser engine. The pages use the part of its syntax that is tested here."""
+    kind, *lines = [line.strip() for line in block.strip().splitlines() if line.strip()]
+    assert kind in ("flowchart LR", "sequenceDiagram")
+    if kind == "flowchart LR":
+        assert [line for line in lines if not FLOW_LINE.fullmatch(line)] == []
+        return
+    participants = [line.split()[1] for line in lines if re.fullmatch(r"participant \w+ as \S.*", line)]
+    messages = [MESSAGE.fullmatch(line) for line in lines if not line.startswith("participant ")]
+    assert all(messages)
+    assert {name for message in messages if message for name in message.groups()} <= set(participants)
