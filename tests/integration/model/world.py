@@ -404,7 +404,7 @@ class World:
             eyes.term = None
             return
         if eyes.epoch not in ("", term.epoch):
-            eyes.publisher.say_again()
+            eyes.publisher.requeue_recent()
         if term != eyes.term:
             eyes.table = PodTable(self._rules)
         eyes.term, eyes.epoch = term, term.epoch
@@ -420,13 +420,13 @@ class World:
     def _look(self, eyes: Eyes) -> None:
         now_s, clock_s = time.time(), time.monotonic()
         for pod in self.pods.values():
-            news = eyes.table.take("LISTED", pod.manifest(), now_s, clock_s).news
+            news = eyes.table.observe("LISTED", pod.manifest(), now_s, clock_s).publication
             if news is not None:
                 eyes.publisher.put(news)
         gone = eyes.table.missing(None, frozenset(("default", name) for name in self.pods))
         gone += [row for row in self._run(self._believed(eyes)) if row.name not in self.pods]
         for row in gone:
-            news = eyes.table.gone(row, now_s, clock_s)
+            news = eyes.table.record_gone(row, now_s, clock_s)
             if news is not None:
                 eyes.publisher.put(news)
 

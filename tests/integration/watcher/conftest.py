@@ -1,4 +1,4 @@
-"""One local cluster for all of the watcher's tests, and a deployment of its own for each."""
+"""One local cluster for all of the watcher's tests, and a separate deployment for each."""
 
 from __future__ import annotations
 

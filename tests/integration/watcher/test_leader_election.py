@@ -21,7 +21,7 @@ from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import connect_async
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
-from podrelay_workers.watcher.pod_table import PodNews
+from podrelay_workers.watcher.pod_table import Publication
 
 NAMES = RedisKeys()
 KEY = Fernet.generate_key().decode()
@@ -89,8 +89,8 @@ def test_after_a_loss_of_data_the_former_leader_comes_first(redis_url: str) -> N
     run(redis_url, test)
 
 
-def news(outcome: Any = "succeeded", attempt: int = 0) -> PodNews:
-    return PodNews("l-1", attempt, PodReport("l-1", attempt, outcome, pod="p", namespace="n"), {"pod": "p"})
+def news(outcome: Any = "succeeded", attempt: int = 0) -> Publication:
+    return Publication("l-1", attempt, PodReport("l-1", attempt, outcome, pod="p", namespace="n"), {"pod": "p"})
 
 
 def publisher_of(scripts: AsyncScripts) -> Outbox:
@@ -106,7 +106,7 @@ def test_a_former_leader_publishes_nothing(redis_url: str) -> None:
         await second.claim()
         publisher = publisher_of(scripts)
         publisher.put(news())
-        publisher.put(PodNews("l-2", 0, restore={"pod": "p"}))
+        publisher.put(Publication("l-2", 0, restore={"pod": "p"}))
         with pytest.raises(NotLeader):
             await publisher.flush(term)
         assert client.xlen(NAMES.results) == 0
@@ -122,9 +122,9 @@ def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None
         publisher = publisher_of(scripts)
         for number in range(450):
             launch = f"l-{number}"
-            publisher.put(PodNews(launch, 0, PodReport(launch, 0, "started"), {"node": "a"}))
-            publisher.put(PodNews(launch, 0, PodReport(launch, 0, "succeeded"), {"pod": "p"}))
-            publisher.put(PodNews(launch, 0, PodReport(launch, 0, "pending")))  # late, and no news any more
+            publisher.put(Publication(launch, 0, PodReport(launch, 0, "started"), {"node": "a"}))
+            publisher.put(Publication(launch, 0, PodReport(launch, 0, "succeeded"), {"pod": "p"}))
+            publisher.put(Publication(launch, 0, PodReport(launch, 0, "pending")))  # late, and no news any more
         await publisher.flush(term)
         assert len(publisher) == 0
         publisher.put(news())
@@ -136,7 +136,7 @@ def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None
         client.script_flush()
         again = await candidates(scripts, 5.0)[0].claim()
         assert isinstance(again, Term)
-        publisher.say_again()
+        publisher.requeue_recent()
         await publisher.flush(again)
         assert client.xlen(NAMES.results) == 450
 

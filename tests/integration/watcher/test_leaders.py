@@ -41,7 +41,7 @@ def test_a_killed_leader_is_replaced_and_nothing_is_lost(bench: Bench) -> None:
         await until(lambda: len(bench.ends()) == 20, 20)
         assert time.monotonic() - killed < 10
         assert set(bench.ends().values()) == {1}
-        # An orderly stop leaves the lead at once.
+        # After an orderly stop another watcher may lead at once.
         second.send_signal(signal.SIGTERM)
         assert second.wait(10) == 0
         assert bench.watch()["leader"] == ""
@@ -49,7 +49,7 @@ def test_a_killed_leader_is_replaced_and_nothing_is_lost(bench: Bench) -> None:
     run(test())
 
 
-def test_a_paused_leader_says_nothing_when_it_wakes_up(bench: Bench) -> None:
+def test_a_paused_leader_publishes_nothing_when_it_resumes(bench: Bench) -> None:
     async def test() -> None:
         first, second = await two(bench)
         fence = int(bench.watch()["fence"])
@@ -68,7 +68,7 @@ def test_a_paused_leader_says_nothing_when_it_wakes_up(bench: Bench) -> None:
         await asyncio.sleep(0.5)
         assert len(bench.results()) == known
         assert first.poll() is None
-        # It is a standby like any other.
+        # It is an ordinary standby.
         second.kill()
         late = bench.launch(lasts_s=0.1)
         await until(lambda: bench.end_of(late), 20)

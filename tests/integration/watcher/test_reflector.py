@@ -20,7 +20,7 @@ async def follow(api: PodClient, count: int, silence_s: float = 5.0) -> tuple[li
     """The first items of a watch, as short texts."""
     watch = Reflector(api, "default", "a=b", silence_s, Backoff(first_s=0.01, most_s=0.05))
     found: list[str] = []
-    async with aclosing(watch.forever()) as items:
+    async with aclosing(watch.events()) as items:
         async for item in items:
             if isinstance(item, ListComplete):
                 found.append(f"complete {len(item.pods)}")
@@ -88,7 +88,7 @@ SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
         ["LISTED a", "LISTED a", "complete 1", "ADDED b"],
         ["10"],
     ),
-    "a page that fails is asked for again, not the whole list": (
+    "a page that fails is retried, not the whole list": (
         [lists(pod("a"), more="c"), refuses(500), refuses(429, Retry_After="0"), lists(pod("b"), version="20"),
          streams(event("ADDED", "c", "21")), HANG],
         ["LISTED a", "LISTED b", "complete 2", "ADDED c"],
@@ -99,7 +99,7 @@ SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
         ["complete 0", "complete 0", "ADDED b"],
         ["90", "90", "90", "30"],
     ),
-    "the same, told in the stream": (
+    "the same, reported in the stream": (
         [lists(version="90"), FUTURE_EVENT, FUTURE_EVENT, FUTURE_EVENT, lists(version="30"),
          streams(event("ADDED", "b", "31")), HANG],
         ["complete 0", "complete 0", "ADDED b"],
@@ -165,7 +165,7 @@ def test_repeated_silence_lists_again() -> None:
     asyncio.run(test())
 
 
-def test_a_list_that_never_ends_in_pages_is_asked_for_whole() -> None:
+def test_a_list_that_expires_between_pages_is_read_whole() -> None:
     """Storage that is compacted faster than the pages come: as the reference client does."""
 
     async def test() -> None:
@@ -182,7 +182,7 @@ def test_a_server_cannot_ask_for_an_hours_pause() -> None:
     async def test() -> None:
         async with scripted(refuses(429, Retry_After="3600"), lists(pod("a")), HANG) as (_, api):
             watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.01, most_s=0.05), longest_pause_s=0.1)
-            async with aclosing(watch.forever()) as items:
+            async with aclosing(watch.events()) as items:
                 first = await asyncio.wait_for(anext(items), 5)
                 assert isinstance(first, PodEvent)
                 assert first.pod["metadata"]["name"] == "a"
@@ -219,7 +219,7 @@ def test_a_watch_that_always_fails_backs_off_although_the_list_works() -> None:
             watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.1, most_s=60.0, chance=lambda: 1.0))
 
             async def endless() -> None:
-                async with aclosing(watch.forever()) as items:
+                async with aclosing(watch.events()) as items:
                     async for _ in items:
                         pass
 
@@ -238,7 +238,7 @@ def test_a_refused_namespace_is_trouble_until_it_is_not() -> None:
             watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.2, most_s=0.2))
 
             async def first() -> None:
-                async with aclosing(watch.forever()) as items:
+                async with aclosing(watch.events()) as items:
                     async for item in items:
                         if isinstance(item, ListComplete):
                             await asyncio.sleep(0)

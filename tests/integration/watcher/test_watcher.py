@@ -37,7 +37,7 @@ def test_a_pods_life(bench: Bench) -> None:
             assert (ledger["state"], ledger["started"], ledger["uid"]) == ("finished", "1", bad.uid)
             assert float(ledger["t_scheduled"]) <= float(ledger["t_started"]) <= float(ledger["t_finished"])
             assert bench.redis.zcard(bench.names.unacknowledged) == 2
-            # Cleaning up afterwards is no news.
+            # A clean-up afterwards publishes nothing.
             bench.delete(good)
             bench.label(bad, airflow_executor_done="True")
             await asyncio.sleep(0.5)
@@ -116,10 +116,10 @@ def test_pods_that_ended_while_nobody_watched(bench: Bench) -> None:
             assert end is not None
             assert (end.reason, end.failure_class) == ("PodVanished", "infrastructure")
             assert set(bench.ends()) == {launch.launch_id for launch in [*launches, vanished]}
-        async with bench.watching():  # a second life says nothing twice
+        async with bench.watching():  # a restarted watcher publishes nothing twice
             await asyncio.sleep(0.5)
         assert set(bench.ends().values()) == {1}
-        assert young.launch_id not in bench.ends()  # its clock may differ from the API server's: a later comparison
+        assert young.launch_id not in bench.ends()  # the clocks may differ, so that a later comparison decides
 
     run(test())
 
@@ -191,9 +191,13 @@ def test_an_image_that_cannot_be_pulled(bench: Bench, monkeypatch: pytest.Monkey
             began = time.monotonic()
             lost, saved = bench.launch(**image("repo/wrong:1")), bench.launch(lasts_s=0.1, **image("repo/blip:1"))
             await until(lambda: bench.results(lost) and bench.results(saved))
-            news = bench.results(lost)[0]
-            assert (news.outcome, news.image, news.failure_class) == ("pending", "repo/wrong:1", "configuration")
-            assert message in news.message
+            waiting_report = bench.results(lost)[0]
+            assert (waiting_report.outcome, waiting_report.image, waiting_report.failure_class) == (
+                "pending",
+                "repo/wrong:1",
+                "configuration",
+            )
+            assert message in waiting_report.message
             bench.cluster.faults(images=[wrong])
             end = await until(lambda: bench.end_of(lost))
             assert 2.0 <= time.monotonic() - began < 6.0
@@ -212,9 +216,9 @@ def test_no_node_fits(bench: Bench) -> None:
         async with bench.watching():
             launch = bench.launch(spec={"nodeSelector": {"gpu": "yes"}})
             await until(lambda: bench.results(launch))
-            news = bench.results(launch)[0]
-            assert (news.outcome, news.reason) == ("pending", "Unschedulable")
-            assert "node" in news.message
+            waiting_report = bench.results(launch)[0]
+            assert (waiting_report.outcome, waiting_report.reason) == ("pending", "Unschedulable")
+            assert "node" in waiting_report.message
             assert bench.ledger(launch)["reason"] == "Unschedulable"
             bench.delete(launch)
             end = await until(lambda: bench.end_of(launch))
@@ -225,7 +229,7 @@ def test_no_node_fits(bench: Bench) -> None:
 
 
 def test_what_only_kubernetes_events_tell(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing volume leaves a pod in ContainerCreating without a word in its status."""
+    """A missing volume leaves a pod in ContainerCreating and its status does not say why."""
     labels = {"podrelay/launch-id": "l-1", "podrelay/attempt": "0"}
     waiting = {
         "metadata": {"name": "p", "namespace": bench.namespace, "uid": "u", "labels": labels},
@@ -251,8 +255,12 @@ def test_what_only_kubernetes_events_tell(bench: Bench, tmp_path: Path, monkeypa
             monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE", str(kubeconfig))
             async with bench.watching():
                 await until(bench.results, 15)
-                news = bench.results()[0]
-                assert (news.outcome, news.reason, news.message) == ("pending", "FailedMount", 'secret "db" not found')
+                waiting_report = bench.results()[0]
+                assert (waiting_report.outcome, waiting_report.reason, waiting_report.message) == (
+                    "pending",
+                    "FailedMount",
+                    'secret "db" not found',
+                )
 
     run(test())
 
@@ -273,7 +281,7 @@ def test_pods_that_are_not_ours_are_skipped(bench: Bench, caplog: pytest.LogCapt
 
 
 def test_flushall(bench: Bench) -> None:
-    """Redis loses everything: ledger and results are rebuilt from the pods, also those nobody had read."""
+    """Redis loses everything: ledger and results are rebuilt from the pods, including those that no scheduler had read."""
 
     async def test() -> None:
         async with bench.watching():
@@ -316,9 +324,9 @@ def test_redis_away(redis_server: Any, bench: Bench) -> None:
 
 
 def test_pods_of_a_namespace_that_is_not_watched_are_followed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One by one and seconds late: each thing is told once, and a fatal reason to wait ends the wait."""
+    """They are looked up one by one: each state is reported once, seconds late, and a fatal reason to wait ends the wait."""
     monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_S", 0.3)
-    monkeypatch.setattr("podrelay_workers.watcher.leader.ELSEWHERE_S", 0.3)
+    monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_UNWATCHED_S", 0.3)
 
     async def test() -> None:
         bench.cluster.faults(images=[{"pattern": "no/such:*", "message": "no such image"}])
@@ -329,17 +337,17 @@ def test_pods_of_a_namespace_that_is_not_watched_are_followed(bench: Bench, monk
             waits = bench.launch(namespace="default", created_s=before, spec=fatal)
             await until(lambda: bench.end_of(ends) and bench.end_of(waits), 20)
             await asyncio.sleep(1.0)
-            said = [result.outcome for result in bench.results(ends)]
-            assert said == ["started", "succeeded"]
+            outcomes = [result.outcome for result in bench.results(ends)]
+            assert outcomes == ["started", "succeeded"]
             assert bench.results(waits)[-1].outcome == "failed"
 
     run(test())
 
 
-def test_what_the_ledger_was_made_to_say_is_no_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a pod that runs the ledger may name another place, and another deployment's pod stays that one's."""
+def test_a_manipulated_ledger_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger may name a wrong place for a running pod, or the pod of another deployment: neither is an end."""
     monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_S", 0.3)
-    monkeypatch.setattr("podrelay_workers.watcher.leader.ELSEWHERE_S", 0.3)
+    monkeypatch.setattr("podrelay_workers.watcher.leader.COMPARE_UNWATCHED_S", 0.3)
 
     async def test() -> None:
         before = time.time() - 60
@@ -359,8 +367,8 @@ def test_what_the_ledger_was_made_to_say_is_no_end(bench: Bench, monkeypatch: py
             await until(lambda: bench.end_of(vanished))
             assert set(bench.ends()) == {vanished.launch_id}
             assert not bench.results(theirs)
-            told = [fields["launch"] for _, fields in bench.redis.xrange(bench.names.quarantine)]
-            assert told == [renamed.launch_id]
+            quarantined = [fields["launch"] for _, fields in bench.redis.xrange(bench.names.quarantine)]
+            assert quarantined == [renamed.launch_id]
 
     run(test())
 
@@ -384,7 +392,7 @@ def test_a_refused_namespace_does_not_stop_the_others(bench: Bench, monkeypatch:
             bench.cluster.faults()
             await until(lambda: bench.end_of(refused), 20)
             assert set(bench.ends().values()) == {1}
-            # A namespace that nobody watches: its pods are looked at after each list.
+            # A namespace that is not watched: its pods are looked up after each list.
             stray = bench.launch(lasts_s=0.1, namespace="default", created_s=time.time() - 60)
             bench.cluster.control("compact")
             bench.cluster.control("drop-streams")
@@ -440,12 +448,12 @@ def test_a_pod_replaced_under_its_name_in_a_gap(bench: Bench) -> None:
 
 
 def test_each_step_of_a_launch_is_a_metric(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, float] = {}
+    timers: dict[str, float] = {}
 
     class Recorder:
         @staticmethod
         def timing(name: str, milliseconds: float, tags: Any = None) -> None:
-            told[name] = milliseconds
+            timers[name] = milliseconds
 
     monkeypatch.setattr("podrelay_workers.watcher.outbox.Stats", Recorder)
     monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
@@ -456,19 +464,19 @@ def test_each_step_of_a_launch_is_a_metric(bench: Bench, monkeypatch: pytest.Mon
             created_s = float(bench.ledger(launch)["t_created"])
             handed = {"t_offered": created_s - 1.0, "t_claimed": created_s - 0.25}
             bench.redis.hset(bench.names.launch(launch.launch_id), mapping=handed)
-            await until(lambda: "podrelay.lifecycle.reported" in told)
+            await until(lambda: "podrelay.lifecycle.reported" in timers)
 
     run(test())
-    assert {name.rpartition(".")[2] for name in told} == {
+    assert {name.rpartition(".")[2] for name in timers} == {
         "claimed", "created", "scheduled", "started", "finished", "reported",
     }  # fmt: skip
-    assert told["podrelay.lifecycle.claimed"] == pytest.approx(750.0, abs=1.0)
-    assert told["podrelay.lifecycle.created"] == pytest.approx(250.0, abs=1.0)
-    assert all(0.0 <= milliseconds < 10_000.0 for milliseconds in told.values())
+    assert timers["podrelay.lifecycle.claimed"] == pytest.approx(750.0, abs=1.0)
+    assert timers["podrelay.lifecycle.created"] == pytest.approx(250.0, abs=1.0)
+    assert all(0.0 <= milliseconds < 10_000.0 for milliseconds in timers.values())
 
 
 def test_thirty_namespaces_of_which_one_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests of one namespace each, as a Role allows; the refused one is told, tried again, and disturbs no other."""
+    """Requests of one namespace each, as a Role allows; the refused one is reported and retried, and disturbs no other."""
     namespaces = [f"{bench.namespace}-{number}" for number in range(30)]
     for namespace in namespaces:
         bench.cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})

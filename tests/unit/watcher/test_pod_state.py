@@ -1,4 +1,4 @@
-"""What each state of a pod means, by tables; and that no input makes the verdict fail."""
+"""What each state of a pod means, in tables; no input makes the interpretation fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podrelay.protocol.messages import PodReport
-from podrelay_workers.watcher.pod_state import PodState, Rules, add_event_reason, epoch_s, interpret
+from podrelay_workers.watcher.pod_reasons import add_event_reason
+from podrelay_workers.watcher.pod_state import PodState, Rules, interpret
+from podrelay_workers.watcher.pod_view import epoch_s
 
 NOW_S = 1_800_000_000.0
 RULES = Rules(frozenset({"ErrImagePull", "CreateContainerConfigError", "InvalidImageName"}), grace_s=60.0)
@@ -48,9 +50,9 @@ def waiting(reason: str, message: str = "", name: str = "base") -> dict[str, Any
     return {"name": name, "state": {"waiting": {"reason": reason, "message": message}}}
 
 
-def told(verdict: PodState) -> PodReport:
-    assert verdict.result is not None
-    return verdict.result
+def reported(state: PodState) -> PodReport:
+    assert state.report is not None
+    return state.report
 
 
 def main(*containers: dict[str, Any], **status: Any) -> dict[str, Any]:
@@ -139,7 +141,7 @@ ENDS = [
      "failed", "TopologyAffinityError", "", None, "infrastructure"),
     ("too many volumes on this node", "MODIFIED", pod("Failed", status={"reason": "VolumeAttachmentLimitExceeded"}),
      "failed", "VolumeAttachmentLimitExceeded", "", None, "infrastructure"),
-    ("node said no in a way of its own", "MODIFIED", pod("Failed", status={"reason": "UnexpectedPredicateFailureType"}),
+    ("node refuses for an unlisted reason", "MODIFIED", pod("Failed", status={"reason": "UnexpectedPredicateFailureType"}),
      "failed", "UnexpectedPredicateFailureType", "", None, "infrastructure"),
     ("node is too old for the template", "MODIFIED", pod("Failed", status={"reason": "PodLevelResourcesNotSupported"}),
      "failed", "PodLevelResourcesNotSupported", "", None, "configuration"),
@@ -182,7 +184,7 @@ ENDS = [
 def test_ends(
     event: str, given_pod: dict[str, Any], outcome: str, reason: str, inner: str, code: int | None, failure: str
 ) -> None:
-    result = told(interpret(event, given_pod, RULES, NOW_S))
+    result = reported(interpret(event, given_pod, RULES, NOW_S))
     assert (result.outcome, result.reason, result.container_reason, result.exit_code, result.failure_class) == (
         outcome, reason, inner, code, failure,
     )  # fmt: skip
@@ -193,19 +195,21 @@ def test_ends(
 
 def test_details_of_a_failure() -> None:
     given_pod = pod("Failed", **main(ended(137, reason="OOMKilled", message="limit 64Mi")))
-    verdict = interpret("MODIFIED", given_pod, RULES, NOW_S)
-    result = told(verdict)
+    state = interpret("MODIFIED", given_pod, RULES, NOW_S)
+    result = reported(state)
     assert (result.signal, result.container, result.container_type) == (9, "base", "main")
     assert (result.image, result.message, result.phase) == ("repo/airflow:3", "limit 64Mi", "Failed")
     assert result.seen_at_s == epoch_s("2026-11-20T10:00:05Z")
-    assert verdict.fields["t_started"] == f"{epoch_s('2026-11-20T10:00:00Z'):.3f}"
-    assert verdict.fields["started"] == "1"
+    assert state.fields["t_started"] == f"{epoch_s('2026-11-20T10:00:00Z'):.3f}"
+    assert state.fields["started"] == "1"
 
 
 def test_failed_init_container_is_the_culprit_and_sidecars_are_not() -> None:
     init = [{"name": "proxy", "restartPolicy": "Always"}, {"name": "git-sync", "image": "git:1"}]
     statuses = {"initContainerStatuses": [ended(137, "proxy"), ended(5, "git-sync", message="no such ref")]}
-    result = told(interpret("MODIFIED", pod("Failed", spec={"initContainers": init}, status=statuses), RULES, NOW_S))
+    result = reported(
+        interpret("MODIFIED", pod("Failed", spec={"initContainers": init}, status=statuses), RULES, NOW_S)
+    )
     assert (result.container, result.container_type, result.exit_code) == ("git-sync", "init", 5)
     assert (result.message, result.image) == ("no such ref", "git:1")
 
@@ -250,24 +254,24 @@ NOTHING = [
 
 
 @pytest.mark.parametrize(("event", "given_pod"), [row[1:] for row in NOTHING], ids=[row[0] for row in NOTHING])
-def test_nothing_to_tell(event: str, given_pod: Any) -> None:
-    assert interpret(event, given_pod, RULES, NOW_S).result is None
+def test_nothing_to_report(event: str, given_pod: Any) -> None:
+    assert interpret(event, given_pod, RULES, NOW_S).report is None
 
 
-def test_a_pod_that_left_the_selection_is_asked_for() -> None:
-    assert interpret("DELETED", pod(**main(running())), RULES, NOW_S).confirm
-    assert not interpret("DELETED", pod(**main(ended(0))), RULES, NOW_S).confirm
+def test_a_pod_that_left_the_selection_is_to_be_confirmed() -> None:
+    assert interpret("DELETED", pod(**main(running())), RULES, NOW_S).report_if_gone
+    assert not interpret("DELETED", pod(**main(ended(0))), RULES, NOW_S).report_if_gone
 
 
 def test_started() -> None:
-    verdict = interpret("MODIFIED", pod(**main(running())), RULES, NOW_S)
-    assert told(verdict).outcome == "started"
-    assert verdict.fields["started"] == "1"
+    state = interpret("MODIFIED", pod(**main(running())), RULES, NOW_S)
+    assert reported(state).outcome == "started"
+    assert state.fields["started"] == "1"
 
 
-def test_running_without_a_word_of_containers_is_started() -> None:
-    """A status that only has a phase: whoever wrote it knows no more."""
-    assert told(interpret("MODIFIED", pod("Running"), RULES, NOW_S)).outcome == "started"
+def test_a_running_pod_without_container_statuses_is_started() -> None:
+    """A status that holds only a phase."""
+    assert reported(interpret("MODIFIED", pod("Running"), RULES, NOW_S)).outcome == "started"
 
 
 TERMINATING = {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}
@@ -280,17 +284,21 @@ LOST_NODE = {"conditions": [{"type": "Ready", "status": "False"},
 def test_a_pod_that_its_node_does_not_end_is_told_of(now: str, after_s: float) -> None:
     """Its grace and half a minute more are over: the node is probably lost. That is not an end; the task may still run."""
     for phase, status in (("Running", main(running(), **LOST_NODE)["status"]), ("Pending", LOST_NODE)):
-        verdict = interpret("MODIFIED", pod(phase, status=status, metadata=TERMINATING), RULES, epoch_s(now))
-        (later,) = verdict.later
-        assert (later.after_s, later.result.outcome, later.result.reason) == (after_s, "pending", "NodeNotResponding")
-        assert "node-7" in later.result.message and "DeletionByTaintManager" in later.result.message
+        state = interpret("MODIFIED", pod(phase, status=status, metadata=TERMINATING), RULES, epoch_s(now))
+        (deferred,) = state.deferred
+        assert (deferred.after_s, deferred.report.outcome, deferred.report.reason) == (
+            after_s,
+            "pending",
+            "NodeNotResponding",
+        )
+        assert "node-7" in deferred.report.message and "DeletionByTaintManager" in deferred.report.message
 
 
-def test_an_unknown_phase_is_told_of() -> None:
-    verdict = interpret(
+def test_an_unknown_phase_is_reported() -> None:
+    state = interpret(
         "MODIFIED", pod("Unknown", status={"reason": "NodeLost", "message": "Node x went away"}), RULES, NOW_S
     )
-    assert (told(verdict).outcome, told(verdict).reason, told(verdict).message) == (
+    assert (reported(state).outcome, reported(state).reason, reported(state).message) == (
         "pending",
         "NodeLost",
         "Node x went away",
@@ -298,13 +306,13 @@ def test_an_unknown_phase_is_told_of() -> None:
 
 
 PENDING = [
-    # what it is, pod, reason told now, (after, outcome) told later
+    # what it is, pod, reason reported now, (after, outcome) reported later
     ("no node fits",
      pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
                                            "message": "0/3 nodes are available"}]}),
      "Unschedulable", []),
     ("being set up", pod("Pending", **main(waiting("ContainerCreating"))), None, [(8.0, "pending"), (30.0, "pending")]),
-    ("no scheduler has looked at it", pod("Pending", spec={"nodeName": ""}), None, [(8.0, "pending"), (30.0, "pending")]),
+    ("no scheduler has considered it", pod("Pending", spec={"nodeName": ""}), None, [(8.0, "pending"), (30.0, "pending")]),
     ("gated", pod("Pending", status={"conditions": [{"type": "PodScheduled", "status": "False", "message": "gates",
                                                     "reason": "SchedulingGated"}]}), "SchedulingGated", []),
     ("base waits beside a sidecar that runs", pod("Running", **main(running("sidecar"), waiting("ErrImagePull", "x"))),
@@ -327,22 +335,22 @@ PENDING = [
     ("given_pod", "reason", "later"), [row[1:] for row in PENDING], ids=[row[0] for row in PENDING]
 )
 def test_pending(given_pod: dict[str, Any], reason: str | None, later: list[tuple[float, str]]) -> None:
-    verdict = interpret("MODIFIED", given_pod, RULES, NOW_S)
-    assert (verdict.result.reason if verdict.result else None) == reason
-    assert verdict.result is None or verdict.result.outcome == "pending"
-    assert [(item.after_s, item.result.outcome) for item in verdict.later] == later
+    state = interpret("MODIFIED", given_pod, RULES, NOW_S)
+    assert (state.report.reason if state.report else None) == reason
+    assert state.report is None or state.report.outcome == "pending"
+    assert [(item.after_s, item.report.outcome) for item in state.deferred] == later
 
 
 def test_a_fatal_wait_names_image_and_message() -> None:
-    verdict = interpret("MODIFIED", pod("Pending", **main(waiting("ErrImagePull", "manifest unknown"))), RULES, NOW_S)
-    fatal = verdict.later[0].result
+    state = interpret("MODIFIED", pod("Pending", **main(waiting("ErrImagePull", "manifest unknown"))), RULES, NOW_S)
+    fatal = state.deferred[0].report
     assert (fatal.image, fatal.message, fatal.failure_class) == ("repo/airflow:3", "manifest unknown", "configuration")
 
 
 @pytest.mark.parametrize("reason", ["SignatureValidationFailed", "PreCreateHookError", "PreStartHookError"])
-def test_what_keeps_a_container_from_its_start_is_a_matter_of_configuration(reason: str) -> None:
+def test_what_prevents_a_start_is_a_configuration_failure(reason: str) -> None:
     assert (
-        told(interpret("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class
+        reported(interpret("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S)).failure_class
         == "configuration"
     )
 
@@ -428,14 +436,14 @@ _POD = st.fixed_dictionaries(
 
 @given(event=st.sampled_from(["LISTED", "ADDED", "MODIFIED", "DELETED"]), given_pod=_POD | JSON)
 def test_total(event: str, given_pod: Any) -> None:
-    verdict = interpret(event, given_pod, RULES, NOW_S)
-    results = [verdict.result, *(item.result for item in verdict.later)]
+    state = interpret(event, given_pod, RULES, NOW_S)
+    results = [state.report, *(item.report for item in state.deferred)]
     for result in filter(None, results):
         assert PodReport.decode(result.encode()) == result
-    assert all(isinstance(value, str) and value.encode() is not None for value in verdict.fields.values())
+    assert all(isinstance(value, str) and value.encode() is not None for value in state.fields.values())
 
 
 def test_a_megabyte_of_labels_and_messages_is_bounded() -> None:
     labels = {f"l{number}": "x" * 1000 for number in range(1000)}
     big = pod("Failed", labels=labels, **main(ended(1, message="m" * 10**6), message="y" * 10**6, reason="z" * 10**6))
-    assert len(told(interpret("MODIFIED", big, RULES, NOW_S)).encode()) < 10_000
+    assert len(reported(interpret("MODIFIED", big, RULES, NOW_S)).encode()) < 10_000

@@ -1,4 +1,4 @@
-"""What the watcher remembers of pods, and what of it is news."""
+"""What the watcher remembers of pods, and that it publishes each state once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.store.script_table import ScriptCall
 from podrelay_workers.kube.pod_decoder import decode_event
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.outbox import Outbox
 from podrelay_workers.watcher.pod_state import Rules
-from podrelay_workers.watcher.pod_table import PodNews, PodTable, of_others, row_of
+from podrelay_workers.watcher.pod_table import PodEntry, PodTable, Publication
+from podrelay_workers.watcher.pod_view import read_pod
 
 NOW_S = 1_800_000_000.0
 RULES = Rules(frozenset({"ErrImagePull"}), grace_s=60.0)
@@ -47,74 +49,78 @@ def waiting(reason: str, message: str = "m") -> dict[str, Any]:
     return pod({"waiting": {"reason": reason, "message": message}}, "Pending")
 
 
-def said(news: PodNews | None) -> str:
-    return f"{news.result.outcome} {news.result.reason}".strip() if news and news.result else ""
+def summary(publication: Publication | None) -> str:
+    return (
+        f"{publication.report.outcome} {publication.report.reason}".strip()
+        if publication and publication.report
+        else ""
+    )
 
 
-def take(table: PodTable, event: str, given: dict[str, Any], clock_s: float = 0.0) -> str:
-    return said(table.take(event, given, NOW_S, clock_s).news)
+def observe(table: PodTable, event: str, given: dict[str, Any], clock_s: float = 0.0) -> str:
+    return summary(table.observe(event, given, NOW_S, clock_s).publication)
 
 
-def test_each_outcome_is_news_once() -> None:
+def test_each_outcome_is_published_once() -> None:
     table = PodTable(RULES)
     events = [("ADDED", waiting("ContainerCreating")), ("MODIFIED", RUNNING), ("MODIFIED", RUNNING), ("MODIFIED", DONE),
               ("MODIFIED", DONE), ("DELETED", DONE)]  # fmt: skip
-    assert [take(table, *event) for event in events] == ["", "started", "", "succeeded", "", ""]
+    assert [observe(table, *event) for event in events] == ["", "started", "", "succeeded", "", ""]
     assert len(table) == 0
-    assert take(table, "DELETED", DONE) == ""  # also when it comes once more
+    assert observe(table, "DELETED", DONE) == ""  # also when it comes once more
 
 
 def test_a_list_restores_what_the_ledger_may_have_lost() -> None:
-    news = PodTable(RULES).take("LISTED", waiting("ContainerCreating"), NOW_S, 0.0).news
-    assert news is not None
-    assert news.result is None
-    assert news.restore == {
+    publication = PodTable(RULES).observe("LISTED", waiting("ContainerCreating"), NOW_S, 0.0).publication
+    assert publication is not None
+    assert publication.report is None
+    assert publication.restore == {
         "pod": "p", "namespace": "n", "uid": "u", "cluster": "default", "owner": "7", "subject": "ti-1",
         "t_created": "1795168800.000", "kind": "task", "key": '["d", "t", "r", 2, -1]',
     }  # fmt: skip
     broken = RUNNING | {"metadata": RUNNING["metadata"] | {"annotations": ["x"], "creationTimestamp": 3}}
-    assert PodTable(RULES).take("LISTED", broken, NOW_S, 0.0).news is not None
+    assert PodTable(RULES).observe("LISTED", broken, NOW_S, 0.0).publication is not None
 
 
-def test_the_same_wait_is_news_at_most_once_a_minute() -> None:
+def test_the_same_wait_is_published_at_most_once_a_minute() -> None:
     table = PodTable(RULES)
     times = [(0, "ErrImagePull", "a"), (1, "ErrImagePull", "a"), (5, "ImagePullBackOff", "b"), (30, "ErrImagePull", "c"),
              (61, "ErrImagePull", "c"), (62, "CreateContainerError", "d")]  # fmt: skip
-    told = [take(table, "MODIFIED", waiting(reason, message), at_s) for at_s, reason, message in times]
-    assert told == ["pending ErrImagePull", "", "", "", "pending ErrImagePull", "pending CreateContainerError"]
+    found = [observe(table, "MODIFIED", waiting(reason, message), at_s) for at_s, reason, message in times]
+    assert found == ["pending ErrImagePull", "", "", "", "pending ErrImagePull", "pending CreateContainerError"]
 
 
 def due(table: PodTable, clock_s: float) -> list[str]:
-    return [said(table.tell(row, item.result, NOW_S, clock_s)) for row, item in table.due(clock_s)]
+    return [summary(table.record(entry, item.report, NOW_S, clock_s)) for entry, item in table.pop_due(clock_s)]
 
 
 def test_a_fatal_wait_falls_due_without_an_event_and_once() -> None:
     table = PodTable(RULES)
-    take(table, "MODIFIED", waiting("ErrImagePull"), 10.0)
-    take(table, "MODIFIED", waiting("ImagePullBackOff"), 40.0)
+    observe(table, "MODIFIED", waiting("ErrImagePull"), 10.0)
+    observe(table, "MODIFIED", waiting("ImagePullBackOff"), 40.0)
     assert due(table, 69.0) == []
     assert due(table, 70.0) == ["failed ImagePullBackOff"]
     assert due(table, 71.0) == []
-    assert take(table, "MODIFIED", RUNNING, 72.0) == ""
+    assert observe(table, "MODIFIED", RUNNING, 72.0) == ""
 
 
-def test_another_wait_begins_anew() -> None:
+def test_another_wait_starts_another_grace_period() -> None:
     table = PodTable(RULES)
-    take(table, "MODIFIED", waiting("ErrImagePull"), 0.0)
-    take(table, "MODIFIED", waiting("ContainerCreating"), 30.0)
-    take(table, "MODIFIED", waiting("ErrImagePull"), 31.0)
+    observe(table, "MODIFIED", waiting("ErrImagePull"), 0.0)
+    observe(table, "MODIFIED", waiting("ContainerCreating"), 30.0)
+    observe(table, "MODIFIED", waiting("ErrImagePull"), 31.0)
     assert due(table, 61.0) == []
     assert due(table, 91.0) == ["failed ErrImagePull"]
 
 
-def test_a_slow_start_is_told_once() -> None:
+def test_a_slow_start_is_reported_once() -> None:
     table = PodTable(RULES)
-    take(table, "MODIFIED", waiting("ContainerCreating"), 0.0)
-    assert [(item.ask, item.bare) for _, item in table.due(8.0)] == [(True, False)]
-    take(table, "MODIFIED", waiting("ContainerCreating"), 9.0)
-    assert table.due(10.0) == []
+    observe(table, "MODIFIED", waiting("ContainerCreating"), 0.0)
+    assert [(item.with_events, item.without_reason) for _, item in table.pop_due(8.0)] == [(True, False)]
+    observe(table, "MODIFIED", waiting("ContainerCreating"), 9.0)
+    assert table.pop_due(10.0) == []
     assert due(table, 30.0) == ["pending ContainerCreating"]
-    take(table, "MODIFIED", waiting("ContainerCreating"), 31.0)
+    observe(table, "MODIFIED", waiting("ContainerCreating"), 31.0)
     assert due(table, 300.0) == []
 
 
@@ -123,121 +129,124 @@ def terminating(state: dict[str, Any] | None) -> dict[str, Any]:
     return given | {"metadata": given["metadata"] | {"deletionTimestamp": "2026-11-20T10:00:30Z"}}
 
 
-def test_a_node_that_does_not_end_its_pod_is_told_of_once_also_after_the_start() -> None:
+def test_a_node_that_does_not_end_its_pod_is_reported_once_even_after_the_start() -> None:
     table, now_s = PodTable(RULES), 1_795_168_800.0  # 30 s before its time
-    table.take("MODIFIED", RUNNING, now_s, 0.0)
-    table.take("MODIFIED", terminating({"running": {}}), now_s, 0.0)
-    table.take("MODIFIED", terminating({"running": {}}), now_s + 20.0, 20.0)  # a condition changed: the same wait
+    table.observe("MODIFIED", RUNNING, now_s, 0.0)
+    table.observe("MODIFIED", terminating({"running": {}}), now_s, 0.0)
+    table.observe("MODIFIED", terminating({"running": {}}), now_s + 20.0, 20.0)  # a condition changed: the same wait
     assert due(table, 59.0) == []
     assert due(table, 60.0) == ["pending NodeNotResponding"]
     assert due(table, 200.0) == []
-    assert take(table, "MODIFIED", RUNNING, 201.0) == ""
-    assert take(table, "DELETED", terminating({"running": {}}), 300.0) == "failed PodDeleted"
+    assert observe(table, "MODIFIED", RUNNING, 201.0) == ""
+    assert observe(table, "DELETED", terminating({"running": {}}), 300.0) == "failed PodDeleted"
 
 
 def test_a_fatal_wait_goes_on_under_a_new_leader() -> None:
-    """How long it lasts stands in the ledger."""
+    """The ledger holds when it began."""
     first = PodTable(RULES)
-    first.take("ADDED", waiting("ContainerCreating"), NOW_S - 5.0, 0.0)
-    news = first.take("MODIFIED", waiting("ErrImagePull"), NOW_S, 5.0).news
-    assert news is not None
-    assert (news.fields["wait"], news.fields["t_wait"]) == ("ErrImagePull:base", f"{NOW_S:.3f}")
+    first.observe("ADDED", waiting("ContainerCreating"), NOW_S - 5.0, 0.0)
+    publication = first.observe("MODIFIED", waiting("ErrImagePull"), NOW_S, 5.0).publication
+    assert publication is not None
+    assert (publication.fields["wait"], publication.fields["t_wait"]) == ("ErrImagePull:base", f"{NOW_S:.3f}")
     second = PodTable(RULES)
-    news = second.take("LISTED", waiting("ImagePullBackOff"), NOW_S + 50.0, 100.0).news
-    assert news is not None
-    assert "t_wait" not in news.fields  # what the first one wrote stays
-    assert news.fields["t_wait?"] == f"{NOW_S + 50.0:.3f}"
-    (row,) = second.waiting()
-    second.recall(
-        row, {"attempt": "0", "wait": "CreateContainerError:base", "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0
+    publication = second.observe("LISTED", waiting("ImagePullBackOff"), NOW_S + 50.0, 100.0).publication
+    assert publication is not None
+    assert "t_wait" not in publication.fields  # what the first one wrote stays
+    assert publication.fields["t_wait?"] == f"{NOW_S + 50.0:.3f}"
+    (entry,) = second.fatal_waits()
+    second.continue_wait(
+        entry, {"attempt": "0", "wait": "CreateContainerError:base", "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0
     )
-    second.recall(row, {"attempt": "1", "wait": row.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
-    second.recall(row, {"attempt": "0", "wait": row.wait, "t_wait": "soon"}, NOW_S + 50.0, 100.0)
+    second.continue_wait(entry, {"attempt": "1", "wait": entry.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
+    second.continue_wait(entry, {"attempt": "0", "wait": entry.wait, "t_wait": "soon"}, NOW_S + 50.0, 100.0)
     assert due(second, 109.0) == []
-    second.recall(row, {"attempt": "0", "wait": row.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
+    second.continue_wait(entry, {"attempt": "0", "wait": entry.wait, "t_wait": f"{NOW_S:.3f}"}, NOW_S + 50.0, 100.0)
     assert due(second, 109.0) == []
     assert due(second, 111.0) == ["failed ImagePullBackOff"]
 
 
 def test_another_launch_under_the_same_name() -> None:
-    """The pod was replaced while nobody watched: what it was is gone, and must be confirmed."""
+    """The pod was replaced while no watcher ran: the former one is probably gone, which must be confirmed."""
     table = PodTable(RULES)
-    take(table, "ADDED", RUNNING)
+    observe(table, "ADDED", RUNNING)
     other = pod({"running": {}}, uid="u2", **{"podrelay/launch-id": "other"})
-    taken = table.take("LISTED", other, NOW_S, 1.0)
-    assert taken.confirm is not None
-    assert (taken.confirm.launch_id, said(table.gone(taken.confirm, NOW_S, 1.0))) == ("l", "failed PodVanished")
+    seen = table.observe("LISTED", other, NOW_S, 1.0)
+    assert seen.doubtful is not None
+    assert (seen.doubtful.launch_id, summary(table.record_gone(seen.doubtful, NOW_S, 1.0))) == (
+        "l",
+        "failed PodVanished",
+    )
     assert table.holds("n", "p", "other")
     assert not table.holds("n", "p", "l")
-    assert table.place_of("p") == "n"
+    assert table.namespace_of("p") == "n"
     table.forget(("n", "p"))
-    assert table.place_of("p") is None
+    assert table.namespace_of("p") is None
 
 
 def test_the_same_launch_under_the_same_name_goes_on() -> None:
     table = PodTable(RULES)
-    take(table, "ADDED", RUNNING)
-    taken = table.take("LISTED", pod({"running": {}}, uid="u2"), NOW_S, 1.0)
-    assert taken.confirm is None
+    observe(table, "ADDED", RUNNING)
+    seen = table.observe("LISTED", pod({"running": {}}, uid="u2"), NOW_S, 1.0)
+    assert seen.doubtful is None
     assert table.holds("n", "p", "l")
 
 
 def test_missing_and_gone() -> None:
     table = PodTable(RULES)
-    take(table, "ADDED", RUNNING)
+    observe(table, "ADDED", RUNNING)
     assert table.missing("n", frozenset({("n", "p")})) == []
     assert table.missing("other", frozenset()) == []
-    (row,) = table.missing(None, frozenset())
-    assert said(table.gone(row, NOW_S, 0.0)) == "failed PodVanished"
-    assert table.gone(row, NOW_S, 0.0) is None
+    (entry,) = table.missing(None, frozenset())
+    assert summary(table.record_gone(entry, NOW_S, 0.0)) == "failed PodVanished"
+    assert table.record_gone(entry, NOW_S, 0.0) is None
     assert len(table) == 0
 
 
 def test_a_pod_that_is_gone_without_a_time_of_deletion() -> None:
     table = PodTable(RULES)
-    take(table, "ADDED", RUNNING)
-    taken = table.take("DELETED", RUNNING, NOW_S, 0.0)
-    assert taken.news is None
-    assert taken.confirm is not None
-    assert said(table.gone(taken.confirm, NOW_S, 0.0)) == "failed PodDeleted"
+    observe(table, "ADDED", RUNNING)
+    seen = table.observe("DELETED", RUNNING, NOW_S, 0.0)
+    assert seen.publication is None
+    assert seen.doubtful is not None
+    assert summary(table.record_gone(seen.doubtful, NOW_S, 0.0)) == "failed PodDeleted"
 
 
 def test_an_end_is_not_overtaken_by_its_pods_absence() -> None:
-    """The result may still be on its way to the ledger when a comparison misses the pod."""
+    """The report may not have reached the ledger yet when a comparison finds the pod missing."""
     table = PodTable(RULES)
-    take(table, "ADDED", RUNNING)
-    assert take(table, "DELETED", DONE, 5.0) == "succeeded"
-    assert table.gone(row_of("n", "p", "l", 0, "u"), NOW_S, 6.0) is None
+    observe(table, "ADDED", RUNNING)
+    assert observe(table, "DELETED", DONE, 5.0) == "succeeded"
+    assert table.record_gone(PodEntry("n", "p", "l", 0, "u"), NOW_S, 6.0) is None
 
 
 def test_skipped_with_one_line() -> None:
     table = PodTable(RULES)
     foreign = {"metadata": {"name": "x", "namespace": "n"}}
-    assert table.take("ADDED", foreign, NOW_S, 0.0).skipped.startswith("n/x: no launch id")
-    assert table.take("MODIFIED", foreign, NOW_S, 0.0).skipped == ""
-    assert table.take("MODIFIED", pod(airflow_pod_revoked="1"), NOW_S, 0.0).skipped == ""
+    assert table.observe("ADDED", foreign, NOW_S, 0.0).skipped.startswith("n/x: no launch id")
+    assert table.observe("MODIFIED", foreign, NOW_S, 0.0).skipped == ""
+    assert table.observe("MODIFIED", pod(airflow_pod_revoked="1"), NOW_S, 0.0).skipped == ""
 
 
-def test_news_carries_what_the_ledger_should_know() -> None:
-    news = PodTable(RULES).take("MODIFIED", RUNNING, NOW_S, 0.0).news
-    assert news is not None
-    assert isinstance(news.result, PodReport)
-    assert news.fields == {
+def test_a_publication_holds_the_ledger_fields() -> None:
+    publication = PodTable(RULES).observe("MODIFIED", RUNNING, NOW_S, 0.0).publication
+    assert publication is not None
+    assert isinstance(publication.report, PodReport)
+    assert publication.fields == {
         "pod": "p", "namespace": "n", "uid": "u", "node": "k", "t_started": "1795168805.000", "started": "1",
     }  # fmt: skip
 
 
 # --- the whole path, from the bytes of the API server to what is stored ------------------------------------------------
 class _Redis:
-    """As much of the publisher's scripts as takes what is sent to Redis: every argument must be one that Redis takes."""
+    """Accepts script calls as Redis does: every argument must be one that the client can encode."""
 
     def __init__(self) -> None:
-        self.calls: list[Any] = []
+        self.calls: list[ScriptCall] = []
 
-    async def run_many(self, calls: Sequence[Any]) -> list[int]:
-        for _, keys, args in calls:
-            assert all(isinstance(key, str) for key in keys)
-            for item in args:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[int]:
+        for call in calls:
+            assert all(isinstance(key, str) for key in call.keys)
+            for item in call.args:
                 assert isinstance(item, (str, int, float))
                 str(item).encode()  # half a surrogate pair would raise in the client
         self.calls += calls
@@ -274,46 +283,46 @@ VALUES = st.recursive(
     labels=st.sampled_from([{"podrelay/launch-id": "l", "podrelay/attempt": "0"}, {"podrelay/launch-id": 3}, None, []]),
 )
 def test_no_pod_stops_the_watcher(kinds: list[str], metadata: Any, spec: Any, status: Any, labels: Any) -> None:
-    """Decoded as the watcher does, judged, remembered, told when its time comes, and sent: nothing raises."""
+    """Decoded, interpreted, entered, reported when due, and sent, as the watcher does: nothing raises."""
     given_pod = {"metadata": {"name": "p", "namespace": "n", "uid": "u", **metadata, "labels": labels}, "spec": spec,
                  "status": status}  # fmt: skip
     table, redis, now_s = PodTable(RULES), _Redis(), NOW_S
-    publisher = Outbox(redis, RedisKeys(), PayloadCipher(Fernet.generate_key().decode()), "default", 1000)  # type: ignore[arg-type]
+    outbox = Outbox(redis, RedisKeys(), PayloadCipher(Fernet.generate_key().decode()), "default", 1000)  # type: ignore[arg-type]
 
-    def put(news: PodNews | None) -> None:
-        if news is not None:
-            publisher.put(news)
+    def put(publication: Publication | None) -> None:
+        if publication is not None:
+            outbox.put(publication)
 
     for number, kind in enumerate(kinds):
         event = decode_event(json.dumps({"type": kind, "object": given_pod}).encode())
-        taken = table.take(kind, event["object"], now_s + number, float(number))
-        assert len(taken.skipped) < 1000
-        put(taken.news)
-        if taken.confirm is not None:
-            put(table.gone(taken.confirm, now_s, float(number)))
-    for row, later in table.due(1e6):
-        put(table.tell(row, later.result, now_s, 1e6))
-    for row in table.missing(None, frozenset()):
-        put(table.gone(row, now_s, 1e6))
-    asyncio.run(publisher.flush(Term("me", "1", "e")))
-    assert len(publisher) == 0
+        seen = table.observe(kind, event["object"], now_s + number, float(number))
+        assert len(seen.skipped) < 1000
+        put(seen.publication)
+        if seen.doubtful is not None:
+            put(table.record_gone(seen.doubtful, now_s, float(number)))
+    for entry, deferred in table.pop_due(1e6):
+        put(table.record(entry, deferred.report, now_s, 1e6))
+    for entry in table.missing(None, frozenset()):
+        put(table.record_gone(entry, now_s, 1e6))
+    asyncio.run(outbox.flush(Term("me", "1", "e")))
+    assert len(outbox) == 0
 
 
 @pytest.mark.parametrize("team", ["default", "a-team", "_team-"])
-def test_whose_pod_it_is_by_its_labels(team: str) -> None:
+def test_labels_show_which_deployment_a_pod_belongs_to(team: str) -> None:
     labels = {"podrelay/deployment": "d", "podrelay/cluster": identifiers.cluster_label(team)}
     ours = pod(None, "Running", "u", **labels)
-    assert not of_others(ours, "d", team) and not of_others(pod(), "d", team)
-    assert of_others(ours, "e", team) and of_others(ours, "d", "another")
+    assert not read_pod(ours).belongs_to_others("d", team) and not read_pod(pod()).belongs_to_others("d", team)
+    assert read_pod(ours).belongs_to_others("e", team) and read_pod(ours).belongs_to_others("d", "another")
 
 
-def test_a_megabyte_of_labels_leaves_a_small_row() -> None:
+def test_a_megabyte_of_labels_leaves_a_small_entry() -> None:
     labels = {f"l{number}": "x" * 1000 for number in range(1000)}
     event = decode_event(json.dumps({"type": "ADDED", "object": pod({"running": {}}, **labels)}).encode())
     table = PodTable(RULES)
-    news = table.take("LISTED", event["object"], NOW_S, 0.0).news
-    assert news is not None
-    assert news.restore is not None
-    assert sum(len(value) for value in news.restore.values()) < 2000
-    (row,) = table.missing(None, frozenset())
-    assert sum(len(str(getattr(row, name))) for name in row.__slots__) < 2000
+    publication = table.observe("LISTED", event["object"], NOW_S, 0.0).publication
+    assert publication is not None
+    assert publication.restore is not None
+    assert sum(len(value) for value in publication.restore.values()) < 2000
+    (entry,) = table.missing(None, frozenset())
+    assert sum(len(str(getattr(entry, name))) for name in entry.__slots__) < 2000

@@ -1,6 +1,6 @@
-"""One term of the watcher that leads: pod_watch -> pod_table (verdict) -> publisher. Used by the watcher.
+"""One term of the leading watcher: reflectors feed the pod table, what is new goes to the outbox. Used by `watcher`.
 
-Nothing here outlives the term: the next leader, here or elsewhere, lists the pods and compares them with the ledger.
+Nothing here outlives the term: the next leader lists the pods and compares them with the ledger.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,29 +17,28 @@ from podrelay.errors import RedisUnavailable
 from podrelay.protocol.messages import PodReport
 from podrelay.settings import Settings
 from podrelay_workers.kube.client import PodClient
-from podrelay_workers.kube.errors import ApiError, NotFound
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.tasks import cancel_and_wait
+from podrelay_workers.runtime.tasks import TaskSupervisor
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
-from podrelay_workers.watcher.pod_state import DeferredReport, Rules, add_event_reason
-from podrelay_workers.watcher.pod_table import PodEntry, PodNews, PodTable, of_others, same_launch
-from podrelay_workers.watcher.reflector import LONGEST_PAUSE_S, ListComplete, PodEvent, Reflector
+from podrelay_workers.watcher.pod_lookups import PodLookups
+from podrelay_workers.watcher.pod_state import DeferredReport, Rules
+from podrelay_workers.watcher.pod_table import PodEntry, PodTable, Publication
+from podrelay_workers.watcher.pod_view import read_pod
+from podrelay_workers.watcher.reflector import ListComplete, PodEvent, Reflector
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0  # how exactly grace periods are kept
-COMPARE_S = 60.0  # pods that vanish without an event, from outside of our watch, are found after at most this
-ELSEWHERE_S = 5.0  # so often the pods of namespaces that are not watched are asked for, one by one
+TICK_S = 1.0  # the precision of grace periods
+COMPARE_S = 60.0  # a pod that vanishes without an event is found within this time
+COMPARE_UNWATCHED_S = 5.0  # the same, once pods run in namespaces that are not watched: each is looked up
 # Clocks of launchers and of this process differ: a pod younger than this may be missing from a list.
-SLACK_S = 5.0
-GATHER_LISTS_S = 0.2
-LOG_TAIL_S = 3.0  # a result waits no longer than this for the last lines of its log
-LOG_TAIL_BYTES = 8192
-ASKING = 16  # requests for single pods at once, beside the watch
+CLOCK_SKEW_S = 5.0
+GATHER_LISTS_S = 0.2  # lists of several namespaces end within this time: one comparison serves them all
+TROUBLE_MAX = 500
 
 
-class DataLost(Exception):  # noqa: N818 - not an error of ours: it is dealt with by starting over
+class DataLost(Exception):  # noqa: N818 - not an error: the next term starts over
     """Redis lost its data, or was replaced by an empty one."""
 
 
@@ -60,270 +59,228 @@ class Leader:
         api: PodClient,
         scope: Scope,
         rules: Rules,
-        leadership: LeaderElection,
-        publisher: Outbox,
+        election: LeaderElection,
+        outbox: Outbox,
         term: Term,
     ) -> None:
         self._settings = settings
-        self._api = api
         self._rules = rules
         self._scope = scope
-        self._leadership = leadership
-        self._publisher = publisher
+        self._election = election
+        self._outbox = outbox
         self._term = term
         self._table = PodTable(rules)
-        self._watches = [
+        self._lookups = PodLookups(api, settings.failure_log_lines)
+        self._reflectors = [
             Reflector(api, namespace, scope.selector, settings.watch_silence_s) for namespace in scope.namespaces
         ]
         self._listed = asyncio.Event()
-        self._elsewhere: set[str] = set()
-        self._asking = asyncio.Semaphore(ASKING)
-        self._errands: set[asyncio.Task[None]] = set()
-        self._doubted: set[tuple[str, str]] = set()
-        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwatched: set[str] = set()
+        self._in_doubt: set[tuple[str, str]] = set()
+        self._tasks = TaskSupervisor(NotLeader, DataLost)
 
     async def run(self) -> None:
-        """Until any task ends, which only an error makes them do.
+        """Run until a task ends, which only an error makes it do.
 
-        :raises NotLeader: or DataLost, or whatever ended a task: half of a watcher is worse than none.
+        :raises NotLeader: or DataLost, or the error that ended a task: half a watcher is worse than none.
         """
-        work: list[Coroutine[Any, Any, None]] = [self._keep_lead(), self._keep_time(), self._compare_often()]
-        work += [self._publisher.forever(self._term), *(self._follow(watch) for watch in self._watches)]
-        tasks = [asyncio.ensure_future(item) for item in work]
-        try:
-            done, _ = await asyncio.wait([*tasks, self._broken], return_when=asyncio.FIRST_COMPLETED)
-            for item in done:
-                item.result()
-        finally:
-            await cancel_and_wait(*tasks, *self._errands)
-            self._broken.cancel()
+        async with self._tasks as tasks:
+            tasks.start("renew leadership", self._renew_leadership())
+            tasks.start("publish reports", self._outbox.run(self._term))
+            tasks.start("publish due reports", self._publish_due())
+            tasks.start("compare with ledger", self._compare_repeatedly())
+            for reflector in self._reflectors:
+                tasks.start(f"follow {reflector.where}", self._follow(reflector))
+            await tasks.wait()
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    async def _keep_lead(self) -> None:
-        waits = Backoff(first_s=0.1, most_s=1.0)
+    async def _renew_leadership(self) -> None:
+        retries = Backoff(first_s=0.1, most_s=1.0)
         while True:
             try:
-                term = await self._leadership.claim(self._progress())
-            except RedisUnavailable:  # the publisher tells about it; publishing is fenced, so watching goes on
-                await asyncio.sleep(waits.failed())
+                term = await self._election.claim(self._progress())
+            except RedisUnavailable:  # the outbox logs it; Redis checks the fence of reports, so the watch goes on
+                await asyncio.sleep(retries.failed())
                 continue
-            waits.worked()
-            if term is None or term.fence != self._term.fence:
-                # A fence that changed under us means that somebody else led meanwhile, or that the data is gone.
-                raise DataLost if term is not None and term.epoch != self._term.epoch else NotLeader
-            if term.epoch != self._term.epoch:
-                raise DataLost
+            retries.worked()
+            self._check_term(term)
             await asyncio.sleep(self._settings.watch_lease_s / 3)
 
-    async def _follow(self, watch: Reflector) -> None:
-        async with contextlib.aclosing(watch.forever()) as items:
-            async for item in items:
-                if isinstance(item, PodEvent):
-                    self._take(item.event, item.pod)
-                else:
-                    self._complete(watch.namespace, item)
+    def _check_term(self, term: Term | None) -> None:
+        """:raises NotLeader: another watcher led meanwhile.
+        :raises DataLost: Redis began a new epoch.
+        """
+        if term is not None and term.epoch != self._term.epoch:
+            raise DataLost
+        if term is None or term.fence != self._term.fence:
+            raise NotLeader
 
-    async def _keep_time(self) -> None:
+    async def _follow(self, reflector: Reflector) -> None:
+        async with contextlib.aclosing(reflector.events()) as events:
+            async for event in events:
+                if isinstance(event, PodEvent):
+                    self._observe(event.event, event.pod)
+                else:
+                    self._list_completed(reflector.namespace, event)
+
+    async def _publish_due(self) -> None:
+        """Publish what falls due by the clock alone."""
         while True:
             await asyncio.sleep(TICK_S)
-            for row, due in self._table.due(time.monotonic()):
-                if due.ask:
-                    self._errand(self._tell_with_events(row, due))
+            for entry, due in self._table.pop_due(time.monotonic()):
+                if due.with_events:
+                    self._tasks.start_background(f"explain pod {entry.name}", self._explain(entry, due))
                 else:
-                    self._tell(row, due.result)
+                    self._record(entry, due.report)
 
-    async def _compare_often(self) -> None:
-        """Look for launches whose pod is gone, after lists (several namespaces' at once) and then every minute."""
+    async def _compare_repeatedly(self) -> None:
+        """Look for launches whose pod is gone: after lists (those of several namespaces at once) and periodically."""
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._listed.wait(), ELSEWHERE_S if self._elsewhere else COMPARE_S)
+                await asyncio.wait_for(self._listed.wait(), COMPARE_UNWATCHED_S if self._unwatched else COMPARE_S)
                 await asyncio.sleep(GATHER_LISTS_S)
             self._listed.clear()
-            healthy = [watch.namespace for watch in self._watches if watch.position.known(COMPARE_S)]
+            healthy = [item.namespace for item in self._reflectors if item.position.is_current(COMPARE_S)]
             if healthy:
-                await self._compare(healthy, time.time() - SLACK_S)
+                await self._compare(healthy, time.time() - CLOCK_SKEW_S)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
-    def _take(self, event: str, pod: Any) -> None:
-        taken = self._table.take(event, pod, time.time(), time.monotonic())
-        if taken.news is not None:
-            self._publish(taken.news)
-        if taken.confirm is not None:
-            self._doubt(taken.confirm)
-        if taken.skipped:
-            log.warning("Skipping pod %s", taken.skipped)
+    def _observe(self, event: str, pod: Any) -> None:
+        seen = self._table.observe(event, pod, time.time(), time.monotonic())
+        if seen.publication is not None:
+            self._publish(seen.publication)
+        if seen.doubtful is not None:
+            self._doubt(seen.doubtful)
+        if seen.skipped:
+            log.warning("Skipping pod %s", seen.skipped)
 
-    def _complete(self, namespace: str | None, listed: ListComplete) -> None:
-        for row in self._table.missing(namespace, listed.pods):
-            self._doubt(row)
+    def _list_completed(self, namespace: str | None, listed: ListComplete) -> None:
+        for entry in self._table.missing(namespace, listed.pods):
+            self._doubt(entry)
         self._listed.set()
-        waiting = self._table.waiting()
+        waiting = self._table.fatal_waits()
         if waiting:
-            self._errand(self._recall(waiting))
+            self._tasks.start_background("continue waits", self._continue_waits(waiting))
 
-    async def _recall(self, rows: list[PodEntry]) -> None:
-        """A wait that may become the end began under another leader: its grace goes on."""
-        waits = Backoff(first_s=0.2, most_s=5.0)
+    async def _continue_waits(self, entries: list[PodEntry]) -> None:
+        """A wait that may become the end began under another leader: its grace period goes on."""
+        retries = Backoff(first_s=0.2, most_s=5.0)
         while True:
             try:
-                found = await self._publisher.waits(rows)
+                found = await self._outbox.waits(entries)
                 break
-            except RedisUnavailable:  # the publisher tells about it
-                await asyncio.sleep(waits.failed())
-        for row, ledger in zip(rows, found, strict=True):
-            self._table.recall(row, ledger, time.time(), time.monotonic())
+            except RedisUnavailable:  # the outbox logs it
+                await asyncio.sleep(retries.failed())
+        for entry, ledger in zip(entries, found, strict=True):
+            self._table.continue_wait(entry, ledger, time.time(), time.monotonic())
+
+    # --- pods that may be gone ------------------------------------------------------------------------------------
 
     async def _compare(self, namespaces: Sequence[str | None], before_s: float) -> None:
-        with contextlib.suppress(RedisUnavailable):  # the next comparison is never far
-            async with contextlib.aclosing(self._publisher.believed_live(before_s)) as rows:
-                async for row in rows:
-                    place = self._table.place_of(row.name)
-                    if place and (place != row.namespace or place not in self._elsewhere):
-                        continue
-                    if None in namespaces or row.namespace in namespaces or self._is_elsewhere(row.namespace):
-                        self._doubt(row)
+        with contextlib.suppress(RedisUnavailable):  # the next comparison is soon
+            async with contextlib.aclosing(self._outbox.believed_live(before_s)) as entries:
+                async for entry in entries:
+                    if not self._is_followed(entry) and self._is_expected(entry.namespace, namespaces):
+                        self._doubt(entry)
 
-    def _is_elsewhere(self, namespace: str) -> bool:
-        """Is this namespace not watched at all? Then its pods are asked for one by one, again and again."""
+    def _is_followed(self, entry: PodEntry) -> bool:
+        """Does a reflector see the live pod of this name? Then the ledger cannot know better."""
+        namespace = self._table.namespace_of(entry.name)
+        return bool(namespace) and (namespace != entry.namespace or namespace not in self._unwatched)
+
+    def _is_expected(self, namespace: str, healthy: Sequence[str | None]) -> bool:
+        """Would this process know of a pod there, because it watches the namespace, or must it look the pod up?"""
+        return None in healthy or namespace in healthy or self._is_unwatched(namespace)
+
+    def _is_unwatched(self, namespace: str) -> bool:
+        """Does no reflector follow this namespace? Then its pods are looked up one by one, at every comparison."""
         if None in self._scope.namespaces or namespace in self._scope.namespaces:
             return False
-        if namespace not in self._elsewhere:
-            self._elsewhere.add(namespace)
+        if namespace not in self._unwatched:
+            self._unwatched.add(namespace)
             log.warning(
-                "Pods run in namespace %s, which is not watched: their ends are noticed seconds late. Add it to "
+                "Pods run in namespace %s, which is not watched; their ends are noticed seconds late. Add it to "
                 "[kubernetes_executor] multi_namespace_mode_namespace_list.", namespace,
             )  # fmt: skip
         return True
 
-    # --- single pods ----------------------------------------------------------------------------------------------
+    def _doubt(self, entry: PodEntry) -> None:
+        """Look up a pod that seems to be gone, once at a time."""
+        if entry.key not in self._in_doubt:
+            self._in_doubt.add(entry.key)
+            self._tasks.start_background(f"look up pod {entry.name}", self._resolve(entry))
 
-    def _doubt(self, row: PodEntry) -> None:
-        key = (row.namespace, row.name)
-        if key not in self._doubted:
-            self._doubted.add(key)
-            self._errand(self._confirm(row))
-
-    async def _confirm(self, row: PodEntry) -> None:
-        """Ask for one pod that seems to be gone, until there is a clear answer."""
-        pod, waits = None, Backoff(first_s=0.5, most_s=10.0)
-        while True:
-            try:
-                async with self._asking:
-                    pod = await self._api.get_pod(row.namespace, row.name)
-                break
-            except NotFound:
-                break
-            except ApiError as error:
-                if not waits.failures:
-                    log.info("Whether pod %s/%s is gone stays open for now: %s", row.namespace, row.name, error)
-                await asyncio.sleep(min(waits.failed("", error.retry_after_s), LONGEST_PAUSE_S))
-        self._doubted.discard((row.namespace, row.name))
-        if pod is not None and of_others(pod, self._settings.deployment, self._rules.cluster):
+    async def _resolve(self, entry: PodEntry) -> None:
+        pod = await self._lookups.find(entry)
+        self._in_doubt.discard(entry.key)
+        view = read_pod(pod)
+        if pod is not None and view.belongs_to_others(self._settings.deployment, self._rules.cluster):
             return
-        if pod is not None and same_launch(pod, row):
-            self._take("MODIFIED", pod)
-            # Our watch does not tell of it (its labels were changed), so the next comparison has to ask again. Where
-            # nothing is watched it asks anyway, and what was said of the pod, and how long it waits, is kept.
-            if row.namespace not in self._elsewhere or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-                self._table.forget((row.namespace, row.name))
+        if pod is not None and (view.launch_id, view.attempt) == (entry.launch_id, entry.attempt):
+            self._observe("MODIFIED", pod)
+            # No watch reports this pod (its labels were changed), so that the next comparison has to look it up again.
+            # In an unwatched namespace it does so anyway, and the entry is kept: what was published, how long it waits.
+            if entry.namespace not in self._unwatched or view.phase in ("Succeeded", "Failed"):
+                self._table.forget(entry.key)
             return
-        news = self._table.gone(row, time.time(), time.monotonic())
-        if news is not None:
-            self._publish(news)
+        publication = self._table.record_gone(entry, time.time(), time.monotonic())
+        if publication is not None:
+            self._publish(publication)
 
-    def _tell(self, row: PodEntry, result: PodReport) -> None:
-        news = self._table.tell(row, result, time.time(), time.monotonic())
-        if news is not None:
-            self._publish(news)
+    # --- publishing -----------------------------------------------------------------------------------------------
 
-    async def _tell_with_events(self, row: PodEntry, due: DeferredReport) -> None:
-        """Why a pod does not start stands in Kubernetes' events only: a missing secret or volume, a full network."""
-        try:
-            async with self._asking:
-                events = await self._api.list_events(row.namespace, name=row.name, uid=row.uid)
-        except ApiError as error:
-            log.debug("The events of pod %s/%s cannot be read: %s", row.namespace, row.name, error)
-            events = []
-        explained = add_event_reason(due.result, events)
-        if due.bare or explained is not due.result:
-            self._tell(row, explained)
+    async def _explain(self, entry: PodEntry, due: DeferredReport) -> None:
+        report = await self._lookups.with_event_reason(entry, due.report)
+        if due.without_reason or report is not due.report:
+            self._record(entry, report)
 
-    def _publish(self, news: PodNews) -> None:
-        result = news.result
-        if result is None or result.outcome != "failed" or not self._settings.failure_log_lines:
-            self._publisher.put(news)
-        elif result.exit_code:
-            self._errand(self._publish_with_log(news))
-        elif result.reason in ("PodDeleted", "PodVanished"):
-            gone = replace(result, log_tail=("(the log cannot be read: the pod is gone)",))
-            self._publisher.put(replace(news, result=gone))
+    def _record(self, entry: PodEntry, report: PodReport) -> None:
+        publication = self._table.record(entry, report, time.time(), time.monotonic())
+        if publication is not None:
+            self._publish(publication)
+
+    def _publish(self, publication: Publication) -> None:
+        report = publication.report
+        if report is None:
+            self._outbox.put(publication)
+        elif self._lookups.needs_log(report):
+            self._tasks.start_background(f"read log of pod {report.pod}", self._publish_with_log(publication, report))
         else:
-            self._publisher.put(news)
+            noted = self._lookups.with_log_notice(report)
+            self._outbox.put(publication if noted is report else replace(publication, report=noted))
 
-    async def _publish_with_log(self, news: PodNews) -> None:
-        """Attach the last lines of the container that failed, before anybody can clean the pod up."""
-        result = news.result
-        assert result is not None
+    async def _publish_with_log(self, publication: Publication, report: PodReport) -> None:
+        """Attach the end of the failed container's log before a clean-up can delete the pod."""
         try:
-            lines = await asyncio.wait_for(self._log_tail(news), LOG_TAIL_S)
-        except (ApiError, asyncio.TimeoutError) as error:
-            lines = [f"(the log cannot be read: {error or 'no answer in time'})"]
-        except asyncio.CancelledError:
-            self._publisher.put(news)
-            raise
-        self._publisher.put(replace(news, result=replace(result, log_tail=tuple(lines))))
+            report = await self._lookups.with_log_tail(report)
+        finally:  # cancelled at the end of the term: better without a log than not at all
+            self._outbox.put(replace(publication, report=report))
 
-    async def _log_tail(self, news: PodNews) -> list[str]:
-        result = news.result
-        assert result is not None
-        async with self._asking:
-            return await self._api.read_log_tail(
-                result.namespace,
-                result.pod,
-                container=result.container,
-                tail_lines=self._settings.failure_log_lines,
-                limit_bytes=LOG_TAIL_BYTES,
-            )
-
-    # --- helpers --------------------------------------------------------------------------------------------------
-
-    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run beside the rest; an unexpected error ends the term with it."""
-        task = asyncio.ensure_future(work)
-        self._errands.add(task)
-        task.add_done_callback(self._errand_done)
-
-    def _errand_done(self, task: asyncio.Task[None]) -> None:
-        self._errands.discard(task)
-        if not task.cancelled() and task.exception() is not None and not self._broken.done():
-            self._broken.set_exception(task.exception() or RuntimeError("lost"))
+    # --- status ---------------------------------------------------------------------------------------------------
 
     @property
     def trouble(self) -> str:
-        """Why this leader is deaf to some of its pods; empty if it is not."""
-        if any(not watch.position.listed_s for watch in self._watches):
+        """Why this leader does not follow some of its pods; empty if it follows all of them."""
+        if any(not item.position.listed_s for item in self._reflectors):
             return self._troubles() or "has not listed the pods yet"
         return self._troubles()
 
     def _troubles(self) -> str:
         return "; ".join(
-            f"{watch.position.trouble} ({watch.namespace or 'all namespaces'})"
-            for watch in self._watches if watch.position.trouble
-        )[:500]  # fmt: skip
+            f"{item.position.trouble} ({item.namespace or 'all namespaces'})"
+            for item in self._reflectors
+            if item.position.trouble
+        )[:TROUBLE_MAX]
 
     def _progress(self) -> dict[str, str]:
-        """For `status` and liveness: how far the least advanced namespace is, and what is wrong."""
-        places = [watch.position for watch in self._watches]
-        said = {
-            "pods": str(len(self._table)),
-            "unsent": str(len(self._publisher)),
-            "trouble": self._troubles(),
-        }
-        healthy = [place for place in places if place.listed_s and not place.trouble]
+        """For `status` and readiness: the position of the least advanced healthy namespace, and what is wrong."""
+        found = {"pods": str(len(self._table)), "unsent": str(len(self._outbox)), "trouble": self._troubles()}
+        positions = [item.position for item in self._reflectors]
+        healthy = [position for position in positions if position.listed_s and not position.trouble]
         if healthy:
-            said["version"] = max((place.version for place in healthy), key=lambda text: (len(text), text))
-            said["t_listed"] = f"{min(place.listed_s for place in healthy):.3f}"
-            said["t_event"] = f"{min(place.last_event_s for place in healthy):.3f}"
-        return said
+            found["version"] = max((position.version for position in healthy), key=lambda text: (len(text), text))
+            found["t_listed"] = f"{min(position.listed_s for position in healthy):.3f}"
+            found["t_event"] = f"{min(position.last_event_s for position in healthy):.3f}"
+        return found

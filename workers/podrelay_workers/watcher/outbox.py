@@ -29,7 +29,7 @@ from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.watcher.leader_election import Term
-from podrelay_workers.watcher.pod_table import PodEntry, PodNews, row_of
+from podrelay_workers.watcher.pod_table import PodEntry, Publication
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +65,19 @@ class Outbox:
         self._cluster = cluster
         self._tags = {"team_name": cluster} if cluster != DEFAULT_CLUSTER else {}
         self._stream_length = stream_length
-        self._outbox: dict[tuple[str, int], PodNews] = {}
-        self._recent: deque[tuple[float, PodNews]] = deque()
+        self._outbox: dict[tuple[str, int], Publication] = {}
+        self._recent: deque[tuple[float, Publication]] = deque()
         self._filled = asyncio.Event()
         self.published = 0
 
     def __len__(self) -> int:
         return len(self._outbox)
 
-    def put(self, news: PodNews) -> None:
+    def put(self, publication: Publication) -> None:
         """Queue a report. An attempt keeps only its most advanced one, with the ledger fields of all of them."""
-        key = (news.launch_id, news.attempt)
+        key = (publication.launch_id, publication.attempt)
         held = self._outbox.get(key)
-        self._outbox[key] = _merged(held, news) if held is not None else news
+        self._outbox[key] = _merged(held, publication) if held is not None else publication
         self._filled.set()
 
     def forget(self) -> None:
@@ -86,14 +86,14 @@ class Outbox:
         self._recent.clear()
         self._filled.clear()
 
-    def say_again(self) -> None:
+    def requeue_recent(self) -> None:
         """Redis lost its data: queue the results again that it may have lost unread."""
-        for _, news in self._recent:
-            if (news.launch_id, news.attempt) not in self._outbox:
-                self.put(news)
+        for _, publication in self._recent:
+            if (publication.launch_id, publication.attempt) not in self._outbox:
+                self.put(publication)
         self._recent.clear()
 
-    async def forever(self, term: Term) -> None:
+    async def run(self, term: Term) -> None:
         """Publish what is queued, for this term, until cancelled.
 
         :raises NotLeader: another watcher leads.
@@ -130,27 +130,30 @@ class Outbox:
         self._filled.clear()
 
     def _sent(
-        self, batch: list[tuple[tuple[str, int], PodNews]], answers: Iterable[tuple[PodNews | None, int]]
+        self, batch: list[tuple[tuple[str, int], Publication]], answers: Iterable[tuple[Publication | None, int]]
     ) -> None:
         now = time.monotonic()
-        for key, news in batch:
-            if self._outbox.get(key) is news:  # else a newer report was queued meanwhile
+        for key, publication in batch:
+            if self._outbox.get(key) is publication:  # else a newer report was queued meanwhile
                 del self._outbox[key]
-            if news.result is not None and news.result.terminal:
-                self._recent.append((now, news))
+            if publication.report is not None and publication.report.terminal:
+                self._recent.append((now, publication))
         while self._recent and now - self._recent[0][0] > KEPT_S:
             self._recent.popleft()
         for owner, answer in answers:
-            if owner is not None and owner.result is not None and answer == 1:
+            if owner is not None and owner.report is not None and answer == 1:
                 self.published += 1
-                _log(owner)
+                _log(owner.report)
 
-    async def _emit_lifecycles(self, owners: Sequence[PodNews | None], answers: Sequence[Any]) -> None:
+    async def _emit_lifecycles(self, owners: Sequence[Publication | None], answers: Sequence[Any]) -> None:
         """Emit the duration of each step of the launches that ended. Without Redis' reply there are no timers."""
         ended = [
-            news.launch_id
-            for news, answer in zip(owners, answers, strict=True)
-            if answer == 1 and news is not None and news.result is not None and news.result.terminal
+            publication.launch_id
+            for publication, answer in zip(owners, answers, strict=True)
+            if answer == 1
+            and publication is not None
+            and publication.report is not None
+            and publication.report.terminal
         ]
         if not ended or not self._metrics:
             return
@@ -164,44 +167,44 @@ class Outbox:
                 Stats.timing(lifecycle.METRIC + step, seconds * 1000.0, tags=self._tags)
 
     def _calls(
-        self, term: Term, batch: list[tuple[tuple[str, int], PodNews]]
-    ) -> tuple[list[ScriptCall], list[PodNews | None]]:
+        self, term: Term, batch: list[tuple[tuple[str, int], Publication]]
+    ) -> tuple[list[ScriptCall], list[Publication | None]]:
         calls: list[ScriptCall] = []
-        owners: list[PodNews | None] = []
+        owners: list[Publication | None] = []
         fence, now = Fence(term.leader, term.fence), f"{time.time():.3f}"
-        for _, news in batch:
-            if news.restore is not None:
-                calls.append(self._restoration(fence, news, news.restore))
+        for _, publication in batch:
+            if publication.restore is not None:
+                calls.append(self._restoration(fence, publication, publication.restore))
                 owners.append(None)
-            if news.result is not None:
-                calls.append(self._publication(fence, news, news.result, now))
-                owners.append(news)
+            if publication.report is not None:
+                calls.append(self._publication(fence, publication, publication.report, now))
+                owners.append(publication)
         return calls, owners
 
-    def _restoration(self, fence: Fence, news: PodNews, fields: dict[str, str]) -> ScriptCall:
+    def _restoration(self, fence: Fence, publication: Publication, fields: dict[str, str]) -> ScriptCall:
         return scripts.restore(
             self._keys,
             cluster=self._cluster,
             fence=fence,
-            launch_id=news.launch_id,
-            attempt=news.attempt,
+            launch_id=publication.launch_id,
+            attempt=publication.attempt,
             created=fields.get("t_created", "0"),
             fields=fields,
         )
 
-    def _publication(self, fence: Fence, news: PodNews, report: PodReport, now: str) -> ScriptCall:
+    def _publication(self, fence: Fence, publication: Publication, report: PodReport, now: str) -> ScriptCall:
         return scripts.publish(
             self._keys,
             cluster=self._cluster,
             fence=fence,
-            launch_id=news.launch_id,
-            attempt=news.attempt,
+            launch_id=publication.launch_id,
+            attempt=publication.attempt,
             outcome=report.outcome,
             result=self._cipher.encrypt(report.encode()),
             now=now,
             results_max=self._stream_length,
             # Empty ones too: the reason of a wait is obsolete once the pod runs.
-            fields={**news.fields, "reason": report.reason, "message": report.message},
+            fields={**publication.fields, "reason": report.reason, "message": report.message},
         )
 
     # --- reading the ledger -------------------------------------------------------------------------------------------
@@ -224,7 +227,7 @@ class Outbox:
             for launch_id, attempt, namespace, pod, uid in rows(flat, 5):
                 # Anybody with access to Redis can write any name there: only a name that proves its launch is used.
                 if attempt == str(identifiers.attempt_of_pod(pod, launch_id)):
-                    yield row_of(namespace, pod, launch_id, int(attempt), uid)
+                    yield PodEntry(namespace, pod, launch_id, int(attempt), uid)
                 else:
                     await self._quarantine(launch_id, "the ledger names a pod of another launch or attempt")
             if cursor == "0":
@@ -250,16 +253,14 @@ class Outbox:
         await self._runner.call(lambda _: pipeline.execute())
 
 
-def _merged(held: PodNews, news: PodNews) -> PodNews:
+def _merged(held: Publication, newer: Publication) -> Publication:
     """Both as one: a final report stays, otherwise the newer one counts."""
-    result = held.result if held.result is not None and held.result.terminal else news.result or held.result
-    return replace(news, result=result, fields=held.fields | news.fields, restore=held.restore or news.restore)
+    report = held.report if held.report is not None and held.report.terminal else newer.report or held.report
+    return replace(newer, report=report, fields=held.fields | newer.fields, restore=held.restore or newer.restore)
 
 
-def _log(news: PodNews) -> None:
+def _log(report: PodReport) -> None:
     """One line per change of state; at debug level for pods that run or succeed, as there are many."""
-    report = news.result
-    assert report is not None
     level = logging.INFO if report.outcome in ("failed", "pending") else logging.DEBUG
-    log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", news.launch_id, news.attempt, report.namespace, report.pod,
+    log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", report.launch_id, report.attempt, report.namespace, report.pod,
             report.outcome, report.reason, f" (exit code {report.exit_code})" if report.exit_code else "")  # fmt: skip

@@ -1,303 +1,277 @@
-"""Pure: what the watcher remembers of each live pod, so that only news is published. A few short texts per pod.
+"""Pure: what the watcher remembers of each live pod, so that each state is published once. A few short texts per pod.
 
-Time comes in as an argument: `clock_s` is monotonic and measures waits, `now_s` is the wall clock of results.
+Time comes in as an argument: `clock_s` is monotonic and measures waits, `now_s` is the wall clock of reports.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from podrelay.protocol import identifiers
 from podrelay.protocol.messages import PodReport
+from podrelay_workers.watcher.ledger_fields import restore_fields
 from podrelay_workers.watcher.pod_state import (
     TERMINATING,
     UNKNOWN,
     DeferredReport,
     PodState,
     Rules,
-    epoch_s,
-    identity,
     interpret,
     vanished,
 )
+from podrelay_workers.watcher.pod_view import PodView
 
-Json = dict[str, Any]
 Key = tuple[str, str]
 
-# The same wait in other words ("0/10 nodes" becomes "0/11 nodes") is news at most this often.
+# The same wait with another message ("0/10 nodes" becomes "0/11 nodes") is published at most this often.
 SAME_WAIT_S = 60.0
 SKIPPED_MAX = 10_000
-# An end stays known for so long after its pod is gone: by then the ledger knows it too.
-OVER_KEPT_S = 300.0
+# An end is remembered for this long after its pod is gone: by then the ledger holds it too.
+ENDED_KEPT_S = 300.0
 
 
 @dataclass(frozen=True)
-class PodNews:
-    """Something for the ledger and the stream. `restore` are ledger fields for a launch that Redis may have forgotten.
+class Publication:
+    """Something for the ledger and the stream. `restore` are ledger fields for a launch that Redis may have lost.
 
-    A PodNews without a result only restores.
+    Without a report it only restores.
     """
 
     launch_id: str
     attempt: int
-    result: PodReport | None = None
+    report: PodReport | None = None
     fields: dict[str, str] = field(default_factory=dict)
     restore: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What came of one event: news or not; `confirm` is a pod that may be gone; `skipped` is worth one log line."""
+class Observation:
+    """What came of one event. `doubtful` is a pod that may be gone; `skipped` is worth one log line."""
 
-    news: PodNews | None = None
-    confirm: PodEntry | None = None
+    publication: Publication | None = None
+    doubtful: PodEntry | None = None
     skipped: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class PodEntry:
     """One live pod."""
 
-    __slots__ = (
-        "attempt", "doubt", "later", "launch_id", "name", "namespace", "news_at", "reason", "said", "since", "told_wait",
-        "uid", "wait",
-    )  # fmt: skip
-
     namespace: str
     name: str
-    uid: str
     launch_id: str
     attempt: int
-    said: str  # the furthest outcome published: "", pending, started, or over
-    wait: str
-    since: float
-    reason: str
-    told_wait: str
-    news_at: float
-    later: tuple[DeferredReport, ...]
-    doubt: PodReport | None  # what became of it if it is gone
+    uid: str = ""
+    published: str = ""  # the furthest outcome published: "", pending, started, or over
+    published_wait: str = ""
+    published_reason: str = ""
+    published_at: float = 0.0
+    wait: str = ""
+    waiting_since: float = 0.0
+    deferred: tuple[DeferredReport, ...] = ()
+    report_if_gone: PodReport | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.namespace, self.name
 
 
 class PodTable:
-    """The live pods of one cluster. Forgets everything with its term of leadership."""
+    """The live pods of one cluster, for one term of the leader."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._rows: dict[Key, PodEntry] = {}
+        self._entries: dict[Key, PodEntry] = {}
         # Name -> namespace: there is one pod of a name, wherever it is.
-        self._places: dict[str, str] = {}
+        self._namespaces: dict[str, str] = {}
         self._waiting: dict[Key, PodEntry] = {}
         self._skipped: set[str] = set()
-        self._over: dict[tuple[str, int], float] = {}
+        self._ended: dict[tuple[str, int], float] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._entries)
 
     def holds(self, namespace: str, name: str, launch_id: str) -> bool:
         """Is there a live pod of this name, and is it of this launch?"""
-        row = self._rows.get((namespace, name))
-        return row is not None and row.launch_id == launch_id
+        entry = self._entries.get((namespace, name))
+        return entry is not None and entry.launch_id == launch_id
 
-    def place_of(self, name: str) -> str | None:
-        """The namespace in which the live pod of this name is, whatever the ledger says."""
-        return self._places.get(name)
+    def namespace_of(self, name: str) -> str | None:
+        """The namespace of the live pod of this name, whatever the ledger holds; None where there is none."""
+        return self._namespaces.get(name)
 
-    def take(self, event: str, pod: Any, now_s: float, clock_s: float) -> Taken:
-        """Learn from an event."""
-        verdict = interpret(event, pod, self._rules, now_s)
-        if verdict.skipped:
-            return self._skip(pod, verdict)
-        key = (verdict.fields.get("namespace", ""), verdict.fields.get("pod", ""))
-        row = before = self._rows.get(key)
-        restore = None
-        if row is None or row.launch_id != verdict.launch_id or row.uid != verdict.fields.get("uid", ""):
-            row = row_of(*key, verdict.launch_id, verdict.attempt, verdict.fields.get("uid", ""))
+    def observe(self, event: str, pod: Any, now_s: float, clock_s: float) -> Observation:
+        """Update the table by an event. `event` is the watch's type, or LISTED for a pod of a list."""
+        state = interpret(event, pod, self._rules, now_s)
+        view, key = state.view, (state.view.namespace, state.view.name)
+        if state.skipped:
+            return self._skip(key, state)
+        before = self._entries.get(key)
+        known = before is not None and before.launch_id == view.launch_id and before.uid == view.uid
+        entry = before if before is not None and known else self._add(key, view)
+        found = event == "LISTED" and not known
+        publication = self._update(entry, state, now_s, clock_s, found)
+        if event == "DELETED" and entry.report_if_gone is None:
             self.forget(key)
-            self._rows[key] = row
-            self._places[row.name] = row.namespace
-            restore = _restorable(pod, verdict, self._rules.cluster) if event == "LISTED" else None
-        news = self._news(row, verdict, now_s, clock_s, seen_first=event == "LISTED" and row is not before)
-        row.doubt = verdict.confirm
-        if event == "DELETED" and row.doubt is None:
-            self.forget(key)
-        if news is None and restore is not None:
-            news = PodNews(verdict.launch_id, verdict.attempt)
-        if news is not None and restore is not None:
-            news = replace(news, restore=restore)
-        if before is not None and before.launch_id != row.launch_id and before.said != "over":
-            return Taken(news, before)  # another pod has its name now
-        return Taken(news, row if row.doubt is not None and row.said != "over" else None)
+        if found:
+            publication = publication or Publication(view.launch_id, view.attempt)
+            publication = replace(publication, restore=restore_fields(view, self._rules.cluster))
+        if before is not None and before.launch_id != entry.launch_id and before.published != "over":
+            return Observation(publication, before)  # another launch's pod has its name now
+        return Observation(publication, entry if entry.report_if_gone and entry.published != "over" else None)
 
-    def waiting(self) -> list[PodEntry]:
+    def fatal_waits(self) -> list[PodEntry]:
         """The pods whose wait may become their end."""
-        return [row for row in self._waiting.values() if any(item.result.terminal for item in row.later)]
+        return [entry for entry in self._waiting.values() if _may_end(entry.deferred)]
 
-    def recall(self, row: PodEntry, ledger: Mapping[str, str], now_s: float, clock_s: float) -> None:
-        """A former leader has seen this wait begin: its grace does not begin anew."""
-        if ledger.get("attempt") != str(row.attempt) or ledger.get("wait") != row.wait:
+    def continue_wait(self, entry: PodEntry, ledger: Mapping[str, str], now_s: float, clock_s: float) -> None:
+        """Count a wait from when a former leader saw it begin, which the ledger holds: its grace period goes on."""
+        if ledger.get("attempt") != str(entry.attempt) or ledger.get("wait") != entry.wait:
             return
         try:
             waited_s = now_s - float(ledger.get("t_wait", ""))
         except ValueError:
             return
-        row.since = min(row.since, clock_s - max(0.0, waited_s))
+        entry.waiting_since = min(entry.waiting_since, clock_s - max(0.0, waited_s))
 
-    def due(self, clock_s: float) -> list[tuple[PodEntry, DeferredReport]]:
-        """What falls due by the clock alone: a fatal reason that lasted, a start that takes long. Told by `tell`."""
+    def pop_due(self, clock_s: float) -> list[tuple[PodEntry, DeferredReport]]:
+        """What falls due by the clock alone: a fatal reason that lasted, a start that takes long. Pass it to `record`."""
         found = []
-        for row in list(self._waiting.values()):
-            ripe = [item for item in row.later if clock_s - row.since >= item.after_s]
-            row.later = tuple(item for item in row.later if item not in ripe)
-            found += [(row, item) for item in ripe]
-            self._keep_time(row)
+        for entry in list(self._waiting.values()):
+            due = [item for item in entry.deferred if clock_s - entry.waiting_since >= item.after_s]
+            entry.deferred = tuple(item for item in entry.deferred if item not in due)
+            found += [(entry, item) for item in due]
+            self._track_wait(entry)
         return found
 
-    def tell(self, row: PodEntry, result: PodReport, now_s: float, clock_s: float) -> PodNews | None:
-        """PodNews about a pod that no event brought; None where it is none any more."""
-        if self._rows.get((row.namespace, row.name)) is not row:
+    def record(self, entry: PodEntry, report: PodReport, now_s: float, clock_s: float) -> Publication | None:
+        """A report that no event brought, to be published; None where the pod has left the table or nothing is new."""
+        if self._entries.get(entry.key) is not entry:
             return None
-        return self._say(row, replace(result, seen_at_s=now_s), _whereabouts(row), clock_s)
+        return self._publish_once(entry, replace(report, seen_at_s=now_s), _location(entry), clock_s)
+
+    def record_gone(self, entry: PodEntry, now_s: float, clock_s: float) -> Publication | None:
+        """The end of a pod that the API server no longer has; None where its end was published before."""
+        if self.holds(entry.namespace, entry.name, entry.launch_id):
+            self.forget(entry.key)
+        report = entry.report_if_gone or vanished(
+            entry.launch_id, entry.attempt, entry.namespace, entry.name, self._rules, now_s
+        )
+        return self._publish_once(entry, replace(report, uid=entry.uid), _location(entry), clock_s)
 
     def missing(self, namespace: str | None, listed: frozenset[Key]) -> list[PodEntry]:
-        """Pods that were known and are not in a complete list of this namespace (None: of all)."""
+        """Known pods that a complete list of this namespace (None: of all) does not contain."""
         return [
-            row
-            for key, row in self._rows.items()
-            if key not in listed and (namespace is None or row.namespace == namespace)
+            entry
+            for key, entry in self._entries.items()
+            if key not in listed and (namespace is None or entry.namespace == namespace)
         ]
 
-    def gone(self, row: PodEntry, now_s: float, clock_s: float) -> PodNews | None:
-        """A pod that the API server no longer knows: None where its end was published before."""
-        if self.holds(row.namespace, row.name, row.launch_id):
-            self.forget((row.namespace, row.name))
-        result = row.doubt or vanished(row.launch_id, row.attempt, row.namespace, row.name, self._rules, now_s)
-        return self._say(row, replace(result, uid=row.uid), _whereabouts(row), clock_s)
-
     def forget(self, key: Key) -> None:
-        self._rows.pop(key, None)
+        """Drop a pod from the table. If it ended, that is remembered for ENDED_KEPT_S."""
+        self._entries.pop(key, None)
         self._waiting.pop(key, None)
-        if self._places.get(key[1]) == key[0]:
-            del self._places[key[1]]
+        if self._namespaces.get(key[1]) == key[0]:
+            del self._namespaces[key[1]]
 
-    # --- what is news ---------------------------------------------------------------------------------------------
+    # --- one event ------------------------------------------------------------------------------------------------
 
-    def _news(self, row: PodEntry, verdict: PodState, now_s: float, clock_s: float, seen_first: bool) -> PodNews | None:
-        if verdict.wait != row.wait:
-            row.wait, row.since, row.later = verdict.wait, clock_s, verdict.later
-        elif row.later:  # the wait goes on; only its words may have changed
-            due_s = {item.name: item.after_s for item in row.later}
-            row.later = tuple(replace(item, after_s=due_s[item.name]) for item in verdict.later if item.name in due_s)
-        self._keep_time(row)
-        if verdict.result is None:
-            return None
-        fields = verdict.fields
-        if any(item.result.terminal for item in verdict.later):  # for a leader to come
-            # Who comes upon the wait does not know when it began: an earlier leader may (`publish.lua`).
-            at = "t_wait?" if seen_first else "t_wait"
-            fields = {**fields, "wait": row.wait, at: f"{now_s - (clock_s - row.since):.3f}"}
-        return self._say(row, verdict.result, fields, clock_s)
-
-    def _say(self, row: PodEntry, result: PodReport, fields: dict[str, str], clock_s: float) -> PodNews | None:
-        if row.said == "over" or (row.launch_id, row.attempt) in self._over:
-            return None
-        if result.terminal:
-            row.said, row.later = "over", ()
-            self._remember_end(row, clock_s)
-        elif result.outcome == "started":
-            if row.said == "started":
-                return None
-            row.said = "started"
-        else:
-            text = f"{result.reason}: {result.message}"
-            if text == row.reason or (row.said == "started" and row.wait not in (TERMINATING, UNKNOWN)):
-                return None
-            if row.told_wait == row.wait and clock_s - row.news_at < SAME_WAIT_S:
-                return None
-            row.said = row.said or "pending"
-            row.reason, row.told_wait, row.news_at = text, row.wait, clock_s
-        return PodNews(row.launch_id, row.attempt, result, fields)
-
-    def _remember_end(self, row: PodEntry, clock_s: float) -> None:
-        self._over[(row.launch_id, row.attempt)] = clock_s
-        while self._over:  # in the order of time
-            first = next(iter(self._over))
-            if clock_s - self._over[first] <= OVER_KEPT_S:
-                return
-            del self._over[first]
-
-    def _keep_time(self, row: PodEntry) -> None:
-        if row.later:
-            self._waiting[(row.namespace, row.name)] = row
-        else:
-            self._waiting.pop((row.namespace, row.name), None)
-
-    def _skip(self, pod: Any, verdict: PodState) -> Taken:
-        metadata = _map(_map(pod).get("metadata"))
-        key = (str(metadata.get("namespace"))[:253], str(metadata.get("name"))[:253])
+    def _add(self, key: Key, view: PodView) -> PodEntry:
         self.forget(key)
-        if verdict.launch_id:  # ours, and nothing to say about it
-            return Taken()
-        label = f"{key[0]}/{key[1]}"
+        entry = PodEntry(*key, view.launch_id, view.attempt, view.uid)
+        self._entries[key] = entry
+        self._namespaces[entry.name] = entry.namespace
+        return entry
+
+    def _update(
+        self, entry: PodEntry, state: PodState, now_s: float, clock_s: float, found: bool
+    ) -> Publication | None:
+        """:param found: the pod was found in a list, so that its wait began earlier."""
+        entry.report_if_gone = state.report_if_gone
+        if state.wait != entry.wait:
+            entry.wait, entry.waiting_since, entry.deferred = state.wait, clock_s, state.deferred
+        elif entry.deferred:  # the wait goes on; only its message may have changed
+            after_s = {item.name: item.after_s for item in entry.deferred}
+            entry.deferred = tuple(
+                replace(item, after_s=after_s[item.name]) for item in state.deferred if item.name in after_s
+            )
+        self._track_wait(entry)
+        if state.report is None:
+            return None
+        fields = state.fields
+        if _may_end(state.deferred):  # for the next leader
+            # The time that an earlier leader wrote for this wait counts (`publish.lua`).
+            name = "t_wait?" if found else "t_wait"
+            fields = {**fields, "wait": entry.wait, name: f"{now_s - (clock_s - entry.waiting_since):.3f}"}
+        return self._publish_once(entry, state.report, fields, clock_s)
+
+    def _skip(self, key: Key, state: PodState) -> Observation:
+        self.forget(key)
+        if state.view.launch_id:  # podrelay's own, and there is nothing to report
+            return Observation()
+        label = f"{key[0] or '?'}/{key[1] or '?'}"
         if label in self._skipped:
-            return Taken()
+            return Observation()
         if len(self._skipped) >= SKIPPED_MAX:
             self._skipped.clear()
         self._skipped.add(label)
-        return Taken(skipped=f"{label}: {verdict.skipped}")
+        return Observation(skipped=f"{label}: {state.skipped}")
+
+    def _track_wait(self, entry: PodEntry) -> None:
+        if entry.deferred:
+            self._waiting[entry.key] = entry
+        else:
+            self._waiting.pop(entry.key, None)
+
+    # --- each state once ------------------------------------------------------------------------------------------
+
+    def _publish_once(
+        self, entry: PodEntry, report: PodReport, fields: dict[str, str], clock_s: float
+    ) -> Publication | None:
+        """The publication of a report, noted as published; None where nothing in it is new."""
+        if entry.published == "over" or (entry.launch_id, entry.attempt) in self._ended:
+            return None
+        if report.terminal:
+            entry.published, entry.deferred = "over", ()
+            self._remember_end(entry, clock_s)
+        elif report.outcome == "started":
+            if entry.published == "started":
+                return None
+            entry.published = "started"
+        elif not _is_new_wait(entry, report, clock_s):
+            return None
+        else:
+            entry.published = entry.published or "pending"
+            entry.published_reason = _reason_text(report)
+            entry.published_wait, entry.published_at = entry.wait, clock_s
+        return Publication(entry.launch_id, entry.attempt, report, fields)
+
+    def _remember_end(self, entry: PodEntry, clock_s: float) -> None:
+        self._ended[(entry.launch_id, entry.attempt)] = clock_s
+        while self._ended:  # oldest first
+            first = next(iter(self._ended))
+            if clock_s - self._ended[first] <= ENDED_KEPT_S:
+                return
+            del self._ended[first]
 
 
-def _restorable(pod: Json, verdict: PodState, cluster: str) -> dict[str, str]:
-    """Ledger fields of a launch that can be read off its pod."""
-    metadata = _map(pod.get("metadata"))
-    labels, annotations = _map(metadata.get("labels")), _map(metadata.get("annotations"))
-    created_s = epoch_s(metadata.get("creationTimestamp"))
-    found = {
-        **{name: verdict.fields.get(name, "") for name in ("pod", "namespace", "uid")},
-        "cluster": cluster,
-        "owner": labels.get(identifiers.LABEL_WORKER),
-        "subject": annotations.get(identifiers.ANNOTATION_SUBJECT),
-        "t_created": f"{created_s:.3f}" if created_s else "",
-        **_task(annotations),
-    }
-    return {name: value for name, value in found.items() if isinstance(value, str) and value}
+def _is_new_wait(entry: PodEntry, report: PodReport, clock_s: float) -> bool:
+    if entry.published == "started" and entry.wait not in (TERMINATING, UNKNOWN):
+        return False
+    if _reason_text(report) == entry.published_reason:
+        return False
+    return entry.published_wait != entry.wait or clock_s - entry.published_at >= SAME_WAIT_S
 
 
-def _task(annotations: Json) -> dict[str, str]:
-    """The task's key, from the stock executor's annotations."""
-    try:
-        key = [annotations[name] for name in ("dag_id", "task_id", "run_id")]
-        numbers = [int(annotations["try_number"]), int(annotations.get("map_index", -1))]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return {}
-    if not all(isinstance(part, str) for part in key):
-        return {}
-    return {"kind": "task", "key": json.dumps([*key, *numbers])}
+def _reason_text(report: PodReport) -> str:
+    return f"{report.reason}: {report.message}"
 
 
-def _map(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}
+def _may_end(deferred: tuple[DeferredReport, ...]) -> bool:
+    return any(item.report.terminal for item in deferred)
 
 
-def row_of(namespace: str, name: str, launch_id: str, attempt: int, uid: str = "") -> PodEntry:
-    """A pod of which nothing was said yet."""
-    return PodEntry(namespace, name, uid, launch_id, attempt, "", "", 0.0, "", "", 0.0, (), None)
-
-
-def _whereabouts(row: PodEntry) -> dict[str, str]:
-    found = {"pod": row.name, "namespace": row.namespace, "uid": row.uid}
+def _location(entry: PodEntry) -> dict[str, str]:
+    found = {"pod": entry.name, "namespace": entry.namespace, "uid": entry.uid}
     return {name: value for name, value in found.items() if value}
-
-
-def same_launch(pod: Any, row: PodEntry) -> bool:
-    """Is this pod still the one of that row?"""
-    return identity(pod) == (row.launch_id, row.attempt)
-
-
-def of_others(pod: Any, deployment: str, cluster: str) -> bool:
-    """Does this pod say that it is another deployment's, or another cluster's? One that says neither may be ours."""
-    labels = _map(_map(_map(pod).get("metadata")).get("labels"))
-    ours = deployment, identifiers.cluster_label(cluster)
-    return (labels.get(identifiers.LABEL_DEPLOYMENT, ours[0]), labels.get(identifiers.LABEL_CLUSTER, ours[1])) != ours

@@ -18,7 +18,8 @@ from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime import process
 from podrelay_workers.runtime.shutdown import Shutdown
-from podrelay_workers.watcher.leader import ASKING, Scope
+from podrelay_workers.watcher.leader import Scope
+from podrelay_workers.watcher.pod_lookups import LOOKUPS_MAX
 from podrelay_workers.watcher.pod_state import Rules
 from podrelay_workers.watcher.watcher import Watcher
 
@@ -46,7 +47,7 @@ async def run_watcher(
     """
     shutdown = shutdown or Shutdown()
     rules, scope = read_options(settings, team, cluster)
-    connections = len(scope.namespaces) + 2 * ASKING
+    connections = len(scope.namespaces) + 2 * LOOKUPS_MAX
     with shutdown.on_signals():
         async with (
             await PodClient.connect(team, connections, "watcher") as pods,

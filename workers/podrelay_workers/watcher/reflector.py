@@ -1,8 +1,8 @@
-"""An endless stream of pods: list, then watch from the list's version, resume, list again. Used by the watcher.
+"""An endless stream of pods: list, watch from the list's version, resume, list again. Used by `leader`, one per namespace.
 
-Four layers, each of which handles the failures it has words for and passes the rest up:
-`forever` never ends; `_listed` is one complete list; `_watched` resumes watching until only a new list helps;
-`PodClient.list_page` and `watch_stream` are one request each.
+Four layers, each of which handles the failures it knows and passes the rest up:
+`events` never ends; `_list` is one complete list; `_watch` resumes until only a new list helps; `PodClient.list_page` and
+`PodClient.watch_stream` are one request each.
 """
 
 from __future__ import annotations
@@ -16,40 +16,39 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from podrelay.protocol.messages import Json
 from podrelay_workers.kube.client import Page, PodClient
 from podrelay_workers.kube.errors import ApiError, Gone, Refused, Silent, Unauthorized, error_of_event
 from podrelay_workers.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-Json = dict[str, Any]
-
 LIST_PAGE = 500  # pods of about 10 KB each: a page stays at a few MB
-# The server ends a watch after this time, spread so that many watches do not return together.
+# The server ends a watch after this time, spread so that many watches do not reconnect together.
 WATCH_S = 300.0
 WATCH_SPREAD_S = 60.0
-# A request that ended well but at once is a failure all the same: something in between cuts it.
+# A watch that ends sooner, without an event, counts as a failure even if it ended properly: a proxy may have cut it.
 TOO_SHORT_S = 1.0
 TROUBLE_LOG_S = 60.0
-# A version that the server does not know yet (its storage was restored from a backup, or it lags behind another server)
-# is refused, or brings silence, for as long as we insist on it: after so many failures in a row only a new list helps.
+# A server refuses, or is silent about, a version that it does not know yet: its storage was restored from a backup, or it
+# lags behind another server. After this many failures in a row only a new list helps.
 FAILURES_MAX = 3
 SILENCES_MAX = 2
-# Lists whose continuation expired before the last page: then one without pages.
+# After this many lists whose continuation expired before the last page, pods are listed without pages.
 EXPIRED_LISTS_MAX = 2
-# A server may ask for a longer pause; pods would end unseen meanwhile.
+# A server may ask for a longer pause; pods would end unobserved meanwhile.
 LONGEST_PAUSE_S = 30.0
 
 
 class PodEvent(NamedTuple):
-    """A pod as it was: `event` is LISTED, ADDED, MODIFIED or DELETED."""
+    """A pod at the time of the event. `event` is LISTED, ADDED, MODIFIED or DELETED."""
 
     event: str
     pod: Json
 
 
 class ListComplete(NamedTuple):
-    """A list is complete: these (namespace, name) were there. What was made before `began_s` and is not, is gone."""
+    """A list is complete and holds these (namespace, name). A pod created before `began_s` that is not among them is gone."""
 
     began_s: float
     pods: frozenset[tuple[str, str]]
@@ -57,15 +56,15 @@ class ListComplete(NamedTuple):
 
 @dataclass
 class Position:
-    """How far the watch has come; `status` and liveness are told from it. Times are wall clock, 0 for never."""
+    """How far a reflector has come, for `status` and readiness. Times are wall clock, 0 for never."""
 
     version: str = ""
     listed_s: float = 0.0
     last_event_s: float = 0.0
     trouble: str = ""
 
-    def known(self, listed_within_s: float) -> bool:
-        """Are the pods known by a watch that works, or, where only lists do, by a list of late?"""
+    def is_current(self, listed_within_s: float) -> bool:
+        """Are all pods known: by a working watch, or, where only lists work, by a list within this time?"""
         if not self.trouble:
             return bool(self.listed_s)
         return self.trouble.startswith("watch") and time.time() - self.listed_s < listed_within_s
@@ -80,46 +79,53 @@ class Reflector:
         namespace: str | None,
         selector: str,
         silence_s: float,
-        waits: Backoff | None = None,
+        retries: Backoff | None = None,
         longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
-        """:param silence_s: a watch that brings no byte for so long is taken for dead."""
+        """:param silence_s: a watch that receives no byte for this time is considered broken."""
         self.position = Position()
         self.namespace = namespace
         self._api = api
         self._selector = selector
         self._silence_s = silence_s
-        self._waits = waits or Backoff(first_s=0.2, most_s=10.0)
+        self._retries = retries or Backoff(first_s=0.2, most_s=10.0)
         self._longest_pause_s = longest_pause_s
-        self._told_at = 0.0
+        self._trouble_logged_at = 0.0
         self._expired_lists = 0
-        # Watches in a row that failed, and that were silent, since the last list or the last word.
+        # Watches in a row that failed, and that were silent, since the last list or event.
         self._failures = self._silences = 0
 
-    async def forever(self) -> AsyncGenerator[PodEvent | ListComplete, None]:
-        """Every pod listed, then `ListComplete`, then every change; and again from the list whenever there was a gap."""
+    @property
+    def where(self) -> str:
+        """What this reflector follows, for people."""
+        return f"namespace {self.namespace}" if self.namespace else "all namespaces"
+
+    async def events(self) -> AsyncGenerator[PodEvent | ListComplete, None]:
+        """Every pod listed, then `ListComplete`, then every change; again from the list after each gap. Never ends."""
         while True:
             try:
-                async with aclosing(self._listed()) as items:
+                async with aclosing(self._list()) as items:
                     async for item in items:
                         yield item
             except ApiError as error:
                 await self._pause("list", error)
                 continue
-            self._works("list")
-            async with aclosing(self._watched()) as changes:
+            self._recovered("list")
+            async with aclosing(self._watch()) as changes:
                 async for change in changes:
                     yield change
-            # A list that works says nothing of the watch that did not: its wait is counted for itself.
-            await asyncio.sleep(self._waits.failed("gone"))
+            # The list succeeded, so that its back-off was reset; that of the watch that ended is separate.
+            await asyncio.sleep(self._retries.failed("gone"))
 
-    async def _listed(self) -> AsyncGenerator[PodEvent | ListComplete, None]:
-        """One list, page by page, complete or an ApiError. Pods seen twice (a name used again) do no harm."""
+    # --- list -------------------------------------------------------------------------------------------------------
+
+    async def _list(self) -> AsyncGenerator[PodEvent | ListComplete, None]:
+        """One list, page by page: complete, or an ApiError. A pod may come twice (its name was reused), which is harmless."""
         began_s, continuation, names = time.time(), "", set()
         while True:
             page = await self._page(continuation)
             for pod in page.items:
-                names.add(_name(pod))
+                names.add(_key_of(pod))
                 yield PodEvent("LISTED", pod)
             continuation = page.continuation
             if not continuation:
@@ -127,11 +133,11 @@ class Reflector:
         self._expired_lists = 0
         self.position.version = page.version
         self.position.listed_s = self.position.last_event_s = time.time()
-        log.info("Listed %d pods in %s at version %s.", len(names), self._where, page.version)
+        log.info("Listed %d pods in %s at version %s", len(names), self.where, page.version)
         yield ListComplete(began_s, frozenset(names))
 
     async def _page(self, continuation: str) -> Page:
-        """One page. A later one that fails is asked for again, which the server allows for minutes, until it is Gone."""
+        """One page. A later page that fails is retried, which the server allows for minutes, until its list has expired."""
         limit = LIST_PAGE if self._expired_lists < EXPIRED_LISTS_MAX else 0
         while True:
             try:
@@ -146,34 +152,36 @@ class Reflector:
                     raise
                 await self._pause("list", error)
 
-    async def _watched(self) -> AsyncGenerator[PodEvent, None]:
-        """Watch and resume at the version reached, until only a new list helps: the server no longer knows that version,
-        does not know it yet, or nothing has come of it for too long.
+    # --- watch ------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> AsyncGenerator[PodEvent, None]:
+        """Watch, and resume at the version reached, until only a new list helps: the server no longer knows that version,
+        does not know it yet, or has been silent about it too often.
         """
         self._failures = self._silences = 0
         while self._failures < FAILURES_MAX and self._silences < SILENCES_MAX:
             began = time.monotonic()
-            heard = False
+            any_event = False
             try:
                 async with aclosing(self._stream()) as events:
                     async for event in events:
-                        heard = True
-                        seen = self._take(event)
-                        if seen is not None:
-                            yield seen
+                        any_event = True
+                        change = self._advance(event)
+                        if change is not None:
+                            yield change
             except Gone as error:
-                log.info("Version %s of %s is too old: listing again (%s).", self.position.version, self._where, error)
+                log.info("Version %s of %s is too old; listing again: %s", self.position.version, self.where, error)
                 return
             except Silent:
                 self._silences += 1
-                log.info("Nothing heard of %s for %g s: connecting again.", self._where, self._silence_s)
+                log.info("No data from the watch of %s for %g s; reconnecting", self.where, self._silence_s)
             except ApiError as error:
                 self._failures += 1 if error.status != 400 else FAILURES_MAX
                 await self._pause("watch", error)
             else:
-                if not heard and time.monotonic() - began < TOO_SHORT_S:
-                    await asyncio.sleep(self._waits.failed("watch"))
-        log.info("Version %s of %s leads nowhere: listing again.", self.position.version, self._where)
+                if not any_event and time.monotonic() - began < TOO_SHORT_S:
+                    await asyncio.sleep(self._retries.failed("watch"))
+        log.info("Cannot resume the watch of %s at version %s; listing again", self.where, self.position.version)
 
     def _stream(self) -> AsyncGenerator[Json, None]:
         return self._api.watch_stream(
@@ -186,13 +194,13 @@ class Reflector:
             timeout_s=WATCH_S + random.random() * WATCH_SPREAD_S,
         )
 
-    def _take(self, event: Json) -> PodEvent | None:
-        """Advance the position by this event; None where it was only a bookmark."""
+    def _advance(self, event: Json) -> PodEvent | None:
+        """Advance the position by this event; None for a bookmark."""
         kind, pod = event.get("type"), event.get("object")
         if kind == "ERROR":
             raise error_of_event(pod)
-        self._works("watch")
-        self._waits.worked("gone")
+        self._recovered("watch")
+        self._retries.worked("gone")
         self._failures = self._silences = 0
         self.position.last_event_s = time.time()
         if not isinstance(pod, dict):
@@ -204,41 +212,37 @@ class Reflector:
 
     # --- trouble ----------------------------------------------------------------------------------------------------
 
-    @property
-    def _where(self) -> str:
-        return f"namespace {self.namespace}" if self.namespace else "all namespaces"
-
     def _opened(self) -> None:
-        """The server answers a watch again; whether it lasts is seen by its events, the first maybe in a minute."""
+        """The server accepted a watch. Only its events show that it works, and the first may come after a minute."""
         self.position.trouble = ""
 
-    def _works(self, kind: str) -> None:
-        self._waits.worked(kind)
+    def _recovered(self, kind: str) -> None:
+        self._retries.worked(kind)
         trouble = self.position.trouble
-        # A list that works does not mend a watch.
-        if trouble.startswith(kind) or (kind == "watch" and not trouble and self._told_at):
-            log.info("Watching %s again.", self._where)
+        # A list that succeeds does not mean that the watch works.
+        if trouble.startswith(kind) or (kind == "watch" and not trouble and self._trouble_logged_at):
+            log.info("Access to pods in %s restored", self.where)
             self.position.trouble = ""
-            self._told_at = 0.0
+            self._trouble_logged_at = 0.0
 
     async def _pause(self, kind: str, error: ApiError) -> None:
-        wait_s = min(self._waits.failed(kind, error.retry_after_s), self._longest_pause_s)
+        pause_s = min(self._retries.failed(kind, error.retry_after_s), self._longest_pause_s)
         self.position.trouble = f"{kind}: {error}"
-        if time.monotonic() - self._told_at >= TROUBLE_LOG_S or not self._told_at:
-            self._told_at = time.monotonic()
-            log.warning("Cannot %s the pods of %s, trying on: %s%s", kind, self._where, error, _advice(error))
-        await asyncio.sleep(wait_s)
+        if time.monotonic() - self._trouble_logged_at >= TROUBLE_LOG_S or not self._trouble_logged_at:
+            self._trouble_logged_at = time.monotonic()
+            log.warning("Cannot %s pods in %s; will retry: %s%s", kind, self.where, error, _advice(error))
+        await asyncio.sleep(pause_s)
 
 
 def _advice(error: ApiError) -> str:
     if isinstance(error, Refused) and error.status == 403:
         return " (grant get, list and watch on pods there: docker/ holds a Role)"
     if isinstance(error, Unauthorized):
-        return " (credentials were read again in vain: see [kubernetes_executor] config_file)"
+        return " (reloading the credentials did not help: see [kubernetes_executor] config_file)"
     return ""
 
 
-def _name(pod: Any) -> tuple[str, str]:
+def _key_of(pod: Any) -> tuple[str, str]:
     metadata = pod.get("metadata") if isinstance(pod, dict) else None
     metadata = metadata if isinstance(metadata, dict) else {}
     return str(metadata.get("namespace")), str(metadata.get("name"))

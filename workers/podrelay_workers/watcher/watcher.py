@@ -1,4 +1,4 @@
-"""One watcher: stands by until it leads, leads until it must not any more. Made by `watcher.process`."""
+"""One watcher: stands by until it leads, and leads until its term ends. Made by `watcher.process`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from podrelay_workers.watcher.pod_state import Rules
 
 log = logging.getLogger(__name__)
 
-STANDBY_S = 1.0  # a lease that ran out is taken after at most this
+STANDBY_S = 1.0  # a standby takes over an expired lease within this time
 FLUSH_AT_END_S = 2.0
 
 
 class Watcher:
-    """One watcher process: stands by until it leads, leads until it must not any more."""
+    """One watcher of a cluster. Any number may run; one leads.
+
+    Killed at any moment it loses nothing: the next leader lists the pods and compares them with the ledger.
+    """
 
     def __init__(
         self,
@@ -40,93 +43,100 @@ class Watcher:
         shutdown: Shutdown,
         team: str | None = None,
     ) -> None:
-        self._scripts = scripts
-        self._team = team
-        self._lead: Leader | None = None
         self._settings = settings
         self._api = api
+        self._scripts = scripts
         self._scope = scope
         self._rules = rules
         self._shutdown = shutdown
+        self._team = team
+        self._leader: Leader | None = None
         keys = RedisKeys(settings.deployment)
-        self._leadership = LeaderElection(scripts, keys, rules.cluster, settings.watch_lease_s)
-        self._publisher = Outbox(
+        self._election = LeaderElection(scripts, keys, rules.cluster, settings.watch_lease_s)
+        self._outbox = Outbox(
             scripts,
             keys,
             PayloadCipher(settings.fernet_key),
             rules.cluster,
             settings.results_max_length,
-            _metrics_wanted(),
+            _metrics_enabled(),
         )
 
     async def run(self) -> None:
-        """Until the stop. Then: say what is known, and only then leave the lead, so that nothing is said twice."""
-        saying = asyncio.ensure_future(self._say_what_is_heard())
+        """Run until a shutdown is requested; then publish what is queued, and resign only after that, so that the next leader
+        does not publish it again.
+        """
+        health_task = asyncio.create_task(self._write_health(), name="write health")
         try:
-            await self._run()
+            await self._run_terms()
         finally:
-            await cancel_and_wait(saying)
+            await cancel_and_wait(health_task)
             health.remove("watcher")
 
-    async def _say_what_is_heard(self) -> None:
-        """For the probe: a standby only needs Redis; the leader is deaf while any of its watches is."""
+    async def _write_health(self) -> None:
+        """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""
         while True:
-            trouble = self._lead.trouble if self._lead is not None else ""
+            trouble = self._leader.trouble if self._leader is not None else ""
             health.write("watcher", self._team, self._scripts.last_reply_s, trouble)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
-    async def _run(self) -> None:
+    async def _run_terms(self) -> None:
         epoch = ""
         with contextlib.suppress(ShutdownRequested):
             while True:
                 term = await self._shutdown.race(self._stand_by())
                 if epoch not in ("", term.epoch):
-                    log.warning("Redis lost its data: listing all pods and publishing again.")
-                    self._publisher.say_again()
+                    log.warning("Redis lost its data; listing all pods and publishing recent results again")
+                    self._outbox.requeue_recent()
                 epoch = term.epoch
-                log.info("Leading as %s, fence %s.", term.leader, term.fence)
-                self._lead = Leader(
-                    self._settings, self._api, self._scope, self._rules, self._leadership, self._publisher, term
-                )
-                try:
-                    await self._shutdown.race(self._lead.run())
-                except (NotLeader, DataLost) as over:
-                    log.warning("The term is over (%s).", type(over).__name__)
-                except ShutdownRequested:
-                    await self._say_goodbye(term)
-                    raise
-                finally:
-                    self._lead = None
+                await self._lead(term)
+
+    async def _lead(self, term: Term) -> None:
+        """:raises ShutdownRequested: what was queued is published and another watcher may lead."""
+        log.info("Leading as %s with fence %s", term.leader, term.fence)
+        self._leader = Leader(self._settings, self._api, self._scope, self._rules, self._election, self._outbox, term)
+        try:
+            await self._shutdown.race(self._leader.run())
+        except NotLeader:
+            log.warning("Term ended: another watcher leads")
+        except DataLost:
+            log.warning("Term ended: Redis lost its data")
+        except ShutdownRequested:
+            await self._resign(term)
+            raise
+        finally:
+            self._leader = None
 
     async def _stand_by(self) -> Term:
-        waits, told = Backoff(first_s=0.2, most_s=2.0), None
+        """Wait until this watcher is elected."""
+        retries, logged = Backoff(first_s=0.2, most_s=2.0), None
         while True:
             try:
-                term = await self._leadership.claim()
+                term = await self._election.claim()
             except RedisUnavailable as error:
-                if not waits.failures:
-                    log.warning("%s", error)
-                await asyncio.sleep(waits.failed())
+                if not retries.failures:
+                    log.warning("Cannot take part in the leader election; will retry: %s", error)
+                await asyncio.sleep(retries.failed())
                 continue
-            waits.worked()
+            retries.worked()
             if term is not None:
                 return term
-            if told != self._leadership.leader:
-                told = self._leadership.leader
-                log.info("Standing by; %s leads.", told or "nobody yet")
-            if told:  # it finds out everything for itself; what is queued here would only be old
-                self._publisher.forget()
+            if logged != self._election.leader:
+                logged = self._election.leader
+                log.info("Standing by; leader: %s", logged or "none yet")
+            if logged:  # the leader observes the pods itself; what is queued here would only be out of date
+                self._outbox.forget()
             await asyncio.sleep(STANDBY_S)
 
-    async def _say_goodbye(self, term: Term) -> None:
+    async def _resign(self, term: Term) -> None:
         with contextlib.suppress(asyncio.TimeoutError, RedisUnavailable, NotLeader):
-            await asyncio.wait_for(self._publisher.flush(term), FLUSH_AT_END_S)
+            await asyncio.wait_for(self._outbox.flush(term), FLUSH_AT_END_S)
         with contextlib.suppress(asyncio.TimeoutError, RedisUnavailable):
-            await asyncio.wait_for(self._leadership.leave(), FLUSH_AT_END_S)
+            await asyncio.wait_for(self._election.leave(), FLUSH_AT_END_S)
 
 
-def _metrics_wanted() -> bool:
-    """Does Airflow send metrics anywhere?"""
+def _metrics_enabled() -> bool:
+    """Is any of Airflow's metrics backends enabled?"""
     from airflow.configuration import conf
 
     backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")

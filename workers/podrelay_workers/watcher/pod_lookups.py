@@ -1,0 +1,90 @@
+"""Reads single pods beside the watch: does a pod still exist, which event explains its wait, how does its log end.
+
+Used by `leader`. Requests run in background tasks, at most `LOOKUPS_MAX` at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from podrelay.protocol.messages import Json, PodReport
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import ApiError, NotFound
+from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.watcher.pod_reasons import POD_DELETED, POD_VANISHED, add_event_reason
+from podrelay_workers.watcher.pod_table import PodEntry
+from podrelay_workers.watcher.reflector import LONGEST_PAUSE_S
+
+log = logging.getLogger(__name__)
+
+LOOKUPS_MAX = 16
+LOG_TAIL_S = 3.0  # a report waits no longer than this for the last lines of the log
+LOG_TAIL_BYTES = 8192
+
+
+class PodLookups:
+    """Requests for single pods of one cluster."""
+
+    def __init__(self, api: PodClient, log_lines: int) -> None:
+        """:param log_lines: how many lines of a failed container's log go into its report; 0 for none."""
+        self._api = api
+        self._log_lines = log_lines
+        self._slots = asyncio.Semaphore(LOOKUPS_MAX)
+
+    async def find(self, entry: PodEntry) -> Json | None:
+        """The pod of this name as it is now; None where the API server confirms that there is none. Retries until then."""
+        retries = Backoff(first_s=0.5, most_s=10.0)
+        while True:
+            try:
+                async with self._slots:
+                    return await self._api.get_pod(entry.namespace, entry.name)
+            except NotFound:
+                return None
+            except ApiError as error:
+                if not retries.failures:
+                    log.info(
+                        "Cannot confirm that pod %s/%s is gone; will retry: %s", entry.namespace, entry.name, error
+                    )
+                await asyncio.sleep(min(retries.failed("", error.retry_after_s), LONGEST_PAUSE_S))
+
+    async def with_event_reason(self, entry: PodEntry, report: PodReport) -> PodReport:
+        """The report with the reason that the pod's Kubernetes events give: a missing secret or volume shows only there.
+        The same object where they give none, or cannot be read.
+        """
+        try:
+            async with self._slots:
+                events = await self._api.list_events(entry.namespace, name=entry.name, uid=entry.uid)
+        except ApiError as error:
+            log.debug("Cannot read the events of pod %s/%s: %s", entry.namespace, entry.name, error)
+            return report
+        return add_event_reason(report, events)
+
+    def needs_log(self, report: PodReport) -> bool:
+        """Does this report lack a log tail that `with_log_tail` could add?"""
+        return bool(report.outcome == "failed" and self._log_lines and report.exit_code)
+
+    def with_log_notice(self, report: PodReport) -> PodReport:
+        """The report with a line instead of a log tail where the log went with the pod."""
+        if report.outcome == "failed" and self._log_lines and report.reason in (POD_DELETED, POD_VANISHED):
+            return replace(report, log_tail=("(log not available: the pod is gone)",))
+        return report
+
+    async def with_log_tail(self, report: PodReport) -> PodReport:
+        """The report with the last lines of the log of the container that failed, or with one line that says why not."""
+        try:
+            lines = await asyncio.wait_for(self._log_tail(report), LOG_TAIL_S)
+        except (ApiError, asyncio.TimeoutError) as error:
+            lines = [f"(log not available: {error or f'no reply within {LOG_TAIL_S:g} s'})"]
+        return replace(report, log_tail=tuple(lines))
+
+    async def _log_tail(self, report: PodReport) -> list[str]:
+        async with self._slots:
+            return await self._api.read_log_tail(
+                report.namespace,
+                report.pod,
+                container=report.container,
+                tail_lines=self._log_lines,
+                limit_bytes=LOG_TAIL_BYTES,
+            )
