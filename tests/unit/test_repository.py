@@ -97,10 +97,23 @@ def test_readme_names_targets_of_the_makefile() -> None:
     assert set(re.findall(r"\bmake ([a-z-]+)", read("README.md"))) <= targets
 
 
-@pytest.mark.parametrize("package", ["executor/podrelay", "workers/podrelay_workers"])
+DISTRIBUTIONS = ("executor/podrelay", "workers/podrelay_workers", "local_cluster/podrelay_local_cluster")
+# Those whose docstring lists their modules. A package of a few modules may have none, but never `podrelay` itself.
+DESCRIBED = sorted(
+    str(path.parent.relative_to(ROOT))
+    for distribution in DISTRIBUTIONS
+    for path in (ROOT / distribution).rglob("__init__.py")
+    if path.read_text("utf-8").strip() or distribution.endswith(path.parent.name)
+)
+
+
+@pytest.mark.parametrize("package", DESCRIBED)
 def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
-    told = set(re.findall(r"\w+", read(f"{package}/__init__.py")))
-    assert {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"} <= told
+    """One line for each module and each package in it, beginning with its name."""
+    folder = ROOT / package
+    described = set(re.findall(r"^ *(\w+)  +\S", read(f"{package}/__init__.py"), re.MULTILINE))
+    modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert modules - {"__init__", "__main__"} - described == set()
 
 
 def test_make_help_lists_every_target() -> None:
