@@ -143,9 +143,7 @@ def test_pods_go_on_when_the_scheduler_ends(rigs: Rigs, which: str) -> None:
 
 
 def test_executors_side_by_side_by_alias_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(
-        "AIRFLOW__CORE__EXECUTOR", "Relay:podrelay.executor.RedisKubernetesExecutor,KubernetesExecutor"
-    )
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "Relay:podrelay.executor.RedisKubernetesExecutor,KubernetesExecutor")
     # What the loader found out before.
     monkeypatch.setattr(executor_loader, "_executor_names", [])
     monkeypatch.setattr(executor_loader, "_team_name_to_executors", defaultdict(list))
