@@ -133,15 +133,16 @@ class Driver:
         """Write what a launcher and the watcher would have written for pods that run."""
         import redis
 
-        from podrelay.protocol import redis_keys
+        from podrelay.protocol.redis_keys import RedisKeys, rq_queue
 
         executor = self.executor
+        keys = RedisKeys(executor.settings.deployment)
         client = redis.Redis.from_url(executor.settings.redis_url, decode_responses=True)
         pipeline = client.pipeline(transaction=False)
         for launch in executor.launches:
             pod = {"state": "started", "started": "1", "pod": launch.launch_id, "namespace": "default", "uid": "u"}
-            pipeline.hset(executor._names.launch(launch.launch_id), mapping=pod)
-        pipeline.delete(*(redis_keys.rq_queue(queue) for queue in executor._names.launch_queues("default")))
+            pipeline.hset(keys.launch(launch.launch_id), mapping=pod)
+        pipeline.delete(*(rq_queue(queue) for queue in keys.launch_queues("default")))
         pipeline.execute()
 
 

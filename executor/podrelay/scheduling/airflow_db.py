@@ -1,7 +1,8 @@
-"""What the executor asks of Airflow's database: always one query for many, in a session of its own.
+"""Queries of Airflow's database, each one for many rows and in its own session.
 
-A session of its own, because some callers run inside the scheduler's transaction, which must not be committed early
-(airflow #67813).
+Some callers run inside the scheduler's transaction, which a shared session would commit too early (airflow #67813).
+
+Used by every part of a heartbeat that compares launches with their task instances.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ _COLUMNS = (
 
 
 def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]:
-    """The task instances of these keys, by (dag_id, task_id, run_id, map_index).
+    """The task instances with these keys, by (dag_id, task_id, run_id, map_index).
 
-    By key and not by id: clearing a running task changes its id at once, and the old pod's end still matters.
+    Not by id: clearing a running task changes its id at once, while the end of its pod still matters.
     """
     wanted = TaskInstance.filter_for_tis(list(keys))
     if wanted is None:
@@ -56,8 +57,8 @@ def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]
 
 
 def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
-    """The task instances with these ids. One that was cleared while it ran has another id by now, and is not among them;
-    nor is a subject that is no id at all, which the ledger may have from a pod's annotation.
+    """The task instances with these ids. A task that was cleared while it ran has another id and is not found. A subject
+    that is not an id, as the annotation of a pod may bring into the ledger, is ignored.
     """
     ids = [UUID(subject) for subject in subjects if is_task_id(subject)]
     return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(ids))} if ids else {}
@@ -89,18 +90,18 @@ def _task_row(row: Any) -> TaskRow:
 
 
 def coordinates(key: Any) -> tuple[str, str, str, int]:
-    """The part of a task key that names its row, whatever the try."""
+    """The part of a task key that identifies its row, without the try."""
     return (key.dag_id, key.task_id, key.run_id, key.map_index)
 
 
 def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tuple[Any, Any]]:
-    """Make the workloads of queued task instances anew, with fresh tokens: (workload, executor_config) by id.
+    """Rebuild the workloads of queued task instances, with new tokens: (workload, executor_config) by id.
 
-    For launches whose request was only in a dead scheduler's memory or in a Redis that lost its data. A row of which no
-    workload can be made has the error in the place of its executor_config, and None for the workload.
+    For launches whose request was known only to a dead scheduler or to a Redis that lost its data. For a row from which no
+    workload can be built, the value is (None, the error).
     """
     with create_session(scoped=False) as session:
-        found = session.scalars(
+        task_instances = session.scalars(
             select(TaskInstance)
             .where(
                 TaskInstance.id.in_([UUID(subject) for subject in subjects]),
@@ -110,11 +111,11 @@ def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tupl
             .options(
                 joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model),
                 joinedload(TaskInstance.dag_model),
-                # A pickle that this release cannot read must not hide the other rows.
+                # Loaded row by row: a pickle that this release cannot read must not fail the whole query.
                 defer(TaskInstance.executor_config),
             )
         ).unique()
-        return {str(ti.id): _rebuilt(ti, generator) for ti in found.all()}
+        return {str(ti.id): _rebuilt(ti, generator) for ti in task_instances.all()}
 
 
 def _rebuilt(ti: TaskInstance, generator: Any) -> tuple[Any, Any]:
@@ -123,12 +124,12 @@ def _rebuilt(ti: TaskInstance, generator: Any) -> tuple[Any, Any]:
         return workloads.ExecuteTask.make(ti, generator=generator), config
     except SQLAlchemyError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever a row of an older release holds fails this task and no other
+    except Exception as error:  # noqa: BLE001  whatever the row holds fails this task and no other
         return None, error
 
 
 def alive_schedulers(threshold_s: int) -> set[str]:
-    """Job ids of the schedulers that are alive, as text: running, and heard of within `threshold_s` seconds."""
+    """Job ids of live schedulers, as text: running, with a heartbeat in the last `threshold_s` seconds."""
     cutoff = datetime.now(timezone.utc) - timedelta(seconds=threshold_s)
     with create_session(scoped=False) as session:
         return {

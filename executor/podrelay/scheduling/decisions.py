@@ -1,7 +1,9 @@
-"""Pure: what to do about a pod's result, given what the database says of its task instance.
+"""Pure: what a pod's end means for its task, given the task instance's row in the database.
 
-A pod that ended well is never called a success here: the executor reports the task's own state, as the stock executor
-does (airflow #66374, #67287 show why). Neither key nor task instance id names a launch; `launch_id` does.
+A pod that succeeded does not mean that its task did: the executor reports the state in the row, as the stock executor does
+(airflow #66374, #67287 show why). Only `launch_id` identifies a launch; the task's key and id stay the same across launches.
+
+Used by the result processor, the reconciler and the orphan collector.
 """
 
 from __future__ import annotations
@@ -11,57 +13,57 @@ from typing import Literal
 
 from podrelay.protocol.messages import CleanupAction, PodReport
 
-# A task instance in one of these still needs its launch. In any other state it has moved on by itself.
+# A task instance in one of these states still needs its launch. In any other it has moved on without it.
 WANTED = frozenset({"queued", "running", "restarting"})
-# In these its process has begun in the pod that its row names.
+# In these its process runs in the pod that its row names.
 _BEGUN = frozenset({"running", "restarting"})
-# (QUEUED, info) and (RUNNING, info) events would overwrite the launch id that Airflow keeps for the task instance.
+# Airflow stores the info of QUEUED and RUNNING events as the launch id of the task instance.
 _NEVER_REPORTED = frozenset({"queued", "running"})
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """What the database says now of the task instance with this key."""
+    """The row of a task instance, as far as podrelay reads it."""
 
     state: str | None
     try_number: int
     launch_id: str | None
     subject: str = ""
     queued_by: int | None = None
-    # Launch id and attempt of the pod in which its process last began; None where the host is not a pod of ours, or where
-    # `[core] hostname_callable` does not say the pod's name.
+    # Launch id and attempt of the pod in which its process last began; None if that host is not one of our pods, or if
+    # `[core] hostname_callable` does not return the pod's name.
     host: tuple[str, int] | None = None
-    # Its process has begun since it was last queued.
+    # Its process has begun since the task was last queued.
     began: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The stock executor's options that decide here, from `[kubernetes_executor]`."""
+    """Options of `[kubernetes_executor]` that these decisions depend on."""
 
     delete_worker_pods: bool = True
     delete_worker_pods_on_failure: bool = False
-    # pod_launch_failure_retries: how often a pod that died before its task started is replaced; -1 without limit.
+    # pod_launch_failure_retries: how often a pod that fails before its task starts is replaced; -1 means no limit.
     relaunches: int = 1
     excluded_container_reasons: frozenset[str] = frozenset({"Error"})
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`event` is for the event buffer; `next_attempt` asks for another pod; neither means: just free the slot."""
+    """`event` goes to the scheduler; `next_attempt` requests another pod; without either, the slot is just freed."""
 
     event: tuple[str | None, str | None] | None = None
     next_attempt: Literal["", "relaunch", "new_token"] = ""
     cleanup: CleanupAction | None = None
-    # The task runs in the pod of another launch or attempt: its slot is held for that one.
+    # The task runs in the pod of another launch or attempt, so its slot stays in use.
     elsewhere: bool = False
 
 
 def superseded(launch_id: str, attempt: int, try_number: int, row: TaskRow | None) -> bool:
-    """Does the task instance no longer need this attempt of this launch? A row without a launch id is taken as ours.
+    """Has the task instance moved on from this attempt of this launch? A row without a launch id counts as this launch's.
 
-    While the task runs, the pod that it runs in counts and not the launch that was made for it last: a pod that was
-    withdrawn may have begun before its deletion reached it, and the newer one is then refused by Airflow's execution API.
+    While the task runs, the pod that it runs in counts, not the launch that was requested last: a withdrawn pod may have
+    begun before its deletion, and Airflow's execution API then rejects the newer one.
     """
     if row is None or row.try_number != try_number:
         return True
@@ -71,7 +73,7 @@ def superseded(launch_id: str, attempt: int, try_number: int, row: TaskRow | Non
 
 
 def runs_elsewhere(launch_id: str, attempt: int, try_number: int, row: TaskRow | None) -> bool:
-    """Does this very task instance run, in a pod of ours that is not this attempt's?"""
+    """Does the same try of the task run in another pod of ours than this attempt's?"""
     return (
         row is not None
         and row.try_number == try_number
@@ -80,69 +82,69 @@ def runs_elsewhere(launch_id: str, attempt: int, try_number: int, row: TaskRow |
     )
 
 
-def decide(result: PodReport, try_number: int, relaunches: int, row: TaskRow | None, policy: Policy) -> Decision:
-    """What a task's terminal result means.
+def decide(report: PodReport, try_number: int, relaunches: int, row: TaskRow | None, policy: Policy) -> Decision:
+    """What the end of a task's pod means.
 
-    :param relaunches: how often this launch was given another pod after one died before its task started.
+    :param relaunches: how often this launch has replaced a pod that failed before its task started.
     """
-    cleanup = cleanup_for(result, policy)
-    if superseded(result.launch_id, result.attempt, try_number, row) or row is None:
-        elsewhere = runs_elsewhere(result.launch_id, result.attempt, try_number, row)
+    cleanup = cleanup_for(report, policy)
+    if superseded(report.launch_id, report.attempt, try_number, row) or row is None:
+        elsewhere = runs_elsewhere(report.launch_id, report.attempt, try_number, row)
         return Decision(cleanup=cleanup, elsewhere=elsewhere)
-    if result.outcome == "expired":
+    if report.outcome == "expired":
         return Decision(next_attempt="new_token" if row.state == "queued" else "")
-    if result.outcome == "succeeded":
+    if report.outcome == "succeeded":
         return Decision(event=None if row.state in _NEVER_REPORTED else (row.state, None), cleanup=cleanup)
     if row.state not in WANTED:
         return Decision(
-            event=None if row.state == "scheduled" else (row.state, describe_failure(result)), cleanup=cleanup
+            event=None if row.state == "scheduled" else (row.state, describe_failure(report)), cleanup=cleanup
         )
-    if row.state == "queued" and _may_relaunch(result, relaunches, policy):
-        # A pod that only waits could start yet, beside its replacement: it goes, whatever the flags say.
+    if row.state == "queued" and _may_relaunch(report, relaunches, policy):
+        # A pending pod could still start, beside its replacement: it is deleted whatever the deletion options say.
         return Decision(
-            next_attempt="relaunch", cleanup="revoke" if result.phase == "Pending" and result.pod else cleanup
+            next_attempt="relaunch", cleanup="revoke" if report.phase == "Pending" and report.pod else cleanup
         )
-    return Decision(event=("failed", describe_failure(result)), cleanup=cleanup)
+    return Decision(event=("failed", describe_failure(report)), cleanup=cleanup)
 
 
-def cleanup_for(result: PodReport, policy: Policy) -> CleanupAction | None:
-    """Delete the pod, or keep it and label it as done. None where there is no pod."""
-    if not result.pod or result.reason in ("PodDeleted", "PodVanished"):
+def cleanup_for(report: PodReport, policy: Policy) -> CleanupAction | None:
+    """Delete the pod, or keep it and label it as done. None if there is no pod."""
+    if not report.pod or report.reason in ("PodDeleted", "PodVanished"):
         return None
     if not policy.delete_worker_pods:
         return "done"
-    if result.outcome == "failed" and not policy.delete_worker_pods_on_failure:
+    if report.outcome == "failed" and not policy.delete_worker_pods_on_failure:
         return "done"
     return "delete"
 
 
-def describe_failure(result: PodReport) -> str:
-    """Why the pod failed, for the event log and the scheduler's message: reason, container, exit, node, message."""
-    if not result.pod:
-        return result.message or result.reason or "The pod could not be created"
-    parts = [f"Pod failed because of {result.container_reason or result.reason or 'an unknown reason'}"]
-    if result.reason and result.container_reason and result.reason != result.container_reason:
-        parts.append(f"pod reason {result.reason}")
-    if result.container:
-        kind = f"{result.container_type} container" if result.container_type else "container"
-        parts.append(f"{kind} {result.container}")
-    if result.exit_code is not None:
-        parts.append(f"exit code {result.exit_code}" + (f" (signal {result.signal})" if result.signal else ""))
-    if result.image and result.failure_class == "configuration":
-        parts.append(f"image {result.image}")
-    if result.node:
-        parts.append(f"node {result.node}")
-    parts.append(f"pod {result.namespace}/{result.pod}")
-    if result.failure_class:
-        parts.append(f"class {result.failure_class}")
+def describe_failure(report: PodReport) -> str:
+    """Why the pod failed, for the event log and the scheduler: reason, container, exit code, node, message."""
+    if not report.pod:
+        return report.message or report.reason or "The pod could not be created"
+    parts = [f"Pod failed because of {report.container_reason or report.reason or 'an unknown reason'}"]
+    if report.reason and report.container_reason and report.reason != report.container_reason:
+        parts.append(f"pod reason {report.reason}")
+    if report.container:
+        kind = f"{report.container_type} container" if report.container_type else "container"
+        parts.append(f"{kind} {report.container}")
+    if report.exit_code is not None:
+        parts.append(f"exit code {report.exit_code}" + (f" (signal {report.signal})" if report.signal else ""))
+    if report.image and report.failure_class == "configuration":
+        parts.append(f"image {report.image}")
+    if report.node:
+        parts.append(f"node {report.node}")
+    parts.append(f"pod {report.namespace}/{report.pod}")
+    if report.failure_class:
+        parts.append(f"class {report.failure_class}")
     text = ", ".join(parts)
-    return f"{text}: {result.message}" if result.message else text
+    return f"{text}: {report.message}" if report.message else text
 
 
-def _may_relaunch(result: PodReport, relaunches: int, policy: Policy) -> bool:
-    if not result.pod:  # Kubernetes refused it: the same request would be refused again
+def _may_relaunch(report: PodReport, relaunches: int, policy: Policy) -> bool:
+    if not report.pod:  # Kubernetes rejected it, and would reject the same request again
         return False
-    # An evicted pod's container ends with Error too, and that says nothing of the task.
-    if result.failure_class != "infrastructure" and result.container_reason in policy.excluded_container_reasons:
+    # The container of an evicted pod ends with reason Error as well, whatever the task did.
+    if report.failure_class != "infrastructure" and report.container_reason in policy.excluded_container_reasons:
         return False
     return policy.relaunches == -1 or relaunches < policy.relaunches

@@ -1,16 +1,18 @@
-"""How much of a heartbeat each part of the executor may use: a heartbeat stops the whole scheduler.
+"""How much of a heartbeat each part of the executor may use. A heartbeat blocks the whole scheduler, so it must stay short.
 
-Each part works in small groups and begins another one only while its share lasts, the first always: the shares and one
-group over each stay below 50 ms together, whatever is queued, ended or running. What is left keeps its place for the next
-heartbeat, which comes at once while the scheduler has work.
+Each part works in small batches. It always does the first one and starts another only while its time slice lasts. All
+slices, and one batch beyond each of them, take less than 50 ms together, whatever is queued, finished or running. What is
+left keeps its place for the next heartbeat, which follows at once while the scheduler has work.
 
-What is not in our hand is Redis. How long its round trips take is measured (`relay`), and a part begins only while the
-trips that it needs still fit into the heartbeat (`HeartbeatBudget`), the first always. What does not fit comes first in the next one,
-so a Redis that is far away slows the executor down and not the scheduler. With one 20 ms away a heartbeat makes one trip to
-hand over, or two for results; with one nearby all parts find room. One that does not answer costs
-`[podrelay] redis_timeout_s` once, then is left alone for a while. A thread would hide even that, but a scheduler
-with threads must not fork, as a LocalExecutor beside us does, and what such a thread holds is neither in the scheduler's
-queue nor in Redis.
+The latency of Redis is outside our control. It is measured (`podrelay.store`), and a part starts only while the round trips
+that it needs still fit into the heartbeat (`HeartbeatBudget`); the first part always starts. A part that does not fit is the
+first of the next heartbeat, so a distant Redis slows down the executor and not the scheduler: at 20 ms a round trip, a
+heartbeat makes one to hand over or two for results; with a nearby Redis all parts fit. A Redis that does not answer costs
+`[podrelay] redis_timeout_s` once and is then left alone for a while. A thread would hide even that cost, but a scheduler
+with threads must not fork, as a LocalExecutor in the same process does, and what such a thread holds would be neither in the
+scheduler's queue nor in Redis.
+
+Used by the executor and by every module of this package that works in batches.
 """
 
 from __future__ import annotations
@@ -18,23 +20,24 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-# No part begins that would end later than this after the heartbeat began: its trips, and the work on what they bring.
-LONGEST_S, WORK_S = 0.05, 0.008
-# About 150 launches, 40 results and 200 comparisons on a slow core.
+# No part starts that would end later than HEARTBEAT_LIMIT_S after the heartbeat began: its round trips, and WORK_S for the
+# work on what they return.
+HEARTBEAT_LIMIT_S, WORK_S = 0.05, 0.008
+# Time slices of the parts: about 150 launches, 40 results and 200 comparisons on a slow core.
 HAND_OVER_S = 0.008
 RESULTS_S = 0.006
 COMPARISON_S = 0.005
 WITHDRAWALS_S = 0.005
-# With a Redis nearer than this, all trips that a heartbeat can make are short together: only the shares bound it.
+# If a round trip takes less than this, all that fit into a heartbeat are short together, and only the slices limit it.
 NEARBY_S = 0.002
-# In one group: small enough that the last one ends soon after the share, large enough for its round trips.
-RESULTS_AT_ONCE = 40
-COMPARED_AT_ONCE = 100
-WITHDRAWN_AT_ONCE = 100
+# Items in one batch: few enough to end soon after the time slice, enough to be worth the round trips.
+RESULT_BATCH = 40
+COMPARISON_BATCH = 100
+WITHDRAWAL_BATCH = 100
 
 
 class TimeSlice:
-    """One part's share of this heartbeat; it begins when it is made."""
+    """The time that one part has in this heartbeat, counted from its construction."""
 
     def __init__(self, seconds: float) -> None:
         self._ends_s = time.monotonic() + seconds
@@ -45,7 +48,7 @@ class TimeSlice:
 
 
 class RoundTrips(Protocol):
-    """The way to Redis: trips that it made so far, and what one takes at present."""
+    """Counts the round trips to Redis and measures them: `trips` so far, `trip_s` seconds for one at present."""
 
     trips: int
 
@@ -54,16 +57,16 @@ class RoundTrips(Protocol):
 
 
 class HeartbeatBudget:
-    """One heartbeat, all parts of it together: a context, and what is entered within it belongs to it."""
+    """The time of one heartbeat, for all parts together. A reentrant context: the outermost one is the heartbeat."""
 
-    def __init__(self, way: RoundTrips) -> None:
-        self._way = way
+    def __init__(self, round_trips: RoundTrips) -> None:
+        self._round_trips = round_trips
         self._depth = 0
 
     def __enter__(self) -> None:
         if self._depth == 0:
-            self._begun_s = time.monotonic()
-            self._before = self._way.trips
+            self._began_s = time.monotonic()
+            self._trips_before = self._round_trips.trips
         self._depth += 1
 
     def __exit__(self, *raised: object) -> None:
@@ -71,10 +74,10 @@ class HeartbeatBudget:
 
     @property
     def is_redis_near(self) -> bool:
-        return self._way.trip_s < NEARBY_S
+        return self._round_trips.trip_s < NEARBY_S
 
     def has_room(self, trips: int = 1) -> bool:
-        """Do so many round trips fit in? The first of a heartbeat always does, so that each gets something done."""
-        if self._depth == 0 or self._way.trips == self._before or self.is_redis_near:
+        """Is there budget for `trips` more round trips? Always for the first ones, so that each heartbeat makes progress."""
+        if self._depth == 0 or self._round_trips.trips == self._trips_before or self.is_redis_near:
             return True
-        return time.monotonic() - self._begun_s + trips * self._way.trip_s + WORK_S <= LONGEST_S
+        return time.monotonic() - self._began_s + trips * self._round_trips.trip_s + WORK_S <= HEARTBEAT_LIMIT_S

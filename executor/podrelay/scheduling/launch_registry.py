@@ -1,6 +1,7 @@
-"""The executor's memory of its launches: what was asked for, under which id, until its end is known.
+"""The executor's memory of its launches: what was requested under which id, until the end is known.
 
-The truth is elsewhere (the database, Kubernetes); this is what lets a Redis that lost everything be filled again.
+The truth is elsewhere (the database, Kubernetes). This memory is what allows a Redis that lost everything to be refilled
+(invariant I4, docs/architecture.md). Every part of a heartbeat uses it.
 """
 
 from __future__ import annotations
@@ -9,62 +10,145 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.scheduling.decisions import TaskRow
 
 
+class LaunchState(Enum):
+    """What this executor still does for a launch. A launch that is over leaves the registry."""
+
+    # Its request is in memory, to be offered again should Redis lose it.
+    REQUESTED = "requested"
+    # Another scheduler requested it, or another launch of its task was found to run: the request is rebuilt from the
+    # database if it is needed.
+    ADOPTED = "adopted"
+    # Not a launch of ours, or an attempt whose reports no longer arrive: only its slot is held, until the database says
+    # that the task is over.
+    SLOT_ONLY = "slot only"
+    # The task is over, the end of its pod is not known, and perhaps never will be.
+    TASK_OVER = "task over"
+    # Taken back: only the end of its pod matters. Until then it holds the slot of its key unless a newer launch does.
+    WITHDRAWN = "withdrawn"
+
+
+class IllegalTransition(RuntimeError):
+    """A part of the executor asked for a step that a launch in this state cannot take: a defect in podrelay."""
+
+
 @dataclass(slots=True)
 class Launch:
-    """One launch of this executor. `request` and `workload` are None for one that was adopted and not yet needed."""
+    """One launch of this executor. Its state changes by the methods below and in no other way.
+
+    `request` and `workload` are set together, and are None until they are needed for a launch that was not requested here.
+    """
 
     launch_id: str
-    # Airflow's name for it, whatever that is; nobody looks inside.
+    # What Airflow calls the workload; opaque to podrelay.
     key: Any
     kind: str
     subject: str
-    # A task's dag, task, run, map index and try; None for other kinds.
+    # Dag, task, run, map index and try of a task; None for other kinds.
     task: Any = None
     attempt: int = 0
     relaunches: int = 0
     request: LaunchRequest | None = field(default=None, repr=False)
     workload: Any = field(default=None, repr=False)
-    # Taken back: only its pod's end is still of interest. Until then it holds the slot of its key if no newer one does.
-    withdrawn: bool = False
-    # What the database calls the launch of a running task that another executor started; we only hold its slot.
-    foreign_id: str | None = None
-    # Where Airflow assigned no id: what the database calls the task's launch ("" for nothing) until it knows of this one.
-    instead_of: str | None = None
-    # Since when (monotonic) its task is known to be over while its pod's end is not; 0 where that is not so.
-    over_since_s: float = 0.0
-    # Reasons that were told, and when (monotonic); made when the first one comes, for most launches have none.
-    told: dict[str, float] | None = field(default=None, repr=False)
+    state: LaunchState = LaunchState.ADOPTED
+    # SLOT_ONLY: the launch id that the task's row holds ("" for none) while the task is still the one that was adopted.
+    foreign_id: str = ""
+    # Where Airflow assigned no id: the launch id that the row held before ("" for none). None where Airflow assigned one.
+    former_row_id: str | None = None
+    # When its task was first found to be over (monotonic).
+    _over_since_s: float = 0.0
+    # Reasons in the task's event log, with the time of the last entry (monotonic). Most launches have none.
+    _reported: dict[str, float] | None = field(default=None, repr=False)
 
-    def is_untold(self, row: TaskRow | None) -> bool:
-        """Does the database not know yet which id we gave to this launch?"""
-        return self.instead_of is not None and row is not None and (row.launch_id or "") == self.instead_of
+    # --- transitions --------------------------------------------------------------------------------------------------
+    def attach_request(self, request: LaunchRequest, workload: Any) -> None:
+        """The request was rebuilt from the database.
 
-    def told_of(self, row: TaskRow | None) -> TaskRow | None:
-        """The row as it is when the database knows of this launch."""
-        return replace(row, launch_id=self.launch_id) if row is not None and self.is_untold(row) else row
+        :raises IllegalTransition: it has one, or needs none.
+        """
+        if self.state is LaunchState.ADOPTED:
+            self.state = LaunchState.REQUESTED
+        elif self.state is not LaunchState.WITHDRAWN:
+            raise self._illegal("attach a request")
+        self.request, self.workload = request, workload
 
-    def tell(self, reason: str, every_s: float) -> bool:
-        """May this reason be told now? At most once in `every_s` seconds each."""
-        now = time.monotonic()
-        self.told = {} if self.told is None else self.told
-        if now - self.told.get(reason, float("-inf")) < every_s:
-            return False
-        self.told[reason] = now
-        return True
+    def next_attempt(self, request: LaunchRequest, workload: Any, *, relaunched: bool) -> Launch:
+        """The launch as it is once its next attempt has been offered. One that is withdrawn stays so: Redis refuses it.
+
+        :raises IllegalTransition: there is no request that could be repeated.
+        """
+        if self.state is LaunchState.ADOPTED or self.state is LaunchState.SLOT_ONLY:
+            raise self._illegal("begin another attempt")
+        attempt = self.attempt + 1
+        return replace(
+            self, attempt=attempt, request=replace(request, attempt=attempt), workload=workload,
+            relaunches=self.relaunches + relaunched,
+            state=LaunchState.WITHDRAWN if self.is_withdrawn else LaunchState.REQUESTED,
+        )  # fmt: skip
+
+    def catch_up(self, attempt: int, relaunches: int) -> None:
+        """Another process has offered a later attempt. The state stays, whatever it is."""
+        self.attempt, self.relaunches = attempt, relaunches
+
+    def mark_task_over(self, now_s: float) -> float:
+        """The database says that the task is over, while the end of its pod is unknown.
+
+        :return: the seconds since this was first found.
+        :raises IllegalTransition: from a state in which the end of the task is handled differently.
+        """
+        if self.state is LaunchState.REQUESTED:
+            self.state, self._over_since_s = LaunchState.TASK_OVER, now_s
+        elif self.state is not LaunchState.TASK_OVER:
+            raise self._illegal("outlive its task")
+        return now_s - self._over_since_s
+
+    def withdraw(self) -> None:
+        """Redis was asked to take it back, or will be. Possible in every state, and more than once."""
+        self.state = LaunchState.WITHDRAWN
+
+    def _illegal(self, step: str) -> IllegalTransition:
+        return IllegalTransition(f"launch {self.launch_id} is in state {self.state.value!r} and cannot {step}")
+
+    # --- queries ------------------------------------------------------------------------------------------------------
+    @property
+    def is_withdrawn(self) -> bool:
+        return self.state is LaunchState.WITHDRAWN
+
+    @property
+    def is_followed(self) -> bool:
+        """Does this executor wait for reports about its pod, and act on them?"""
+        return self.state is not LaunchState.WITHDRAWN and self.state is not LaunchState.SLOT_ONLY
+
+    def is_unknown_to(self, row: TaskRow | None) -> bool:
+        """Does the row still hold the launch id from before this launch?"""
+        return self.former_row_id is not None and row is not None and (row.launch_id or "") == self.former_row_id
+
+    def as_known_to(self, row: TaskRow | None) -> TaskRow | None:
+        """The row as it will be once the database knows the id of this launch."""
+        return replace(row, launch_id=self.launch_id) if row is not None and self.is_unknown_to(row) else row
+
+    def should_report(self, reason: str, every_s: float) -> bool:
+        """May this reason be written to the task's event log? Each at most once in `every_s` seconds."""
+        return self._reported is None or time.monotonic() - self._reported.get(reason, float("-inf")) >= every_s
+
+    def mark_reported(self, reason: str) -> None:
+        self._reported = self._reported if self._reported is not None else {}
+        self._reported[reason] = time.monotonic()
 
 
 class LaunchRegistry:
-    """LaunchRegistry by id and, where it is the newest of its key, by key."""
+    """All launches by id and, if it is the newest of its key, by key."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Launch] = {}
         self._by_key: dict[Any, str] = {}
+        # Ids that the current round of checks has not reached.
         self._round: list[str] = []
 
     def __len__(self) -> int:
@@ -74,7 +158,7 @@ class LaunchRegistry:
         return iter(list(self._by_id.values()))
 
     def add(self, launch: Launch) -> Launch | None:
-        """Remember a launch as the newest of its key. Returns the one it supersedes."""
+        """Remember a launch as the newest of its key. Returns the one that it supersedes."""
         before = self._by_key.get(launch.key)
         self._by_id[launch.launch_id] = launch
         self._by_key[launch.key] = launch.launch_id
@@ -94,38 +178,42 @@ class LaunchRegistry:
         if self.is_newest(launch):
             del self._by_key[launch.key]
 
-    def follow(self, launch: Launch, host: tuple[str, int], named: str | None) -> None:
-        """The task of this launch runs in another pod: from now on its slot is held for the launch of that one.
-
-        :param host: launch id and attempt of that pod. Results of an earlier attempt of the same launch are not told any
-            more, so for it only the slot is held, until the database says that the task is over.
-        :param named: what the database calls the task's launch.
-        """
-        if host[0] != launch.launch_id:
-            held = Launch(host[0], launch.key, launch.kind, launch.subject, task=launch.task, attempt=host[1])
-        else:
-            held = Launch(
-                str(uuid.uuid4()), launch.key, launch.kind, launch.subject, task=launch.task, foreign_id=named or ""
-            )
-        self.add(held)
-
-    def drop(self, launch: Launch, running: set[Any]) -> None:
-        """Neither entry, nor pod, nor wish: forgotten, and its slot among `running` is free if it is the newest."""
+    def release(self, launch: Launch, running: set[Any]) -> None:
+        """Forget a launch without entry in Redis, pod or purpose. If it is the newest of its key, free the slot."""
         if self.is_newest(launch):
             running.discard(launch.key)
         self.forget(launch)
 
+    def hold_slot_for(self, host: tuple[str, int], launch: Launch, row_launch_id: str | None) -> None:
+        """The task of this launch runs in another pod: from now on its slot belongs to the launch of that pod.
+
+        :param host: launch id and attempt of that pod. Reports of an earlier attempt of the same launch are ignored, so
+            in that case only the slot is held, until the database says that the task is over.
+        :param row_launch_id: the launch id in the task's row.
+        """
+        if host[0] != launch.launch_id:
+            self.add(Launch(host[0], launch.key, launch.kind, launch.subject, task=launch.task, attempt=host[1]))
+        else:
+            self.add(slot_only(launch.key, launch.subject, launch.task, row_launch_id))
+
     def next_to_check(self, most: int) -> list[Launch]:
-        """The next launches in a round over all of them, so that each check is bounded and each launch gets its turn."""
+        """The next launches in a round over all of them: each check is bounded, and every launch is reached."""
         if not self._round:
             self._round = list(self._by_id)
-        turn, self._round = self._round[:most], self._round[most:]
-        return [self._by_id[launch_id] for launch_id in turn if launch_id in self._by_id]
+        batch, self._round = self._round[:most], self._round[most:]
+        return [self._by_id[launch_id] for launch_id in batch if launch_id in self._by_id]
 
-    def check_all_again(self) -> None:
-        """Begin the round anew, all at once being due: Redis lost its data."""
+    def restart_round(self) -> None:
+        """Begin the round again, with every launch due at once."""
         self._round = list(self._by_id)
 
     @property
     def round_is_over(self) -> bool:
         return not self._round
+
+
+def slot_only(key: Any, subject: str, task: Any, row_launch_id: str | None) -> Launch:
+    """A running task in a pod that is not followed. The launch id is a placeholder that nothing else has."""
+    return Launch(
+        str(uuid.uuid4()), key, "task", subject, task=task, state=LaunchState.SLOT_ONLY, foreign_id=row_launch_id or "",
+    )  # fmt: skip

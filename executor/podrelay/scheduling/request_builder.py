@@ -1,12 +1,14 @@
-"""Workload -> LaunchRequest: validates the executor_config and puts what a launcher needs side by side.
+"""Builds what a launcher receives: the request of a first attempt, of a later one, and one rebuilt from the database.
 
-The workload's own JSON leaves out executor_config and external_executor_id, so both travel beside it.
+Used by the dispatcher when it hands over, by the result processor when a pod must be replaced, and by the reconciler when no
+process remembers the request. Offering requests to Redis is left to the caller.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,83 @@ from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
 from podrelay import compat
-from podrelay.protocol.messages import LaunchRequest
+from podrelay.protocol.messages import Json, LaunchRequest
+from podrelay.scheduling.airflow_db import rebuild_workloads
+from podrelay.scheduling.context import HeartbeatContext
+from podrelay.scheduling.decisions import Decision
+from podrelay.scheduling.launch_registry import Launch
 from podrelay.teams import watched_namespaces
 
 log = logging.getLogger(__name__)
 
+# What Airflow's user interface shows for a task that fails because of its executor_config; the stock executor's words.
+INVALID_EXECUTOR_CONFIG = "Invalid executor_config passed"
+# Callbacks complete work that is already done, and a person waits for a connection test: Airflow puts both first.
+_CALLBACK_PRIORITY = 1 << 30
+
 
 class InvalidExecutorConfig(ValueError):
-    """The executor_config of a task is not one that the stock executor would accept."""
+    """The stock executor would not accept this task's executor_config either."""
+
+
+class RequestBuilder:
+    """Builds requests with what this executor knows: its owner, cluster, team, options and token generator."""
+
+    def __init__(self, context: HeartbeatContext) -> None:
+        self._executor = context.executor
+        self._identity = context.identity
+        self._kube_config = context.kube_config
+        self._launches = context.launches
+
+    def first_attempt(self, workload: Any, launch_id: str, executor_config: Any, queue: str | None) -> LaunchRequest:
+        """:raises InvalidExecutorConfig: only this task is at fault, and only it fails."""
+        identity = self._identity
+        return request_for(
+            workload, launch_id, identity.owner, self._kube_config, cluster=identity.cluster, team=identity.team,
+            executor_config=executor_config, queue=queue, known_by_id=identity.known_by_id,
+        )  # fmt: skip
+
+    def next_attempts(self, wanted: Sequence[tuple[Launch, Decision]]) -> dict[str, Launch]:
+        """The launches as they will be offered again, by id: next attempt, new token.
+
+        A launch whose task the database no longer has in state queued is left out.
+        """
+        self.rebuild(launch for launch, _ in wanted if launch.workload is None)
+        again = {}
+        for launch, decision in wanted:
+            if launch.request is None or launch.workload is None:
+                continue
+            request, workload = with_new_token(launch.request, launch.workload, self._executor.jwt_generator)
+            relaunched = decision.next_attempt == "relaunch"
+            again[launch.launch_id] = launch.next_attempt(request, workload, relaunched=relaunched)
+        return again
+
+    def rebuild(self, launches: Iterable[Launch]) -> None:
+        """Attach requests that only a dead scheduler knew, from the database: one query for all.
+
+        A task whose executor_config can never become a pod fails, and its launch is forgotten.
+        """
+        wanted = [launch for launch in launches if launch.kind == "task"]
+        if not wanted:
+            return
+        rebuilt = rebuild_workloads([launch.subject for launch in wanted], self._executor.jwt_generator)
+        for launch in wanted:
+            workload, executor_config = rebuilt.get(launch.subject, (None, None))
+            if workload is None:
+                if executor_config is not None:
+                    self._fail(launch, executor_config)
+                continue
+            try:
+                request = self.first_attempt(workload, launch.launch_id, executor_config, workload.ti.queue)
+            except InvalidExecutorConfig as error:
+                self._fail(launch, error)
+                continue
+            launch.attach_request(replace(request, attempt=launch.attempt), workload)
+
+    def _fail(self, launch: Launch, error: Exception) -> None:
+        log.error("Invalid executor_config for %s: %s", launch.key, error)
+        self._launches.forget(launch)
+        self._executor.fail(launch.key, INVALID_EXECUTOR_CONFIG)
 
 
 def request_for(
@@ -38,13 +109,14 @@ def request_for(
     attempt: int = 0,
     known_by_id: bool = False,
 ) -> LaunchRequest:
-    """Everything a launcher needs to make the pod.
+    """Everything that a launcher needs to create the pod. The workload's own JSON lacks the executor_config and the launch
+    id, so both travel beside it.
 
-    :raises InvalidExecutorConfig: only this task can be blamed, and only it fails.
+    :raises InvalidExecutorConfig: only this task is at fault, and only it fails.
     """
     kind = compat.kind_of(workload)
     override, template = _pod_options(executor_config)
-    extra = _coordinator_extra(queue)
+    extra = compat.coordinator_extra(queue)
     image = None
     if extra.get("worker_container_repository") and extra.get("worker_container_tag"):
         image = f"{extra['worker_container_repository']}:{extra['worker_container_tag']}"
@@ -71,36 +143,32 @@ def request_for(
 
 
 def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tuple[LaunchRequest, Any]:
-    """The same launch with a token that begins its life now, and the workload that holds it."""
-    fresh = compat.with_new_token(workload, generator)
-    return replace(request, args=compat.args_of(fresh), not_after_s=compat.token_end_s(fresh.token)), fresh
+    """The same request with a token that is valid from now on, and the workload that holds it."""
+    renewed = compat.with_new_token(workload, generator)
+    return replace(request, args=compat.args_of(renewed), not_after_s=compat.token_end_s(renewed.token)), renewed
 
 
-def watches(kube_config: KubeConfig, namespace: str) -> bool:
-    """Does the watcher follow the pods of this namespace? Those of others it asks for one by one."""
+def is_watched(kube_config: KubeConfig, namespace: str) -> bool:
+    """Does the watcher follow the pods of this namespace? It gets those of other namespaces one by one."""
     watched = watched_namespaces(kube_config)
     return watched == (None,) or namespace in watched
 
 
-# Callbacks complete work that is already done, and connection tests have a person waiting: Airflow puts them first.
-_CALLBACK_PRIORITY = 1 << 30
-
-
-def _pod_options(executor_config: Any) -> tuple[dict[str, Any] | None, str | None]:
+def _pod_options(executor_config: Any) -> tuple[Json | None, str | None]:
     """pod_override as plain JSON, and pod_template_file."""
     if executor_config is None or executor_config == {}:
         return None, None
     try:
         pod = PodGenerator.from_obj(executor_config)
         override = PodGenerator.serialize_pod(pod) if pod is not None else None
-        json.dumps(override, allow_nan=False)  # a pod may hold values that no wire carries
+        json.dumps(override, allow_nan=False)  # a pod object may hold values that JSON cannot represent
         template = executor_config.get("pod_template_file") if executor_config else None
     except Exception as error:  # noqa: BLE001  whatever a user put there fails this task and no other
         raise InvalidExecutorConfig(f"{type(error).__name__}: {error}") from error
     if template is not None and not isinstance(template, (str, Path)):
         raise InvalidExecutorConfig(f"pod_template_file is a {type(template).__name__}, not a path")
     if override is not None and not _is_pod(override):
-        raise InvalidExecutorConfig("pod_override is not made of the types that Kubernetes knows")
+        raise InvalidExecutorConfig("pod_override does not have the structure of a Kubernetes pod")
     return override, str(template) if template is not None else None
 
 
@@ -110,19 +178,3 @@ def _is_pod(override: Any) -> bool:
         and all(isinstance(override.get(part, {}), dict) for part in ("metadata", "spec"))
         and isinstance((override.get("metadata") or {}).get("namespace", ""), str)
     )
-
-
-def _coordinator_extra(queue: str | None) -> dict[str, Any]:
-    """What the coordinator of this queue declares (Airflow 3.3 and later); a broken declaration counts as none."""
-    if not queue:
-        return {}
-    try:
-        from airflow.sdk.exceptions import AirflowConfigException
-        from airflow.sdk.execution_time.coordinator import get_coordinator_manager
-    except ImportError:
-        return {}
-    try:
-        return dict(get_coordinator_manager().extra_for_queue(queue) or {})
-    except (AirflowConfigException, ValueError):
-        log.warning("Ignoring the coordinator of queue %s: its [sdk] configuration is invalid", queue, exc_info=True)
-        return {}

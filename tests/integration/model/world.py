@@ -216,7 +216,7 @@ class World:
     def beat(self, mind: Mind, compare: bool = False, lose: bool = False) -> None:
         """One heartbeat. `compare`: the time of reconciliation has come. `lose`: one answer of Redis gets lost."""
         if compare:
-            mind.executor.reconciliation.due_now()
+            mind.executor.parts.reconciler.schedule_now()
         LossyRelay.lose_next = lose
         mind.executor.heartbeat()
         LossyRelay.lose_next = False

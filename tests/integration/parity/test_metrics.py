@@ -61,10 +61,11 @@ def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.Mo
     from airflow.providers.cncf.kubernetes.executors import kubernetes_executor
 
     from podrelay import executor
+    from podrelay.scheduling import dispatch
 
     recorder = Recorder()
     rig = rigs(which)
-    recorder.replace(monkeypatch, base_executor, kubernetes_executor, executor)
+    recorder.replace(monkeypatch, base_executor, kubernetes_executor, executor, dispatch)
     task = rig.submit()
     rig.executor.try_adopt_task_instances([load(task.ti_id)])
     name = type(rig.executor).__name__

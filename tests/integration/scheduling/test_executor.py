@@ -107,7 +107,7 @@ def test_the_id_of_an_earlier_launch_is_not_used_again(executor: RedisKubernetes
     outside.create(second)
     update(ti_id, state="running", external_executor_id=second)
     for _ in range(3):
-        executor.reconciliation.due_now()
+        executor.parts.reconciler.schedule_now()
         executor.heartbeat()
     assert executor.event_buffer == {}
     outside.publish(second, "failed", pod="pod-2", reason="Error")
@@ -394,7 +394,7 @@ def test_an_override_whose_namespace_nobody_watches_is_told_at_once(executor: Re
 def test_a_pod_whose_end_is_never_told_frees_its_slot_where_nobody_watches(
     executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
-    monkeypatch.setattr("podrelay.scheduling.reconciler.UNTOLD_S", 0.3)
+    monkeypatch.setattr("podrelay.scheduling.reconciler.UNWATCHED_END_S", 0.3)
     ti_id = make_task_instances(executor_config={} if watched else elsewhere())[0]
     key, launch_id = hand_over(executor, ti_id)
     outside.create(launch_id)
@@ -446,7 +446,7 @@ def test_reports_are_repeated_a_few_at_a_time(
         keys.append(key)
     beat(executor, until=lambda: len(executor.event_buffer) == 3)
     executor.get_event_buffer()
-    monkeypatch.setattr(heartbeat_budget, "COMPARED_AT_ONCE", 1)
+    monkeypatch.setattr(heartbeat_budget, "COMPARISON_BATCH", 1)
     told = []
     for _ in keys:
         beat(executor, until=lambda: executor.event_buffer)

@@ -49,11 +49,11 @@ def test_one_forged_launch_holds_up_no_other(
     forge(outside, outside.names.launch(forged))
     if revoked:
         executor.revoke_task(ti=load(forged_ti))
-    executor.reconciliation.due_now()
+    executor.parts.reconciler.schedule_now()
     executor.heartbeat()
     # Its entry is lost: only a comparison that gets as far as this one finds the launch again.
     outside.redis.delete(outside.names.launch(good), redis_keys.RQ_JOB_PREFIX + identifiers.job_id(good, 0))
-    executor.reconciliation.due_now()
+    executor.parts.reconciler.schedule_now()
     beat(executor, until=lambda: outside.ledger(good).get("state") == "offered")
     update(good_ti, state="success")
     outside.publish(good, pod=identifiers.pod_name("p", good, 0), uid="u")
@@ -94,6 +94,6 @@ def test_nobodys_forged_launches_are_swept_away(
     good = str(uuid.uuid4())
     outside.publish(good, pod=identifiers.pod_name("p", good, 0), uid="u")
     time.sleep(0.01)
-    executor.reconciliation.due_now()
+    executor.parts.reconciler.schedule_now()
     beat(executor, until=outside.cleanups)
     assert outside.cleanups() == [f"delete pod default/{identifiers.pod_name('p', good, 0)}"]

@@ -20,8 +20,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch, start_executor: Callable[..., Any])
     """An executor whose shares are over at once: one group for each part of a heartbeat."""
     for name in ("HAND_OVER_S", "RESULTS_S", "COMPARISON_S"):
         monkeypatch.setattr(heartbeat_budget, name, 0.0)
-    monkeypatch.setattr(heartbeat_budget, "RESULTS_AT_ONCE", 2)
-    monkeypatch.setattr(heartbeat_budget, "COMPARED_AT_ONCE", 2)
+    monkeypatch.setattr(heartbeat_budget, "RESULT_BATCH", 2)
+    monkeypatch.setattr(heartbeat_budget, "COMPARISON_BATCH", 2)
     executor: RedisKubernetesExecutor = start_executor()
     executor.parallelism = 10
     return executor
@@ -64,7 +64,7 @@ def test_results_are_taken_in_groups_and_none_is_lost(hurried: RedisKubernetesEx
     ti_ids = make_task_instances(5)
     made = _queue(hurried, ti_ids)
     beat(hurried, lambda: len(hurried.running) == 5)
-    hurried.reconciliation._next_check_s = float("inf")  # only the stream tells
+    hurried.parts.reconciler._next_round_s = float("inf")  # only the stream tells
     beat(hurried, lambda: hurried.launches.round_is_over)
     for ti_id, workload in zip(ti_ids, made, strict=True):
         update(ti_id, state="success")
@@ -80,7 +80,7 @@ def test_the_comparison_goes_on_where_it_stopped(hurried: RedisKubernetesExecuto
     beat(hurried, lambda: len(hurried.running) == 5)
     beat(hurried, lambda: hurried.launches.round_is_over)
     outside.redis.flushall()
-    hurried.reconciliation.due_now()
+    hurried.parts.reconciler.schedule_now()
     hurried.heartbeat()
     assert len(outside.queued()) == 2
     beat(hurried, lambda: len(outside.queued()) == 5)
@@ -94,8 +94,8 @@ def link(redis_url: str) -> Iterator[SlowLink]:
 
 
 def _everything_to_do(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[list[Any], list[str], list[Any]]:
-    """LaunchRegistry that ended well, that failed, that Redis has forgotten, that were revoked while they had a pod; ends that
-    nobody awaits; and workloads that wait.
+    """Launches that succeeded, that failed, that Redis lost, that were revoked while they had a pod; ends that no scheduler
+    expects; and queued workloads.
     """
     ti_ids = make_task_instances(8)
     made = _queue(executor, ti_ids)
@@ -116,7 +116,7 @@ def _everything_to_do(executor: RedisKubernetesExecutor, outside: Outside) -> tu
     for number in range(3):
         outside.redis.zadd(outside.names.unacknowledged, {f"00000000-0000-4000-8000-00000000000{number}": 1.0})
     waiting = _queue(executor, make_task_instances(3))
-    executor.reconciliation.due_now()
+    executor.parts.reconciler.schedule_now()
     return waiting, launch_ids, made
 
 
@@ -173,7 +173,7 @@ def test_called_outside_of_a_heartbeat_each_call_is_one_of_its_own(
     (ti_id,) = make_task_instances(1)
     workload = workload_of(ti_id, executor.jwt_generator)
     launch_id = str(workload.ti.external_executor_id)
-    time.sleep(heartbeat_budget.LONGEST_S)
+    time.sleep(heartbeat_budget.HEARTBEAT_LIMIT_S)
     executor.execute_async(workload.key, [workload])
     update(ti_id, state="success")
     outside.create(launch_id)
@@ -182,4 +182,4 @@ def test_called_outside_of_a_heartbeat_each_call_is_one_of_its_own(
     while workload.key in executor.running:
         assert time.monotonic() < end_s, "it did not come to hold"
         executor.sync()
-        time.sleep(heartbeat_budget.LONGEST_S)
+        time.sleep(heartbeat_budget.HEARTBEAT_LIMIT_S)

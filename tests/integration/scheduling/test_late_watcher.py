@@ -36,7 +36,7 @@ def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_told(
     outside.create(launch_id, pod="pod-1")
     update(ti_id, state="success", start_date=datetime.now(timezone.utc))
     for _ in range(3):
-        executor.reconciliation.due_now()
+        executor.parts.reconciler.schedule_now()
         executor.heartbeat()
     assert outside.cleanups() == [], "it may still be writing its log"
     assert workload.key in executor.running
@@ -57,6 +57,6 @@ def test_a_task_marked_as_success_before_it_began_loses_its_pod(
     executor.heartbeat()
     outside.create(str(workload.ti.external_executor_id), pod="pod-1")
     update(ti_id, state="success")
-    executor.reconciliation.due_now()
+    executor.parts.reconciler.schedule_now()
     beat(executor, until=lambda: not executor.running)
     assert outside.cleanups() == ["revoke pod default/pod-1"]

@@ -78,7 +78,7 @@ def test_the_refusal_of_the_newer_pod_fails_nothing(
     ti_id, key, older, newer = begun
     refuse(executor, outside, newer)
     for _ in range(5):
-        executor.reconciliation.due_now()
+        executor.parts.reconciler.schedule_now()
         executor.heartbeat()
     assert executor.event_buffer == {}
     assert key in executor.running, "the task runs: its slot is taken"
@@ -124,7 +124,7 @@ def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor
     outside.create(launch_id, pod_of(launch_id, 1))
     outside.publish(launch_id, "failed", attempt=1, pod=pod_of(launch_id, 1), container_reason="Error", exit_code=1)
     for _ in range(5):
-        executor.reconciliation.due_now()
+        executor.parts.reconciler.schedule_now()
         executor.heartbeat()
     assert executor.event_buffer == {}
     assert key in executor.running
@@ -150,7 +150,7 @@ def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
 @pytest.fixture
 def handed_over(executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """A task and its launch, of a scheduler that soon looks again at what was revoked."""
-    monkeypatch.setattr("podrelay.scheduling.revocations.LOOK_AGAIN_S", 0.3)
+    monkeypatch.setattr("podrelay.scheduling.revocations.RECHECK_AFTER_S", 0.3)
     ti_id = make_task_instances()[0]
     _, launch_id = queue(executor, ti_id)
     executor.heartbeat()
@@ -230,7 +230,7 @@ def test_a_task_that_resumed_keeps_its_pod_until_the_watcher_tells(
     long_ago = datetime.now(timezone.utc) - timedelta(hours=1)
     update(ti_id, state="success", hostname=pod_of(launch_id), start_date=long_ago)
     for _ in range(4):
-        executor.reconciliation.due_now()
+        executor.parts.reconciler.schedule_now()
         executor.heartbeat()
         time.sleep(0.05)
     assert outside.cleanups() == []

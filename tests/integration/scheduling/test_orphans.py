@@ -15,7 +15,7 @@ from airflow.utils.state import JobState
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.decisions import TaskRow
-from podrelay.scheduling.orphans import wanted
+from podrelay.scheduling.orphans import is_wanted
 from tests.harness.task_instances import OWNER, load, make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
 from tests.integration.scheduling.test_executor import hand_over
@@ -87,7 +87,7 @@ def test_a_waiting_pod_of_a_dead_scheduler_goes_unless_its_task_needs_it(
     second = start_executor(OWNER + 1)
     beat(second, until=outside.cleanups)
     for _ in range(3):
-        second.reconciliation.due_now()
+        second.parts.reconciler.schedule_now()
         second.heartbeat()
     assert outside.cleanups() == ["revoke pod default/pod-cleared"]
     assert outside.ledger(launches["needed"])["state"] == "created"
@@ -110,7 +110,7 @@ def test_a_living_schedulers_pods_are_its_own(start_executor: Start, outside: Ou
     second = start_executor(OWNER + 1)
     try:
         for _ in range(3):
-            second.reconciliation.due_now()
+            second.parts.reconciler.schedule_now()
             second.heartbeat()
         assert outside.cleanups() == []
     finally:
@@ -131,7 +131,7 @@ def test_hundreds_of_ends_that_nobody_awaits_are_not_left_for_later_sweeps(
     time.sleep(0.3)
     monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 1000.0)
     outside.redis.zadd(outside.names.unacknowledged, {one: 1.0 for one in _unacknowledged(outside)})
-    executor.reconciliation.due_now()
+    executor.parts.reconciler.schedule_now()
     for _ in range(5):
         executor.heartbeat()
     assert _unacknowledged(outside) == []
@@ -171,7 +171,7 @@ def test_what_nobody_can_acknowledge_hides_nothing(
     start_executor: Start, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ends of a cluster that has no scheduler any more, or sealed with a key that is gone."""
-    monkeypatch.setattr(heartbeat_budget, "COMPARED_AT_ONCE", 2)
+    monkeypatch.setattr(heartbeat_budget, "COMPARISON_BATCH", 2)
     for cluster in ("gone", "gone", "gone", "default"):
         launch_id = str(uuid.uuid4())
         entry = {"state": "finished", "attempt": "0", "cluster": cluster, "result": "of another key"}
@@ -205,4 +205,4 @@ def test_what_the_ledger_has_forgotten_is_not_looked_for_again(
     ],
 )
 def test_which_launches_are_needed(row: TaskRow | None, needed: bool) -> None:
-    assert wanted("a", row) is needed
+    assert is_wanted("a", row) is needed

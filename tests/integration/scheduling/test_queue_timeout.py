@@ -65,7 +65,7 @@ def test_many_at_once(executor: RedisKubernetesExecutor, redis_url: str, monkeyp
     assert not any(executor.has_task(ti) for ti in rows), "their slots are free at once"
     assert sent == [], "the scheduler waits for nothing in its turn of many"
     began_s, began_cpu_s = time.monotonic(), time.process_time()
-    while executor.withdrawals.subjects():  # a hundred at a time, as many as there is time for
+    while executor.parts.revocations.pending_subjects():  # a hundred at a time, as many as there is time for
         executor.heartbeat()
     beat_s, beat_cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
     print(f"{COUNT} revoked in {took_s:.3f} s, told in {beat_s:.3f} s ({beat_cpu_s:.3f} s of processor time)")

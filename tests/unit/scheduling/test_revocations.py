@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from podrelay.scheduling.decisions import TaskRow
-from podrelay.scheduling.revocations import Why, must_go
+from podrelay.scheduling.revocations import WithdrawalReason, must_delete_pod
 from podrelay.store.launch_queue import Withdrawn
 
 ME, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -20,7 +20,7 @@ def row(state: str, host: tuple[str, int] | None = None) -> TaskRow:
 
 
 @pytest.mark.parametrize(
-    ("why", "ledger", "row_", "goes"),
+    ("reason", "ledger", "row_", "goes"),
     [
         ("revoked", known(pod=""), row("queued"), False),
         ("revoked", known(), row("queued"), True),
@@ -35,12 +35,14 @@ def row(state: str, host: tuple[str, int] | None = None) -> TaskRow:
         ("unwanted", known(), row("success"), True),
         ("unwanted", known("withdrawn"), row("success"), True),
         ("unwanted", known("started", started=True), row("success"), False),
-        ("outrun", known(), row("queued"), False),
-        ("hangs", known("withdrawn"), row("queued"), False),
-        ("hangs", known("withdrawn", started=True), row("queued"), True),
-        ("hangs", known("withdrawn", started=True), row("running", (ME, 0)), False),
-        ("hangs", known("finished", started=True), row("queued"), False),
+        ("superseded", known(), row("queued"), False),
+        ("hanging", known("withdrawn"), row("queued"), False),
+        ("hanging", known("withdrawn", started=True), row("queued"), True),
+        ("hanging", known("withdrawn", started=True), row("running", (ME, 0)), False),
+        ("hanging", known("finished", started=True), row("queued"), False),
     ],
 )
-def test_a_pod_goes_unless_its_task_began(why: Why, ledger: Withdrawn, row_: TaskRow | None, goes: bool) -> None:
-    assert must_go(ME, why, ledger, row_) is goes
+def test_a_pod_goes_unless_its_task_began(
+    reason: WithdrawalReason, ledger: Withdrawn, row_: TaskRow | None, goes: bool
+) -> None:
+    assert must_delete_pod(ME, reason, ledger, row_) is goes

@@ -1,0 +1,140 @@
+"""The hand-over: workloads become requests, requests are offered to Redis, and offered launches are registered.
+
+Called by the executor when Airflow hands workloads over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from airflow.providers.common.compat.sdk import Stats
+from airflow.utils.state import TaskInstanceState
+
+from podrelay import compat
+from podrelay.protocol import identifiers
+from podrelay.protocol.messages import LaunchRequest
+from podrelay.scheduling import heartbeat_budget
+from podrelay.scheduling.context import HeartbeatContext
+from podrelay.scheduling.launch_registry import Launch, LaunchState
+from podrelay.scheduling.request_builder import (
+    INVALID_EXECUTOR_CONFIG,
+    InvalidExecutorConfig,
+    RequestBuilder,
+    is_watched,
+)
+from podrelay.scheduling.results import ResultProcessor
+from podrelay.scheduling.revocations import Revocations
+
+log = logging.getLogger(__name__)
+
+
+class WorkItem(NamedTuple):
+    """A workload as Airflow hands it over; `key` is Airflow's name for it."""
+
+    key: Any
+    workload: Any
+    queue: str | None
+    executor_config: Any
+
+
+class Dispatcher:
+    """Hands over what fits into the time slice, in order and at least one; the rest stays in Airflow's queue."""
+
+    def __init__(
+        self, context: HeartbeatContext, requests: RequestBuilder, results: ResultProcessor, revocations: Revocations
+    ) -> None:
+        self._executor = context.executor
+        self._kube_config = context.kube_config
+        self._budget = context.budget
+        self._launches = context.launches
+        self._queue = context.queue
+        self._requests = requests
+        self._results = results
+        self._revocations = revocations
+
+    def hand_over(self, items: Iterable[WorkItem]) -> None:
+        """Offer workloads in one round trip and register those that were offered.
+
+        :raises RedisUnavailable, SQLAlchemyError: nothing was registered, and everything stays in Airflow's queue.
+        """
+        began_s = time.monotonic()
+        if (
+            self._budget.is_redis_near
+        ):  # otherwise `sync` sends them, and a task with a pending withdrawal waits for that
+            self._revocations.send_pending()
+        built: list[Launch] = []
+        replies = self._queue.offer(self._build(items, built))
+        if not built:
+            return
+        # The stock executor creates pods in this time; here it is a round trip to Redis.
+        Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - began_s))
+        Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(built))
+        for launch, reply in zip(built, replies, strict=True):
+            self._register(launch)
+            self._warn_of_namespace(launch)
+            log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, reply)
+
+    def _build(self, items: Iterable[WorkItem], built: list[Launch]) -> Iterator[tuple[LaunchRequest, int]]:
+        """Requests of workloads, built one by one while the time slice lasts; their launches are added to `built`."""
+        time_slice = heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
+        # While Redis has an older launch of the same task instance, its pod could be created beside that of the newer one.
+        blocked = self._revocations.pending_subjects()
+        for item in items:
+            if blocked and compat.subject_of(item.workload) in blocked:
+                continue
+            launch = self._launch_of(item)
+            if launch is not None and launch.request is not None:
+                built.append(launch)
+                yield launch.request, 0
+            if time_slice.over:
+                return
+
+    def _launch_of(self, item: WorkItem) -> Launch | None:
+        """None for a workload that cannot be handed over: it has failed, or stays queued."""
+        key, workload, queue, executor_config = item
+        row_id = getattr(getattr(workload, "ti", None), "external_executor_id", None) or ""
+        assigned = identifiers.is_assigned(row_id)
+        launch_id = row_id if assigned else identifiers.new_launch_id()
+        try:
+            request = self._requests.first_attempt(workload, launch_id, executor_config, queue)
+        except InvalidExecutorConfig as error:
+            log.error("Invalid executor_config for %s: %s", key, error)
+            compat.forget_queued(self._executor, key)
+            self._executor.fail(key, INVALID_EXECUTOR_CONFIG)
+            return None
+        except Exception:  # one workload's fault must not block the workloads behind it
+            log.exception("Cannot build a launch for %s; it stays queued", key)
+            return None
+        return Launch(
+            launch_id, key, request.kind, request.subject,
+            task=compat.task_of(workload), request=request, workload=workload, state=LaunchState.REQUESTED,
+            former_row_id=None if assigned else row_id,
+        )  # fmt: skip
+
+    def _register(self, launch: Launch) -> None:
+        """From now on the launch is running in Airflow's sense: it occupies a slot until its end is known."""
+        before = self._launches.add(launch)
+        if before is not None and not before.is_withdrawn:
+            before.withdraw()
+            self._revocations.request(before.launch_id, before.subject, "superseded")
+        compat.forget_queued(self._executor, launch.key)
+        self._results.forget_failure(launch.key)
+        self._executor.running.add(launch.key)
+        if launch.former_row_id is not None and launch.kind == "task":
+            compat.record_event(self._executor, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
+
+    def _warn_of_namespace(self, launch: Launch) -> None:
+        request = launch.request
+        if request is None or launch.kind != "task" or is_watched(self._kube_config, request.namespace):
+            return
+        self._executor.log_task_event(
+            event="namespace not watched",
+            extra=f"Namespace {request.namespace} is not watched: the end of this task's pod is noticed late, and only if "
+            "the watcher may get pods there. Set [kubernetes_executor] multi_namespace_mode = True and add the "
+            "namespace to multi_namespace_mode_namespace_list, for scheduler, launchers and watcher.",
+            ti_key=launch.task,
+        )

@@ -1,0 +1,44 @@
+"""The parts of a heartbeat: creates them, and runs those of `sync` within the budget. Used by the executor."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from podrelay.scheduling.context import HeartbeatContext
+from podrelay.scheduling.dispatch import Dispatcher
+from podrelay.scheduling.orphans import OrphanCollector
+from podrelay.scheduling.reconciler import Reconciler
+from podrelay.scheduling.request_builder import RequestBuilder
+from podrelay.scheduling.results import ResultProcessor
+from podrelay.scheduling.revocations import Revocations
+
+
+class Heartbeat:
+    """One of each part. Each has one job; they share the context."""
+
+    def __init__(self, context: HeartbeatContext) -> None:
+        self._budget = context.budget
+        requests = RequestBuilder(context)
+        self.revocations = Revocations(context)
+        self.results = ResultProcessor(context, requests)
+        orphans = OrphanCollector(context, self.results, self.revocations)
+        self.reconciler = Reconciler(context, requests, self.results, self.revocations, orphans)
+        self.dispatcher = Dispatcher(context, requests, self.results, self.revocations)
+        self._first = self.revocations.send_pending
+        # In the order in which they run. A part that does not fit is the first of the next heartbeat.
+        self._parts = deque(
+            (self._first, self.results.process_stream, self.reconciler.run_once,
+             self.reconciler.report_missing_launcher, orphans.run_once)
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Run the parts in order, each once, while there is budget.
+
+        :raises RedisUnavailable, SQLAlchemyError: the parts keep what they did not finish, and the next run goes on with it.
+        """
+        for _ in range(len(self._parts)):
+            if not self._budget.has_room():
+                return
+            self._parts.rotate(-1)
+            self._parts[-1]()
+        self._parts.rotate(-self._parts.index(self._first))
