@@ -109,9 +109,10 @@ DESCRIBED = sorted(
 
 @pytest.mark.parametrize("package", DESCRIBED)
 def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
-    """One line for each module and each package in it, beginning with its name."""
+    """Each module and each package in it begins a line, alone or with others, followed by two spaces or a colon."""
     folder = ROOT / package
-    described = set(re.findall(r"^ *(\w+)  +\S", read(f"{package}/__init__.py"), re.MULTILINE))
+    heads = re.findall(r"^ *(\w+/?(?:, \w+/?)*)(?:  +|: )\S", read(f"{package}/__init__.py"), re.MULTILINE)
+    described = set(re.findall(r"\w+", " ".join(heads)))
     modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     assert modules - {"__init__", "__main__"} - described == set()
 

@@ -11,6 +11,7 @@ import redis
 from airflow.utils.session import create_session
 
 from podrelay.executor import RedisKubernetesExecutor
+from podrelay.scheduling import heartbeat_budget
 from tests.harness.task_instances import load, make_task_instances, update, workload_of
 from tests.integration.scheduling.conftest import Outside
 
@@ -44,6 +45,7 @@ def round_trips(executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPat
 
 
 def test_many_at_once(executor: RedisKubernetesExecutor, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_S", 60.0)  # all of them in one heartbeat, on any machine
     outside = Outside(redis_url)
     ids = make_task_instances(COUNT)
     with create_session() as session:
