@@ -627,7 +627,7 @@ def test_the_time_to_an_acknowledgement_is_a_metric(
 def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis lost its data, and one scheduler died: pods that the watcher's list restores for it are orphans; others are not."""
+    """Redis lost its data, and a scheduler died: pods that the watcher's list restores for it are orphans, others not."""
     monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.2)
     alive = start_executor()
     ti_id = make_task_instances()[0]
