@@ -97,6 +97,26 @@ def test_readme_names_targets_of_the_makefile() -> None:
     assert set(re.findall(r"\bmake ([a-z-]+)", read("README.md"))) <= targets
 
 
+DISTRIBUTIONS = ("executor/podrelay", "workers/podrelay_workers", "local_cluster/podrelay_local_cluster")
+# Those whose docstring lists their modules. A package of a few modules may have none, but never `podrelay` itself.
+DESCRIBED = sorted(
+    str(path.parent.relative_to(ROOT))
+    for distribution in DISTRIBUTIONS
+    for path in (ROOT / distribution).rglob("__init__.py")
+    if path.read_text("utf-8").strip() or distribution.endswith(path.parent.name)
+)
+
+
+@pytest.mark.parametrize("package", DESCRIBED)
+def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
+    """Each module and each package in it begins a line, alone or with others, followed by two spaces or a colon."""
+    folder = ROOT / package
+    heads = re.findall(r"^ *(\w+/?(?:, \w+/?)*)(?:  +|: )\S", read(f"{package}/__init__.py"), re.MULTILINE)
+    described = set(re.findall(r"\w+", " ".join(heads)))
+    modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert modules - {"__init__", "__main__"} - described == set()
+
+
 def test_make_help_lists_every_target() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)
     listed = re.findall(r"^\t@echo 'make ([a-z-]+)", read("Makefile"), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A started executor on an empty Redis and a real (SQLite) Airflow database, driven and judged from outside."""
+"""A started executor on an empty Redis and a real (SQLite) Airflow database, driven and observed from outside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.harness.task_instances import OWNER
 
 
 class Outside:
-    """What launchers and watchers do to Redis, and what an operator sees there."""
+    """Writes to Redis what launchers and watchers write, and reads what an operator sees there."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
@@ -32,7 +32,7 @@ class Outside:
         self._cipher = PayloadCipher(FERNET_KEY)
 
     def publish(self, launch_id: str, outcome: str = "succeeded", attempt: int = 0, **fields: Any) -> int:
-        """Publish a result by the script that the watcher uses."""
+        """Publish a report with the watcher's script."""
         result = PodReport(launch_id, attempt, outcome, namespace="default", **fields)  # type: ignore[arg-type]
         known: dict[str, str] = {"pod": result.pod, "namespace": "default", "uid": result.uid} if result.pod else {}
         call = scripts.publish(
@@ -50,7 +50,7 @@ class Outside:
         return int(self.redis.eval(script(call.name).text, len(call.keys), *call.keys, *call.args))  # type: ignore[arg-type]
 
     def create(self, launch_id: str, pod: str = "pod-1") -> None:
-        """What a launcher leaves when it has made the pod."""
+        """Write what a launcher writes once it has created the pod."""
         self.redis.hset(
             self.names.launch(launch_id), mapping={"state": "created", "pod": pod, "namespace": "default", "uid": "u"}
         )
@@ -62,14 +62,14 @@ class Outside:
         return self.redis.hgetall(self.names.launch(launch_id))  # type: ignore[return-value]
 
     def queued(self, level: int = 0) -> list[str]:
-        """What waits in a level: in its own queue, then in those of other schedulers beside it."""
+        """Jobs queued at one priority level: in the level's queue, then in its fair queues."""
         queue = self.names.launch_queue("default", level)
         sides = self.redis.hgetall(self.names.fair_queues("default"))
         lists = [queue, *sorted(side for side, beside in sides.items() if beside == queue)]  # type: ignore[union-attr]
         return [job for name in lists for job in self.redis.lrange(redis_keys.rq_queue(name), 0, -1)]  # type: ignore[union-attr]
 
     def token(self, job: str) -> dict[str, Any]:
-        """What the token of a launch says that waits, opened as a launcher does."""
+        """The claims in the token of a queued launch, decrypted as a launcher decrypts them."""
         data: str = self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "data")  # type: ignore[assignment]
         text = self._cipher.decrypt(json.loads(data)[2][0]).decode()
         found = re.search(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", text)
@@ -77,17 +77,17 @@ class Outside:
         return dict(jwt.decode(found[0], options={"verify_signature": False}))
 
     def commands(self) -> dict[str, int]:
-        """How often each command was called so far by anybody, but for the one that asks."""
+        """How often each command was called so far by any client, without the INFO of this method."""
         stats: dict[str, Any] = self.redis.info("commandstats")  # type: ignore[assignment]
         return {name: said["calls"] for name, said in stats.items() if name != "cmdstat_info"}
 
     def cleanups(self) -> list[str]:
-        """Descriptions of the clean-up jobs that wait."""
+        """Descriptions of the queued clean-up jobs."""
         ids = self.redis.lrange(redis_keys.rq_queue(self.names.cleanup_queue("default")), 0, -1)
         return [self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "description") for job in ids]  # type: ignore[misc, union-attr]
 
     def everything(self) -> str:
-        """All text in Redis, to look for what must not be there."""
+        """All text in Redis, to search for what must not be there."""
         parts = []
         for key in self.redis.scan_iter():
             kind = self.redis.type(key)
@@ -130,11 +130,11 @@ def executor(start_executor: Callable[..., RedisKubernetesExecutor]) -> RedisKub
 
 
 def beat(executor: RedisKubernetesExecutor, until: Callable[[], Any] | None = None, most_s: float = 5.0) -> None:
-    """Heartbeats, one or until something holds."""
+    """Send one heartbeat, or heartbeats until a condition holds."""
     end = time.monotonic() + most_s
     executor.heartbeat()
     while until is not None and not until():
         if time.monotonic() > end:
-            raise AssertionError("it did not come to hold")
+            raise AssertionError(f"condition not met within {most_s} s")
         time.sleep(0.02)
         executor.heartbeat()

@@ -33,7 +33,7 @@ FAILED = TaskInstanceState.FAILED
 
 
 def hand_over(executor: BaseExecutor, ti_id: str) -> tuple[Any, str]:
-    """Queue one task instance and beat once; its key and launch id."""
+    """Queue one task instance and send one heartbeat. Returns its key and launch id."""
     workload = workload_of(ti_id, executor.jwt_generator)
     with create_session() as session:
         executor.queue_workload(workload, session)
@@ -74,7 +74,7 @@ def test_without_an_assigned_id_one_is_made_and_announced(executor: RedisKuberne
 def test_what_another_executor_left_in_the_row_is_no_launch_id(
     executor: RedisKubernetesExecutor, outside: Outside, left: str
 ) -> None:
-    """The stock executor writes its scheduler's job id there: it would name the launches of many tasks."""
+    """The stock executor writes its scheduler's job id there: many tasks share it."""
     key, _ = hand_over(executor, make_task_instances(external_executor_id=left)[0])
     state, launch_id = executor.event_buffer[key]
     assert (state, outside.ledger(launch_id)["state"]) == (QUEUED, "offered")
@@ -99,7 +99,7 @@ def test_the_id_of_an_earlier_launch_is_not_used_again(executor: RedisKubernetes
     assert state == QUEUED
     assert second != first
     assert outside.ledger(second)["state"] == "offered"
-    # Another scheduler holds the row: the event is lost, and the row names the earlier launch for a while.
+    # Another scheduler holds the row: the event is lost, and the row keeps the earlier launch id for a while.
     beat(executor, until=lambda: executor.event_buffer)
     assert executor.get_event_buffer() == {key: (QUEUED, second)}
     assert key in executor.running
@@ -164,7 +164,7 @@ def test_redis_away_keeps_the_work_and_bounds_the_heartbeat(
         assert workload.key not in executor.running
         begun = time.monotonic()
         executor.heartbeat()
-        assert time.monotonic() - begun < 0.2, "the second heartbeat does not wait again"
+        assert time.monotonic() - begun < 0.2, "the second heartbeat does not wait for Redis"
     finally:
         redis_server.resume()
     beat(executor, until=lambda: workload.key in executor.running)
@@ -438,7 +438,7 @@ def test_a_cleared_task_gets_no_pod_and_frees_its_slot(executor: RedisKubernetes
 def test_reports_are_repeated_a_few_at_a_time(
     executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many tasks failed at once: the comparison with their rows is part of a heartbeat."""
+    """The comparison with their rows takes time in a heartbeat, so it is bounded however many tasks failed at once."""
     keys = []
     for ti_id in make_task_instances(3):
         key, launch_id = hand_over(executor, ti_id)
@@ -457,7 +457,7 @@ def test_reports_are_repeated_a_few_at_a_time(
 
 
 def test_the_next_attempt_does_not_inherit_a_wait(executor: RedisKubernetesExecutor, outside: Outside) -> None:
-    """A new leading watcher would take it for that of the new pod, and give that one up at once."""
+    """Otherwise a new leader would attribute the wait to the new pod, and fail it at once."""
     _, launch_id = hand_over(executor, make_task_instances()[0])
     outside.create(launch_id)
     outside.redis.hset(outside.names.launch(launch_id), mapping={"wait": "ErrImagePull:base", "t_wait": "1.0"})
@@ -507,7 +507,7 @@ def test_a_dead_schedulers_launches_are_adopted(
     outside.create(ended_launch)
     update(ended, state="running")
     outside.publish(ended_launch, "failed", pod="pod-1", reason="Evicted")
-    update(stock, external_executor_id="17")  # queued by the stock executor, whose job id is no launch of ours
+    update(stock, external_executor_id="17")  # queued by the stock executor: a job id, not a launch id
     second = start_executor(OWNER + 1)
     tis = [load(ti_id) for ti_id in (waiting, ended, never, stock)]
     refused = second.try_adopt_task_instances(tis)
@@ -538,7 +538,7 @@ def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside:
     ti_id = make_task_instances()[0]
     key, launch_id = hand_over(executor, ti_id)
     first = outside.token(identifiers.job_id(launch_id, 0))
-    time.sleep(1.1)  # a token says when it was made and ends by the second
+    time.sleep(1.1)  # the times in a token are whole seconds
     outside.publish(launch_id, "expired")
     executor.heartbeat()
     launch = executor.launches.of_key(key)
@@ -547,8 +547,8 @@ def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside:
     assert outside.queued()[-1] == identifiers.job_id(launch_id, 1)
     assert key in executor.running
     second = outside.token(identifiers.job_id(launch_id, 1))
-    assert second["exp"] > first["exp"], "it lives longer"
-    assert second["jti"] != first["jti"], "it is another one"
+    assert second["exp"] > first["exp"], "it expires later"
+    assert second["jti"] != first["jti"], "it is a different token"
     assert (second["sub"], second["scope"]) == (ti_id, "workload")
 
 
@@ -560,7 +560,7 @@ def test_revoking_asks_nobody_and_one_heartbeat_tells_redis(
     before = outside.commands()
     for ti in rows:
         executor.revoke_task(ti=ti)
-    assert outside.commands() == before, "the scheduler's loop waits for nothing"
+    assert outside.commands() == before, "revoking makes no round trip"
     assert not executor.running
     executor.heartbeat()
     assert {outside.ledger(launch_id)["state"] for _, _, launch_id in tasks} == {"withdrawn"}
@@ -573,7 +573,7 @@ def test_a_lost_event_is_reported_again(executor: RedisKubernetesExecutor, outsi
     update(ti_id, state="running")
     outside.publish(launch_id, "failed", pod="pod-1", reason="Evicted")
     executor.heartbeat()
-    assert executor.get_event_buffer()[key][0] == FAILED  # and the scheduler could not use it: the row was locked
+    assert executor.get_event_buffer()[key][0] == FAILED  # which the scheduler could not apply: the row was locked
     beat(executor, until=lambda: key in executor.event_buffer)
     update(ti_id, state="failed")
     time.sleep(0.3)
@@ -627,7 +627,7 @@ def test_the_time_to_an_acknowledgement_is_a_metric(
 def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All data is lost, and the scheduler with it: what the watcher's list brings back is nobody's; what is awaited stays."""
+    """Redis lost its data, and a scheduler died: pods that the watcher's list restores for it are orphans, others not."""
     monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.2)
     alive = start_executor()
     ti_id = make_task_instances()[0]
@@ -635,7 +635,7 @@ def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
     outside.redis.flushall()
     nobodys = str(uuid.uuid4())
     for launch_id, owner, pod in ((nobodys, OWNER + 7, "pod-1"), (awaited, OWNER, "pod-2")):
-        # As `restore` and `publish` leave it after a list that shows a finished pod.
+        # What `restore` and `publish` write after a list that shows a finished pod.
         entry = {"state": "created", "attempt": 0, "owner": owner, "cluster": "default", "subject": f"s-{launch_id}"}
         outside.redis.hset(outside.names.launch(launch_id), mapping=entry)
         outside.publish(launch_id, pod=pod)
@@ -643,7 +643,7 @@ def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
     for _ in range(10):
         time.sleep(0.05)
         alive.heartbeat()
-    # The awaited one is cleaned up because its result was taken, never because nobody wanted it.
+    # The expected one is cleaned up because its result was processed, never as an orphan.
     assert sorted(outside.cleanups()) == ["delete pod default/pod-1", "delete pod default/pod-2"]
     assert alive.launches.get(awaited) is None
     assert outside.redis.zcard(outside.names.unacknowledged) == 0
@@ -656,7 +656,7 @@ def waits_told(executor: RedisKubernetesExecutor) -> list[str]:
 def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
-    """Within 15 s of its hand-over, once a minute; not a task that has a pod, and none while a launcher lives."""
+    """Within 15 s of the hand-over and once a minute; not for a task with a pod, and not while a launcher is alive."""
     settings = load_settings(airflow_conf, FERNET_KEY)
     queue = outside.names.launch_queue("default")
     presence = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))

@@ -1,4 +1,4 @@
-"""Fields of Redis that are not sealed may say anything: of one launch, and the others do not notice."""
+"""Unsealed fields in Redis may be forged. A forged launch must not affect any other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_one_forged_launch_holds_up_no_other(
         executor.revoke_task(ti=load(forged_ti))
     executor.parts.reconciler.schedule_now()
     executor.heartbeat()
-    # Its entry is lost: only a comparison that gets as far as this one finds the launch again.
+    # Its entry is lost: only a comparison that reaches this launch hands it over again.
     outside.redis.delete(outside.names.launch(good), redis_keys.RQ_JOB_PREFIX + identifiers.job_id(good, 0))
     executor.parts.reconciler.schedule_now()
     beat(executor, until=lambda: outside.ledger(good).get("state") == "offered")
@@ -64,7 +64,7 @@ def test_one_forged_launch_holds_up_no_other(
 def test_the_end_of_a_forged_launch_holds_up_no_other(
     executor: RedisKubernetesExecutor, outside: Outside, forge: Forge
 ) -> None:
-    """Its result is true, and what stands beside it is not."""
+    """Its sealed result is genuine, the fields beside it are not."""
     forged_ti, good_ti = make_task_instances(2)
     (forged_key, forged), (good_key, good) = hand_over(executor, forged_ti), hand_over(executor, good_ti)
     for ti, launch in ((forged_ti, forged), (good_ti, good)):

@@ -1,4 +1,4 @@
-"""A heartbeat is short whatever there is to do: each part does a group, and the rest keeps its place for the next one."""
+"""A heartbeat is short whatever there is to do: each part does one batch, and the rest keeps its place for the next one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integration.scheduling.conftest import Outside, beat
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch, start_executor: Callable[..., Any]) -> RedisKubernetesExecutor:
-    """An executor whose shares are over at once: one group for each part of a heartbeat."""
+    """An executor whose time slices are over at once: each part does one batch in a heartbeat."""
     for name in ("HAND_OVER_S", "RESULTS_S", "COMPARISON_S"):
         monkeypatch.setattr(heartbeat_budget, name, 0.0)
     monkeypatch.setattr(heartbeat_budget, "RESULT_BATCH", 2)
@@ -64,7 +64,7 @@ def test_results_are_taken_in_groups_and_none_is_lost(hurried: RedisKubernetesEx
     ti_ids = make_task_instances(5)
     made = _queue(hurried, ti_ids)
     beat(hurried, lambda: len(hurried.running) == 5)
-    hurried.parts.reconciler._next_round_s = float("inf")  # only the stream tells
+    hurried.parts.reconciler._next_round_s = float("inf")  # reports arrive by the stream only
     beat(hurried, lambda: hurried.launches.round_is_over)
     for ti_id, workload in zip(ti_ids, made, strict=True):
         update(ti_id, state="success")
@@ -88,7 +88,7 @@ def test_the_comparison_goes_on_where_it_stopped(hurried: RedisKubernetesExecuto
 
 @pytest.fixture
 def link(redis_url: str) -> Iterator[SlowLink]:
-    """A way on which one round trip leaves no room for a second one, and is far from the timeout of an answer."""
+    """A link with a latency that allows one round trip in a heartbeat, far below the timeout."""
     with SlowLink(int(redis_url.rsplit(":", 1)[1].split("/")[0]), 0.03) as link:
         yield link
 
@@ -141,7 +141,7 @@ def test_with_everything_to_do_and_a_slow_redis_a_heartbeat_makes_few_round_trip
 
     trips, end_s = [], time.monotonic() + 8.0
     while not all_done():
-        assert time.monotonic() < end_s, "it did not come to hold"
+        assert time.monotonic() < end_s, "not done in time"
         before = link.round_trips
         executor.heartbeat()
         trips.append(link.round_trips - before)
@@ -180,6 +180,6 @@ def test_called_outside_of_a_heartbeat_each_call_is_one_of_its_own(
     outside.publish(launch_id, pod="pod")
     end_s = time.monotonic() + 8.0
     while workload.key in executor.running:
-        assert time.monotonic() < end_s, "it did not come to hold"
+        assert time.monotonic() < end_s, "not done in time"
         executor.sync()
         time.sleep(heartbeat_budget.HEARTBEAT_LIMIT_S)

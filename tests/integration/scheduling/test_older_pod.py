@@ -1,4 +1,4 @@
-"""A withdrawn pod that begins before its deletion reaches it: its task runs, and nobody fails it for the newer pod's sake.
+"""A withdrawn pod that begins before its deletion reaches it: its task runs, and is not failed because of the newer pod.
 
 Airflow's execution API asks for the task instance, not for the launch: whichever pod comes first runs it, the other one is
 refused (409) and fails. The row's host name says which one it is.
@@ -29,7 +29,7 @@ FAILED = TaskInstanceState.FAILED
 
 
 def queue(executor: RedisKubernetesExecutor, ti_id: str) -> tuple[Any, str]:
-    """Queue one task instance without a heartbeat; its key and launch id."""
+    """Queue one task instance without a heartbeat. Returns its key and launch id."""
     workload = workload_of(ti_id, executor.jwt_generator)
     with create_session() as session:
         executor.queue_workload(workload, session)
@@ -37,7 +37,7 @@ def queue(executor: RedisKubernetesExecutor, ti_id: str) -> tuple[Any, str]:
 
 
 def requeue(executor: RedisKubernetesExecutor, ti_id: str) -> str:
-    """As the scheduler does with a task that is stuck in queued: the same id and try, another launch."""
+    """Requeue as the scheduler does for a task that is stuck in queued: same id and try, another launch."""
     executor.revoke_task(ti=load(ti_id))
     update(ti_id, state="queued", external_executor_id=str(uuid.uuid4()))
     return queue(executor, ti_id)[1]
@@ -66,7 +66,7 @@ def begun(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[str, Any
 
 
 def refuse(executor: RedisKubernetesExecutor, outside: Outside, launch_id: str) -> None:
-    """The newer pod got 409 and ended."""
+    """The execution API answered the newer pod with 409, and it ended."""
     outside.create(launch_id, pod_of(launch_id))
     outside.publish(launch_id, "failed", pod=pod_of(launch_id), container_reason="Error", exit_code=1)
     executor.heartbeat()
@@ -120,7 +120,7 @@ def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor
     executor.heartbeat()
     assert outside.queued()[-1:] == [identifiers.job_id(launch_id, 1)]
     assert outside.redis.exists(f"rq:job:{launch_id}_0-pending-revoke"), "it goes only if it still waits by then"
-    begin(ti_id, pod_of(launch_id, 0))  # its image came after all
+    begin(ti_id, pod_of(launch_id, 0))  # its image was pulled in the end
     outside.create(launch_id, pod_of(launch_id, 1))
     outside.publish(launch_id, "failed", attempt=1, pod=pod_of(launch_id, 1), container_reason="Error", exit_code=1)
     for _ in range(5):
@@ -135,7 +135,7 @@ def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor
 def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
-    """Even where the watcher has not told of its start."""
+    """Even if the watcher has not reported its start."""
     ti_id = make_task_instances()[0]
     _, launch_id = queue(executor, ti_id)
     executor.heartbeat()
@@ -149,7 +149,7 @@ def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
 
 @pytest.fixture
 def handed_over(executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """A task and its launch, of a scheduler that soon looks again at what was revoked."""
+    """A task and its launch, with a short delay before revoked launches are checked again."""
     monkeypatch.setattr("podrelay.scheduling.revocations.RECHECK_AFTER_S", 0.3)
     ti_id = make_task_instances()[0]
     _, launch_id = queue(executor, ti_id)
@@ -184,7 +184,7 @@ def test_a_pod_that_was_in_the_making_when_it_was_revoked_and_hangs_goes_in_the_
 def test_a_scheduler_that_dies_after_revoking(
     start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside
 ) -> None:
-    """It had not told Redis yet; the launch that another scheduler makes of the task withdraws the older one."""
+    """It had not withdrawn the launch in Redis yet; the newer launch by another scheduler withdraws it."""
     first, second = start_executor(1), start_executor(2)
     ti_id = make_task_instances()[0]
     _, older = queue(first, ti_id)
@@ -196,7 +196,7 @@ def test_a_scheduler_that_dies_after_revoking(
     assert outside.ledger(older)["state"] == "withdrawn"
     assert outside.redis.exists(redis_keys.RQ_JOB_PREFIX + identifiers.job_id(older, 0)) == 0, "no launcher can take it"
     assert outside.redis.hget(outside.names.current, ti_id) == newer
-    first.heartbeat()  # it was only slow: the newer launch is not its affair
+    first.heartbeat()  # it was only slow, and must not touch the newer launch
     assert outside.ledger(newer)["state"] == "offered"
     assert outside.redis.hget(outside.names.current, ti_id) == newer
 
@@ -222,7 +222,7 @@ def test_nothing_is_offered_before_the_older_launch_is_withdrawn(
 def test_a_task_that_resumed_keeps_its_pod_until_the_watcher_tells(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
-    """A task that resumes after a deferral keeps its first start date: the host name says that it began."""
+    """A task that resumes after a deferral keeps its first start date: only the host name shows that it began."""
     ti_id = make_task_instances()[0]
     key, launch_id = queue(executor, ti_id)
     executor.heartbeat()

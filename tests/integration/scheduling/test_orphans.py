@@ -1,4 +1,4 @@
-"""Pods that no task needs and no scheduler holds: they go, wherever their launcher or their scheduler died."""
+"""Pods that no task needs and no live scheduler is responsible for are deleted, at whatever step a process died."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pod_that_was_made_after_its_launch_was_withdrawn_goes(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
-    """Its launcher died, or lost its lease, between making the pod and saying so; no node fits, so it never begins."""
+    """Its launcher died, or lost its lease, after creating the pod and before recording it; it fits on no node."""
     ti_id = make_task_instances()[0]
     _, launch_id = hand_over(executor, ti_id)
     outside.redis.hset(outside.names.launch(launch_id), "state", "claimed")
@@ -122,7 +122,7 @@ def test_a_living_schedulers_pods_are_its_own(start_executor: Start, outside: Ou
 def test_hundreds_of_ends_that_nobody_awaits_are_not_left_for_later_sweeps(
     executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a loss of all data, when the watcher tells again what was acknowledged before."""
+    """As after a loss of all data, when the watcher publishes again what was acknowledged before."""
     for number in range(350):
         entry = {"state": "created", "attempt": 0, "owner": OWNER + 7, "cluster": "default", "subject": "s"}
         launch_id = str(uuid.uuid4())
@@ -145,7 +145,7 @@ def _unacknowledged(outside: Outside) -> list[str]:
 def test_a_pod_that_ended_before_it_was_revoked_is_dealt_with_by_its_result(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
-    """A failed pod is kept and labelled, as the options say, and not deleted like one that waits."""
+    """A failed pod is kept and labelled, as the options say, and not deleted like a pending one."""
     ti_id = make_task_instances()[0]
     _, launch_id = hand_over(executor, ti_id)
     outside.create(launch_id)
@@ -170,7 +170,7 @@ def test_an_entry_that_names_no_task_stops_nothing(executor: RedisKubernetesExec
 def test_what_nobody_can_acknowledge_hides_nothing(
     start_executor: Start, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ends of a cluster that has no scheduler any more, or sealed with a key that is gone."""
+    """Ends in a cluster that no longer has a scheduler, or encrypted with a key that is gone."""
     monkeypatch.setattr(heartbeat_budget, "COMPARISON_BATCH", 2)
     for cluster in ("gone", "gone", "gone", "default"):
         launch_id = str(uuid.uuid4())

@@ -1,4 +1,4 @@
-"""The decision about a result, as a table."""
+"""The decision about the end of a pod, as a table."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ HERE, ELSEWHERE, EARLIER = (LAUNCH, 1), (OTHER, 0), (LAUNCH, 0)
         (LAUNCH, None, False),
         (LAUNCH, ELSEWHERE, True),
         (LAUNCH, EARLIER, True),
-        (OTHER, HERE, False),  # a newer launch is named, and this one's pod came first
+        (OTHER, HERE, False),  # the row names a newer launch, but this one's pod runs the task
     ],
 )
 def test_a_task_fails_with_the_pod_that_runs_it(

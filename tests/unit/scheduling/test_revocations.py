@@ -1,4 +1,4 @@
-"""Which pods go when their launch is taken back, as a table."""
+"""Which pods are deleted when their launch is taken back, as a table."""
 
 from __future__ import annotations
 
