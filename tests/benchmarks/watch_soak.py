@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.harness.redis_server import RedisServer
-from tests.harness.watcher_rig import Bench, Launch, start_cluster
+from tests.harness.watcher_rig import Launch, WatcherRig, start_cluster
 
 SAMPLE_S = 5.0
 THREADS = 8
@@ -44,10 +44,10 @@ def slope(points: list[tuple[float, float]]) -> float:
 class Churn:
     """Ends pods, replaces them, and forgets them as an executor and a launcher would."""
 
-    def __init__(self, bench: Bench, count: int) -> None:
-        self._bench = bench
+    def __init__(self, rig: WatcherRig, count: int) -> None:
+        self._bench = rig
         self._pool = ThreadPoolExecutor(THREADS)
-        self._live: list[Launch] = list(self._pool.map(lambda _: bench.launch(lasts_s=1e6), range(count)))
+        self._live: list[Launch] = list(self._pool.map(lambda _: rig.launch(lasts_s=1e6), range(count)))
         self.ended: dict[str, float] = {}
         self.done = 0
 
@@ -76,15 +76,15 @@ class Churn:
 def run(pods: int, minutes: float, rate: float, folder: Path, url: str) -> None:
     cluster = start_cluster(folder)
     os.environ["AIRFLOW_HOME"] = str(folder / "airflow")
-    bench = Bench(url, cluster, folder, "default")
+    rig = WatcherRig(url, cluster, folder, "default")
     try:
-        watcher = bench.start()
-        while not bench.watch().get("t_listed"):
-            assert watcher.poll() is None, bench.log_of(0)
+        watcher = rig.start()
+        while not rig.watch().get("t_listed"):
+            assert watcher.poll() is None, rig.log_of(0)
             time.sleep(0.1)
         print(json.dumps({"what": "without pods", "rss_mb": round(resident_mb(watcher.pid), 1)}), flush=True)
-        churn = Churn(bench, pods)
-        while int(bench.watch().get("pods", 0)) < pods:
+        churn = Churn(rig, pods)
+        while int(rig.watch().get("pods", 0)) < pods:
             time.sleep(0.2)
         print(json.dumps({"what": f"{pods} live", "rss_mb": round(resident_mb(watcher.pid), 1)}), flush=True)
         points: list[tuple[float, float]] = []
@@ -92,7 +92,7 @@ def run(pods: int, minutes: float, rate: float, folder: Path, url: str) -> None:
         began, used = time.monotonic(), processor_s(watcher.pid)
         due, sample = began, began
         while time.monotonic() - began < minutes * 60:
-            assert watcher.poll() is None, bench.log_of(0)
+            assert watcher.poll() is None, rig.log_of(0)
             due += 1.0
             churn.turn(max(1, round(rate)))
             lags += churn.lags_s()
@@ -117,7 +117,7 @@ def run(pods: int, minutes: float, rate: float, folder: Path, url: str) -> None:
             "lag_p99_s": round(lags[int(len(lags) * 0.99)], 3) if lags else None,
         }), flush=True)  # fmt: skip
     finally:
-        bench.close()
+        rig.close()
         cluster.close()
 
 

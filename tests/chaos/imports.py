@@ -1,4 +1,4 @@
-"""Everything that the nursery imports once, and the small jobs that need Airflow's models."""
+"""Everything that the fork_server imports once, and the small jobs that need Airflow's models."""
 
 from __future__ import annotations
 

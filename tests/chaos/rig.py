@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from tests.chaos import nursery
+from tests.chaos import fork_server
 from tests.chaos.links import Link, Links
 from tests.chaos.postgres import Postgres, find_binaries
 from tests.chaos.rows import Rows
@@ -82,7 +82,7 @@ class Rig:
         self._stack.callback(self.links.stop)
         url = self._start_database()
         os.environ.update(self._options(url))
-        nursery.run("make_database")
+        fork_server.run("make_database")
         self.rows = Rows(url)
         self._stack.callback(self.rows.close)
         self.task_api = TaskApi(self.rows)
@@ -167,7 +167,7 @@ class Rig:
 
     def launch(self, name: str) -> None:
         member = self.members[name]
-        member.process = nursery.start(member.role, member.environment, self.folder / f"{name}.log")
+        member.process = fork_server.start(member.role, member.environment, self.folder / f"{name}.log")
         member.starts += 1
 
     def kill(self, name: str) -> None:
@@ -175,7 +175,7 @@ class Rig:
         member = self.members[name]
         told = self.told(name) if member.role == "driver" else {}
         if member.process is not None:
-            nursery.kill(member.process)
+            fork_server.kill(member.process)
         if told:
             self.rows.bury(int(told["job_id"]))
             (self.folder / f"{name}.json").unlink(missing_ok=True)
@@ -183,7 +183,7 @@ class Rig:
     def signal(self, name: str, number: int) -> None:
         process = self.members[name].process
         if process is not None:
-            nursery.send(process, number)
+            fork_server.send(process, number)
 
     def told(self, name: str) -> dict[str, Any]:
         try:
@@ -213,8 +213,8 @@ class Rig:
     def _end_members(self) -> None:
         for member in self.members.values():
             if member.process is not None:
-                nursery.send(member.process, signal.SIGCONT)
-                nursery.kill(member.process)
+                fork_server.send(member.process, signal.SIGCONT)
+                fork_server.kill(member.process)
 
     # --- the rest of the world ----------------------------------------------------------------------------------------
     def client(self) -> redis.Redis:
@@ -229,7 +229,7 @@ class Rig:
 
     def make_tasks(self, count: int, name: str) -> list[str]:
         out = self.folder / "tasks.json"
-        nursery.run("make_tasks", count, name, str(out))
+        fork_server.run("make_tasks", count, name, str(out))
         ids: list[str] = json.loads(out.read_text())
         return ids
 

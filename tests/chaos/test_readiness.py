@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from podrelay import health
-from tests.chaos import nursery
+from tests.chaos import fork_server
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.redis_server import RedisServer
 
@@ -48,7 +48,7 @@ def test_red_while_deaf(
         "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(tmp_path / "template.yaml"),
     }
     kinds = ("launcher", "watcher")
-    processes = {kind: nursery.start(kind, environment, tmp_path / f"{kind}.log") for kind in kinds}
+    processes = {kind: fork_server.start(kind, environment, tmp_path / f"{kind}.log") for kind in kinds}
 
     def deaf(kind: str) -> str:
         """What this very process says; others of this machine are not asked."""
@@ -71,4 +71,4 @@ def test_red_while_deaf(
         until(lambda: not deaf("watcher"), 60)
     finally:
         for process in processes.values():
-            nursery.kill(process)
+            fork_server.kill(process)

@@ -19,37 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.redis_server import RedisServer
-from tests.harness.watcher_rig import Bench, start_cluster, until
+from tests.harness.watcher_rig import WatcherRig, start_cluster, until
 
 ENDS, VANISHED = 100, 20
 HEALED_MOST_S = 30.0
 
-Break = Callable[[Bench], Awaitable[None]]
+Break = Callable[[WatcherRig], Awaitable[None]]
 
 
-async def no_packets(bench: Bench) -> None:
-    bench.cluster.faults(
+async def no_packets(rig: WatcherRig) -> None:
+    rig.cluster.faults(
         {"verbs": ["list", "watch", "get"], "hang": True},
         {"verbs": ["watch"], "silence": True, "also_new_streams": True},
     )
 
 
-async def gone(bench: Bench) -> None:
-    bench.cluster.faults({"verbs": ["watch"], "gone": True})
-    bench.cluster.control("compact")
-    bench.cluster.control("drop-streams")
+async def gone(rig: WatcherRig) -> None:
+    rig.cluster.faults({"verbs": ["watch"], "gone": True})
+    rig.cluster.control("compact")
+    rig.cluster.control("drop-streams")
 
 
-async def truncated(bench: Bench) -> None:
-    bench.cluster.faults({"verbs": ["watch"], "truncate_stream": True})
+async def truncated(rig: WatcherRig) -> None:
+    rig.cluster.faults({"verbs": ["watch"], "truncate_stream": True})
 
 
-async def killed(bench: Bench) -> None:
-    bench.processes[0].kill()
+async def killed(rig: WatcherRig) -> None:
+    rig.processes[0].kill()
 
 
-async def paused(bench: Bench) -> None:
-    bench.processes[0].send_signal(signal.SIGSTOP)
+async def paused(rig: WatcherRig) -> None:
+    rig.processes[0].send_signal(signal.SIGSTOP)
 
 
 # Name -> what breaks it, seconds that it lasts at scale 1.
@@ -62,37 +62,37 @@ OUTAGES: dict[str, tuple[Break, float]] = {
 }
 
 
-async def outage(bench: Bench, name: str, scale: float) -> tuple[float, list[str]]:
+async def outage(rig: WatcherRig, name: str, scale: float) -> tuple[float, list[str]]:
     """Seconds from healing until all is known, and what did not hold."""
     broken, nominal_s = OUTAGES[name]
-    bench.start()
-    await until(lambda: bench.watch().get("t_listed"), 90, "a first list")
-    bench.start()
-    await until(lambda: "Standing by" in bench.log_of(1), 90, "a standby")
-    launches = [bench.launch(created_s=time.time() - 30) for _ in range(ENDS + VANISHED)]
-    await until(lambda: bench.said("started") == len(launches), 60, "all pods to run")
-    before = int(bench.watch()["fence"])
-    await broken(bench)
+    rig.start()
+    await until(lambda: rig.watch().get("t_listed"), 90, "a first list")
+    rig.start()
+    await until(lambda: "Standing by" in rig.log_of(1), 90, "a standby")
+    launches = [rig.launch(created_s=time.time() - 30) for _ in range(ENDS + VANISHED)]
+    await until(lambda: rig.said("started") == len(launches), 60, "all pods to run")
+    before = int(rig.watch()["fence"])
+    await broken(rig)
     began_s, nominal_s = time.monotonic(), nominal_s * scale
     for number, launch in enumerate(launches):
         due_s = began_s + nominal_s * number / len(launches)
         await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        bench.end(launch) if number % 6 else bench.vanish(launch)
+        rig.end(launch) if number % 6 else rig.vanish(launch)
     await asyncio.sleep(max(0.0, began_s + nominal_s - time.monotonic()))
     healed_s = time.monotonic()
-    bench.cluster.faults()
+    rig.cluster.faults()
     if name.startswith("SIGSTOP"):
-        bench.processes[0].send_signal(signal.SIGCONT)
+        rig.processes[0].send_signal(signal.SIGCONT)
     wrong = []
     try:
-        await until(lambda: len(bench.ends()) == len(launches), HEALED_MOST_S, "all outcomes")
+        await until(lambda: len(rig.ends()) == len(launches), HEALED_MOST_S, "all outcomes")
     except AssertionError:
-        wrong.append(f"{len(launches) - len(bench.ends())} outcomes are not known {HEALED_MOST_S:g} s after healing")
+        wrong.append(f"{len(launches) - len(rig.ends())} outcomes are not known {HEALED_MOST_S:g} s after healing")
     took_s = time.monotonic() - healed_s
     await asyncio.sleep(3.0)  # whatever wakes up now has nothing stale to say
-    if twice := [launch for launch, times in bench.ends().items() if times > 1]:
+    if twice := [launch for launch, times in rig.ends().items() if times > 1]:
         wrong.append(f"{len(twice)} outcomes were published twice")
-    if name.startswith("SIG") and int(bench.watch()["fence"]) <= before:
+    if name.startswith("SIG") and int(rig.watch()["fence"]) <= before:
         wrong.append("the standby never led")
     return took_s, wrong
 
@@ -117,13 +117,13 @@ def _round(server: Any, folder: Path, name: str, scale: float) -> tuple[float, l
     here = folder / name.replace(" ", "-")
     here.mkdir()
     cluster = start_cluster(here)
-    bench = Bench(server.url, cluster, here, "default")
-    defaults = replace(bench.settings, watch_silence_s=75.0, watch_lease_s=5.0)
-    bench.settings = defaults
+    rig = WatcherRig(server.url, cluster, here, "default")
+    defaults = replace(rig.settings, watch_silence_s=75.0, watch_lease_s=5.0)
+    rig.settings = defaults
     try:
-        return asyncio.run(outage(bench, name, scale))
+        return asyncio.run(outage(rig, name, scale))
     finally:
-        bench.close()
+        rig.close()
         cluster.close()
 
 

@@ -17,7 +17,7 @@ import redis
 
 from demo.stack import Shape, Stack
 from tests.chaos.postgres import Postgres, find_binaries
-from tests.end_to_end.bench import Bench, Run
+from tests.end_to_end.stack_rig import Run, StackRig
 
 _DAGS = Path(__file__).resolve().parents[1] / "end_to_end" / "dags"
 _LIMIT_S = 600.0
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.schedulers == 2:
                 _start_scheduler(stack, "scheduler.2")
             for seed in range(options.seed, options.seed + options.seeds):
-                wrong, recovered_s = _round(Bench(stack), seed, options)
+                wrong, recovered_s = _round(StackRig(stack), seed, options)
                 bad += bool(wrong)
                 words = "BROKEN: " + "; ".join(wrong) if wrong else "holds"
                 name = "kill-scheduler" if options.schedulers == 1 else "kill-one-scheduler"
@@ -51,30 +51,30 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _round(bench: Bench, seed: int, options: argparse.Namespace) -> tuple[list[str], float]:
+def _round(rig: StackRig, seed: int, options: argparse.Namespace) -> tuple[list[str], float]:
     rng = random.Random(seed)
-    run = bench.trigger("spread", count=options.tasks, seconds=2.0)
-    bench.until("a task has a pod", lambda: any(launch.t_created for launch in run.launches()), _LIMIT_S)
+    run = rig.trigger("spread", count=options.tasks, seconds=2.0)
+    rig.until("a task has a pod", lambda: any(launch.t_created for launch in run.launches()), _LIMIT_S)
     for _ in range(options.kills):
         time.sleep(rng.uniform(0.0, 8.0))
-        victim = rng.choice([name for name in bench.stack.processes.children if name.startswith("scheduler")])
-        bench.stack.processes.kill(victim)
+        victim = rng.choice([name for name in rig.stack.processes.children if name.startswith("scheduler")])
+        rig.stack.processes.kill(victim)
         time.sleep(rng.uniform(0.0, 3.0))
-        _start_scheduler(bench.stack, victim)
+        _start_scheduler(rig.stack, victim)
         time.sleep(rng.uniform(5.0, 15.0))
     healed_s = time.monotonic()
     state = run.finish(_LIMIT_S)
     run.settle()
-    return _judge(bench, run, state), time.monotonic() - healed_s
+    return _judge(rig, run, state), time.monotonic() - healed_s
 
 
-def _judge(bench: Bench, run: Run, state: str) -> list[str]:
+def _judge(rig: StackRig, run: Run, state: str) -> list[str]:
     wrong = [] if state == "success" else [f"the run is {state}"]
     if bumped := [task.label for task in run.tasks() if task.try_number != 1]:
         wrong.append(f"try numbers bumped: {bumped}")
     if twice := {task: made for task, made in run.pods_made().items() if made != 1}:
         wrong.append(f"pods per task: {twice}")
-    client = redis.Redis.from_url(bench.stack.redis_url, decode_responses=True)
+    client = redis.Redis.from_url(rig.stack.redis_url, decode_responses=True)
     left: Counter[str] = Counter()
     for key in client.keys("rq:wip:podrelay.*"):
         left["leases"] += client.zcard(key)

@@ -23,7 +23,7 @@ from demo.stack import Shape, Stack
 from podrelay.protocol.redis_keys import RedisKeys
 from tests.chaos.links import Link, Links
 from tests.chaos.postgres import Postgres, find_binaries
-from tests.end_to_end.bench import Bench, Run
+from tests.end_to_end.stack_rig import Run, StackRig
 
 SQLITE_MOST = 60
 _HERE = Path(__file__).resolve().parent
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             stack.start()
             _start_late_watcher(stack, links, options)
-            wrong, told = _round(Bench(stack), options)
+            wrong, told = _round(StackRig(stack), options)
         finally:
             stack.stop()
             links.stop()
@@ -125,21 +125,21 @@ def _start_late_watcher(stack: Stack, links: Links, options: argparse.Namespace)
     stack.processes.start("watcher.1", command, {"AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(late)})
 
 
-def _round(bench: Bench, options: argparse.Namespace) -> tuple[list[str], str]:
+def _round(rig: StackRig, options: argparse.Namespace) -> tuple[list[str], str]:
     limit_s = 300.0 + options.tasks * (15.0 if options.real_pods else 2.0)
-    run = bench.trigger("deferrals")
+    run = rig.trigger("deferrals")
     began = time.monotonic()
     state = run.finish(limit_s)
     over_s = time.monotonic() - began
-    bench.until("every slot is free and every pod gone", lambda: not run.living_pods() and _all_told(bench), limit_s)
-    overtaken, late_s = _lateness(bench, run)
+    rig.until("every slot is free and every pod gone", lambda: not run.living_pods() and _all_told(rig), limit_s)
+    overtaken, late_s = _lateness(rig, run)
     told = (
         f"over after {over_s:.0f} s, {overtaken} resumed before the first outcome was told, at most {late_s:.1f} s late"
     )
-    return _judge(bench, run, state, overtaken, options.tasks), told
+    return _judge(rig, run, state, overtaken, options.tasks), told
 
 
-def _judge(bench: Bench, run: Run, state: str, overtaken: int, tasks: int) -> list[str]:
+def _judge(rig: StackRig, run: Run, state: str, overtaken: int, tasks: int) -> list[str]:
     wrong = [] if state == "success" else [f"the run is {state}"]
     rows = run.tasks()
     if len(rows) != tasks:
@@ -147,9 +147,9 @@ def _judge(bench: Bench, run: Run, state: str, overtaken: int, tasks: int) -> li
     ended = Counter(f"{row.state} in try {row.try_number}" for row in rows)
     if bad := {how: count for how, count in ended.items() if how != "success in try 1"}:
         wrong.append(f"tasks are {bad}")
-    if (begun := _logged(bench, "running")) < 2 * tasks:  # each begins twice: else the log would prove nothing
+    if (begun := _logged(rig, "running")) < 2 * tasks:  # each begins twice: else the log would prove nothing
         wrong.append(f"the event log has {begun} beginnings")
-    if mismatches := _logged(bench, "state mismatch"):
+    if mismatches := _logged(rig, "state mismatch"):
         wrong.append(f"{mismatches} rows say state mismatch")
     if odd := Counter(made for made in run.pods_made().values() if made != 2):
         wrong.append(f"not two pods per task: {dict(odd)}")
@@ -158,12 +158,12 @@ def _judge(bench: Bench, run: Run, state: str, overtaken: int, tasks: int) -> li
     return wrong
 
 
-def _logged(bench: Bench, event: str) -> int:
-    return int(bench.api.get(f"/api/v2/eventLogs?event={urllib.parse.quote(event)}")["total_entries"])
+def _logged(rig: StackRig, event: str) -> int:
+    return int(rig.api.get(f"/api/v2/eventLogs?event={urllib.parse.quote(event)}")["total_entries"])
 
 
-def _ledger(bench: Bench) -> list[dict[str, str]]:
-    with redis.Redis.from_url(bench.stack.redis_url, decode_responses=True) as client:
+def _ledger(rig: StackRig) -> list[dict[str, str]]:
+    with redis.Redis.from_url(rig.stack.redis_url, decode_responses=True) as client:
         keys = list(client.scan_iter(RedisKeys().launch_prefix + "*", count=1000))
         pipeline = client.pipeline(transaction=False)
         for key in keys:
@@ -172,14 +172,14 @@ def _ledger(bench: Bench) -> list[dict[str, str]]:
         return found
 
 
-def _all_told(bench: Bench) -> bool:
-    return all(entry.get("t_acknowledged") for entry in _ledger(bench))
+def _all_told(rig: StackRig) -> bool:
+    return all(entry.get("t_acknowledged") for entry in _ledger(rig))
 
 
-def _lateness(bench: Bench, run: Run) -> tuple[int, float]:
+def _lateness(rig: StackRig, run: Run) -> tuple[int, float]:
     """How many tasks were resumed before their first outcome was told, and the longest time from end to telling."""
     per_task: dict[str, list[dict[str, str]]] = {}
-    for entry in _ledger(bench):
+    for entry in _ledger(rig):
         per_task.setdefault(entry["subject"], []).append(entry)
     late_s = max(
         float(entry["t_reported"]) - float(entry["t_finished"])

@@ -11,7 +11,7 @@ import pytest
 from demo import stack as demo_stack
 from demo.processes import marked
 from demo.stack import Shape, Stack
-from tests.end_to_end.bench import Bench
+from tests.end_to_end.stack_rig import StackRig
 
 _LOG_LINES = 25
 
@@ -32,13 +32,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def bench(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def rig(stack: Stack, request: pytest.FixtureRequest) -> Iterator[StackRig]:
     """The stack as a test uses it: all processes up, no faults; repaired after a test that killed some."""
-    bench = Bench(stack)
-    bench.repair()
+    rig = StackRig(stack)
+    rig.repair()
     request.node.stash[_STACK] = stack
-    yield bench
-    bench.repair()
+    yield rig
+    rig.repair()
 
 
 _STACK = pytest.StashKey[Stack]()

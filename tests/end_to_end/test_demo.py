@@ -14,7 +14,7 @@ from demo.run import DAG_ID
 from podrelay.cli.dashboard import make_app
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.redis_keys import RedisKeys
-from tests.end_to_end.bench import Bench, Run
+from tests.end_to_end.stack_rig import Run, StackRig
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -31,15 +31,15 @@ PODS = {
 TOKEN = re.compile(rb"eyJ[A-Za-z0-9_-]{10,}\.")  # the start of every JWT
 
 
-def test_demo_dag(bench: Bench) -> None:
-    run = bench.trigger(DAG_ID)
+def test_demo_dag(rig: StackRig) -> None:
+    run = rig.trigger(DAG_ID)
     assert run.finish() == "success"
     run.settle()
     _every_task_ran_once(run)
     _the_ledger_is_complete(run.launches())
-    _logs_can_be_read(bench, run)
-    _no_token_in_redis(bench.stack.redis_url)
-    _the_dashboard_shows_the_run(bench.stack.redis_url)
+    _logs_can_be_read(rig, run)
+    _no_token_in_redis(rig.stack.redis_url)
+    _the_dashboard_shows_the_run(rig.stack.redis_url)
 
 
 def _every_task_ran_once(run: Run) -> None:
@@ -56,9 +56,9 @@ def _the_ledger_is_complete(launches: list[Launch]) -> None:
         assert launch.t_offered <= launch.t_claimed <= launch.t_created <= launch.t_finished, launch
 
 
-def _logs_can_be_read(bench: Bench, run: Run) -> None:
+def _logs_can_be_read(rig: StackRig, run: Run) -> None:
     (failed_once,) = [task for task in run.tasks() if task.task_id == "fail_once"]
-    logged = bench.api.log_text(run.dag_id, run.run_id, failed_once)
+    logged = rig.api.log_text(run.dag_id, run.run_id, failed_once)
     assert "fail_once" in logged or "Task" in logged
 
 

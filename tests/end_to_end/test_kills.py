@@ -6,33 +6,33 @@ from collections import Counter
 
 import pytest
 
-from tests.end_to_end.bench import Bench, Run
+from tests.end_to_end.stack_rig import Run, StackRig
 
 pytestmark = pytest.mark.timeout(600)
 
 COUNT = 8
 
 
-def test_launcher_killed_in_the_middle_of_a_batch(bench: Bench) -> None:
+def test_launcher_killed_in_the_middle_of_a_batch(rig: StackRig) -> None:
     # Slow creation, so that the kill finds launches which are claimed and have no pod, and requests on their way.
-    bench.cluster.faults({"verbs": ["create"], "resource": "pods", "name_prefix": "spread-work", "latency_s": 4.0})
-    run = bench.trigger("spread", count=COUNT)
-    bench.until("launches are claimed", lambda: _held(run, "work"))
-    victim = bench.launcher_of(_held(run, "work")[0])
-    bench.stack.processes.kill(victim)
-    bench.cluster.faults()
+    rig.cluster.faults({"verbs": ["create"], "resource": "pods", "name_prefix": "spread-work", "latency_s": 4.0})
+    run = rig.trigger("spread", count=COUNT)
+    rig.until("launches are claimed", lambda: _held(run, "work"))
+    victim = rig.launcher_of(_held(run, "work")[0])
+    rig.stack.processes.kill(victim)
+    rig.cluster.faults()
     assert run.finish() == "success"
     run.settle()
     assert run.pods_made() == _one_pod_each()
-    assert victim not in bench.stack.launchers
+    assert victim not in rig.stack.launchers
 
 
-def test_watcher_killed_while_pods_end(bench: Bench) -> None:
-    run = bench.trigger("spread", count=COUNT, seconds=4.0, dies=3)
-    bench.until("tasks run", lambda: _running(run) >= 3)
-    bench.stack.processes.kill("watcher.1")
-    bench.until("pods have ended", lambda: sum(_ended(pod) for pod in bench.pods()) >= COUNT // 2)
-    bench.stack.start_watcher("watcher.1")
+def test_watcher_killed_while_pods_end(rig: StackRig) -> None:
+    run = rig.trigger("spread", count=COUNT, seconds=4.0, dies=3)
+    rig.until("tasks run", lambda: _running(run) >= 3)
+    rig.stack.processes.kill("watcher.1")
+    rig.until("pods have ended", lambda: sum(_ended(pod) for pod in rig.pods()) >= COUNT // 2)
+    rig.stack.start_watcher("watcher.1")
     assert run.finish() == "success"
     run.settle()
     # The task whose process died without a word: only the new watcher's first list could tell.

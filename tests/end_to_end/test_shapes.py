@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.end_to_end.bench import Bench, Run
+from tests.end_to_end.stack_rig import Run, StackRig
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -21,17 +21,17 @@ NESTED = (
 )
 
 
-def test_shapes_and_nested_mapping_through_a_killed_scheduler(bench: Bench) -> None:
-    shapes, nested = bench.trigger("shapes"), bench.trigger("nested", groups=GROUPS, width=WIDTH)
-    bench.until("some are over and some are under way", lambda: _between(shapes) and _between(nested))
-    bench.stack.processes.kill("scheduler")
-    bench.stack.start_scheduler()
+def test_shapes_and_nested_mapping_through_a_killed_scheduler(rig: StackRig) -> None:
+    shapes, nested = rig.trigger("shapes"), rig.trigger("nested", groups=GROUPS, width=WIDTH)
+    rig.until("some are over and some are under way", lambda: _between(shapes) and _between(nested))
+    rig.stack.processes.kill("scheduler")
+    rig.stack.start_scheduler()
     for run, tasks in ((shapes, SHAPES), (nested, NESTED)):
         assert run.finish() == "success"
         run.settle()
         assert run.pods_made() == Counter({(task, 1): 1 for task in tasks})
         assert {task.label: task.try_number for task in run.tasks()} == dict.fromkeys(tasks, 1)
-    assert bench.api.xcom("nested", nested.run_id, "total") == sum(2 * number + 1 for number in (1, 2)) * WIDTH
+    assert rig.api.xcom("nested", nested.run_id, "total") == sum(2 * number + 1 for number in (1, 2)) * WIDTH
 
 
 def _between(run: Run) -> bool:

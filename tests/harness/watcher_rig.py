@@ -47,7 +47,7 @@ class Launch:
     uid: str
 
 
-class Bench:
+class WatcherRig:
     """One deployment with its watchers."""
 
     def __init__(self, url: str, cluster: LocalCluster, folder: Path, namespace: str) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.launcher.conftest import api, bench
+from tests.integration.launcher.conftest import api, rig
 
-__all__ = ["api", "bench"]
+__all__ = ["api", "rig"]

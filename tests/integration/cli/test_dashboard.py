@@ -12,28 +12,28 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from podrelay.protocol import redis_keys
+from tests.harness.launcher_rig import TOKEN, LauncherRig, until
 from tests.harness.pod_api import status
-from tests.integration.launcher.conftest import TOKEN, Bench, until
 
 
 @pytest.fixture
-def dashboard(bench: Bench) -> Iterator[Any]:
+def dashboard(rig: LauncherRig) -> Iterator[Any]:
     web = pytest.importorskip("rq_dashboard.web")
     from rq_dashboard.cli import make_flask_app
 
     before = web.config.serializer
     web.config.serializer = JSONSerializer
     app = make_flask_app(None, None, None, "")
-    app.config["RQ_DASHBOARD_REDIS_URL"] = bench.settings.redis_url
+    app.config["RQ_DASHBOARD_REDIS_URL"] = rig.settings.redis_url
     web.setup_rq_connection(app)
     yield app.test_client()
     web.config.serializer = before
 
 
-def test_every_page_works_and_shows_no_token(bench: Bench, dashboard: Any) -> None:
-    queue = bench.names.launch_queue("default")
-    bad, good, held = bench.request(1), bench.request(2), bench.request(3)
-    bench.api.fault = lambda _, pod: (
+def test_every_page_works_and_shows_no_token(rig: LauncherRig, dashboard: Any) -> None:
+    queue = rig.names.launch_queue("default")
+    bad, good, held = rig.request(1), rig.request(2), rig.request(3)
+    rig.api.fault = lambda _, pod: (
         status(422, "Invalid", "image: Required value") if "load1" in pod["metadata"]["name"] else None
     )
     pages: dict[str, str] = {}
@@ -49,15 +49,15 @@ def test_every_page_works_and_shows_no_token(bench: Bench, dashboard: Any) -> No
             pages[path] = answer.get_data(as_text=True)
 
     async def scenario() -> None:
-        async with bench.launcher():
-            bench.offer(bad, good)
-            await until(lambda: bench.states([bad, good]) == {"finished": 1, "created": 1} and not bench.in_hand())
-            bench.api.latency_s = 3.0
-            bench.offer(held)
-            await until(lambda: len(bench.api.creates) == 3)
+        async with rig.launcher():
+            rig.offer(bad, good)
+            await until(lambda: rig.states([bad, good]) == {"finished": 1, "created": 1} and not rig.in_hand())
+            rig.api.latency_s = 3.0
+            rig.offer(held)
+            await until(lambda: len(rig.api.creates) == 3)
             await asyncio.to_thread(look)
-            bench.api.latency_s = 0.0
-            await until(lambda: bench.states([held]) == {"created": 1})
+            rig.api.latency_s = 0.0
+            await until(lambda: rig.states([held]) == {"created": 1})
 
     asyncio.run(scenario())
     everything = "".join(pages.values())
@@ -70,55 +70,55 @@ def test_every_page_works_and_shows_no_token(bench: Bench, dashboard: Any) -> No
     assert queue in pages["/0/data/workers.json"]
 
 
-def test_delete_requeue_and_empty_are_safe(bench: Bench, dashboard: Any) -> None:
-    queue = bench.names.launch_queue("default")
-    failed, deleted, kept, started = (bench.request(number) for number in range(4))
-    bench.api.fault = lambda _, pod: (
+def test_delete_requeue_and_empty_are_safe(rig: LauncherRig, dashboard: Any) -> None:
+    queue = rig.names.launch_queue("default")
+    failed, deleted, kept, started = (rig.request(number) for number in range(4))
+    rig.api.fault = lambda _, pod: (
         status(422, "Invalid", "image: Required value") if "load0" in pod["metadata"]["name"] else None
     )
-    bench.offer(failed, deleted, kept)
+    rig.offer(failed, deleted, kept)
 
     async def scenario() -> None:
         assert dashboard.post(f"/job/{deleted.launch_id}_0/delete").status_code == 200
-        async with bench.launcher():
-            await until(lambda: bench.states([failed, kept]) == {"finished": 1, "created": 1} and not bench.in_hand())
+        async with rig.launcher():
+            await until(lambda: rig.states([failed, kept]) == {"finished": 1, "created": 1} and not rig.in_hand())
             assert dashboard.post(f"/job/{failed.launch_id}_0/requeue").status_code == 200
-            await until(lambda: bench.redis.hget(f"rq:job:{failed.launch_id}_0", "status") == "canceled")
-            bench.api.latency_s = 0.5
-            bench.offer(started)
-            await until(lambda: len(bench.api.creates) == 3)
+            await until(lambda: rig.redis.hget(f"rq:job:{failed.launch_id}_0", "status") == "canceled")
+            rig.api.latency_s = 0.5
+            rig.offer(started)
+            await until(lambda: len(rig.api.creates) == 3)
             assert dashboard.post(f"/queue/{queue}/started/empty").status_code == 200
-            await until(lambda: bench.states([started]) == {"created": 1} and not bench.in_hand())
+            await until(lambda: rig.states([started]) == {"created": 1} and not rig.in_hand())
 
     asyncio.run(scenario())
     # The deleted launch got no pod, the failed one no second pod, and the running one is still in the ledger.
-    assert bench.api.calls["create"] == 3
-    assert not bench.redis.exists(f"rq:job:{started.launch_id}_0")
+    assert rig.api.calls["create"] == 3
+    assert not rig.redis.exists(f"rq:job:{started.launch_id}_0")
 
 
-def test_a_clean_up_by_rq_loses_nothing(bench: Bench) -> None:
+def test_a_clean_up_by_rq_loses_nothing(rig: LauncherRig) -> None:
     """`rq info` fails or requeues jobs whose lease has expired; launches may always be requeued."""
-    requests = bench.offer_many(5)
-    queue = bench.names.launch_queue("default")
+    requests = rig.offer_many(5)
+    queue = rig.names.launch_queue("default")
 
     async def claim() -> None:
         from podrelay.store.connection import connect_async
         from podrelay_workers.launcher.job_queue import JobQueue
 
-        client = connect_async(bench.settings)
-        claim = await JobQueue(client, bench.settings, bench.cipher, "launch", "w", "default").claim(64)
+        client = connect_async(rig.settings)
+        claim = await JobQueue(client, rig.settings, rig.cipher, "launch", "w", "default").claim(64)
         assert len(claim.jobs) == 5
         await client.aclose()
 
     asyncio.run(claim())
-    client = bench.redis.from_url(bench.settings.redis_url)
+    client = rig.redis.from_url(rig.settings.redis_url)
     for member in client.zrange(redis_keys.rq_started(queue), 0, -1):
         client.zadd(redis_keys.rq_started(queue), {member: 1})
     StartedJobRegistry(queue=Queue(queue, connection=client, serializer=JSONSerializer)).cleanup()
 
     async def scenario() -> None:
-        async with bench.launcher():
-            await until(lambda: bench.states(requests) == {"created": 5})
+        async with rig.launcher():
+            await until(lambda: rig.states(requests) == {"created": 5})
 
     asyncio.run(scenario())
-    assert bench.api.calls["create"] == 5
+    assert rig.api.calls["create"] == 5

@@ -14,19 +14,19 @@ from podrelay.protocol import redis_keys
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher import job_queue as module
 from podrelay_workers.launcher.job_queue import Job, JobQueue, back, created, done, failed, wait
-from tests.integration.launcher.conftest import Bench
+from tests.harness.launcher_rig import LauncherRig
 
 Scenario = Callable[[JobQueue, JobQueue], Awaitable[Any]]
 
 
 @pytest.fixture
-def two(bench: Bench) -> Iterator[Callable[[Scenario], Any]]:
+def two(rig: LauncherRig) -> Iterator[Callable[[Scenario], Any]]:
     """Run a scenario with two job queues over the same launch queues."""
 
     def run(scenario: Scenario) -> Any:
         async def inside() -> Any:
-            client = connect_async(bench.settings)
-            made = [JobQueue(client, bench.settings, bench.cipher, "launch", name, "default") for name in ("a", "b")]
+            client = connect_async(rig.settings)
+            made = [JobQueue(client, rig.settings, rig.cipher, "launch", name, "default") for name in ("a", "b")]
             try:
                 return await scenario(*made)
             finally:
@@ -37,8 +37,8 @@ def two(bench: Bench) -> Iterator[Callable[[Scenario], Any]]:
     yield run
 
 
-def test_two_launchers_never_claim_the_same_job(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    requests = bench.offer_many(500)
+def test_two_launchers_never_claim_the_same_job(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    requests = rig.offer_many(500)
 
     async def drain(queue: JobQueue) -> list[str]:
         taken: list[str] = []
@@ -55,13 +55,13 @@ def test_two_launchers_never_claim_the_same_job(bench: Bench, two: Callable[[Sce
         assert second
 
     two(scenario)
-    assert bench.states(requests) == {"claimed": 500}
+    assert rig.states(requests) == {"claimed": 500}
 
 
-def test_a_job_listed_twice_is_claimed_once(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    request = bench.request()
-    bench.offer(request)
-    bench.redis.rpush(redis_keys.rq_queue(bench.names.launch_queue("default")), f"{request.launch_id}_0")
+def test_a_job_listed_twice_is_claimed_once(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    request = rig.request()
+    rig.offer(request)
+    rig.redis.rpush(redis_keys.rq_queue(rig.names.launch_queue("default")), f"{request.launch_id}_0")
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         assert len((await a.claim(10)).jobs) + len((await b.claim(10)).jobs) == 1
@@ -69,46 +69,46 @@ def test_a_job_listed_twice_is_claimed_once(bench: Bench, two: Callable[[Scenari
     two(scenario)
 
 
-def test_who_lost_the_lease_writes_nothing(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    request = bench.request()
-    bench.offer(request)
-    queue = redis_keys.rq_started(bench.names.launch_queue("default"))
+def test_who_lost_the_lease_writes_nothing(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    request = rig.request()
+    rig.offer(request)
+    queue = redis_keys.rq_started(rig.names.launch_queue("default"))
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         (lost,) = (await a.claim(10)).jobs
-        bench.redis.zadd(queue, {bench.redis.zrange(queue, 0, 0)[0]: time.time() - 1})
+        rig.redis.zadd(queue, {rig.redis.zrange(queue, 0, 0)[0]: time.time() - 1})
         assert await b.reap() == (1, [])
         assert await a.reap() == (0, [])
         (held,) = (await b.claim(10)).jobs
         assert await a.finish([created(lost, "p", "default", "u")]) == ["lost"]
         assert await a.renew([lost]) == [0]
         assert lost.lost
-        assert "pod" not in bench.ledger(request)
+        assert "pod" not in rig.ledger(request)
         assert await b.renew([held]) == [1]
         assert await b.finish([created(held, "p", "default", "u")]) == ["ok"]
         assert await b.finish([created(held, "p", "default", "u")]) == ["lost"]
 
     two(scenario)
-    entry = bench.ledger(request)
+    entry = rig.ledger(request)
     assert (entry["state"], entry["launcher"], entry["uid"]) == ("created", "b", "u")
 
 
-def test_a_renewal_reports_withdrawn_launches(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    withdrawn, wanted = bench.request(1), bench.request(2)
-    bench.offer(withdrawn, wanted)
+def test_a_renewal_reports_withdrawn_launches(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    withdrawn, wanted = rig.request(1), rig.request(2)
+    rig.offer(withdrawn, wanted)
 
     async def scenario(a: JobQueue, _: JobQueue) -> None:
         jobs = (await a.claim(10)).jobs
-        bench.queue.withdraw([(withdrawn.launch_id, withdrawn.subject)])
+        rig.queue.withdraw([(withdrawn.launch_id, withdrawn.subject)])
         assert await a.renew(jobs) == [-1, 1]
 
     two(scenario)
 
 
 def test_what_is_put_back_comes_first_and_what_waits_comes_in_time(
-    bench: Bench, two: Callable[[Scenario], Any]
+    rig: LauncherRig, two: Callable[[Scenario], Any]
 ) -> None:
-    bench.offer_many(4)
+    rig.offer_many(4)
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         jobs = (await a.claim(3)).jobs
@@ -127,15 +127,15 @@ def claim_ids(jobs: list[Job]) -> list[str]:
     return [job.id for job in jobs]
 
 
-def test_a_job_that_loses_every_launcher_is_quarantined(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    request = bench.request()
-    bench.offer(request)
-    queue = redis_keys.rq_started(bench.names.launch_queue("default"))
+def test_a_job_that_loses_every_launcher_is_quarantined(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    request = rig.request()
+    rig.offer(request)
+    queue = redis_keys.rq_started(rig.names.launch_queue("default"))
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         for number in range(module.LOSSES_MAX + 1):
             assert len((await a.claim(1)).jobs) == 1
-            bench.redis.zadd(queue, {bench.redis.zrange(queue, 0, 0)[0]: 1})
+            rig.redis.zadd(queue, {rig.redis.zrange(queue, 0, 0)[0]: 1})
             count, crashed = await b.reap()
             assert count == (number < module.LOSSES_MAX)
         (job,) = crashed
@@ -143,26 +143,26 @@ def test_a_job_that_loses_every_launcher_is_quarantined(bench: Bench, two: Calla
         assert await b.finish([failed(job, "LauncherCrashed")]) == ["ok"]
 
     two(scenario)
-    assert [entry["job"] for entry in bench.quarantined()] == [f"{request.launch_id}_0"]
+    assert [entry["job"] for entry in rig.quarantined()] == [f"{request.launch_id}_0"]
 
 
-def test_suspended_launchers_claim_nothing(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_suspended_launchers_claim_nothing(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
     from rq import suspension
 
-    bench.offer_many(3)
-    suspension.suspend(bench.redis)  # type: ignore[arg-type]
+    rig.offer_many(3)
+    suspension.suspend(rig.redis)  # type: ignore[arg-type]
 
     async def scenario(a: JobQueue, _: JobQueue) -> None:
         claim = await a.claim(10)
         assert (claim.jobs, claim.wait_s) == ([], 1.0)
-        suspension.resume(bench.redis)  # type: ignore[arg-type]
+        suspension.resume(rig.redis)  # type: ignore[arg-type]
         assert len((await a.claim(10)).jobs) == 3
 
     two(scenario)
 
 
-def test_a_pause_applies_to_all_launchers(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    bench.offer_many(3)
+def test_a_pause_applies_to_all_launchers(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    rig.offer_many(3)
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         assert await a.throttle("pause", x=0.3, reason="Throttled") == pytest.approx(0.3)
@@ -175,7 +175,7 @@ def test_a_pause_applies_to_all_launchers(bench: Bench, two: Callable[[Scenario]
     two(scenario)
 
 
-def test_repeated_failures_double_the_shared_pause(bench: Bench, two: Callable[[Scenario], Any]) -> None:
+def test_repeated_failures_double_the_shared_pause(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         async def fails() -> float:
             first = await a.throttle("stumble", x=0.1, y=10.0)
@@ -191,9 +191,11 @@ def test_repeated_failures_double_the_shared_pause(bench: Bench, two: Callable[[
     two(scenario)
 
 
-def test_one_launch_probes_a_full_quota_and_success_admits_more(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    bench.offer_many(40, namespace="full")
-    bench.offer_many(2, namespace="free")
+def test_one_launch_probes_a_full_quota_and_success_admits_more(
+    rig: LauncherRig, two: Callable[[Scenario], Any]
+) -> None:
+    rig.offer_many(40, namespace="full")
+    rig.offer_many(2, namespace="free")
 
     async def scenario(a: JobQueue, b: JobQueue) -> None:
         (first,) = (await a.claim(1)).jobs
@@ -217,13 +219,13 @@ def test_one_launch_probes_a_full_quota_and_success_admits_more(bench: Bench, tw
     two(scenario)
 
 
-def test_a_launch_that_waits_too_long_for_quota_is_overdue(bench: Bench, two: Callable[[Scenario], Any]) -> None:
-    request = bench.request(namespace="full")
-    bench.offer(request)
+def test_a_launch_that_waits_too_long_for_quota_is_overdue(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    request = rig.request(namespace="full")
+    rig.offer(request)
 
     async def scenario(a: JobQueue, _: JobQueue) -> None:
         await a.throttle("refused", "full", 60.0, 60.0, "QuotaExceeded", "exceeded quota: q")
-        bench.redis.hset(bench.names.launch(request.launch_id), "t_offered", time.time() - 100)
+        rig.redis.hset(rig.names.launch(request.launch_id), "t_offered", time.time() - 100)
         (job,) = (await a.claim(10, patience_s=50.0)).jobs
         assert job.overdue == ("QuotaExceeded", "exceeded quota: q")
 
@@ -231,17 +233,17 @@ def test_a_launch_that_waits_too_long_for_quota_is_overdue(bench: Bench, two: Ca
 
 
 def test_finished_jobs_stay_bounded(
-    bench: Bench, two: Callable[[Scenario], Any], monkeypatch: pytest.MonkeyPatch
+    rig: LauncherRig, two: Callable[[Scenario], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FINISHED_MAX", 20)
-    requests = bench.offer_many(60)
+    requests = rig.offer_many(60)
 
     async def scenario(a: JobQueue, _: JobQueue) -> None:
         while jobs := (await a.claim(16)).jobs:
             await a.finish([done(job) for job in jobs])
 
     two(scenario)
-    assert bench.redis.zcard(redis_keys.rq_finished(bench.names.launch_queue("default"))) == 20
-    kept = [request for request in requests if bench.redis.exists(f"rq:job:{request.launch_id}_0")]
+    assert rig.redis.zcard(redis_keys.rq_finished(rig.names.launch_queue("default"))) == 20
+    kept = [request for request in requests if rig.redis.exists(f"rq:job:{request.launch_id}_0")]
     assert len(kept) == 20
-    assert all(0 < bench.redis.ttl(f"rq:job:{request.launch_id}_0") <= 600 for request in kept)
+    assert all(0 < rig.redis.ttl(f"rq:job:{request.launch_id}_0") <= 600 for request in kept)

@@ -16,31 +16,31 @@ import pytest
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from tests.harness.launcher_rig import TOKEN, LauncherRig, until
 from tests.harness.pod_api import status
-from tests.integration.launcher.conftest import TOKEN, Bench, until
 
 
-def during(bench: Bench, scenario: Callable[[], Coroutine[Any, Any, None]], **changes: Any) -> None:
+def during(rig: LauncherRig, scenario: Callable[[], Coroutine[Any, Any, None]], **changes: Any) -> None:
     """Run the scenario beside a launcher."""
 
     async def run() -> None:
-        async with bench.launcher(**changes):
+        async with rig.launcher(**changes):
             await scenario()
 
     asyncio.run(run())
 
 
-def test_launches_become_pods(bench: Bench) -> None:
-    requests = bench.offer_many(100)
+def test_launches_become_pods(rig: LauncherRig) -> None:
+    requests = rig.offer_many(100)
 
     async def scenario() -> None:
-        await until(lambda: bench.states(requests) == {"created": 100}, what="100 created")
+        await until(lambda: rig.states(requests) == {"created": 100}, what="100 created")
 
-    during(bench, scenario)
-    assert len(bench.api.pods) == bench.api.calls["create"] == 100
-    assert bench.in_hand() == 0
-    entry = bench.ledger(requests[0])
-    pod = bench.api.pods["default", entry["pod"]]
+    during(rig, scenario)
+    assert len(rig.api.pods) == rig.api.calls["create"] == 100
+    assert rig.in_hand() == 0
+    entry = rig.ledger(requests[0])
+    pod = rig.api.pods["default", entry["pod"]]
     assert pod["metadata"]["uid"] == entry["uid"]
     assert float(entry["t_offered"]) <= float(entry["t_claimed"]) <= float(entry["t_created"])
     assert pod["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == requests[0].launch_id
@@ -48,261 +48,261 @@ def test_launches_become_pods(bench: Bench) -> None:
     assert pod["metadata"]["labels"]["from"] == "template"
 
 
-def test_a_finished_job_keeps_no_token_in_redis(bench: Bench) -> None:
-    request = bench.request()
-    bench.offer(request)
-    sealed = bench.redis.hget(f"rq:job:{request.launch_id}_0", "data")
+def test_a_finished_job_keeps_no_token_in_redis(rig: LauncherRig) -> None:
+    request = rig.request()
+    rig.offer(request)
+    sealed = rig.redis.hget(f"rq:job:{request.launch_id}_0", "data")
 
     async def scenario() -> None:
-        await until(lambda: bench.states([request]) == {"created": 1})
+        await until(lambda: rig.states([request]) == {"created": 1})
 
-    during(bench, scenario)
+    during(rig, scenario)
     assert sealed
-    assert bench.redis.hget(f"rq:job:{request.launch_id}_0", "data") == json.dumps([jobs.LAUNCH_FUNCTION, None, [], {}])
+    assert rig.redis.hget(f"rq:job:{request.launch_id}_0", "data") == json.dumps([jobs.LAUNCH_FUNCTION, None, [], {}])
 
 
-def created(bench: Bench, request: LaunchRequest) -> bool:
-    return bench.states([request]) == {"created": 1}
+def created(rig: LauncherRig, request: LaunchRequest) -> bool:
+    return rig.states([request]) == {"created": 1}
 
 
-def test_an_idle_launcher_wakes_within_milliseconds(bench: Bench) -> None:
+def test_an_idle_launcher_wakes_within_milliseconds(rig: LauncherRig) -> None:
     waits = []
 
     async def scenario() -> None:
         await asyncio.sleep(0.3)
         for number in range(10):
-            request = bench.request(number)
+            request = rig.request(number)
             began = time.monotonic()
-            bench.offer(request)
-            await until(partial(created, bench, request))
-            waits.append(bench.api.creates[-1][0] - began)
+            rig.offer(request)
+            await until(partial(created, rig, request))
+            waits.append(rig.api.creates[-1][0] - began)
             await asyncio.sleep(0.05)
 
-    during(bench, scenario)
+    during(rig, scenario)
     assert sorted(waits)[5] < 0.05
 
 
 # --- the fence --------------------------------------------------------------------------------------------------------
-def test_withdrawn_and_superseded_launches_get_no_pod(bench: Bench) -> None:
-    withdrawn, replaced, newer, wanted = (bench.request(number) for number in range(4))
+def test_withdrawn_and_superseded_launches_get_no_pod(rig: LauncherRig) -> None:
+    withdrawn, replaced, newer, wanted = (rig.request(number) for number in range(4))
     newer = replace(newer, subject=replaced.subject)
-    bench.offer(withdrawn, replaced)
-    bench.queue.withdraw([(withdrawn.launch_id, withdrawn.subject)])
-    bench.offer(newer, wanted)
+    rig.offer(withdrawn, replaced)
+    rig.queue.withdraw([(withdrawn.launch_id, withdrawn.subject)])
+    rig.offer(newer, wanted)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([newer, wanted]) == {"created": 2})
+        await until(lambda: rig.states([newer, wanted]) == {"created": 2})
 
-    during(bench, scenario)
-    made = {pod["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] for pod in bench.api.pods.values()}
+    during(rig, scenario)
+    made = {pod["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] for pod in rig.api.pods.values()}
     assert made == {newer.launch_id, wanted.launch_id}
-    assert bench.ledger(replaced)["state"] == "withdrawn", "withdrawn in the step that offered the newer launch"
-    assert bench.redis.exists(f"rq:job:{replaced.launch_id}_0") == 0
+    assert rig.ledger(replaced)["state"] == "withdrawn", "withdrawn in the step that offered the newer launch"
+    assert rig.redis.exists(f"rq:job:{replaced.launch_id}_0") == 0
 
 
-def test_an_older_attempt_gets_no_pod(bench: Bench) -> None:
-    first = bench.request()
+def test_an_older_attempt_gets_no_pod(rig: LauncherRig) -> None:
+    first = rig.request()
     second = replace(first, attempt=1)
-    bench.offer(first)
-    bench.offer(second)
+    rig.offer(first)
+    rig.offer(second)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([second]) == {"created": 1})
+        await until(lambda: rig.states([second]) == {"created": 1})
 
-    during(bench, scenario)
-    assert [pod["metadata"]["labels"][identifiers.LABEL_ATTEMPT] for pod in bench.api.pods.values()] == ["1"]
+    during(rig, scenario)
+    assert [pod["metadata"]["labels"][identifiers.LABEL_ATTEMPT] for pod in rig.api.pods.values()] == ["1"]
 
 
-def test_a_launch_that_is_withdrawn_while_its_pod_is_made_loses_the_pod(bench: Bench) -> None:
-    request = bench.request()
-    bench.api.latency_s = 0.3
-    bench.offer(request)
+def test_a_launch_that_is_withdrawn_while_its_pod_is_made_loses_the_pod(rig: LauncherRig) -> None:
+    request = rig.request()
+    rig.api.latency_s = 0.3
+    rig.offer(request)
 
     async def scenario() -> None:
-        await until(lambda: bench.api.creates)
-        bench.queue.withdraw([(request.launch_id, request.subject)])
-        await until(lambda: bench.api.names and not bench.api.pods, what="the pod is deleted")
+        await until(lambda: rig.api.creates)
+        rig.queue.withdraw([(request.launch_id, request.subject)])
+        await until(lambda: rig.api.names and not rig.api.pods, what="the pod is deleted")
 
-    during(bench, scenario)
-    assert bench.states([request]) == {"withdrawn": 1}
-    assert bench.in_hand() == 0
+    during(rig, scenario)
+    assert rig.states([request]) == {"withdrawn": 1}
+    assert rig.in_hand() == 0
 
 
-def test_a_pod_that_began_before_its_launcher_could_say_so_is_left(bench: Bench) -> None:
+def test_a_pod_that_began_before_its_launcher_could_say_so_is_left(rig: LauncherRig) -> None:
     """While the launcher could not reach Redis, the pod may have started its task; it then keeps running."""
-    request = bench.request()
-    bench.api.latency_s = 0.3
-    bench.api.fault = lambda _, pod: pod.update(status={"phase": "Running"})
-    bench.offer(request)
+    request = rig.request()
+    rig.api.latency_s = 0.3
+    rig.api.fault = lambda _, pod: pod.update(status={"phase": "Running"})
+    rig.offer(request)
     job = f"rq:job:{request.launch_id}_0-pending-revoke"
 
     async def scenario() -> None:
-        await until(lambda: bench.api.creates)
-        bench.queue.withdraw([(request.launch_id, request.subject)])
-        await until(lambda: bench.redis.hget(job, "status") == "finished")
+        await until(lambda: rig.api.creates)
+        rig.queue.withdraw([(request.launch_id, request.subject)])
+        await until(lambda: rig.redis.hget(job, "status") == "finished")
 
-    during(bench, scenario)
-    assert len(bench.api.pods) == 1
-    assert bench.in_hand() == 0
+    during(rig, scenario)
+    assert len(rig.api.pods) == 1
+    assert rig.in_hand() == 0
 
 
 def test_a_launch_that_is_withdrawn_while_it_waits_for_its_template_gets_no_pod(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    rig: LauncherRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hook takes longer than a lease: renewing it shows that the launch was withdrawn."""
     monkeypatch.setattr("airflow.settings.pod_mutation_hook", lambda pod: time.sleep(2.0))
-    request = bench.request()
-    bench.offer(request)
+    request = rig.request()
+    rig.offer(request)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([request]) == {"claimed": 1})
-        bench.queue.withdraw([(request.launch_id, request.subject)])
-        await until(lambda: bench.redis.hget(f"rq:job:{request.launch_id}_0", "status") == "canceled")
+        await until(lambda: rig.states([request]) == {"claimed": 1})
+        rig.queue.withdraw([(request.launch_id, request.subject)])
+        await until(lambda: rig.redis.hget(f"rq:job:{request.launch_id}_0", "status") == "canceled")
 
-    during(bench, scenario)
-    assert not bench.api.creates
-    assert bench.in_hand() == 0
+    during(rig, scenario)
+    assert not rig.api.creates
+    assert rig.in_hand() == 0
 
 
-def test_after_data_loss_the_same_launch_is_offered_again_and_keeps_its_pod(bench: Bench) -> None:
-    request = bench.request()
-    bench.offer(request)
+def test_after_data_loss_the_same_launch_is_offered_again_and_keeps_its_pod(rig: LauncherRig) -> None:
+    request = rig.request()
+    rig.offer(request)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([request]) == {"created": 1})
-        bench.redis.flushall()
-        bench.offer(request)
-        await until(lambda: bench.states([request]) == {"created": 1})
+        await until(lambda: rig.states([request]) == {"created": 1})
+        rig.redis.flushall()
+        rig.offer(request)
+        await until(lambda: rig.states([request]) == {"created": 1})
 
-    during(bench, scenario)
-    assert sum(bench.api.names.values()) == 1
+    during(rig, scenario)
+    assert sum(rig.api.names.values()) == 1
 
 
 # --- 409 and lost answers ---------------------------------------------------------------------------------------------
-def test_a_pod_of_ours_that_is_there_already_is_success(bench: Bench) -> None:
-    requests = bench.offer_many(20)
-    bench.api.lose_answers = 7
+def test_a_pod_of_ours_that_is_there_already_is_success(rig: LauncherRig) -> None:
+    requests = rig.offer_many(20)
+    rig.api.lose_answers = 7
 
     async def scenario() -> None:
-        await until(lambda: bench.states(requests) == {"created": 20})
+        await until(lambda: rig.states(requests) == {"created": 20})
 
-    during(bench, scenario)
-    assert set(bench.api.names.values()) == {1}
-    assert len(bench.api.names) == 20
+    during(rig, scenario)
+    assert set(rig.api.names.values()) == {1}
+    assert len(rig.api.names) == 20
     for request in requests:
-        entry = bench.ledger(request)
-        assert bench.api.pods["default", entry["pod"]]["metadata"]["uid"] == entry["uid"]
+        entry = rig.ledger(request)
+        assert rig.api.pods["default", entry["pod"]]["metadata"]["uid"] == entry["uid"]
 
 
-def test_a_strangers_pod_of_that_name_fails_the_launch(bench: Bench) -> None:
-    request = bench.request()
+def test_a_strangers_pod_of_that_name_fails_the_launch(rig: LauncherRig) -> None:
+    request = rig.request()
     body = ManifestRenderer("default").render(request)
     name = body["metadata"]["name"]
-    bench.api.pods["default", name] = {"metadata": {"name": name, "namespace": "default", "uid": "other", "labels": {}}}
-    bench.offer(request)
+    rig.api.pods["default", name] = {"metadata": {"name": name, "namespace": "default", "uid": "other", "labels": {}}}
+    rig.offer(request)
 
     async def scenario() -> None:
-        await until(bench.results)
+        await until(rig.results)
 
-    during(bench, scenario)
-    (result,) = bench.results()
+    during(rig, scenario)
+    (result,) = rig.results()
     assert (result.outcome, result.reason, result.pod) == ("failed", "PodRefused", "")
     assert "does not belong to this launch" in result.message
 
 
 # --- what can never succeed -------------------------------------------------------------------------------------------
-def test_a_refused_pod_fails_its_launch_with_the_servers_words_and_no_other(bench: Bench) -> None:
-    bad, good = bench.request(1), bench.request(2)
-    bench.api.fault = lambda _, pod: (
+def test_a_refused_pod_fails_its_launch_with_the_servers_words_and_no_other(rig: LauncherRig) -> None:
+    bad, good = rig.request(1), rig.request(2)
+    rig.api.fault = lambda _, pod: (
         status(422, "Invalid", "spec.containers[0].image: Required value")
         if pod["metadata"]["annotations"]["task_id"] == "load1"
         else None
     )
-    bench.offer(bad, good)
+    rig.offer(bad, good)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([bad, good]) == {"finished": 1, "created": 1})
+        await until(lambda: rig.states([bad, good]) == {"finished": 1, "created": 1})
 
-    during(bench, scenario)
-    (result,) = bench.results()
+    during(rig, scenario)
+    (result,) = rig.results()
     assert (result.launch_id, result.failure_class) == (bad.launch_id, "configuration")
     assert result.message == "spec.containers[0].image: Required value"
-    assert bench.redis.hget(f"rq:job:{bad.launch_id}_0", "status") == "failed"
-    assert bench.redis.zcard(redis_keys.rq_failed(bench.names.launch_queue("default"))) == 1
-    assert bench.redis.ttl(f"rq:job:{bad.launch_id}_0") <= 86_400
+    assert rig.redis.hget(f"rq:job:{bad.launch_id}_0", "status") == "failed"
+    assert rig.redis.zcard(redis_keys.rq_failed(rig.names.launch_queue("default"))) == 1
+    assert rig.redis.ttl(f"rq:job:{bad.launch_id}_0") <= 86_400
 
 
-def test_what_the_server_says_may_be_any_text(bench: Bench) -> None:
-    bad = bench.request(1)
-    bench.api.fault = lambda *_: status(422, "Invalid", "half a pair: \ud800, a nul: \x00, a bell: \a")
-    bench.offer(bad)
+def test_what_the_server_says_may_be_any_text(rig: LauncherRig) -> None:
+    bad = rig.request(1)
+    rig.api.fault = lambda *_: status(422, "Invalid", "half a pair: \ud800, a nul: \x00, a bell: \a")
+    rig.offer(bad)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([bad]) == {"finished": 1} and not bench.in_hand())
+        await until(lambda: rig.states([bad]) == {"finished": 1} and not rig.in_hand())
 
-    during(bench, scenario)
-    assert bench.results()[0].message.startswith("half a pair: ?")
+    during(rig, scenario)
+    assert rig.results()[0].message.startswith("half a pair: ?")
 
 
 def test_a_fault_of_the_launcher_is_tried_again_before_it_fails_a_launch(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    rig: LauncherRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(ManifestRenderer, "render")
-    first, often = bench.request(1), bench.request(2)
-    bench.offer(first, often)
-    bench.redis.hset(f"rq:job:{often.launch_id}_0", "waits", 4)
+    first, often = rig.request(1), rig.request(2)
+    rig.offer(first, often)
+    rig.redis.hset(f"rq:job:{often.launch_id}_0", "waits", 4)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([first, often]) == {"waiting": 1, "finished": 1})
+        await until(lambda: rig.states([first, often]) == {"waiting": 1, "finished": 1})
 
-    during(bench, scenario)
-    (result,) = bench.results()
+    during(rig, scenario)
+    (result,) = rig.results()
     assert (result.launch_id, result.reason) == (often.launch_id, "LauncherError")
-    assert bench.ledger(first)["reason"] == "LauncherError"
+    assert rig.ledger(first)["reason"] == "LauncherError"
 
 
-def test_a_missing_template_fails_only_the_launches_that_need_it(bench: Bench) -> None:
-    bench.template.unlink()
-    own = bench.folder / "own.yaml"
+def test_a_missing_template_fails_only_the_launches_that_need_it(rig: LauncherRig) -> None:
+    rig.template.unlink()
+    own = rig.folder / "own.yaml"
     own.write_text("spec: {containers: [{name: base, image: x}]}")
-    bad, good = bench.request(1), bench.request(2, pod_template_file=str(own))
-    bench.offer(bad, good)
+    bad, good = rig.request(1), rig.request(2, pod_template_file=str(own))
+    rig.offer(bad, good)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([bad, good]) == {"finished": 1, "created": 1})
+        await until(lambda: rig.states([bad, good]) == {"finished": 1, "created": 1})
 
-    during(bench, scenario)
-    (result,) = bench.results()
+    during(rig, scenario)
+    (result,) = rig.results()
     assert result.reason == "InvalidPod"
     assert "[kubernetes_executor] pod_template_file" in result.message
 
 
-def test_an_edited_template_counts_from_the_next_pod_on(bench: Bench) -> None:
-    first, second = bench.request(1), bench.request(2)
+def test_an_edited_template_counts_from_the_next_pod_on(rig: LauncherRig) -> None:
+    first, second = rig.request(1), rig.request(2)
 
     async def scenario() -> None:
-        bench.offer(first)
-        await until(lambda: bench.states([first]) == {"created": 1})
-        bench.template.write_text(bench.template.read_text().replace("3.3.2", "3.3.3-edited"))
-        bench.offer(second)
-        await until(lambda: bench.states([second]) == {"created": 1})
+        rig.offer(first)
+        await until(lambda: rig.states([first]) == {"created": 1})
+        rig.template.write_text(rig.template.read_text().replace("3.3.2", "3.3.3-edited"))
+        rig.offer(second)
+        await until(lambda: rig.states([second]) == {"created": 1})
 
-    during(bench, scenario)
-    images = [pod["spec"]["containers"][0]["image"] for pod in bench.api.pods.values()]
+    during(rig, scenario)
+    images = [pod["spec"]["containers"][0]["image"] for pod in rig.api.pods.values()]
     assert images == ["apache/airflow:3.3.2", "apache/airflow:3.3.3-edited"]
 
 
-def test_a_token_that_ends_too_soon_makes_no_pod(bench: Bench) -> None:
-    old, fresh = bench.request(not_after_s=time.time() + 30), bench.request(not_after_s=time.time() + 90)
-    bench.offer(old, fresh)
+def test_a_token_that_ends_too_soon_makes_no_pod(rig: LauncherRig) -> None:
+    old, fresh = rig.request(not_after_s=time.time() + 30), rig.request(not_after_s=time.time() + 90)
+    rig.offer(old, fresh)
 
     async def scenario() -> None:
-        await until(lambda: bench.states([old, fresh]) == {"finished": 1, "created": 1})
+        await until(lambda: rig.states([old, fresh]) == {"finished": 1, "created": 1})
 
-    during(bench, scenario)
-    (result,) = bench.results()
+    during(rig, scenario)
+    (result,) = rig.results()
     assert (result.launch_id, result.outcome) == (old.launch_id, "expired")
-    assert bench.api.calls["create"] == 1
+    assert rig.api.calls["create"] == 1
 
 
 # --- poison -----------------------------------------------------------------------------------------------------------
@@ -311,73 +311,73 @@ class Gadget:
         return (exec, ("raise SystemExit('a gadget ran')",))
 
 
-def forge(bench: Bench, request: LaunchRequest, data: bytes | str) -> None:
-    bench.redis.hset(f"rq:job:{request.launch_id}_{request.attempt}", "data", data)  # type: ignore[arg-type]
+def forge(rig: LauncherRig, request: LaunchRequest, data: bytes | str) -> None:
+    rig.redis.hset(f"rq:job:{request.launch_id}_{request.attempt}", "data", data)  # type: ignore[arg-type]
 
 
-def test_numbers_that_are_none_hold_up_nothing(bench: Bench) -> None:
-    forged, good = bench.request(1), bench.request(2)
-    bench.offer(forged, good)
-    bench.redis.hset(f"rq:job:{forged.launch_id}_0", "waits", "x")
-    bench.redis.hset(bench.names.launch(forged.launch_id), mapping={"t_offered": "x", "t_pending": "nan"})
+def test_numbers_that_are_none_hold_up_nothing(rig: LauncherRig) -> None:
+    forged, good = rig.request(1), rig.request(2)
+    rig.offer(forged, good)
+    rig.redis.hset(f"rq:job:{forged.launch_id}_0", "waits", "x")
+    rig.redis.hset(rig.names.launch(forged.launch_id), mapping={"t_offered": "x", "t_pending": "nan"})
 
-    during(bench, lambda: until(lambda: bench.states([forged, good]) == {"created": 2}))
+    during(rig, lambda: until(lambda: rig.states([forged, good]) == {"created": 2}))
 
 
-def test_poison_goes_to_quarantine_and_the_rest_goes_on(bench: Bench) -> None:
-    gadget, function, flipped, replayed, good = (bench.request(number) for number in range(5))
-    bench.offer(gadget, function, flipped, replayed, good)
-    forge(bench, gadget, pickle.dumps(Gadget()))
-    call = json.loads(bench.redis.hget(f"rq:job:{function.launch_id}_0", "data") or "")
-    forge(bench, function, json.dumps(["os.system", None, call[2], {}]))
-    call = json.loads(bench.redis.hget(f"rq:job:{flipped.launch_id}_0", "data") or "")
+def test_poison_goes_to_quarantine_and_the_rest_goes_on(rig: LauncherRig) -> None:
+    gadget, function, flipped, replayed, good = (rig.request(number) for number in range(5))
+    rig.offer(gadget, function, flipped, replayed, good)
+    forge(rig, gadget, pickle.dumps(Gadget()))
+    call = json.loads(rig.redis.hget(f"rq:job:{function.launch_id}_0", "data") or "")
+    forge(rig, function, json.dumps(["os.system", None, call[2], {}]))
+    call = json.loads(rig.redis.hget(f"rq:job:{flipped.launch_id}_0", "data") or "")
     call[2][0] = call[2][0][:50] + ("A" if call[2][0][50] != "A" else "B") + call[2][0][51:]
-    forge(bench, flipped, json.dumps(call))
-    forge(bench, replayed, bench.redis.hget(f"rq:job:{good.launch_id}_0", "data") or "")
+    forge(rig, flipped, json.dumps(call))
+    forge(rig, replayed, rig.redis.hget(f"rq:job:{good.launch_id}_0", "data") or "")
     # A foreign job, and one that was never offered.
-    queue = redis_keys.rq_queue(bench.names.launch_queue("default"))
+    queue = redis_keys.rq_queue(rig.names.launch_queue("default"))
     for job in ("evil", f"{good.launch_id}x_0"):
-        bench.redis.hset(f"rq:job:{job}", mapping={"status": "queued", "data": pickle.dumps(Gadget()), "origin": "x"})
-        bench.redis.rpush(queue, job)
+        rig.redis.hset(f"rq:job:{job}", mapping={"status": "queued", "data": pickle.dumps(Gadget()), "origin": "x"})
+        rig.redis.rpush(queue, job)
 
     # And one whose keys have unexpected types.
-    bench.redis.set("rq:job:0-0_0", "x")
-    bench.redis.lpush(queue, "0-0_0")
+    rig.redis.set("rq:job:0-0_0", "x")
+    rig.redis.lpush(queue, "0-0_0")
 
     async def scenario() -> None:
-        await until(lambda: bench.states([good]) == {"created": 1})
-        await until(lambda: len(bench.quarantined()) == 7 and not bench.in_hand())
+        await until(lambda: rig.states([good]) == {"created": 1})
+        await until(lambda: len(rig.quarantined()) == 7 and not rig.in_hand())
 
-    during(bench, scenario)
-    assert bench.api.calls["create"] == 1
-    entries = json.dumps(bench.quarantined())
+    during(rig, scenario)
+    assert rig.api.calls["create"] == 1
+    entries = json.dumps(rig.quarantined())
     assert "gAAAA" not in entries
     assert TOKEN not in entries
     for request in (gadget, function, flipped, replayed):
-        assert bench.redis.hget(f"rq:job:{request.launch_id}_0", "status") == "failed"
+        assert rig.redis.hget(f"rq:job:{request.launch_id}_0", "status") == "failed"
 
 
 # --- priorities -------------------------------------------------------------------------------------------------------
-def test_urgent_launches_overtake_a_backlog(bench: Bench) -> None:
-    bench.api.latency_s = 0.02
-    backlog = bench.offer_many(300, priority=1)
+def test_urgent_launches_overtake_a_backlog(rig: LauncherRig) -> None:
+    rig.api.latency_s = 0.02
+    backlog = rig.offer_many(300, priority=1)
 
     async def scenario() -> None:
-        await until(lambda: len(bench.api.creates) > 20)
-        urgent = bench.offer_many(20, priority=10)
-        await until(lambda: bench.states(urgent) == {"created": 20})
-        assert bench.states(backlog).get("created", 0) < 150
+        await until(lambda: len(rig.api.creates) > 20)
+        urgent = rig.offer_many(20, priority=10)
+        await until(lambda: rig.states(urgent) == {"created": 20})
+        assert rig.states(backlog).get("created", 0) < 150
 
-    during(bench, scenario, launcher_concurrency=8)
+    during(rig, scenario, launcher_concurrency=8)
 
 
-def test_low_priorities_are_not_starved(bench: Bench) -> None:
-    bench.api.latency_s = 0.02
-    bench.offer_many(300, priority=64)
-    low = bench.offer_many(5, priority=1)
+def test_low_priorities_are_not_starved(rig: LauncherRig) -> None:
+    rig.api.latency_s = 0.02
+    rig.offer_many(300, priority=64)
+    low = rig.offer_many(5, priority=1)
 
     async def scenario() -> None:
-        await until(lambda: bench.states(low) == {"created": 5})
+        await until(lambda: rig.states(low) == {"created": 5})
 
-    during(bench, scenario, launcher_concurrency=8)
-    assert bench.api.calls["create"] < 150
+    during(rig, scenario, launcher_concurrency=8)
+    assert rig.api.calls["create"] < 150

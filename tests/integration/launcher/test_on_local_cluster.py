@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from podrelay.protocol import identifiers
+from tests.harness.launcher_rig import LauncherRig, until
 from tests.harness.local_cluster import LocalCluster
-from tests.integration.launcher.conftest import Bench, until
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def real(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def real(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LauncherRig:
     class Address:
         def kubeconfig(self, _: Path) -> Path:
             return cluster.kubeconfig
 
-    bench = Bench(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
-    for name, value in bench.environment().items():
+    rig = LauncherRig(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
+    for name, value in rig.environment().items():
         if name != "AIRFLOW_HOME":
             monkeypatch.setenv(name, value)
-    return bench
+    return rig
 
 
 def creates(cluster: LocalCluster) -> Counter[int]:
@@ -40,7 +40,7 @@ def creates(cluster: LocalCluster) -> Counter[int]:
     )
 
 
-def test_faults_of_every_kind_and_one_pod_per_launch(real: Bench, cluster: LocalCluster) -> None:
+def test_faults_of_every_kind_and_one_pod_per_launch(real: LauncherRig, cluster: LocalCluster) -> None:
     create: dict[str, Any] = {"verbs": ["create"], "resource": "pods"}
     cluster.faults(
         {**create, "lost_response": True, "count": 5},
@@ -64,7 +64,7 @@ def test_faults_of_every_kind_and_one_pod_per_launch(real: Bench, cluster: Local
     assert not [result for result in real.results() if result.outcome == "failed"]
 
 
-def test_a_namespace_that_does_not_exist_fails_its_launch_at_once(real: Bench, cluster: LocalCluster) -> None:
+def test_a_namespace_that_does_not_exist_fails_its_launch_at_once(real: LauncherRig, cluster: LocalCluster) -> None:
     bad, good = real.request(1, namespace="nowhere"), real.request(2)
     real.offer(bad, good)
 
@@ -77,7 +77,7 @@ def test_a_namespace_that_does_not_exist_fails_its_launch_at_once(real: Bench, c
     assert "nowhere" in result.message
 
 
-def test_a_full_quota_costs_at_most_as_many_refusals_as_pods(real: Bench, cluster: LocalCluster) -> None:
+def test_a_full_quota_costs_at_most_as_many_refusals_as_pods(real: LauncherRig, cluster: LocalCluster) -> None:
     cluster.faults(quota={"default": 10})
     requests = real.offer_many(60)
 

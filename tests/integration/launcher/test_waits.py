@@ -9,57 +9,57 @@ from typing import Any
 from aiohttp import web
 
 from podrelay_workers.launcher.wait_limit import WaitLimit
+from tests.harness.launcher_rig import LauncherRig, until
 from tests.harness.pod_api import Json, status
-from tests.integration.launcher.conftest import Bench, until
 
 
-def test_no_launcher_creates_inside_a_retry_after_window(bench: Bench) -> None:
-    requests = bench.offer_many(200)
+def test_no_launcher_creates_inside_a_retry_after_window(rig: LauncherRig) -> None:
+    requests = rig.offer_many(200)
     refused: list[float] = []
 
     def throttle(_: web.Request, __: Json) -> web.Response | None:
-        if len(bench.api.pods) >= 60 and (not refused or time.monotonic() - refused[0] < 0.02):
+        if len(rig.api.pods) >= 60 and (not refused or time.monotonic() - refused[0] < 0.02):
             refused.append(time.monotonic())
             return status(429, "TooManyRequests", "slow down", retry_after="1")
         return None
 
     async def scenario() -> None:
-        bench.api.latency_s = 0.02
-        bench.api.fault = throttle
-        async with bench.launcher(), bench.launcher():
-            await until(lambda: bench.states(requests) == {"created": 200}, 20)
+        rig.api.latency_s = 0.02
+        rig.api.fault = throttle
+        async with rig.launcher(), rig.launcher():
+            await until(lambda: rig.states(requests) == {"created": 200}, 20)
 
     asyncio.run(scenario())
     # Requests sent before the answer arrived cannot be recalled: one round trip, and one message to the other launcher.
-    inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[-1] + 1.0]
+    inside = [at - refused[0] for at, _ in rig.api.creates if refused[0] + 0.3 < at < refused[-1] + 1.0]
     assert inside == []
-    assert set(bench.api.names.values()) == {1}
+    assert set(rig.api.names.values()) == {1}
 
 
-def test_a_launcher_that_cannot_reach_redis_obeys_retry_after_by_itself(bench: Bench) -> None:
-    bench.offer_many(60)
+def test_a_launcher_that_cannot_reach_redis_obeys_retry_after_by_itself(rig: LauncherRig) -> None:
+    rig.offer_many(60)
     refused: list[float] = []
 
     def throttle(_: web.Request, __: Json) -> web.Response | None:
         if not refused:
-            bench.redis.client_pause(2500)  # Redis stops answering: the launcher relies on its own memory
+            rig.redis.client_pause(2500)  # Redis stops answering: the launcher relies on its own memory
             refused.append(time.monotonic())
         return status(429, "TooManyRequests", "slow down", retry_after="6")
 
     async def scenario() -> None:
-        bench.api.latency_s = 0.02
-        bench.api.fault = throttle
-        async with bench.launcher(launch_lease_s=30.0):
+        rig.api.latency_s = 0.02
+        rig.api.fault = throttle
+        async with rig.launcher(launch_lease_s=30.0):
             await until(lambda: refused)
             # More jobs are held than sent: the rest are sent once the first have failed to reach Redis.
             await asyncio.sleep(4.5)
 
     asyncio.run(scenario())
-    assert [at - refused[0] for at, _ in bench.api.creates if at > refused[0] + 0.3] == []
+    assert [at - refused[0] for at, _ in rig.api.creates if at > refused[0] + 0.3] == []
 
 
-def test_a_new_launcher_obeys_retry_after_though_redis_lost_its_data(bench: Bench) -> None:
-    bench.offer_many(20)
+def test_a_new_launcher_obeys_retry_after_though_redis_lost_its_data(rig: LauncherRig) -> None:
+    rig.offer_many(20)
     asked_s = 5
     refused: list[float] = []
 
@@ -69,84 +69,84 @@ def test_a_new_launcher_obeys_retry_after_though_redis_lost_its_data(bench: Benc
         return status(429, "TooManyRequests", "slow down", retry_after=str(asked_s)) if asked else None
 
     async def scenario() -> None:
-        bench.api.fault = throttle
-        async with bench.launcher():
-            await until(lambda: refused and bench.redis.exists(bench.names.throttle("default")))
+        rig.api.fault = throttle
+        async with rig.launcher():
+            await until(lambda: refused and rig.redis.exists(rig.names.throttle("default")))
             await asyncio.sleep(0.3)
-            bench.redis.flushall()
+            rig.redis.flushall()
             await asyncio.sleep(1.0)
-            again = bench.offer_many(20)  # as a scheduler does after data loss
-            async with bench.launcher():
-                await until(lambda: bench.states(again) == {"created": 20}, 15)
+            again = rig.offer_many(20)  # as a scheduler does after data loss
+            async with rig.launcher():
+                await until(lambda: rig.states(again) == {"created": 20}, 15)
 
     asyncio.run(scenario())
-    inside = [at - refused[0] for at, _ in bench.api.creates if refused[0] + 0.3 < at < refused[0] + asked_s - 0.1]
+    inside = [at - refused[0] for at, _ in rig.api.creates if refused[0] + 0.3 < at < refused[0] + asked_s - 0.1]
     assert inside == []
 
 
-def test_a_full_quota_costs_few_refusals(bench: Bench) -> None:
-    requests = bench.offer_many(60, namespace="small")
-    other = bench.offer_many(5, namespace="default")
-    bench.api.quota["small"] = 10
+def test_a_full_quota_costs_few_refusals(rig: LauncherRig) -> None:
+    requests = rig.offer_many(60, namespace="small")
+    other = rig.offer_many(5, namespace="default")
+    rig.api.quota["small"] = 10
 
     async def end_pods() -> None:
         while True:
             await asyncio.sleep(0.6)
-            for key in [key for key in list(bench.api.pods) if key[0] == "small"][:10]:
-                bench.api.pods.pop(key, None)
+            for key in [key for key in list(rig.api.pods) if key[0] == "small"][:10]:
+                rig.api.pods.pop(key, None)
 
     async def scenario() -> None:
         ending = asyncio.create_task(end_pods(), name="end pods")
-        async with bench.launcher(), bench.launcher():
-            await until(lambda: bench.states(other) == {"created": 5}, 20, "another namespace is not held up")
-            await until(lambda: bench.states(requests) == {"created": 60}, 60)
+        async with rig.launcher(), rig.launcher():
+            await until(lambda: rig.states(other) == {"created": 5}, 20, "another namespace is not held up")
+            await until(lambda: rig.states(requests) == {"created": 60}, 60)
         ending.cancel()
 
     asyncio.run(scenario())
-    assert bench.api.calls["create"] - 5 <= 120
-    assert not [result for result in bench.results() if result.outcome == "failed"]
+    assert rig.api.calls["create"] - 5 <= 120
+    assert not [result for result in rig.results() if result.outcome == "failed"]
 
 
-def test_users_hear_of_a_launch_that_waits_for_quota(bench: Bench) -> None:
-    request = bench.request(namespace="full")
-    bench.api.quota["full"] = 0
-    bench.offer(request)
+def test_users_hear_of_a_launch_that_waits_for_quota(rig: LauncherRig) -> None:
+    request = rig.request(namespace="full")
+    rig.api.quota["full"] = 0
+    rig.offer(request)
     # Offered a while ago, because short waits are not reported.
-    bench.redis.hset(bench.names.launch(request.launch_id), "t_offered", time.time() - 60)
+    rig.redis.hset(rig.names.launch(request.launch_id), "t_offered", time.time() - 60)
 
     async def scenario() -> None:
-        async with bench.launcher():
-            await until(bench.results)
+        async with rig.launcher():
+            await until(rig.results)
             await asyncio.sleep(2.5)
 
     asyncio.run(scenario())
-    (result,) = bench.results()
+    (result,) = rig.results()
     assert (result.outcome, result.reason) == ("pending", "QuotaExceeded")
     assert "exceeded quota" in result.message
-    entry = bench.ledger(request)
+    entry = rig.ledger(request)
     assert (entry["state"], entry["reason"]) == ("waiting", "QuotaExceeded")
 
 
-def test_a_failing_server_is_waited_for(bench: Bench) -> None:
-    requests = bench.offer_many(50)
+def test_a_failing_server_is_waited_for(rig: LauncherRig) -> None:
+    requests = rig.offer_many(50)
     until_s = time.monotonic() + 2.0
-    bench.api.fault = lambda *_: (
+    rig.api.fault = lambda *_: (
         status(500, "InternalError", "etcdserver: leader changed") if time.monotonic() < until_s else None
     )
 
     async def scenario() -> None:
-        async with bench.launcher(), bench.launcher():
-            await until(lambda: bench.states(requests) == {"created": 50}, 20)
+        async with rig.launcher(), rig.launcher():
+            await until(lambda: rig.states(requests) == {"created": 50}, 20)
 
     asyncio.run(scenario())
-    assert not bench.results()
+    assert not rig.results()
     # Two launchers send 16 requests each, and half as many after each pause that did not help, down to one: the outage costs
     # about twice the first attempt, however many launches wait.
-    assert bench.api.calls["create"] < 50 + 70
+    assert rig.api.calls["create"] < 50 + 70
 
 
-def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Bench) -> None:
-    first, bad = bench.offer_many(5), bench.request(number=1000)
+def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(rig: LauncherRig) -> None:
+    first, bad = rig.offer_many(5), rig.request(number=1000)
     name, broken = bad.launch_id.replace("-", ""), True
 
     def webhook(_: web.Request, pod: Json) -> web.Response | None:
@@ -155,56 +155,56 @@ def test_a_launch_that_alone_meets_a_failing_webhook_holds_up_nobody(bench: Benc
         return None
 
     def tries() -> list[float]:
-        return [at for at, pod in bench.api.creates if name in pod]
+        return [at for at, pod in rig.api.creates if name in pod]
 
     async def scenario() -> list[dict[str, int]]:
         nonlocal broken
-        bench.api.latency_s = 0.01
-        bench.api.fault = webhook
-        async with bench.launcher():
-            await until(lambda: bench.states(first) == {"created": 5})
-            bench.offer(bad)
+        rig.api.latency_s = 0.01
+        rig.api.fault = webhook
+        async with rig.launcher():
+            await until(lambda: rig.states(first) == {"created": 5})
+            rig.offer(bad)
             seen = []
             for _ in range(15):  # other launches succeed while the bad one keeps failing
-                others = bench.offer_many(4)
+                others = rig.offer_many(4)
                 await asyncio.sleep(0.15)
-                seen.append(bench.states(others))
-            assert bench.ledger(bad)["reason"] == "WebhookFailed"
+                seen.append(rig.states(others))
+            assert rig.ledger(bad)["reason"] == "WebhookFailed"
             await until(lambda: len(tries()) > 3)
             broken = False
-            await until(lambda: bench.states([bad]) == {"created": 1}, 15)
+            await until(lambda: rig.states([bad]) == {"created": 1}, 15)
         return seen
 
     seen = asyncio.run(scenario())
     assert seen == [{"created": 4}] * 15
     first_s, second_s, third_s, fourth_s = tries()[:4]
     assert fourth_s - third_s > second_s - first_s, "it waits longer each time"
-    assert {result.outcome for result in bench.results()} <= {"pending"}, "a wait may be reported"
+    assert {result.outcome for result in rig.results()} <= {"pending"}, "a wait may be reported"
 
 
-def test_a_webhook_that_is_away_for_one_namespace_holds_up_no_other(bench: Bench) -> None:
+def test_a_webhook_that_is_away_for_one_namespace_holds_up_no_other(rig: LauncherRig) -> None:
     """Also when a launcher has just started, and when many launches fail."""
-    bad = bench.offer_many(60, namespace="bad")
-    good = bench.offer_many(20, namespace="good")
+    bad = rig.offer_many(60, namespace="bad")
+    good = rig.offer_many(20, namespace="good")
     message = (
         'Internal error occurred: failed calling webhook "w.io": failed to call webhook: context deadline exceeded'
     )
-    bench.api.fault = lambda request, _: (
+    rig.api.fault = lambda request, _: (
         status(500, "InternalError", message) if request.match_info["namespace"] == "bad" else None
     )
 
     async def scenario() -> None:
-        async with bench.launcher():
-            await until(lambda: bench.states(good) == {"created": 20}, 5)
-            assert not bench.redis.hget(bench.names.throttle("default"), "failures")
-            bench.api.fault = None
-            await until(lambda: bench.states(bad) == {"created": 60}, 20)
+        async with rig.launcher():
+            await until(lambda: rig.states(good) == {"created": 20}, 5)
+            assert not rig.redis.hget(rig.names.throttle("default"), "failures")
+            rig.api.fault = None
+            await until(lambda: rig.states(bad) == {"created": 60}, 20)
 
     asyncio.run(scenario())
 
 
-def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
-    requests = bench.offer_many(10)
+def test_a_server_that_is_away_is_waited_for(rig: LauncherRig) -> None:
+    requests = rig.offer_many(10)
 
     def refuse(request: web.Request, _: Json) -> web.Response | None:
         if time.monotonic() < until_s:
@@ -213,36 +213,36 @@ def test_a_server_that_is_away_is_waited_for(bench: Bench) -> None:
         return None
 
     until_s = time.monotonic() + 1.0
-    bench.api.fault = refuse
+    rig.api.fault = refuse
 
     async def scenario() -> None:
-        async with bench.launcher():
-            await until(lambda: bench.states(requests) == {"created": 10}, 20)
+        async with rig.launcher():
+            await until(lambda: rig.states(requests) == {"created": 10}, 20)
 
     asyncio.run(scenario())
-    assert set(bench.api.names.values()) == {1}
+    assert set(rig.api.names.values()) == {1}
 
 
-def fails_with(bench: Bench, answer: Any, wait_limit: WaitLimit) -> Any:
-    request = bench.request(namespace="full")
-    bench.api.fault = lambda *_: answer()
-    bench.offer(request)
+def fails_with(rig: LauncherRig, answer: Any, wait_limit: WaitLimit) -> Any:
+    request = rig.request(namespace="full")
+    rig.api.fault = lambda *_: answer()
+    rig.offer(request)
 
     async def scenario() -> None:
-        async with bench.launcher(wait_limit=wait_limit):
-            await until(lambda: [item for item in bench.results() if item.outcome == "failed"], 15)
+        async with rig.launcher(wait_limit=wait_limit):
+            await until(lambda: [item for item in rig.results() if item.outcome == "failed"], 15)
 
     asyncio.run(scenario())
-    return next(item for item in bench.results() if item.outcome == "failed")
+    return next(item for item in rig.results() if item.outcome == "failed")
 
 
-def test_patience_ends_with_the_servers_words(bench: Bench) -> None:
-    result = fails_with(bench, lambda: status(403, "Forbidden", "pods is forbidden: exceeded quota: q"), WaitLimit(1.5))
+def test_patience_ends_with_the_servers_words(rig: LauncherRig) -> None:
+    result = fails_with(rig, lambda: status(403, "Forbidden", "pods is forbidden: exceeded quota: q"), WaitLimit(1.5))
     assert (result.reason, result.failure_class, result.pod) == ("QuotaExceeded", "infrastructure", "")
     assert result.message.endswith("exceeded quota: q")
 
 
-def test_the_configured_number_of_tries_is_kept(bench: Bench) -> None:
-    result = fails_with(bench, lambda: status(429, "TooManyRequests", "slow down"), WaitLimit(600.0, tries_max=1))
+def test_the_configured_number_of_tries_is_kept(rig: LauncherRig) -> None:
+    result = fails_with(rig, lambda: status(429, "TooManyRequests", "slow down"), WaitLimit(600.0, tries_max=1))
     assert result.reason == "Throttled"
-    assert bench.api.calls["create"] == 2
+    assert rig.api.calls["create"] == 2

@@ -14,10 +14,10 @@ import pytest
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequest
 from podrelay.store.launch_queue import Acknowledgement
+from tests.harness.launcher_rig import LauncherRig, until
 from tests.harness.pod_api import PodApi, status
 from tests.harness.redis_server import RedisServer
 from tests.harness.task_instances import load
-from tests.integration.launcher.conftest import Bench, until
 from tests.integration.parity.conftest import Rigs
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
@@ -85,11 +85,11 @@ def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     recorder.replace(monkeypatch, cleanup_job, launch_job)
     tags = (("team_name", team),) if team else ()
     with RedisServer(tmp_path) as server, PodApi() as api:
-        bench = Bench(server.url, api, tmp_path)
-        for name, value in bench.environment().items():
+        rig = LauncherRig(server.url, api, tmp_path)
+        for name, value in rig.environment().items():
             if name != "AIRFLOW_HOME":
                 monkeypatch.setenv(name, value)
-        asyncio.run(one_of_each(bench, api, recorder, team))
+        asyncio.run(one_of_each(rig, api, recorder, team))
     told = set(recorder.told)
     for what, statuses in {
         "pod_creation": ("200", "422"),
@@ -101,22 +101,22 @@ def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             assert ("counter", f"kubernetes_executor.{what}_status", (("status", code), *tags)) in told
 
 
-async def one_of_each(bench: Bench, api: PodApi, recorder: Recorder, team: str | None) -> None:
+async def one_of_each(rig: LauncherRig, api: PodApi, recorder: Recorder, team: str | None) -> None:
     """A creation that works and one that is refused; a label; a deletion, and one of a pod that is gone."""
-    good, bad = bench.request(1), bench.request(2)
+    good, bad = rig.request(1), rig.request(2)
     api.fault = lambda _, pod: status(422, "Invalid", "no") if "load2" in str(pod) else None
-    bench.offer(good, bad)
-    async with bench.launcher(team=team):
-        await until(lambda: bench.states([good, bad]) == {"created": 1, "finished": 1})
-        pod = bench.ledger(good)["pod"]
-        clean_up(bench, good, "done", pod)
+    rig.offer(good, bad)
+    async with rig.launcher(team=team):
+        await until(lambda: rig.states([good, bad]) == {"created": 1, "finished": 1})
+        pod = rig.ledger(good)["pod"]
+        clean_up(rig, good, "done", pod)
         await until(lambda: api.calls["patch"])
-        clean_up(bench, good, "delete", pod)
+        clean_up(rig, good, "delete", pod)
         await until(lambda: not api.pods)
-        clean_up(bench, bad, "delete", identifiers.pod_name("gone", bad.launch_id, 0))
+        clean_up(rig, bad, "delete", identifiers.pod_name("gone", bad.launch_id, 0))
         await until(lambda: any(("status", "404") in tags for _, _, tags in recorder.told))
 
 
-def clean_up(bench: Bench, launch: LaunchRequest, action: CleanupAction, pod: str) -> None:
+def clean_up(rig: LauncherRig, launch: LaunchRequest, action: CleanupAction, pod: str) -> None:
     request = CleanupRequest(launch.launch_id, action, "default", pod)
-    bench.queue.acknowledge([Acknowledgement(launch.launch_id, 0, "", cleanup=request)])
+    rig.queue.acknowledge([Acknowledgement(launch.launch_id, 0, "", cleanup=request)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.local_cluster import LocalCluster
-from tests.harness.watcher_rig import Bench, start_cluster
+from tests.harness.watcher_rig import WatcherRig, start_cluster
 
 
 @pytest.fixture(scope="session")
@@ -26,11 +26,11 @@ def cluster(shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def bench(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def rig(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatcherRig]:
     namespace = f"ns-{uuid.uuid4().hex[:8]}"
     cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    bench = Bench(redis_url, cluster, tmp_path, namespace)
-    for name, value in bench.environment().items():
+    rig = WatcherRig(redis_url, cluster, tmp_path, namespace)
+    for name, value in rig.environment().items():
         monkeypatch.setenv(name, value)
-    yield bench
-    bench.close()
+    yield rig
+    rig.close()

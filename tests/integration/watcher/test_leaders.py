@@ -9,84 +9,84 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from tests.harness.watcher_rig import Bench, start_cluster, until
+from tests.harness.watcher_rig import WatcherRig, start_cluster, until
 
 
 def run(test: Awaitable[None], seconds: float = 110.0) -> None:
     asyncio.run(asyncio.wait_for(test, seconds))
 
 
-async def two(bench: Bench) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+async def two(rig: WatcherRig) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
     """Leader and standby."""
-    first = bench.start()
-    await until(lambda: bench.watch().get("t_listed"), 60)
-    second = bench.start()
-    await until(lambda: "Standing by" in bench.log_of(1), 60)
+    first = rig.start()
+    await until(lambda: rig.watch().get("t_listed"), 60)
+    second = rig.start()
+    await until(lambda: "Standing by" in rig.log_of(1), 60)
     return first, second
 
 
-def test_a_killed_leader_is_replaced_and_nothing_is_lost(bench: Bench) -> None:
+def test_a_killed_leader_is_replaced_and_nothing_is_lost(rig: WatcherRig) -> None:
     async def test() -> None:
-        first, second = await two(bench)
-        launches = [bench.launch(created_s=time.time() - 30) for _ in range(20)]
-        await until(lambda: bench.said("started") == 20)
+        first, second = await two(rig)
+        launches = [rig.launch(created_s=time.time() - 30) for _ in range(20)]
+        await until(lambda: rig.said("started") == 20)
         for launch in launches[:5]:
-            bench.end(launch)
+            rig.end(launch)
         killed = time.monotonic()
         first.kill()
         for launch in launches[5:15]:
-            bench.end(launch)
+            rig.end(launch)
         for launch in launches[15:]:
-            bench.vanish(launch)
-        await until(lambda: len(bench.ends()) == 20, 20)
+            rig.vanish(launch)
+        await until(lambda: len(rig.ends()) == 20, 20)
         assert time.monotonic() - killed < 10
-        assert set(bench.ends().values()) == {1}
+        assert set(rig.ends().values()) == {1}
         # After an orderly stop another watcher may lead at once.
         second.send_signal(signal.SIGTERM)
         assert second.wait(10) == 0
-        assert bench.watch()["leader"] == ""
+        assert rig.watch()["leader"] == ""
 
     run(test())
 
 
-def test_a_paused_leader_publishes_nothing_when_it_resumes(bench: Bench) -> None:
+def test_a_paused_leader_publishes_nothing_when_it_resumes(rig: WatcherRig) -> None:
     async def test() -> None:
-        first, second = await two(bench)
-        fence = int(bench.watch()["fence"])
-        launches = [bench.launch(created_s=time.time() - 30) for _ in range(10)]
-        await until(lambda: bench.said("started") == 10)
+        first, second = await two(rig)
+        fence = int(rig.watch()["fence"])
+        launches = [rig.launch(created_s=time.time() - 30) for _ in range(10)]
+        await until(lambda: rig.said("started") == 10)
         first.send_signal(signal.SIGSTOP)
         for launch in launches[:5]:
-            bench.end(launch)
+            rig.end(launch)
         for launch in launches[5:]:
-            bench.vanish(launch)
-        await until(lambda: len(bench.ends()) == 10, 20)
-        assert int(bench.watch()["fence"]) > fence
-        known = len(bench.results())
+            rig.vanish(launch)
+        await until(lambda: len(rig.ends()) == 10, 20)
+        assert int(rig.watch()["fence"]) > fence
+        known = len(rig.results())
         first.send_signal(signal.SIGCONT)
-        await until(lambda: "Standing by" in bench.log_of(0), 20)
+        await until(lambda: "Standing by" in rig.log_of(0), 20)
         await asyncio.sleep(0.5)
-        assert len(bench.results()) == known
+        assert len(rig.results()) == known
         assert first.poll() is None
         # It is an ordinary standby.
         second.kill()
-        late = bench.launch(lasts_s=0.1)
-        await until(lambda: bench.end_of(late), 20)
+        late = rig.launch(lasts_s=0.1)
+        await until(lambda: rig.end_of(late), 20)
 
     run(test())
 
 
 def test_log_tail_of_a_failed_process(redis_url: str, tmp_path: Path) -> None:
     cluster = start_cluster(tmp_path, runner="process")
-    bench = Bench(redis_url, cluster, tmp_path, "default")
+    rig = WatcherRig(redis_url, cluster, tmp_path, "default")
     script = "for n in 1 2 3 4 5; do echo line $n; done; echo last words >&2; exit 7"
     container = {"name": "base", "image": "any", "command": ["sh", "-c", script]}
 
     async def test() -> None:
-        bench.start()
-        await until(lambda: bench.watch().get("t_listed"), 60)
-        launch = bench.launch(spec={"containers": [container]})
-        end = await until(lambda: bench.end_of(launch), 20)
+        rig.start()
+        await until(lambda: rig.watch().get("t_listed"), 60)
+        launch = rig.launch(spec={"containers": [container]})
+        end = await until(lambda: rig.end_of(launch), 20)
         assert (end.outcome, end.exit_code, end.failure_class) == ("failed", 7, "application")
         assert end.log_tail[-1] == "last words"
         assert "line 5" in end.log_tail
@@ -94,5 +94,5 @@ def test_log_tail_of_a_failed_process(redis_url: str, tmp_path: Path) -> None:
     try:
         run(test())
     finally:
-        bench.close()
+        rig.close()
         cluster.close()

@@ -16,7 +16,7 @@ from podrelay.protocol import identifiers
 from tests.harness.local_cluster import LocalCluster
 
 
-class Bench:
+class StackRig:
     """What end-to-end tests do with a running stack."""
 
     def __init__(self, stack: Stack) -> None:
@@ -58,37 +58,37 @@ class Bench:
 class Run:
     """One DAG run."""
 
-    def __init__(self, bench: Bench, dag_id: str, run_id: str) -> None:
-        self.bench = bench
+    def __init__(self, rig: StackRig, dag_id: str, run_id: str) -> None:
+        self.rig = rig
         self.dag_id = dag_id
         self.run_id = run_id
         self.began = time.time()
 
     def tasks(self) -> list[TaskState]:
-        return self.bench.api.tasks(self.dag_id, self.run_id)
+        return self.rig.api.tasks(self.dag_id, self.run_id)
 
     def launches(self) -> list[Launch]:
-        return read_launches(self.bench.stack.redis_url, self.run_id)
+        return read_launches(self.rig.stack.redis_url, self.run_id)
 
     def state(self) -> str:
-        return self.bench.api.run_state(self.dag_id, self.run_id)
+        return self.rig.api.run_state(self.dag_id, self.run_id)
 
     def finish(self, limit_s: float = 300.0) -> str:
         """The run's final state."""
-        self.bench.until(f"{self.dag_id} is over", lambda: self.state() in ("success", "failed"), limit_s)
+        self.rig.until(f"{self.dag_id} is over", lambda: self.state() in ("success", "failed"), limit_s)
         return self.state()
 
     def settle(self) -> None:
         """Wait until every pod's end is known, acknowledged and cleaned up."""
-        self.bench.until("all pods ended", lambda: all(launch.t_finished for launch in self.launches()), 60)
-        self.bench.until("all pods cleaned up", lambda: not self.living_pods(), 60)
+        self.rig.until("all pods ended", lambda: all(launch.t_finished for launch in self.launches()), 60)
+        self.rig.until("all pods cleaned up", lambda: not self.living_pods(), 60)
 
     def living_pods(self) -> list[str]:
         """Pods of this run that are neither gone nor labelled as done."""
         mine = {launch.pod for launch in self.launches()}
         return [
             pod["metadata"]["name"]
-            for pod in self.bench.pods()
+            for pod in self.rig.pods()
             if pod["metadata"]["name"] in mine and identifiers.LABEL_DONE not in pod["metadata"].get("labels", {})
         ]
 
@@ -96,7 +96,7 @@ class Run:
         """How many pods the cluster made for each task and try, by its own record of requests."""
         made = Counter(
             entry["labels"][identifiers.LABEL_LAUNCH_ID]
-            for entry in self.bench.cluster.audit()
+            for entry in self.rig.cluster.audit()
             if entry["verb"] == "create" and entry["resource"] == "pods" and entry["status"] == 201
         )
         per_try: Counter[tuple[str, int]] = Counter()
