@@ -1,7 +1,7 @@
 """The one place for differences between Airflow releases: 3.1 to 3.3, and what is announced for 3.4.
 
 Used by the executor and the parts of a heartbeat. Where a function takes an executor, any object with the attributes of
-Airflow's base class will do.
+Airflow's base class is accepted.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class ApiConnection:
         timeout: aiohttp.ClientTimeout | None = None,
         head_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request; the answer, if it succeeded.
+        """Send one request, and return the answer if it succeeded.
 
         :param head_s: the answer must begin within this time, however long its body may be silent.
         :raises ApiError: the request failed, or reading the answer in the block failed.

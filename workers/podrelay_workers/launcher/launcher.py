@@ -129,7 +129,7 @@ class Launcher:
         log.info("Shutting down; %d jobs in flight", len(tasks))
         _, late = await asyncio.wait(tasks, timeout=GRACE_S)
         if late:
-            log.warning("%d jobs did not end within %.0f s; putting them back", len(late), GRACE_S)
+            log.warning("%d jobs did not finish within %.0f s; putting them back", len(late), GRACE_S)
             await cancel_and_wait(*late)
 
     async def _flush_last_outcomes(self) -> None:

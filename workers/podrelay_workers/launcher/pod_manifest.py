@@ -182,7 +182,7 @@ class ManifestRenderer:
         template.container = template.skeleton["spec"]["containers"][0]
         if self._filled(template, request) != self._construct_manifest(template, request):
             template.skeleton = None
-            log.warning("Fast rendering disabled for a pod template: its result differs from construct_pod")
+            log.warning("Fast rendering disabled for a pod template: its result differs from that of construct_pod")
 
     def _filled(self, template: Template, request: LaunchRequest) -> Json:
         """The merged pod with the fields of this launch. Unchanged parts are shared by all pods and must not be modified."""

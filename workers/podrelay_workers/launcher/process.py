@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def run(team: str | None = None) -> int:
-    """Run one launcher until SIGTERM or SIGINT; its exit code.
+    """Run one launcher until SIGTERM or SIGINT, and return its exit code.
 
     :raises ConfigError: an option is wrong; the message names it and says what to write.
     """
@@ -70,7 +70,7 @@ async def _run_launcher(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m podrelay_workers.launcher`; the exit code."""
+    """The command line of `python -m podrelay_workers.launcher`; returns the exit code."""
     description = (__doc__ or "").splitlines()[0]
     return process.main("launcher", run, description, "team to serve (default: launches without a team)", argv)
 
