@@ -118,7 +118,7 @@ def forget_queued(executor: Any, key: Any) -> None:
 
 
 def queued(executor: Any, key: Any) -> bool:
-    """Does the base class hold a workload with this key that was not handed over yet?"""
+    """Does the base class hold a workload with this key that has not been handed over yet?"""
     return any(key in getattr(executor, name, {}) for name in ("queued_tasks", "queued_callbacks")) or any(
         key in queue for queue in getattr(executor, "executor_queues", {}).values()
     )

@@ -1,6 +1,6 @@
 """A scheduler reduced to what an executor sees of it: queue, heartbeat, events, adoption; the last two are Airflow's code.
 
-One process of the harness; killed and started again like any other. It tells of itself in a JSON file.
+One process of the harness; killed and started again like any other. It records its state in a JSON file.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def refused(at_s: float, who: str, status: int = 429, verb: str = "create") -> d
     [
         ([refused(10.0, "a"), refused(10.5, "b")], 0, 0),  # both were under way
         ([refused(10.0, "a"), refused(12.0, "a")], 1, 1),
-        ([refused(10.0, "a"), refused(12.0, "b")], 1, 0),  # it was not told
+        ([refused(10.0, "a"), refused(12.0, "b")], 1, 0),  # the second was not informed
         ([refused(10.0, "a"), refused(12.0, "b"), refused(14.0, "b")], 2, 1),
         ([refused(10.0, "a"), refused(12.0, "a", status=201), refused(12.0, "a", verb="delete")], 0, 0),
     ],

@@ -1,4 +1,4 @@
-"""Many deferrable tasks whose triggers fire at once, in a whole Airflow whose watcher hears of pods late and at random.
+"""Many deferrable tasks whose triggers fire at once, in a whole Airflow whose watcher sees events late and at random.
 
 `python -m tests.chaos.whole_deferrals --tasks 20`. Each task has two launches under one key, and often the second is
 under way before the end of the first is told: nothing of that may fail a task or make Airflow see a "state mismatch".
@@ -41,7 +41,7 @@ spec:
 
 
 class LateLink(Link):
-    """A way to the API server on which what a watch tells arrives up to `most_s` seconds late. Other answers are prompt."""
+    """A way to the API server on which the events of a watch arrive up to `most_s` seconds late. Other answers are prompt."""
 
     def __init__(self, to_port: int, most_s: float, rng: random.Random) -> None:
         super().__init__(to_port)
@@ -96,7 +96,7 @@ class LateLink(Link):
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     with tempfile.TemporaryDirectory(prefix="podrelay-chaos-deferrals-") as folder:
-        Path(folder).chmod(0o755)  # PostgreSQL runs as a user of its own
+        Path(folder).chmod(0o755)  # PostgreSQL runs as another user
         home = Path(folder) / "home"
         home.mkdir()
         postgres = _database(Path(folder), options.tasks)

@@ -324,7 +324,7 @@ class World:
                 self._run(intake.finish([back(job)]))
 
     def clean(self, hands: Hands, die: bool = False) -> None:
-        """`die`: after the deletion, before Redis is told."""
+        """`die`: after the deletion, before it is recorded in Redis."""
         for job in self._run(hands.cleanups.claim(8)).jobs:
             request = hands.cleanups.open_cleanup(job)
             pod = self.pods.get(request.pod)

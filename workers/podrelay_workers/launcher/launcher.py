@@ -1,4 +1,4 @@
-"""One launcher: its parts, the loops that keep them running, and its shutdown. Made by `launcher.process`.
+"""One launcher: its parts, the loops that keep them running, and its shutdown. Created by `launcher.process`.
 
 A launcher holds nothing that a crash could lose: its leases end within seconds and another launcher continues (invariant
 I6, docs/architecture.md).
@@ -46,7 +46,7 @@ _CHANNEL_READ_S = 10.0
 
 
 class Launcher:
-    """The parts of one launcher and their loops. Make it inside the running loop."""
+    """The parts of one launcher and their loops. Create it inside the running event loop."""
 
     def __init__(
         self,

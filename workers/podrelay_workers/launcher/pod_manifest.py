@@ -67,7 +67,7 @@ class ManifestRenderer:
 
         A hook is not called: it may have side effects, and there is no pod to create.
 
-        :raises ManifestError: launches without a template of their own will fail with this error.
+        :raises ManifestError: launches without their own template will fail with this error.
         """
         if self._hook:
             self._templates.get(None)

@@ -38,7 +38,7 @@ def run(team: str | None = None) -> int:
     try:
         manifests.check()
     except ManifestError as error:
-        log.error("Launches without a pod template of their own will fail: %s", error)
+        log.error("Launches without their own pod template will fail: %s", error)
     code = process.FAILED
     try:
         code = asyncio.run(_run_launcher(settings, manifests, load_wait_limit(conf, settings, team), team))

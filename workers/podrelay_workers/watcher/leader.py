@@ -201,7 +201,7 @@ class Leader:
         if namespace not in self._unwatched:
             self._unwatched.add(namespace)
             log.warning(
-                "Pods run in namespace %s, which is not watched; their ends are noticed seconds late. Add it to "
+                "Pods run in namespace %s, which is not watched; their ends are detected seconds late. Add it to "
                 "[kubernetes_executor] multi_namespace_mode_namespace_list.", namespace,
             )  # fmt: skip
         return True

@@ -106,7 +106,7 @@ class Outbox:
                 await self.flush(term)
             except RedisUnavailable as error:
                 if not waits.failures:
-                    log.warning("%d reports queued, will retry: %s", len(self), error)
+                    log.warning("%d reports not published yet; will retry: %s", len(self), error)
                 await asyncio.sleep(waits.failed())
             else:
                 if waits.failures:
@@ -254,7 +254,7 @@ class Outbox:
 
 
 def _merged(held: Publication, newer: Publication) -> Publication:
-    """Both as one: a final report stays, otherwise the newer one counts."""
+    """Merge the two: a final report stays, otherwise the newer one counts."""
     report = held.report if held.report is not None and held.report.terminal else newer.report or held.report
     return replace(newer, report=report, fields=held.fields | newer.fields, restore=held.restore or newer.restore)
 

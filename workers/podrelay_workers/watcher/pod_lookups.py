@@ -1,4 +1,4 @@
-"""Reads single pods beside the watch: does a pod still exist, which event explains its wait, how does its log end.
+"""Reads single pods in addition to the watch: does a pod still exist, which event explains its wait, how does its log end.
 
 Used by `leader`. Requests run in background tasks, at most `LOOKUPS_MAX` at once.
 """

@@ -1,4 +1,4 @@
-"""One watcher: stands by until it leads, and leads until its term ends. Made by `watcher.process`."""
+"""One watcher: stands by until it leads, and leads until its term ends. Created by `watcher.process`."""
 
 from __future__ import annotations
 
