@@ -85,9 +85,9 @@ def rigs(
     def start(name: str, deployment: str = "", **options: object) -> Rig:
         if issubclass(RIGS[name], PodrelayRig) and not deployment:
             request.getfixturevalue("shared_workers")
-        told = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": str(value) for key, value in options.items()}
-        told["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or "default"
-        for key, value in (environment | told).items():
+        variables = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": str(value) for key, value in options.items()}
+        variables["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or "default"
+        for key, value in (environment | variables).items():
             monkeypatch.setenv(key, value)
         made.append(RIGS[name](cluster))
         return made[-1]

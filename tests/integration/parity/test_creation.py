@@ -150,8 +150,8 @@ def strict(folder: Path, redis_server: RedisServer, environment: dict[str, str])
     home.mkdir()
     (home / "airflow_local_settings.py").write_text(HOOK)
     options = {"TASK_PUBLISH_MAX_RETRIES": "2", **{name.upper(): value for name, value in IMAGE.items()}}
-    told = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
-    with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=told) as made:
+    variables = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
+    with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=variables) as made:
         yield made
 
 

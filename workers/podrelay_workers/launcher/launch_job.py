@@ -159,7 +159,7 @@ class LaunchHandler:
         if job.overdue is not None:
             return await self._fail_overdue(job, request, *job.overdue)
         if request.not_after_s and time.time() + self._token_margin_s > request.not_after_s:
-            log.info("Launch %s expired: its token would expire too soon; no pod created", job.id)
+            log.info("Launch %s needs a new token: its own would expire too soon; no pod created", job.id)
             await self._publish(request, "expired", "TokenExpired", "the task's token was about to expire")
             return done(job)
         try:

@@ -137,7 +137,9 @@ class Launcher:
             try:
                 await asyncio.wait_for(leases.flush(), _LAST_FLUSH_S)
             except (RedisUnavailable, asyncio.TimeoutError):
-                log.warning("Could not write the last outcomes to Redis; other launchers take over when the leases end")
+                log.warning(
+                    "Could not write the last outcomes to Redis; other launchers take over when the leases expire"
+                )
 
     # --- loops --------------------------------------------------------------------------------------------------------
     async def _reap_forever(self) -> None:
