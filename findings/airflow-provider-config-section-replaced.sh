@@ -8,7 +8,7 @@
 #   later than "apache-airflow-providers-..." that declares one option in
 #   [kubernetes_executor] takes the defaults of all others away. Some come back from an
 #   old list inside Airflow, the newer ones are gone: the executor then has an empty list of
-#   reasons for which a pod can never start and so waits for such pods.
+#   the reasons for which a pod can never start.
 # Why it matters: the two packages need not know of each other, installing the second is
 #   enough, and there is no warning. Declare a section of your own.
 # No issue about it was found in the public tracker.
