@@ -38,6 +38,7 @@ class SlowLink:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # an aborted transport closes its socket in the next round of the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
@@ -58,11 +59,13 @@ class SlowLink:
             asyncio.create_task(self._pump(reader, ask, 0.0)),
             asyncio.create_task(self._pump(to_reader, answer, self._delay_s)),
         ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for end in (writer, to_writer):
-            end.transport.abort()
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also when the link ends
+            for way in ways:
+                way.cancel()
+            for end in (writer, to_writer):
+                end.transport.abort()
 
     @staticmethod
     async def _pump(source: asyncio.StreamReader, sink: Callable[[bytes], None], delay_s: float) -> None:
