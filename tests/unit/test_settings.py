@@ -59,6 +59,13 @@ def test_an_invalid_value_names_its_option(option: str, value: str) -> None:
         load_settings(Options(**{option: value}))
 
 
+def test_a_range_is_written_without_exponents() -> None:
+    with pytest.raises(ConfigError, match=r"results_max_length = 1 must be between 1000 and 100000000\.$"):
+        load_settings(Options(results_max_length="1"))
+    with pytest.raises(ConfigError, match=r"redis_timeout_s = 30 must be between 0\.05 and 1\.$"):
+        load_settings(Options(redis_timeout_s="30"))
+
+
 def test_no_secret_in_the_repr() -> None:
     settings = load_settings(Options(redis_url="redis://user:hunter2@host/0", fernet_key="secret-key"))
     assert "hunter2" not in repr(settings)
