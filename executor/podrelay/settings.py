@@ -120,7 +120,7 @@ class _Reader:
         except ValueError as error:
             raise ConfigError(f"[{SECTION}] {option} = {text!r} is not {what}.") from error
         if not low <= value <= high:
-            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:g} and {high:g}.")
+            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:.15g} and {high:.15g}.")
         return value
 
 

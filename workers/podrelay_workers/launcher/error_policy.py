@@ -80,9 +80,8 @@ def classify_error(error: ApiError, tries: int, alone: bool = False) -> ErrorPol
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
     of_webhook = any(sign in message for sign in _WEBHOOK)
-    if of_webhook and isinstance(
-        error, (Overloaded, Throttled, Unauthorized)
-    ):  # the webhook's status, not the server's
+    # The status is then the webhook's, not the server's.
+    if of_webhook and isinstance(error, (Overloaded, Throttled, Unauthorized)):
         return ErrorPolicy("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return ErrorPolicy("cluster", "Throttled", message, asked_s, slower=True)
