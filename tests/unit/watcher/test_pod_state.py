@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from podrelay.protocol.messages import PodReport
 from podrelay_workers.watcher.pod_reasons import add_event_reason
-from podrelay_workers.watcher.pod_state import PodState, Rules, interpret
+from podrelay_workers.watcher.pod_state import PodState, Rules, interpret, vanished
 from podrelay_workers.watcher.pod_view import epoch_s
 
 NOW_S = 1_800_000_000.0
@@ -70,6 +70,13 @@ DISRUPTED = {
     ]
 }
 DELETED = {"metadata": {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}}
+
+
+def evicted(time: str, reason: str = "EvictionByEvictionAPI") -> dict[str, Any]:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "evicting",
+                 "lastTransitionTime": f"2026-11-20T{time}Z"}  # fmt: skip
+    return {"conditions": [condition]}
+
 
 RULED = {"containers": [{"name": "base", "restartPolicy": "Never", "restartPolicyRules": [
     {"action": "Restart", "exitCodes": {"operator": "In", "values": [42, 43]}}]}]}  # fmt: skip
@@ -133,7 +140,24 @@ ENDS = [
      pod("Failed", **main(ended(1)),
          metadata={"deletionTimestamp": "2026-11-20T10:10:30Z", "deletionGracePeriodSeconds": 30}),
      "failed", "Error", "Error", 1, "application"),
-    ("deleted after success", "DELETED", pod("Succeeded", **main(ended(0)), **DELETED), "succeeded", "", "Completed", 0, ""),
+    ("deleted after success", "DELETED",
+     pod("Succeeded", **main(ended(0)),
+         metadata={"deletionTimestamp": "2026-11-20T10:00:36Z", "deletionGracePeriodSeconds": 30}),
+     "succeeded", "", "Completed", 0, ""),
+    ("ended well because it was deleted", "MODIFIED", pod("Succeeded", **main(ended(0)), **DELETED),
+     "failed", "PodDeleted", "Completed", 0, "infrastructure"),
+    ("ended well because it was deleted, beside a sidecar", "DELETED",
+     pod("Running", **main(ended(0), running("sidecar")), **DELETED),
+     "failed", "PodDeleted", "Completed", 0, "infrastructure"),
+    ("ended well because it was evicted", "MODIFIED", pod("Succeeded", **main(ended(0), **evicted("10:00:01")), **DELETED),
+     "failed", "EvictionByEvictionAPI", "Completed", 0, "infrastructure"),
+    ("ended well because its node shut down", "MODIFIED",
+     pod("Failed", **main(ended(0), reason="Terminated", message="Pod was terminated in response to imminent node shutdown.",
+                          **evicted("10:00:01", "TerminationByKubelet"))),
+     "failed", "Terminated", "Completed", 0, "infrastructure"),
+    ("evicted after success", "MODIFIED", pod("Running", **main(ended(0), running("sidecar"), **evicted("10:00:06"))),
+     "succeeded", "", "Completed", 0, ""),
+    ("success without times", "MODIFIED", pod("Succeeded", **DELETED), "succeeded", "", "", None, ""),
     ("Failed, no statuses", "LISTED", pod("Failed"), "failed", "Failed", "", None, "application"),
     ("a device is short", "MODIFIED", pod("Failed", status={"reason": "OutOfnvidia.com/gpu"}),
      "failed", "OutOfnvidia.com/gpu", "", None, "infrastructure"),
@@ -191,6 +215,33 @@ def test_ends(
     assert (result.launch_id, result.attempt, result.pod, result.namespace, result.uid, result.node) == (
         "0199-aa", 2, "etl-load-1", "jobs", "u-1", "node-7",
     )  # fmt: skip
+
+
+OUTSIDE = "the pod was deleted from outside, not by podrelay, at 2026-11-20 10:00:00 UTC on node node-7"
+
+
+@pytest.mark.parametrize(
+    ("event", "given_pod", "words"),
+    [
+        ("MODIFIED", pod("Succeeded", **main(ended(0)), **DELETED), [OUTSIDE]),
+        ("MODIFIED", pod("Running", **main(ended(143, message="bye")), **DELETED), [OUTSIDE, "bye"]),
+        ("DELETED", pod("Running", **main(running()), **DELETED), [OUTSIDE, "while it was Running"]),
+        ("DELETED", pod("Running", **main(running(), **evicted("10:00:01")), **DELETED),
+         [OUTSIDE, "EvictionByEvictionAPI: evicting"]),
+        ("MODIFIED", pod("Failed", **main(ended(143), **evicted("10:00:01")), **DELETED), [OUTSIDE, "evicting"]),
+        ("DELETED", pod("Pending", spec={"nodeName": ""}, **DELETED), [OUTSIDE.replace(" on node node-7", "")]),
+    ],
+)  # fmt: skip
+def test_a_deletion_says_by_whom_when_and_where(event: str, given_pod: dict[str, Any], words: list[str]) -> None:
+    message = reported(interpret(event, given_pod, RULES, NOW_S)).message
+    assert all(word in message for word in words), message
+
+
+def test_a_deletion_without_a_time_says_when_it_was_noticed() -> None:
+    gone = interpret("DELETED", pod("Running", **main(running())), RULES, NOW_S).report_if_gone
+    assert gone is not None
+    assert "not by podrelay, at 2027-01-15 08:00:00 UTC on node node-7" in gone.message
+    assert "noticed at 2027-01-15 08:00:00 UTC" in vanished("l", 0, "n", "p", RULES, NOW_S).message
 
 
 def test_details_of_a_failure() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import FailureClass, Outcome, PodReport
 from podrelay_workers.watcher.ledger_fields import ledger_fields
-from podrelay_workers.watcher.pod_end import Failure, deletion_of, failure_of, outcome_of, task_container
+from podrelay_workers.watcher.pod_end import Failure, deletion_of, failure_of, outcome_of, task_container, utc_text
 from podrelay_workers.watcher.pod_reasons import (
     BACK_OFF,
     NODE_NOT_RESPONDING,
@@ -97,7 +97,9 @@ def interpret(event: str, pod: Any, rules: Rules, now_s: float) -> PodState:
 def vanished(launch_id: str, attempt: int, namespace: str, pod: str, rules: Rules, now_s: float) -> PodReport:
     """The report on a launch whose pod is gone without an event."""
     return PodReport(
-        launch_id, attempt, "failed", POD_VANISHED, "the pod is gone; its end was not observed", pod, namespace,
+        launch_id, attempt, "failed", POD_VANISHED,
+        f"the pod is gone, and podrelay did not delete it; its end was not observed, but noticed at {utc_text(now_s)}",
+        pod, namespace,
         failure_class="infrastructure", seen_at_s=now_s, cluster=rules.cluster,
     )  # fmt: skip
 
@@ -153,7 +155,7 @@ class _Interpreter:
 
     def deleted(self) -> PodState:
         """The pod was deleted before its end. `started` in the ledger shows whether the task had begun."""
-        report = self._failure(deletion_of(self.view))
+        report = self._failure(deletion_of(self.view, self.now_s))
         # Without a time of deletion it may only have left the selection: its labels were changed.
         return self._means(report) if self.view.deletion else self._means(if_gone=report)
 
