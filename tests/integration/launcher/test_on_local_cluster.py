@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from podrelay.protocol import identifiers
-from tests.harness.launcher_rig import LauncherRig, until
+from tests.harness.launcher_rig import LauncherRig
 from tests.harness.local_cluster import LocalCluster
+from tests.harness.waiting import until
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_a_wait_for_quota_never_names_the_pod_of_another_launch(real: LauncherRi
     cluster.faults(quota={"default": 0})
     requests = real.offer_many(8)
 
-    def told() -> dict[str, set[str]]:
+    def messages() -> dict[str, set[str]]:
         texts = {request.launch_id: {real.ledger(request).get("message", "")} for request in requests}
         for result in real.results():
             texts[result.launch_id].add(result.message)
@@ -117,7 +118,7 @@ def test_a_wait_for_quota_never_names_the_pod_of_another_launch(real: LauncherRi
 
     asyncio.run(scenario())
     names = {request.launch_id: request.launch_id.replace("-", "") for request in requests}
-    for launch_id, texts in told().items():
+    for launch_id, texts in messages().items():
         others = [name for other, name in names.items() if other != launch_id]
         assert not [text for text in texts if any(name in text for name in others)]
-    assert all("exceeded quota" in " ".join(texts) for texts in told().values())
+    assert all("exceeded quota" in " ".join(texts) for texts in messages().values())

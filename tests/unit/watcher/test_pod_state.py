@@ -232,12 +232,14 @@ OUTSIDE = "the pod was deleted from outside, not by podrelay, at 2026-11-20 10:0
         ("DELETED", pod("Pending", spec={"nodeName": ""}, **DELETED), [OUTSIDE.replace(" on node node-7", "")]),
     ],
 )  # fmt: skip
-def test_a_deletion_says_by_whom_when_and_where(event: str, given_pod: dict[str, Any], words: list[str]) -> None:
+def test_the_message_of_a_deletion_contains_its_origin_time_and_node(
+    event: str, given_pod: dict[str, Any], words: list[str]
+) -> None:
     message = reported(interpret(event, given_pod, RULES, NOW_S)).message
     assert all(word in message for word in words), message
 
 
-def test_a_deletion_without_a_time_says_when_it_was_noticed() -> None:
+def test_the_message_of_a_deletion_without_a_time_contains_when_it_was_noticed() -> None:
     gone = interpret("DELETED", pod("Running", **main(running())), RULES, NOW_S).report_if_gone
     assert gone is not None
     assert "not by podrelay, at 2027-01-15 08:00:00 UTC on node node-7" in gone.message
