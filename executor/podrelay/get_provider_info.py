@@ -121,7 +121,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "float",
         "60.0",
         "Seconds for which a container may wait for a reason listed in [kubernetes_executor] "
-        "worker_pod_pending_fatal_container_state_reasons before its task fails. It covers short failures of a registry.",
+        "worker_pod_pending_fatal_container_state_reasons before its task fails. It covers short failures of a registry. "
+        "ImagePullBackOff counts as the error that it repeats. A limit on pulls, a registry's 429 or 5xx, "
+        "a timeout or a lost connection never fails the task.",
     ),
     "failure_log_lines": _option(
         "integer",

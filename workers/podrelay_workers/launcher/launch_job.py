@@ -28,6 +28,7 @@ from podrelay_workers.launcher.error_policy import (
     ApiServerHealth,
     ErrorPolicy,
     classify_error,
+    shared_message,
 )
 from podrelay_workers.launcher.job_queue import (
     NEWS_S,
@@ -216,7 +217,7 @@ class LaunchHandler:
             self._concurrency.failed(began_s, time.monotonic())
         if policy.scope == "never":
             return await self._reject(job, request, policy.reason, policy.message)
-        seconds = await self._share_wait(request, policy)
+        seconds = await self._share_wait(request, pod, policy)
         waited_s = time.time() - job.offered_at_s
         if self._wait_limit.exceeded(waited_s, job.tries):
             if policy.ambiguous:  # the pod may exist, and nothing would ever clean it up
@@ -236,14 +237,15 @@ class LaunchHandler:
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
         return wait(job, seconds + spread_s, policy.reason, policy.message, report)
 
-    async def _share_wait(self, request: LaunchRequest, policy: ErrorPolicy) -> float:
+    async def _share_wait(self, request: LaunchRequest, pod: Json, policy: ErrorPolicy) -> float:
         """Make every launcher concerned wait, and return the wait in seconds."""
         if policy.scope == "launch":
             return policy.seconds or 0.0
         if policy.scope == "namespace":
             began_s = time.monotonic()
+            message = shared_message(policy.message, pod["metadata"]["name"])
             seconds = await self._queue.throttle(
-                "refused", request.namespace, QUOTA_FIRST_S, QUOTA_MOST_S, policy.reason, policy.message
+                "refused", request.namespace, QUOTA_FIRST_S, QUOTA_MOST_S, policy.reason, message
             )
             self._throttle.pause_namespace(request.namespace, began_s, seconds)
             return seconds

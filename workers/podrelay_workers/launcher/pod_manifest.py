@@ -17,9 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient, Configuration
 
+from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
@@ -145,9 +145,11 @@ class ManifestRenderer:
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
         try:
             # Deserialised for each pod, because a merged pod shares parts with its sources.
-            base = PodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
-            override = request.pod_override and PodGenerator.deserialize_model_dict(copy.deepcopy(request.pod_override))
-            pod = PodGenerator.construct_pod(
+            base = LabelledPodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
+            override = request.pod_override and LabelledPodGenerator.deserialize_model_dict(
+                copy.deepcopy(request.pod_override)
+            )
+            pod = LabelledPodGenerator.construct_pod(
                 dag_id=dag_id,
                 task_id=task_id,
                 pod_id=_name(request),
@@ -192,7 +194,7 @@ class ManifestRenderer:
         metadata["name"] = _name(request)
         if request.namespace:
             metadata["namespace"] = request.namespace
-        labels = PodGenerator.build_labels_for_k8s_executor_pod(
+        labels = LabelledPodGenerator.build_labels_for_k8s_executor_pod(
             dag_id=dag_id, task_id=task_id, try_number=try_number, airflow_worker=request.owner,
             map_index=map_index, run_id=run_id,
         )  # fmt: skip
