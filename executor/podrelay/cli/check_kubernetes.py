@@ -1,0 +1,98 @@
+"""What `airflow podrelay check` asks Kubernetes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
+
+from podrelay.cli.check_result import Passed
+from podrelay.errors import ConfigError
+from podrelay.teams import kube_client_of, watched_namespaces
+
+# What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
+REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
+    "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
+}
+_REVIEW_TIMEOUT_S = 10.0
+_TEMPLATE = "[kubernetes_executor] pod_template_file"
+
+
+def check_template(kube_config: KubeConfig) -> Passed:
+    path = kube_config.pod_template_file
+    if not path:
+        raise ConfigError(f"{_TEMPLATE} is empty: set it to the path of a file that holds a pod.")
+    if not Path(path).is_file():
+        raise ConfigError(f"{_TEMPLATE}: no file {path}.")
+    import yaml
+
+    document = yaml.safe_load(Path(path).read_text("utf-8"))
+    containers = (document or {}).get("spec", {}).get("containers") if isinstance(document, dict) else None
+    if not containers:
+        raise ConfigError(f"{_TEMPLATE}: {path} has no spec.containers.")
+    if document["spec"].get("restartPolicy") != "Never":
+        raise ConfigError(f"{_TEMPLATE}: spec.restartPolicy in {path} must be Never.")
+    return Passed(str(path))
+
+
+def check_kubernetes(team: str | None, kube_config: KubeConfig, processes: Sequence[str]) -> Passed:
+    """Asks the API server which permissions the configured user has, without using them."""
+    try:
+        core = kube_client_of(team)
+    except Exception as error:
+        raise ConfigError(
+            f"[kubernetes_executor] config_file, cluster_context or in_cluster: cannot create a client ({error})."
+        ) from error
+    # "" stands for all namespaces, in the review as well.
+    namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
+    missing = _missing_permissions(core, namespaces, processes)
+    if missing:
+        listed = "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in missing.items())
+        hint = (
+            "" if len(processes) == 1 else " If each process has its own user, run the check with --process for each."
+        )
+        raise ConfigError(
+            f"missing permissions: {listed}. Grant them to this user, as in docker/kubernetes/access.yaml.{hint}"
+        )
+    where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
+    return Passed(f"{' and '.join(processes)}: all permissions granted in {where}")
+
+
+def _missing_permissions(core: Any, namespaces: Sequence[str], processes: Sequence[str]) -> dict[str, list[str]]:
+    """What the user may not do, by the processes that need it."""
+    missing: dict[str, list[str]] = {}
+    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
+    for namespace in namespaces:
+        for verb, resource in required:
+            if not _is_allowed(core, namespace, verb, resource):
+                needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
+                permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
+                missing.setdefault(" and ".join(needed_by), []).append(permission)
+    return missing
+
+
+def _is_allowed(core: Any, namespace: str, verb: str, resource: str) -> bool:
+    from kubernetes import client
+
+    kind, _, subresource = resource.partition("/")
+    review = client.V1SelfSubjectAccessReview(
+        spec=client.V1SelfSubjectAccessReviewSpec(
+            resource_attributes=client.V1ResourceAttributes(
+                namespace=namespace, verb=verb, resource=kind, subresource=subresource or None
+            )
+        )
+    )
+    try:
+        answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(
+            review, _request_timeout=_REVIEW_TIMEOUT_S
+        )
+    except client.ApiException as error:
+        # A server without the authorization API, such as the local cluster, answers with a Status and grants everything.
+        # A 404 page of a gateway holds no Status.
+        if error.status == 404 and '"Status"' in str(error.body):
+            return True
+        raise
+    return bool(answer.status.allowed)
