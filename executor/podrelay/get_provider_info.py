@@ -77,8 +77,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "token_margin_s": _option(
         "float",
         "60.0",
-        "Seconds for which the token of a task must still be valid when its pod is created. A launch whose token expires "
-        "sooner gets a new token first.",
+        "Seconds for which the token of a task must still be valid when its pod is created, but at most a quarter of its "
+        "life ([scheduler] task_queued_timeout). A launch whose token expires sooner gets a new token first. The clock of "
+        "the scheduler that issued the token counts.",
     ),
     "capacity_wait_s": _option(
         "float",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from airflow.configuration import conf
@@ -19,6 +20,8 @@ from podrelay.teams import kube_config_of
 __all__ = ["REQUIRED_PERMISSIONS", "Check", "run_checks"]
 
 _REDIS_TIMEOUT_S = 5.0
+# Airflow's execution API tolerates 10 s ([api_auth] jwt_leeway).
+_CLOCKS_APART_S = 5.0
 
 
 def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
@@ -41,6 +44,8 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
         yield run_step("launch waits", lambda: check_options.check_wait_limit(settings[0], team))
         yield run_step("Fernet key", lambda: _fernet_key(settings[0]))
         yield run_step("Redis", lambda: _redis(settings[0]))
+        yield run_step("clocks", lambda: _clocks(settings[0]))
+        yield run_step("tokens", lambda: check_options.check_tokens(settings[0]))
     yield run_step("pod template", lambda: check_template(kube_config_of(team)))
     processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
     yield run_step("Kubernetes", lambda: check_kubernetes(team, kube_config_of(team), processes))
@@ -56,3 +61,18 @@ def _redis(settings: Settings) -> Passed:
         warnings = check_redis(client)
         client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return Passed("reachable and writable", tuple(warnings))
+
+
+def _clocks(settings: Settings) -> Passed:
+    """Compares the clock of this machine with Redis': Airflow's tokens need schedulers and API servers to agree."""
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
+        before_s = time.time()
+        seconds, microseconds = client.time()
+        after_s = time.time()
+    ahead_s = (before_s + after_s) / 2 - (seconds + microseconds / 1e6)
+    apart = f"this machine is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} Redis"
+    if abs(ahead_s) - (after_s - before_s) / 2 < _CLOCKS_APART_S:
+        return Passed(apart)
+    return Passed(
+        apart, ("synchronise the clocks, with NTP for example: the tokens of tasks are valid for some minutes.",)
+    )

@@ -140,3 +140,18 @@ def check_wait_limit(settings: Settings, team: str | None) -> Passed:
     """How long launches wait, and which options decide that."""
     wait_limit: Any = importlib.import_module("podrelay_workers.launcher.wait_limit")
     return Passed(wait_limit.load_wait_limit(conf, settings, team).explanation)
+
+
+def check_tokens(settings: Settings) -> Passed:
+    """Is the life of a task's token long enough for the margin?"""
+    life_s = conf.getfloat("scheduler", "task_queued_timeout", fallback=600.0)
+    tokens: Any = importlib.import_module("podrelay_workers.launcher.token_check")
+    margin_s = tokens.margin_of(life_s, settings.token_margin_s)
+    found = f"valid for {life_s:g} s; a pod is created until {margin_s:g} s before the end"
+    if margin_s == settings.token_margin_s:
+        return Passed(found)
+    warning = (
+        f"[{SECTION}] token_margin_s = {settings.token_margin_s:g} exceeds a quarter of the life of a token, which is "
+        f"[scheduler] task_queued_timeout = {life_s:g}: {margin_s:g} s apply."
+    )
+    return Passed(found, (warning,))

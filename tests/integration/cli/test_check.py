@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,3 +93,34 @@ def test_a_404_page_of_a_gateway_is_a_failure(reviews: type[Reviews]) -> None:
 def test_a_server_without_the_authorization_api_grants_everything(reviews: type[Reviews]) -> None:
     reviews.page = json.dumps({"kind": "Status", "code": 404, "reason": "NotFound"}).encode()
     assert kubernetes().ok
+
+
+# --- clocks and tokens --------------------------------------------------------------------------------------------
+def named(name: str) -> Check:
+    return [check for check in run_checks(None) if check.name == name][0]
+
+
+@pytest.mark.parametrize(("ahead_s", "text"), [(540.0, "540.0 s ahead of"), (-540.0, "540.0 s behind"), (0.0, "")])
+def test_the_clock_of_this_machine_is_compared_with_that_of_redis(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, ahead_s: float, text: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + ahead_s)
+    check = named("clocks")
+    assert check.ok
+    assert text in check.detail
+    assert bool(check.warnings) is bool(ahead_s)
+
+
+@pytest.mark.parametrize(("timeout", "margin", "warns"), [("60", "60", True), ("600", "60", False), ("5", "1", False)])
+def test_a_margin_beyond_a_quarter_of_a_token_is_named(
+    monkeypatch: pytest.MonkeyPatch, timeout: str, margin: str, warns: bool
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", timeout)
+    monkeypatch.setenv("AIRFLOW__PODRELAY__TOKEN_MARGIN_S", margin)
+    check = named("tokens")
+    assert check.ok
+    assert ["token_margin_s" in warning and "task_queued_timeout" in warning for warning in check.warnings] == [
+        True
+    ] * warns
