@@ -376,7 +376,7 @@ def test_a_token_that_is_renewed_in_vain_pauses_the_launch_and_says_why(rig: Lau
     async def scenario() -> None:
         for attempt in (0, 1):
             offer_attempt(attempt)
-            await until(lambda attempt=attempt: expired(attempt))
+            await until(partial(expired, attempt))
         request, began_s = offer_attempt(2), time.monotonic()
         await until(lambda: rig.states([request]) == {"waiting": 1})
         await until(lambda: expired(2))
