@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
-_COMMAND_S = 110.0
+_COMMAND_S = 240.0
 
 
 def environment(home: Path, **options: str) -> dict[str, str]:

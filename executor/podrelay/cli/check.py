@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from airflow.configuration import conf
 
 from podrelay.cli import check_options
-from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, check_kubernetes, check_template
+from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, check_permissions, open_client
+from podrelay.cli.check_pod import check_pod
 from podrelay.cli.check_result import Check, Passed, run_step
+from podrelay.cli.check_template import check_template
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
@@ -30,25 +33,40 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
     :param process: check only what this process needs, `launcher` or `watcher`; None: also what schedulers need.
     """
     settings: list[Settings] = []
-
-    def options() -> Passed:
-        settings.append(load_settings(conf, conf.get("core", "fernet_key", fallback="")))
-        check_options.check_names()
-        warnings = tuple(check_options.old_defaults(check_options.written_in_file()))
-        return Passed(f"deployment {settings[0].deployment}", warnings)
-
     if process is None:
         yield run_step("executor", lambda: check_options.check_executor(team))
-    yield run_step("[podrelay] options", options)
+    yield run_step("[podrelay] options", lambda: _options(settings))
     if settings:
         yield run_step("launch waits", lambda: check_options.check_wait_limit(settings[0], team))
+        yield run_step("tokens", lambda: check_options.check_tokens(settings[0]))
         yield run_step("Fernet key", lambda: _fernet_key(settings[0]))
         yield run_step("Redis", lambda: _redis(settings[0]))
         yield run_step("clocks", lambda: _clocks(settings[0]))
-        yield run_step("tokens", lambda: check_options.check_tokens(settings[0]))
-    yield run_step("pod template", lambda: check_template(kube_config_of(team)))
-    processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
-    yield run_step("Kubernetes", lambda: check_kubernetes(team, kube_config_of(team), processes))
+    yield from _kubernetes(team, process, settings)
+
+
+def _options(settings: list[Settings]) -> Passed:
+    """Adds the settings to the list if they are valid, for the checks that follow."""
+    settings.append(load_settings(conf, conf.get("core", "fernet_key", fallback="")))
+    check_options.check_names()
+    warnings = tuple(check_options.old_defaults(check_options.written_in_file()))
+    return Passed(f"deployment {settings[0].deployment}", warnings)
+
+
+def _kubernetes(team: str | None, process: str | None, settings: list[Settings]) -> Iterator[Check]:
+    template = run_step("pod template", lambda: check_template(kube_config_of(team)))
+    yield template
+    clients: list[Any] = []
+
+    def permissions() -> Passed:
+        kube_config = kube_config_of(team)
+        clients.append(open_client(team, kube_config))
+        return check_permissions(clients[0], kube_config, (process,) if process else tuple(REQUIRED_PERMISSIONS))
+
+    yield run_step("Kubernetes", permissions)
+    # A watcher creates no pods.
+    if settings and clients and template.ok and process != "watcher":
+        yield run_step("dry run", lambda: check_pod(clients[0], team, settings[0], kube_config_of(team)))
 
 
 def _fernet_key(settings: Settings) -> Passed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import urllib3
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
 from podrelay.cli.check_result import Passed
@@ -18,34 +20,65 @@ REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
 }
 _REVIEW_TIMEOUT_S = 10.0
-_TEMPLATE = "[kubernetes_executor] pod_template_file"
 
 
-def check_template(kube_config: KubeConfig) -> Passed:
-    path = kube_config.pod_template_file
-    if not path:
-        raise ConfigError(f"{_TEMPLATE} is empty: set it to the path of a file that holds a pod.")
-    if not Path(path).is_file():
-        raise ConfigError(f"{_TEMPLATE}: no file {path}.")
-    import yaml
+def open_client(team: str | None, kube_config: KubeConfig) -> Any:
+    """A client that reaches the API server, and finds its namespaces as far as it may look.
 
-    document = yaml.safe_load(Path(path).read_text("utf-8"))
-    containers = (document or {}).get("spec", {}).get("containers") if isinstance(document, dict) else None
-    if not containers:
-        raise ConfigError(f"{_TEMPLATE}: {path} has no spec.containers.")
-    if document["spec"].get("restartPolicy") != "Never":
-        raise ConfigError(f"{_TEMPLATE}: spec.restartPolicy in {path} must be Never.")
-    return Passed(str(path))
-
-
-def check_kubernetes(team: str | None, kube_config: KubeConfig, processes: Sequence[str]) -> Passed:
-    """Asks the API server which permissions the configured user has, without using them."""
+    :raises ConfigError: names the options to change.
+    """
     try:
         core = kube_client_of(team)
     except Exception as error:
+        credentials: Any = importlib.import_module("podrelay_workers.kube.credentials")
+        asyncio.run(credentials.load_credentials(team))  # fails in the words of launcher and watcher
         raise ConfigError(
             f"[kubernetes_executor] config_file, cluster_context or in_cluster: cannot create a client ({error})."
         ) from error
+    try:
+        missing = [name for name in namespaces_of(kube_config) if _is_missing(core, name)]
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConfigError(
+            f"{core.api_client.configuration.host} does not answer ({reason}): check [kubernetes_executor] config_file, "
+            "cluster_context and in_cluster."
+        ) from error
+    if missing:
+        raise ConfigError(missing_namespace(missing))
+    return core
+
+
+def namespaces_of(kube_config: KubeConfig) -> list[str]:
+    """The namespaces that options name: where pods are created by default, and which are watched."""
+    named = [kube_config.executor_namespace, *(name for name in watched_namespaces(kube_config) if name)]
+    return list(dict.fromkeys(named))
+
+
+def missing_namespace(names: Sequence[str]) -> str:
+    return (
+        f"no namespace {', '.join(names)} in this cluster: create it, or correct [kubernetes_executor] namespace or "
+        "multi_namespace_mode_namespace_list."
+    )
+
+
+def _is_missing(core: Any, namespace: str) -> bool:
+    """False also if the user may not look: most users have rights within namespaces only."""
+    from kubernetes import client
+
+    try:
+        core.read_namespace(namespace, _request_timeout=_REVIEW_TIMEOUT_S)
+    except client.ApiException as error:
+        return is_about_namespace(error)
+    return False
+
+
+def is_about_namespace(error: Any) -> bool:
+    """Does this answer say that a namespace does not exist? The 404 page of a gateway does not."""
+    return error.status == 404 and '"namespaces' in str(error.body).replace("\\", "")
+
+
+def check_permissions(core: Any, kube_config: KubeConfig, processes: Sequence[str]) -> Passed:
+    """Asks the API server which permissions the configured user has, without using them."""
     # "" stands for all namespaces, in the review as well.
     namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
     missing = _missing_permissions(core, namespaces, processes)

@@ -19,6 +19,7 @@ from podrelay.settings import SECTION, Settings
 EXECUTOR = "podrelay.executor.RedisKubernetesExecutor"
 _STOCK_EXECUTORS = frozenset({"LocalExecutor", "CeleryExecutor", "KubernetesExecutor", "SequentialExecutor"})
 _ENVIRONMENT = f"AIRFLOW__{SECTION.upper()}__"
+_LIKE_OURS = re.compile(rf"AIRFLOW_+(?:(?P<team>\w+?)_+)?{SECTION}_+(?P<option>\w+)", re.IGNORECASE)
 # Airflow also reads an option from a command or a secret.
 _INDIRECT = re.compile(r"_(cmd|secret)$")
 
@@ -91,16 +92,23 @@ def _unknown_in_file(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
 
 
 def unknown_variables(names: Iterable[str]) -> Iterator[str]:
-    """Pure: environment variables that look like options of ours and are none."""
+    """Pure: environment variables that look like options of ours and are none.
+
+    Kubernetes sets variables such as AIRFLOW_PODRELAY_PORT for a Service airflow-podrelay: those are none.
+    """
     for name in sorted(names):
-        if not re.match(rf"AIRFLOW_.*{SECTION}_", name, re.IGNORECASE):
+        found = _LIKE_OURS.fullmatch(name)
+        if found is None:
             continue
-        if not name.startswith(_ENVIRONMENT):
-            team = re.match(rf"AIRFLOW__\w+___{SECTION}__", name, re.IGNORECASE)
-            why = f"all teams share [{SECTION}]" if team else f"the name of an option begins with {_ENVIRONMENT}"
+        option = found["option"].lower()
+        if name.startswith(_ENVIRONMENT):
+            if not _is_known(option):
+                yield f"{name} is unknown{_hint(option)}"
+        elif _is_known(option):
+            why = (
+                f"all teams share [{SECTION}]" if found["team"] else f"the name of an option begins with {_ENVIRONMENT}"
+            )
             yield f"{name} is not read: {why}"
-        elif not _is_known(option := name.removeprefix(_ENVIRONMENT).lower()):
-            yield f"{name} is unknown{_hint(option)}"
 
 
 def _is_known(name: str) -> bool:

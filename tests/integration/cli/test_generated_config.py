@@ -20,6 +20,8 @@ from tests.harness.launcher_rig import LauncherRig
 from tests.harness.pod_api import Json, status
 from tests.harness.waiting import until
 
+# Several commands in a row, each of which imports all of Airflow.
+pytestmark = pytest.mark.timeout(300)
 SENTENCE = "launches wait up to 600 s ([scheduler] task_queued_timeout)"
 
 
