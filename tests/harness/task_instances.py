@@ -32,7 +32,7 @@ def make_task_instances(
     executor_config: Any = None,
     **values: Any,
 ) -> list[str]:
-    """Ids of new task instances, queued as by a scheduler: each with a launch id of its own."""
+    """Ids of new task instances, queued as by a scheduler: each with its own launch id."""
     dag_id = dag_id or f"dag_{uuid.uuid4().hex[:8]}"
     now = datetime.now(timezone.utc)
     with DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)):
