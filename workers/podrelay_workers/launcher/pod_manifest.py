@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
@@ -73,6 +74,13 @@ class ManifestRenderer:
             self._templates.get(None)
         else:
             self.render(_SAMPLE)
+
+    def render_sample(self, namespace: str) -> Json:
+        """Render the pod of an imaginary launch, with the hook: `airflow podrelay check` sends it as a dry run.
+
+        :raises ManifestError: there can be no pod.
+        """
+        return self.render(replace(_SAMPLE, namespace=namespace))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
