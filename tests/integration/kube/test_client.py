@@ -391,3 +391,13 @@ def test_delete_options_are_named_as_in_the_api_at_every_depth() -> None:
         assert (sent["gracePeriodSeconds"], sent["propagationPolicy"]) == (3, "Orphan")
 
     run(test)
+
+
+def test_a_log_without_content_is_empty() -> None:
+    """The API server answers 204 for a pod that no node was chosen for."""
+
+    async def test() -> None:
+        async with scripted(answers("", 204)) as (_, api):
+            assert await api.read_log_tail("default", "a") == []
+
+    run(test)
