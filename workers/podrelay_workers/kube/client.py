@@ -201,6 +201,10 @@ class PodClient:
         document = await self._connection.request_json("GET", path, query=query)
         return document.get("items") or []
 
+    async def get_namespace(self, namespace: str) -> Json:
+        """:raises NotFound: it does not exist."""
+        return await self._connection.request_json("GET", f"/api/v1/namespaces/{quote(namespace, safe='')}")
+
     async def server_version(self) -> Json:
         """The version of Kubernetes: the cheapest proof that address and credentials are right."""
         return await self._connection.request_json("GET", "/version")
