@@ -54,6 +54,7 @@ def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Re
         monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__NAMESPACE", "tasks")
         yield Reviews
         server.shutdown()
+        server.server_close()
 
 
 def kubernetes(process: str | None = None) -> Check:

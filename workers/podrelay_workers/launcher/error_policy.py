@@ -93,9 +93,8 @@ def classify_error(error: ApiError, tries: int, alone: bool = False, refused_s: 
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
     of_webhook = any(sign in message for sign in _WEBHOOK)
-    if of_webhook and isinstance(
-        error, (Overloaded, Throttled, Unauthorized)
-    ):  # the webhook's status, not the server's
+    # The status is then the webhook's, not the server's.
+    if of_webhook and isinstance(error, (Overloaded, Throttled, Unauthorized)):
         return ErrorPolicy("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return ErrorPolicy("cluster", "Throttled", message, asked_s, slower=True)
@@ -140,5 +139,5 @@ def exceeds_alone(message: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Replace what JSON may hold and UTF-8 may not (half of a surrogate pair), so that the text can be stored."""
+    """Replace what is valid in JSON but not in UTF-8 (half of a surrogate pair), so that the text can be stored."""
     return text.encode("utf-8", "replace").decode()
