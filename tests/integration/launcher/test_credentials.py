@@ -14,8 +14,9 @@ import yaml
 from aiohttp import web
 
 from podrelay import health
-from tests.harness.launcher_rig import LauncherRig, until
+from tests.harness.launcher_rig import LauncherRig
 from tests.harness.pod_api import status
+from tests.harness.waiting import until
 
 
 @pytest.fixture

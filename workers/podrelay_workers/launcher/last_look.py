@@ -10,7 +10,6 @@ from podrelay_workers.launcher.error_policy import may_settle
 from podrelay_workers.launcher.job_queue import Disposition, Job, created, wait
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_ownership import find_own_pod
-from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.runtime.backoff import exponential_s
 
 # The first and the longest wait of a launch that may not fail because nobody says whether its pod exists.
@@ -49,7 +48,7 @@ class LastLook:
     async def _manifest(self, request: LaunchRequest) -> Json:
         try:
             return await self._manifests.make(request)
-        except ManifestError:
+        except Exception:  # noqa: BLE001 - a pod that cannot be rendered any more may exist all the same
             return self._manifests.identity(request)
 
     async def explain(self, error: ApiError, namespace: str, message: str) -> tuple[str, str]:
