@@ -40,7 +40,7 @@ class ProcessHealth:
         if now_s - self.written_s > STALE_AFTER_S:
             return f"not responding: last update {now_s - self.written_s:.0f} s ago"
         if not self.last_reply_s:
-            return "no reply from Redis yet"
+            return self.trouble or "no reply from Redis yet"
         if now_s - self.last_reply_s > STALE_AFTER_S:
             return f"no reply from Redis for {now_s - self.last_reply_s:.0f} s"
         return self.trouble

@@ -20,6 +20,8 @@ from podrelay.store.liveness import registered_launchers
 
 # A command may wait longer than a heartbeat of the scheduler.
 _TIMEOUT_S = 5.0
+# A refused clean-up is tried again sooner than this.
+_REFUSED_CLEANUP_S = 900.0
 
 
 def overview(team: str | None, now_s: float) -> Json:
@@ -37,6 +39,7 @@ def overview(team: str | None, now_s: float) -> Json:
             "launchers": _launchers(client, keys, cluster),
             "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
+            "refused_cleanups": _refused_cleanups(_hash(client, keys.throttle(cluster)), now_s),
             "unacknowledged": client.zcard(keys.unacknowledged),
             "results": client.xlen(keys.results),
             "quarantine": client.xlen(keys.quarantine),
@@ -129,6 +132,16 @@ def _throttles(entry: dict[str, str], now_s: float) -> list[str]:
         scope = f"namespace {name[6:]}" if name.startswith("until:") else "all launches"
         reason = entry.get(name.replace("until", "reason"), "")
         lines.append(f"{scope}, for another {float(value) - now_s:.1f} s: {reason}")
+    return lines
+
+
+def _refused_cleanups(entry: dict[str, str], now_s: float) -> list[str]:
+    """One line for each namespace in which the API server refuses clean-ups; launchers try them again all the same."""
+    lines = []
+    for name, message in sorted(entry.items()):
+        ago_s = _ago(entry.get(f"cleanup_at:{name[8:]}"), now_s)
+        if name.startswith("cleanup:") and ago_s is not None and ago_s < _REFUSED_CLEANUP_S:
+            lines.append(f"{message} (last refused {ago_s:.0f} s ago)")
     return lines
 
 

@@ -19,6 +19,7 @@ def render_overview(found: Json) -> str:
             *_launcher_lines(found["launchers"]),
             *_watcher_lines(found["watcher"]),
             *(f"throttled: {throttle}" for throttle in found["throttle"]),
+            *(f"clean-ups refused: cannot {refusal}" for refusal in found["refused_cleanups"]),
             f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}",
         ]
     )

@@ -126,7 +126,8 @@ class RedisKeys:
     def throttle(self, cluster: str) -> str:
         """Hash: `until`, `reason` and `failures` (in a row) for the whole cluster; per namespace with an exhausted quota
         `until:<namespace>`, `reason:`, `message:`, `allow:` (how many may try), `probing:`, `window:` (the present wait) and
-        `passed:` (since the last refusal).
+        `passed:` (since the last refusal); per namespace with refused clean-ups `cleanup:<namespace>` (the message) and
+        `cleanup_at:`.
 
         Written and read by launchers; read by `status`. Bounded: expires an hour after the last write.
         """

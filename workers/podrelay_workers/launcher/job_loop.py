@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from podrelay.errors import RedisUnavailable
 from podrelay_workers.launcher.concurrency import Slots
-from podrelay_workers.launcher.job_queue import Claim, Job, JobQueue, QuotaNotice, back, wait
+from podrelay_workers.launcher.job_queue import Claim, Disposition, Job, JobQueue, QuotaNotice, back, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.runtime.backoff import Backoff
@@ -111,10 +111,10 @@ class JobLoop:
         try:
             await self._handle(job)
         except asyncio.CancelledError:
-            self._leases.finish(back(job))
+            self._leases.finish(_given_up(job))
             raise
         except RedisUnavailable:
-            self._leases.finish(back(job))
+            self._leases.finish(_given_up(job))
         except Exception as error:  # noqa: BLE001 - an error of one job must not stop the others
             log.exception("Job %s failed because of an error in the launcher; trying again in %.0f s", job.id, _FAULT_S)
             self._leases.finish(wait(job, _FAULT_S, "LauncherError", type(error).__name__))
@@ -130,6 +130,11 @@ class JobLoop:
             pass
         finally:
             self._notified.clear()
+
+
+def _given_up(job: Job) -> Disposition:
+    """For a job that was stopped: a request that was sent counts as a try, because its effect is unknown."""
+    return wait(job, 0.0, "Interrupted", "the launcher stopped during a request") if job.sent else back(job)
 
 
 def _poll_s(due_s: float) -> float:

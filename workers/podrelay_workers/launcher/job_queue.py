@@ -50,6 +50,7 @@ class Job:
     """A leased job. `held_at_s` (monotonic) is the latest known start of its lease; it never decreases.
 
     lost: another launcher holds it. unwanted: its launch was withdrawn or superseded. given: its disposition is queued.
+    sent: its request was sent to the API server.
     overdue: reason and message of a wait for quota that lasted too long.
     """
 
@@ -68,6 +69,7 @@ class Job:
     lost: bool = False
     unwanted: bool = False
     given: bool = False
+    sent: bool = False
 
     @property
     def waited_s(self) -> float:
@@ -239,7 +241,7 @@ class JobQueue:
                 most_per_queue=_REAPED_MAX,
             )
         )
-        found = [Job(text(a), text(b), self.kind, execution, data, at_s) for a, b, data in rows(crashed, 3)]
+        found = [Job(text(a), text(b), self.kind, execution, data, at_s, LOSSES_MAX) for a, b, data in rows(crashed, 3)]
         return int(requeued), found
 
     # --- finish -------------------------------------------------------------------------------------------------------

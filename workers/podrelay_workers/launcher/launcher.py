@@ -61,6 +61,7 @@ class Launcher:
         team: str | None = None,
     ) -> None:
         self._client = client
+        self._pods = pods
         self._shutdown = shutdown
         self._team = team
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
@@ -170,7 +171,7 @@ class Launcher:
         """Keep the probe file fresh. The reaper's round trips are regular, however idle the queues are."""
         while True:
             last_reply_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
-            health.write("launcher", self._team, last_reply_s)
+            health.write("launcher", self._team, last_reply_s, self._pods.trouble)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _listen_forever(self) -> None:

@@ -66,6 +66,11 @@ def load() -> Settings:
     return load_settings(conf, conf.get("core", "fernet_key", fallback=""))
 
 
+def report_wait(role: Role, team: str | None) -> Callable[[str], None]:
+    """What to do while something is waited for before the work can begin: the probe shows it."""
+    return lambda trouble: health.write(role, team, 0.0, trouble)
+
+
 @asynccontextmanager
 async def redis_client(
     role: Role, settings: Settings, team: str | None, shutdown: Shutdown, timeout_s: float = REDIS_TIMEOUT_S

@@ -17,7 +17,7 @@ from podrelay.store.async_scripts import AsyncScripts
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime import process
-from podrelay_workers.runtime.shutdown import Shutdown
+from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.watcher.leader import Scope
 from podrelay_workers.watcher.pod_lookups import LOOKUPS_MAX
 from podrelay_workers.watcher.pod_state import Rules
@@ -49,8 +49,13 @@ async def run_watcher(
     rules, scope = read_options(settings, team, cluster)
     connections = len(scope.namespaces) + 2 * LOOKUPS_MAX
     with shutdown.on_signals():
+        try:
+            connecting = PodClient.connect(team, connections, "watcher", process.report_wait("watcher", team))
+            connected = await shutdown.race(connecting)
+        except ShutdownRequested:
+            return 0
         async with (
-            await PodClient.connect(team, connections, "watcher") as pods,
+            connected as pods,
             process.redis_client("watcher", settings, team, shutdown) as client,
         ):
             await Watcher(settings, pods, AsyncScripts(client), scope, rules, shutdown, team).run()

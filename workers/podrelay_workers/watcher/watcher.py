@@ -76,7 +76,7 @@ class Watcher:
     async def _write_health(self) -> None:
         """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""
         while True:
-            trouble = self._leader.trouble if self._leader is not None else ""
+            trouble = (self._api.trouble or self._leader.trouble) if self._leader is not None else ""
             health.write("watcher", self._team, self._scripts.last_reply_s, trouble)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
