@@ -10,6 +10,7 @@ protocol           what travels through Redis: messages, encryption, keys, ident
 cli                `airflow podrelay ...`
 pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
+redis_address      redis_url and redis_sentinels, parsed
 teams              what differs between teams: options, cluster, namespaces, metric tags
 health             the files that readiness probes read
 compat             differences between Airflow releases
