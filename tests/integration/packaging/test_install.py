@@ -35,7 +35,17 @@ def test_podrelay_installs_beside_each_airflow(airflow: str, tmp_path: Path) -> 
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists():
         pytest.skip("no uv in this environment")
-    words = [uv, "pip", "compile", "--quiet", "--system-certs", "--python-version", "3.12", "--no-header", "--no-annotate"]
+    words = [
+        uv,
+        "pip",
+        "compile",
+        "--quiet",
+        "--system-certs",
+        "--python-version",
+        "3.12",
+        "--no-header",
+        "--no-annotate",
+    ]
     ended = subprocess.run([*words, "pyproject.toml", str(pin)], cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode and NO_INDEX.search(ended.stderr):
         pytest.skip("no package index can be reached")
