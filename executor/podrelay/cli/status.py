@@ -45,7 +45,7 @@ def overview(team: str | None, now_s: float) -> Json:
             "quarantine": client.xlen(keys.quarantine),
         }
     except RedisError as error:
-        raise unavailable(error) from error
+        raise unavailable(error, client) from error
 
 
 def describe_launch(launch_or_pod: str) -> dict[str, str]:
@@ -60,7 +60,7 @@ def describe_launch(launch_or_pod: str) -> dict[str, str]:
         if not entry and (launch := identifiers.launch_of_pod(launch_or_pod)):
             entry = _hash(client, keys.launch(launch[0]))
     except RedisError as error:
-        raise unavailable(error) from error
+        raise unavailable(error, client) from error
     entry.pop("result", None)
     return entry
 

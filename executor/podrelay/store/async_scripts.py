@@ -36,11 +36,11 @@ class AsyncScripts:
 
     async def call(self, command: Callable[[redis.asyncio.Redis], Awaitable[_Reply]]) -> _Reply:
         """Any other command, or pipeline of commands."""
-        with redis_errors():
+        with redis_errors(self.client):
             return self._received(await command(self.client))
 
     async def _retry_loaded(self, calls: Sequence[ScriptCall], send: Callable[[], Awaitable[_Reply]]) -> _Reply:
-        with redis_errors():
+        with redis_errors(self.client):
             try:
                 return self._received(await send())
             except NoScriptError:  # not cached yet, or lost in a restart or SCRIPT FLUSH

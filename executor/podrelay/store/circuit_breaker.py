@@ -84,7 +84,7 @@ class CircuitBreaker:
     def _open(self, error: Exception) -> RedisUnavailable:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._failures)
         self._failures += 1
-        self._open_until_s, self._why = time.monotonic() + pause_s, str(unavailable(error))
+        self._open_until_s, self._why = time.monotonic() + pause_s, str(unavailable(error, self._client))
         return RedisUnavailable(self._why, pause_s)
 
     def _run(self, calls: list[ScriptCall], send: Callable[[redis.Redis], Any]) -> Any:

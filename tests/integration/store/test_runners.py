@@ -81,7 +81,7 @@ def test_a_wrong_password_is_reported_alike(redis_url: str, run: Run) -> None:
 @both
 def test_an_unreachable_redis_is_reported_alike(run: Run) -> None:
     with pytest.raises(RedisUnavailable, match="Redis unavailable.*redis_url"):
-        run("redis://127.0.0.1:1/wrong", [SURVEY])
+        run("redis://wrong@127.0.0.1:1/0", [SURVEY])
 
 
 def test_quarantine_is_the_same_through_each_client(redis_url: str) -> None:
