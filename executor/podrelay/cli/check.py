@@ -15,7 +15,7 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
-from podrelay.store.connection import connect
+from podrelay.store.connection import connect, redis_errors
 from podrelay.teams import kube_client_of, kube_config_of, watched_namespaces
 
 # What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
@@ -74,7 +74,8 @@ def _fernet_key(settings: Settings) -> str:
 def _redis(settings: Settings) -> str:
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
         warnings = check_redis(client)
-        client.set(RedisKeys(settings.deployment).check, "1", ex=5)
+        with redis_errors():
+            client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return "; ".join(warnings) or "reachable and writable"
 
 

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat
+from podrelay.errors import RedisFull
 from podrelay.protocol.lifecycle import METRIC
 from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
@@ -193,7 +194,8 @@ class ResultProcessor:
         )  # fmt: skip
         for seconds in waited_s:
             Stats.timing(METRIC + "acknowledged", seconds * 1000.0, tags=self._tags)
-        self._offer(next_attempts)
+        refused = self._offer(next_attempts)
+        self.hold([d.report for d in decided if d.launch.launch_id in refused])
         for launch, report, decision, row in decided:
             if decision.elsewhere and row is not None and row.host is not None:
                 log.warning("Launch %s of %s superseded: the task runs in the pod of launch %s, attempt %d",
@@ -202,11 +204,19 @@ class ResultProcessor:
             if launch.launch_id not in next_attempts:
                 self._finish(launch, report, decision)
 
-    def _offer(self, next_attempts: dict[str, Launch]) -> None:
-        self._queue.offer([(launch.request, launch.relaunches) for launch in next_attempts.values() if launch.request])
+    def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:
+        """Returns the launches whose next attempt a full Redis refused. The end of the others must not wait for them."""
+        try:
+            self._queue.offer(
+                [(launch.request, launch.relaunches) for launch in next_attempts.values() if launch.request]
+            )
+        except RedisFull as error:
+            log.debug("%d next attempts wait: %s", len(next_attempts), error)
+            return set(next_attempts)
         for launch in next_attempts.values():
             self._launches.add(launch)
             log.info("Launch %s of %s: attempt %d handed over", launch.launch_id, launch.key, launch.attempt + 1)
+        return set()
 
     def _finish(self, launch: Launch, report: PodReport, decision: Decision) -> None:
         newest = self._launches.is_newest(launch)

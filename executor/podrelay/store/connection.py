@@ -13,15 +13,27 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 from redis.connection import SSLConnection, parse_url
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
-from podrelay.errors import ConfigError, RedisUnavailable
+from podrelay.errors import ConfigError, RedisFull, RedisUnavailable
 from podrelay.settings import Settings
 
 _UNUSABLE = (
     "[podrelay] redis_url is invalid: write redis://user:password@host:port/database. In user and password write "
     "/ ? # @ and % as %2F %3F %23 %40 and %25; options after ? must be known to redis-py."
 )
+
+
+# In the text of any refusal for lack of memory. redis-py only recognises the error if no script caused it (Redis 6.2).
+_FULL = "command not allowed when used memory"
 
 
 def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
@@ -102,12 +114,32 @@ def _require_usable(server: dict[str, Any]) -> None:
 def unavailable(error: Exception) -> RedisUnavailable:
     """The podrelay error for a Redis or socket error; raise it `from` the original. The only such mapping."""
     if isinstance(error, AuthenticationError):
-        return RedisUnavailable(f"[podrelay] redis_url: Redis rejects the user or password ({error}).")
-    if isinstance(error, NoPermissionError):
-        return RedisUnavailable(
-            f"Redis denies a command to the user of [podrelay] redis_url ({error}); docs/redis.md lists the rules it needs."
+        text = f"[podrelay] redis_url: Redis rejects the user or password ({error})."
+        return RedisUnavailable(text, cause="password")
+    if isinstance(error, OutOfMemoryError) or _FULL in str(error):
+        return RedisFull(
+            "Redis is full: it has reached its maxmemory and accepts no new launches. Raise maxmemory, or free memory "
+            "(docs/redis.md says what goes on meanwhile).",
+            cause="full",
+            answered=True,
         )
-    return RedisUnavailable(f"Redis unavailable ({type(error).__name__}: {error}); check [podrelay] redis_url.")
+    if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and _is_denial(str(error))):
+        return RedisUnavailable(
+            f"Redis denies a command to the user of [podrelay] redis_url ({error}); docs/redis.md lists the rules it needs.",
+            cause="denied",
+            answered=True,
+        )
+    return RedisUnavailable(
+        f"Redis unavailable ({type(error).__name__}: {error}); check [podrelay] redis_url.",
+        cause=type(error).__name__,
+        # An error of RedisError's own kind is a reply; these three are failures of the connection.
+        answered=not isinstance(error, (ConnectionError, TimeoutError, OSError)),
+    )
+
+
+def _is_denial(text: str) -> bool:
+    """Inside a script, a missing right is a plain error: the text of Redis up to 6.2 and 7, and of Valkey."""
+    return "The user executing the script can't" in text or "ACL failure in script" in text
 
 
 @contextmanager

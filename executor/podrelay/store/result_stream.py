@@ -7,6 +7,7 @@ later, or the stream was trimmed or lost) is in the ledger, where reconciliation
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from podrelay.errors import MessageError
@@ -15,7 +16,7 @@ from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.quarantine import quarantine
+from podrelay.store.quarantine import Quarantined, quarantine
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +45,13 @@ class ResultStream:
             self.skip_to_end()
         position: Any = {self._keys.results: self._cursor}
         entries = _entries(self._breaker.call(lambda client: client.xread(position, count=most)))
-        reports = []
+        reports, rejected = [], []
         for entry_id, fields in entries:
             try:
                 reports.append(self.open(fields[b"result"]))
             except (MessageError, KeyError) as error:
-                self._quarantine(text(entry_id), error)
+                rejected.append(Quarantined("stream_entry", text(entry_id), str(error) or type(error).__name__))
+        self._quarantine(rejected)
         if entries:
             self._cursor = text(entries[-1][0])
         return reports
@@ -61,10 +63,13 @@ class ResultStream:
         """
         return PodReport.decode(self._cipher.decrypt(sealed))
 
-    def _quarantine(self, entry_id: str, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        log.warning("Quarantined entry %s of the results stream: %s", entry_id, reason)
-        self._breaker.call(lambda client: quarantine(client, self._keys, "stream_entry", entry_id, reason))
+    def _quarantine(self, rejected: Sequence[Quarantined]) -> None:
+        """Record these entries, in one round trip."""
+        if not rejected:
+            return
+        for _, entry_id, reason in rejected:
+            log.warning("Quarantined entry %s of the results stream: %s", entry_id, reason)
+        self._breaker.run(quarantine(self._keys, rejected))
 
 
 def _entries(reply: Any) -> list[Any]:

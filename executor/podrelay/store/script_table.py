@@ -23,7 +23,9 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class ScriptCall:
-    """One execution of a script, with KEYS and ARGV in the script's order. Built by `podrelay.store.scripts` only."""
+    """One execution of a script, with KEYS and ARGV in the script's order. Only `podrelay.store` builds it: `scripts` and
+    `quarantine`.
+    """
 
     name: str
     keys: Sequence[str]

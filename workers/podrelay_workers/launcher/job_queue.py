@@ -23,8 +23,9 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, rows, text
 from podrelay.protocol.retention import FINISHED_MAX
 from podrelay.settings import Settings
-from podrelay.store import quarantine, scripts
+from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.scripts import HeldJob, ThrottleEvent
 
 Kind = Literal["launch", "cleanup"]
@@ -237,7 +238,8 @@ class JobQueue:
     async def finish(self, outcomes: Sequence[Disposition]) -> list[str]:
         """Write many dispositions in one step.
 
-        :return: per job `ok`, `lost`, `unwanted` (created, but withdrawn meanwhile: still held) or `broken`.
+        :return: per job `ok`, `lost`, `unwanted` (created, but withdrawn meanwhile: still held), `broken`, or `refused` and
+            Redis' error (still held: write it again later).
         """
         items = [(item.what, item.job.id, item.job.execution, item.job.queue, *item.args) for item in outcomes]
         call = scripts.finish(
@@ -298,7 +300,7 @@ class JobQueue:
 
     async def quarantine(self, job: Job, why: str) -> None:
         """Record a job that could not be trusted or read; never its payload."""
-        await self._runner.call(lambda client: quarantine.quarantine(client, self._keys, "job", job.id, why))
+        await self._runner.run(quarantine(self._keys, [Quarantined("job", job.id, why)]))
 
     def open_launch(self, job: Job) -> LaunchRequest:
         """Decrypt and verify the launch in a job.

@@ -24,7 +24,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import rows, text
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
-from podrelay.store.quarantine import quarantine
+from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
@@ -247,10 +247,8 @@ class Outbox:
         :raises RedisUnavailable: Redis failed.
         """
         log.warning("Quarantined launch %s: %s", launch_id, why)
-        pipeline = self._runner.client.pipeline()
-        pipeline.zrem(self._keys.live(self._cluster), launch_id)
-        quarantine(pipeline, self._keys, "launch", launch_id, why)
-        await self._runner.call(lambda _: pipeline.execute())
+        await self._runner.run(quarantine(self._keys, [Quarantined("launch", launch_id, why)]))
+        await self._runner.call(lambda client: client.zrem(self._keys.live(self._cluster), launch_id))
 
 
 def _merged(held: Publication, newer: Publication) -> Publication:

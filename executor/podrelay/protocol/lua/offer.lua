@@ -7,6 +7,7 @@
 --       12 ledger ttl (s)  13 rq:scheduled prefix  14 suffix that turns a level's queue into the owner's fair queue
 --       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
 -- Returns one word per launch: offered | known (already waiting, leased or created) | finished | withdrawn
+-- A full Redis refuses the whole offer: its first write needs memory.
 -- The launch that `current` named before is withdrawn in the same step: a task instance never has two wanted launches.
 local launch_prefix, job_prefix, list_prefix, now, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[11]
 
@@ -67,6 +68,8 @@ for i = 15, #ARGV, 11 do
     answer = 'withdrawn'
   end
   if answer == 'offered' then
+    -- First: if Redis refuses a later write, this launch is not taken for one that is in its list, and is offered again.
+    redis.call('RPUSH', list_prefix .. waiting_queue(queue), job)
     write_job(job_key, 'launch', queue, ARGV[i + 5], ARGV[i + 6], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
     redis.call('PERSIST', job_key)
     redis.call('HDEL', ledger, 'result', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
@@ -78,7 +81,6 @@ for i = 15, #ARGV, 11 do
     redis.call('PERSIST', ledger)
     withdraw_previous(subject, launch)
     redis.call('HSET', KEYS[1], subject, launch)
-    redis.call('RPUSH', list_prefix .. waiting_queue(queue), job)
     offered = true
   end
   answers[#answers + 1] = answer

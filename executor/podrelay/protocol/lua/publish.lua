@@ -11,6 +11,7 @@ if ARGV[1] ~= '' then
   local term = redis.call('HMGET', KEYS[4], 'leader', 'fence')
   if term[1] ~= ARGV[1] or term[2] ~= ARGV[2] then return -2 end
 end
+run_when_full(KEYS[1])
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
 local entry = read_ledger(KEYS[1], 'state', 'started', 'wait')
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]

@@ -5,6 +5,7 @@
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 a fresh epoch, stored if there is none  then per launch: launch id, attempt
 -- Returns the epoch, then flat: launch id, what, attempt, encrypted report, relaunches so far. What is one of
 --   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone) | finished | withdrawn | ahead (a later attempt)
+run_when_full(KEYS[1])
 redis.call('SET', KEYS[1], ARGV[3], 'NX')
 local reply = { redis.call('GET', KEYS[1]) }
 local function add(launch, what, attempt, result, relaunches)
