@@ -32,6 +32,7 @@ from podrelay.scheduling.launch_registry import Launch, LaunchRegistry, slot_onl
 from podrelay.settings import load_settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import check, connect
+from podrelay.store.key_rings import key_ring
 from podrelay.store.launch_queue import LaunchQueue
 from podrelay.store.ledger import Ledger
 from podrelay.store.result_stream import ResultStream
@@ -106,6 +107,7 @@ class RedisKubernetesExecutor(BaseExecutor):
                     self.log.warning("%s", warning)
             self._breaker.load("offer", "acknowledge", "withdraw", "survey")
             context.results.skip_to_end()
+            self.parts.key_check.run_once()  # before the first offer: a launcher that cannot read it must know why
         except RedisUnavailable as error:
             self._log_outage(error)
         self._started = True
@@ -126,6 +128,9 @@ class RedisKubernetesExecutor(BaseExecutor):
             queue=LaunchQueue(self._breaker, keys, cipher, cluster, self.settings.ledger_ttl_s, delete_options),
             ledger=Ledger(self._breaker, keys),
             results=ResultStream(self._breaker, keys, cipher),
+            breaker=self._breaker,
+            keys=keys,
+            key_ring=key_ring(f"scheduler {self.job_id}", cipher),
         )
 
     def end(self) -> None:

@@ -16,6 +16,8 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
 from podrelay.store.connection import connect, redis_errors
+from podrelay.store.key_rings import REMEDY, announce, key_ring, mismatches, read_rings
+from podrelay.store.script_table import evaluate
 from podrelay.teams import kube_client_of, kube_config_of, watched_namespaces
 
 # What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
@@ -52,6 +54,7 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
     if settings:
         yield _try("Fernet key", lambda: _fernet_key(settings[0]))
         yield _try("Redis", lambda: _redis(settings[0]))
+        yield _try("Fernet keys of all processes", lambda: _key_rings(settings[0]))
     yield _try("pod template", lambda: _template(kube_config_of(team)))
     processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
     yield _try("Kubernetes", lambda: _kubernetes(team, kube_config_of(team), processes))
@@ -77,6 +80,17 @@ def _redis(settings: Settings) -> str:
         with redis_errors():
             client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return "; ".join(warnings) or "reachable and writable"
+
+
+def _key_rings(settings: Settings) -> str:
+    """Compares the keys of the processes that run with those of this configuration, by their fingerprints."""
+    keys, own = RedisKeys(settings.deployment), key_ring("this configuration", PayloadCipher(settings.fernet_key))
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors():
+        rings = read_rings(evaluate(client, announce(keys, None)))
+    found = mismatches([*rings, own])
+    if found:
+        raise ConfigError(f"{'; '.join(found)}. {REMEDY}")
+    return f"the same in {len(rings)} running processes" if rings else "no process runs to compare with"
 
 
 def _template(kube_config: KubeConfig) -> str:

@@ -27,6 +27,7 @@ from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import WANTED, Decision, TaskRow, cleanup_for, decide, describe_failure, superseded
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
+from podrelay.scheduling.unreadable import limit
 from podrelay.store.launch_queue import Acknowledgement
 from podrelay.teams import metric_tags
 
@@ -106,6 +107,28 @@ class ResultProcessor:
                 self.report_progress(launch, report)
         if ended:
             self._close(self._decide(ended))
+
+    def process_unreadable(self, reports: Sequence[PodReport]) -> list[Launch]:
+        """Act on stand-ins for reports that cannot be decrypted, as far as they suffice.
+
+        :return: the launches that they cannot end, because the task runs.
+        """
+        found = [(self._launches.get(report.launch_id), report) for report in reports]
+        ended = [
+            (launch, report) for launch, report in found if launch is not None and report.attempt == launch.attempt
+        ]
+        possible, left = [], []
+        for item in self._decide(ended) if ended else ():
+            decision: Decision | None = item.decision
+            if item.launch.kind == "task":
+                decision = limit(item.decision, item.report, item.launch.task.try_number, item.row)
+            if decision is None:
+                left.append(item.launch)
+            else:
+                possible.append(item._replace(decision=decision))
+        if possible:
+            self._close(possible)
+        return left
 
     def acknowledgement(
         self, launch_id: str, subject: str, report: PodReport, cleanup: CleanupAction | None, *, over: bool = True

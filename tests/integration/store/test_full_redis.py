@@ -21,6 +21,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store import scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch, ThrottleEvent
@@ -294,6 +295,7 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     *((before, throttle("refused", "n")) for before in (nothing, probing)),
     *((before, throttle("passed", "n")) for before in (nothing, probing, open_again)),
     *((before, survey()) for before in (nothing, World.offered, ended, damaged_entry)),
+    (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
     (nothing, quarantine(KEYS, [Quarantined("job", "j", "why"), Quarantined("launch", "l", "why")])),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ job_queue      RQ's data in Redis: claim by lease, renew, finish, put back
 leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
+unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
 pod_template   template files, read once per version
 pod_creation   creation of the pod, at most once

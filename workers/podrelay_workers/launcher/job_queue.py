@@ -277,7 +277,7 @@ class JobQueue:
     async def publish(self, result: PodReport) -> int:
         """Publish a report: to the stream and the ledger, at most once per attempt."""
         now = f"{time.time():.6f}"
-        fields = {"reason": result.reason, "message": result.message}
+        fields = {"reason": result.reason, "message": result.message, "result_key": self._cipher.fingerprints[0]}
         if result.terminal:
             fields["t_finished"] = now
         call = scripts.publish(

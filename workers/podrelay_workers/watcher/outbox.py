@@ -204,7 +204,12 @@ class Outbox:
             now=now,
             results_max=self._stream_length,
             # Empty ones too: the reason of a wait is obsolete once the pod runs.
-            fields={**publication.fields, "reason": report.reason, "message": report.message},
+            fields={
+                **publication.fields,
+                "reason": report.reason,
+                "message": report.message,
+                "result_key": self._cipher.fingerprints[0],
+            },
         )
 
     # --- reading the ledger -------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.key_rings import key_ring
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader import DataLost, Leader, Scope
@@ -53,10 +55,12 @@ class Watcher:
         self._leader: Leader | None = None
         keys = RedisKeys(settings.deployment)
         self._election = LeaderElection(scripts, keys, rules.cluster, settings.watch_lease_s)
+        cipher = PayloadCipher(settings.fernet_key)
+        self._announcer = KeyAnnouncer(scripts, keys, key_ring(f"watcher {self._election.me}", cipher))
         self._outbox = Outbox(
             scripts,
             keys,
-            PayloadCipher(settings.fernet_key),
+            cipher,
             rules.cluster,
             settings.results_max_length,
             _metrics_enabled(),
@@ -67,10 +71,12 @@ class Watcher:
         does not publish it again.
         """
         health_task = asyncio.create_task(self._write_health(), name="write health")
+        keys_task = asyncio.create_task(self._announcer.keep(), name="announce the keys")
         try:
             await self._run_terms()
         finally:
-            await cancel_and_wait(health_task)
+            await cancel_and_wait(health_task, keys_task)
+            await self._announcer.end()
             health.remove("watcher")
 
     async def _write_health(self) -> None:
