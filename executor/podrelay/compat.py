@@ -1,7 +1,7 @@
 """The one place for differences between Airflow releases: 3.1 to 3.3, and what is announced for 3.4.
 
 Used by the executor and the parts of a heartbeat. Where a function takes an executor, any object with the attributes of
-Airflow's base class will do.
+Airflow's base class is accepted.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def forget_queued(executor: Any, key: Any) -> None:
 
 
 def queued(executor: Any, key: Any) -> bool:
-    """Does the base class hold a workload with this key that was not handed over yet?"""
+    """Does the base class hold a workload with this key that has not been handed over yet?"""
     return any(key in getattr(executor, name, {}) for name in ("queued_tasks", "queued_callbacks")) or any(
         key in queue for queue in getattr(executor, "executor_queues", {}).values()
     )

@@ -1,6 +1,6 @@
-"""Sees what every contestant does, from outside: when each pod appeared and when it ended, by a watch of its own.
+"""Sees what every contestant does, from outside: when each pod appeared and when it ended, by its own watch.
 
-A process of its own, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
+A separate process, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
 `what <tab> dag.task <tab> seconds since the epoch`, what being `created` or `ended`, and `ready` when it has begun.
 """
 
@@ -36,14 +36,14 @@ async def observe(namespace: str, out: TextIO) -> None:
             out.write(f"ended\t{task}\t{now:.6f}\n")
 
     async with await PodClient.connect() as api:
-        page = await api.list_page(namespace, brief=True, limit=0)
+        page = await api.list_page(namespace, partial=True, limit=0)
         for pod in page.items:
             created.add(pod["metadata"]["uid"])
         out.write("ready\t\t0\n")
         version = page.version
         while True:
             try:
-                async for event in api.watch_stream(namespace, version=version, brief=True):
+                async for event in api.watch_stream(namespace, version=version, partial=True):
                     version = str(event["object"]["metadata"].get("resourceVersion") or version)
                     if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                         note(event["object"])

@@ -35,7 +35,7 @@ def test_watcher_killed_while_pods_end(rig: StackRig) -> None:
     rig.stack.start_watcher("watcher.1")
     assert run.finish() == "success"
     run.settle()
-    # The task whose process died without a word: only the new watcher's first list could tell.
+    # The task whose process died without a report: only the new watcher's first list could show it.
     assert {task.label: task.try_number for task in run.tasks() if task.try_number > 1} == {"work[3]": 2}
     assert run.pods_made() == _one_pod_each() + Counter({("work[3]", 2): 1})
 

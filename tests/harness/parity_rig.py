@@ -63,7 +63,7 @@ class Task:
 
 
 class Rig:
-    """One executor in a scheduler of its own. Subclasses say which."""
+    """One executor in its own scheduler. Subclasses define which."""
 
     name: ClassVar[str]
 

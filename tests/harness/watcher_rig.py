@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from tests.harness.local_cluster import LocalCluster
+from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[3]
 Json = dict[str, Any]
@@ -55,7 +56,7 @@ class WatcherRig:
         self.folder = folder
         self.namespace = namespace
         key = Fernet.generate_key().decode()
-        # Each test is a deployment of its own, so that tests can share a cluster.
+        # Each test is a separate deployment, so that tests can share a cluster.
         self.settings = Settings(url, key, f"d{uuid.uuid4().hex[:8]}", watch_silence_s=3.0, watch_lease_s=2.0)
         self.names = RedisKeys(self.settings.deployment)
         self.cipher = PayloadCipher(key)
@@ -150,7 +151,7 @@ class WatcherRig:
         }
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A watcher as a process of its own, its log in the folder."""
+        """A watcher as a separate process, its log in the folder."""
         process = subprocess.Popen(
             [sys.executable, "-m", "podrelay_workers.watcher.process"],
             env=environment({"AIRFLOW_HOME": str(self.folder / "airflow"), **self.environment()}),
@@ -189,15 +190,3 @@ class WatcherRig:
 
 def environment(changes: dict[str, str]) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT}/executor:{ROOT}/workers"} | changes
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """Wait until it holds; its value."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        await asyncio.sleep(0.02)

@@ -38,7 +38,7 @@ _OUR_VERSION = 8
 
 
 def new_launch_id() -> str:
-    """An id for a launch to which Airflow assigned none; `is_assigned` tells it from Airflow's ids."""
+    """An id for a launch to which Airflow assigned none; `is_assigned` distinguishes it from Airflow's ids."""
     return str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | _OUR_VERSION << 76))
 
 

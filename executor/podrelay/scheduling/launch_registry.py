@@ -25,8 +25,8 @@ class LaunchState(Enum):
     # Another scheduler requested it, or another launch of its task was found to run: the request is rebuilt from the
     # database if it is needed.
     ADOPTED = "adopted"
-    # Not a launch of ours, or an attempt whose reports no longer arrive: only its slot is held, until the database says
-    # that the task is over.
+    # Launched by another executor, or an attempt whose reports no longer arrive: only its slot is held, until the database
+    # says that the task is over.
     SLOT_ONLY = "slot only"
     # The task is over, the end of its pod is not known, and perhaps never will be.
     TASK_OVER = "task over"
@@ -70,7 +70,7 @@ class Launch:
     def attach_request(self, request: LaunchRequest, workload: Any) -> None:
         """The request was rebuilt from the database.
 
-        :raises IllegalTransition: it has one, or needs none.
+        :raises IllegalTransition: the launch already has a request, or needs none.
         """
         if self.state is LaunchState.ADOPTED:
             self.state = LaunchState.REQUESTED
@@ -109,7 +109,7 @@ class Launch:
         return now_s - self._over_since_s
 
     def withdraw(self) -> None:
-        """Redis was asked to take it back, or will be. Possible in every state, and more than once."""
+        """A request to take it back was sent to Redis, or will be. Possible in every state, and more than once."""
         self.state = LaunchState.WITHDRAWN
 
     def _illegal(self, step: str) -> IllegalTransition:
@@ -179,7 +179,7 @@ class LaunchRegistry:
             del self._by_key[launch.key]
 
     def release(self, launch: Launch, running: set[Any]) -> None:
-        """Forget a launch without entry in Redis, pod or purpose. If it is the newest of its key, free the slot."""
+        """Forget a launch that has no entry in Redis, pod or purpose. If it is the newest of its key, free the slot."""
         if self.is_newest(launch):
             running.discard(launch.key)
         self.forget(launch)

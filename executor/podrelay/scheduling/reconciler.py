@@ -29,7 +29,7 @@ from podrelay.store.ledger import Finding
 
 log = logging.getLogger(__name__)
 
-# A task that is over keeps its slot for at most this long if nobody watches its pod: by then its log is written.
+# A task that is over keeps its slot for at most this long if no watcher follows its pod: by then its log is written.
 UNWATCHED_END_S = 120.0
 KEY_MISMATCH = (
     "a launcher lacks the key with which this scheduler encrypts launches; give both the same [podrelay] fernet_key or "
@@ -98,7 +98,7 @@ class Reconciler:
                 break
 
     def report_missing_launcher(self) -> None:
-        """Tell tasks that wait for a launcher while none is running, among the launches compared since the last call."""
+        """Notify tasks that wait for a launcher while none is running, among the launches compared since the last call."""
         unchecked, self._launcher_unchecked = (
             self._launcher_unchecked,
             [],

@@ -56,7 +56,7 @@ class RequestBuilder:
     def next_attempts(self, wanted: Sequence[tuple[Launch, Decision]]) -> dict[str, Launch]:
         """The launches as they will be offered again, by id: next attempt, new token.
 
-        A launch whose task the database no longer has in state queued is left out.
+        A launch whose task is no longer queued in the database is left out.
         """
         self.rebuild(launch for launch, _ in wanted if launch.workload is None)
         again = {}
@@ -149,7 +149,7 @@ def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tup
 
 
 def is_watched(kube_config: KubeConfig, namespace: str) -> bool:
-    """Does the watcher follow the pods of this namespace? It gets those of other namespaces one by one."""
+    """Does the watcher follow the pods of this namespace? It reads those of other namespaces one by one."""
     watched = watched_namespaces(kube_config)
     return watched == (None,) or namespace in watched
 

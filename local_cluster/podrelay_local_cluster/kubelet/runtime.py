@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from podrelay_local_cluster.kubelet.container_log import ContainerLog
@@ -13,6 +14,18 @@ SIGNAL_EXIT_CODE = 128
 """A process ended by signal n has exit code 128 + n."""
 
 
+@dataclass(frozen=True)
+class ContainerStart:
+    """One container to start, with all variables of its spec filled in. Without a `log` its output is discarded."""
+
+    pod: Json
+    kind: ContainerKind
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    log: ContainerLog | None
+
+
 class ContainerProcess(Protocol):
     """A started container."""
 
@@ -20,21 +33,13 @@ class ContainerProcess(Protocol):
         """The exit code as a container runtime reports it: 128 + n after signal n."""
 
     def send(self, number: int) -> None:
-        """Signal the whole container. No effect once it has ended."""
+        """Signal the whole container. Has no effect once it has ended."""
 
 
 class ContainerRuntime(Protocol):
     """Starts containers."""
 
-    def start(
-        self,
-        pod: Json,
-        kind: ContainerKind,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        log: ContainerLog | None,
-    ) -> ContainerProcess:
+    def start(self, container: ContainerStart) -> ContainerProcess:
         """Raises OSError when the command cannot be started."""
 
     @property

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from airflow.jobs.job import Job
+from airflow.jobs.job import Job, JobState
 from airflow.utils.session import create_session
-from airflow.utils.state import JobState, TaskInstanceState
+from airflow.utils.state import TaskInstanceState
 
 from tests.harness.parity_rig import Rig
 from tests.harness.task_instances import load, update
@@ -122,11 +122,11 @@ def test_the_stock_executor_adopts_ours(rigs: Rigs) -> None:
     assert stock.event(task) == (TaskInstanceState.SUCCESS, None)
 
 
-# --- pods of schedulers that are dead, whose task nobody adopts ---------------------------------------------------------
+# --- pods of schedulers that are dead, whose task is not adopted ---------------------------------------------------------
 def scheduler_row(job_id: int, *, alive: bool) -> None:
-    heard = datetime.now(timezone.utc) - timedelta(seconds=0 if alive else 600)
+    last_beat = datetime.now(timezone.utc) - timedelta(seconds=0 if alive else 600)
     with create_session() as session:
-        session.add(Job(id=job_id, job_type="SchedulerJob", state=JobState.RUNNING, latest_heartbeat=heard))
+        session.add(Job(id=job_id, job_type="SchedulerJob", state=JobState.RUNNING, latest_heartbeat=last_beat))
 
 
 @both

@@ -130,7 +130,7 @@ def test_an_edited_template_counts_for_the_next_pod(rigs: Rigs, which: str, tmp_
         assert rig.pod(task)["spec"]["containers"][0]["image"] == image
 
 
-# --- a launcher that was told more --------------------------------------------------------------------------------------
+# --- a launcher with more options --------------------------------------------------------------------------------------
 HOOK = """
 def pod_mutation_hook(pod):
     if pod.spec.containers[0].image == "poison":
@@ -145,13 +145,13 @@ IMAGE = {"worker_container_repository": "registry:5000/configured", "worker_cont
 
 @pytest.fixture(scope="module")
 def strict(folder: Path, redis_server: RedisServer, environment: dict[str, str]) -> Iterator[Workers]:
-    """A launcher with a pod_mutation_hook and an image of its own that tries each launch three times."""
+    """A launcher with a pod_mutation_hook and its own image that tries each launch three times."""
     home = folder / "strict"
     home.mkdir()
     (home / "airflow_local_settings.py").write_text(HOOK)
     options = {"TASK_PUBLISH_MAX_RETRIES": "2", **{name.upper(): value for name, value in IMAGE.items()}}
-    told = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
-    with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=told) as made:
+    variables = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
+    with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=variables) as made:
         yield made
 
 

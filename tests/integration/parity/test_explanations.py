@@ -60,17 +60,17 @@ def test_why_a_pod_ended(ours: Rig, end: str) -> None:
     ending, words = ENDS[end]
     task, pod = ours.run()
     ours.end_pod(pod, **ending)
-    told = failure(ours, task)
+    log_text = failure(ours, task)
     for word in [*words, f"node {pod['spec']['nodeName']}", pod["metadata"]["name"]]:
-        assert word in told
+        assert word in log_text
 
 
 def test_that_a_pod_was_deleted_from_outside(ours: Rig) -> None:
     task, pod = ours.run()
     ours.delete_pod(pod)
-    told = failure(ours, task)
+    log_text = failure(ours, task)
     for word in ("PodDeleted", "class infrastructure", pod["metadata"]["name"]):
-        assert word in told
+        assert word in log_text
 
 
 def test_that_an_init_container_failed(rigs: Rigs) -> None:
@@ -87,9 +87,9 @@ def test_that_an_init_container_failed(rigs: Rigs) -> None:
                                "state": {"waiting": {"reason": "PodInitializing"}}}],
     }  # fmt: skip
     rig.patch(pod, {"status": status}, "/status")
-    told = failure(rig, task)
+    log_text = failure(rig, task)
     for word in ("init container git-sync", "exit code 2", "image git:1", "class configuration", "no such ref"):
-        assert word in told
+        assert word in log_text
 
 
 # --- the wait ------------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_a_pod_that_is_gone_at_once_fails_a_running_task(rigs: Rigs, which: str)
 
 @both
 def test_a_pod_deleted_while_nobody_watches_is_found(rigs: Rigs, which: str) -> None:
-    """All watches end, the pod goes, and the versions before are forgotten (D-8): the stock executor never hears of it."""
+    """All watches end, the pod goes, and the versions before are forgotten (D-8): the stock executor never learns of it."""
     rig = rigs(which)
     task, pod = rig.run()
     name = pod["metadata"]["name"]

@@ -126,5 +126,5 @@ def exceeds_alone(message: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Replace what JSON may hold and UTF-8 may not (half of a surrogate pair), so that the text can be stored."""
+    """Replace what is valid in JSON but not in UTF-8 (half of a surrogate pair), so that the text can be stored."""
     return text.encode("utf-8", "replace").decode()

@@ -39,7 +39,7 @@ LOW_SHARE = 8
 PROBE_S = 10.0
 # The interval between two events about the same wait in a task's event log.
 NEWS_S = 60.0
-# Jobs per script run: Redis serves nobody else meanwhile (0.02 ms a job).
+# Jobs per script run: Redis serves no other client meanwhile (0.02 ms a job).
 CHUNK = 64
 # Expired leases per queue and script run.
 _REAPED_MAX = 256
@@ -268,7 +268,7 @@ class JobQueue:
         reason: str = "",
         message: str = "",
     ) -> float:
-        """Share an answer of the API server with all launchers of the cluster; the seconds to wait."""
+        """Share an answer of the API server with all launchers of the cluster, and return the seconds to wait."""
         call = scripts.throttle(
             self._keys, cluster=self.cluster, event=event, namespace=namespace, x=x, y=y, reason=reason, message=message
         )

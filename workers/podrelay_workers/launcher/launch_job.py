@@ -115,7 +115,7 @@ class LaunchHandler:
         self._leases.finish(await self._reject(job, request, "LauncherCrashed", message))
 
     async def report_quota_waits(self, notices: Sequence[QuotaNotice]) -> None:
-        """Report launches that wait for their namespace's quota; a report that Redis does not take is dropped."""
+        """Report launches that wait for their namespace's quota; a report that Redis does not accept is dropped."""
         reports = [
             PodReport(item.launch_id, item.attempt, "pending", reason=item.reason, message=item.message)
             for item in notices
@@ -154,7 +154,7 @@ class LaunchHandler:
         except RedisUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - an error of ours or of a library must not stop the process
-            log.exception("Launch %s failed by an error of the launcher", job.id)
+            log.exception("Launch %s failed because of an error in the launcher", job.id)
             disposition = await self._retry_fault(job, request, type(error).__name__)
         if job.probe and (disposition is None or disposition.what != "created"):
             # The probe did not test the quota. Where the quota refused it, the script ignores this.
@@ -165,7 +165,7 @@ class LaunchHandler:
         if job.overdue is not None:
             return await self._fail_overdue(job, request, *job.overdue)
         if request.not_after_s and time.time() + self._token_margin_s > request.not_after_s:
-            log.info("Launch %s expired: its token is about to end; no pod created", job.id)
+            log.info("Launch %s needs a new token: its own would expire too soon; no pod created", job.id)
             await self._publish(request, "expired", "TokenExpired", "the task's token was about to expire")
             return done(job)
         try:
@@ -243,7 +243,7 @@ class LaunchHandler:
         return wait(job, seconds + spread_s, policy.reason, policy.message, report)
 
     async def _share_wait(self, request: LaunchRequest, policy: ErrorPolicy) -> float:
-        """Make every launcher concerned wait; the seconds."""
+        """Make every launcher concerned wait, and return the wait in seconds."""
         if policy.scope == "launch":
             return policy.seconds or 0.0
         if policy.scope == "namespace":
@@ -280,7 +280,7 @@ class LaunchHandler:
         return await self._give_up(job, request, reason, message)
 
     async def _retry_fault(self, job: Job, request: LaunchRequest, error: str) -> Disposition:
-        """Try again after an error of the launcher: the pod may exist, and another launcher, or a newer one, may succeed."""
+        """Try again after an error in the launcher: the pod may exist, and another launcher, or a newer one, may succeed."""
         if job.tries < FAULTS_MAX:
             return wait(job, FAULT_S * (job.tries + 1), "LauncherError", error)
         return await self._reject(job, request, "LauncherError", f"{error} in each launcher that tried; see their logs")

@@ -67,7 +67,7 @@ class ManifestRenderer:
 
         A hook is not called: it may have side effects, and there is no pod to create.
 
-        :raises ManifestError: launches without a template of their own will fail with this error.
+        :raises ManifestError: launches without their own template will fail with this error.
         """
         if self._hook:
             self._templates.get(None)
@@ -182,7 +182,7 @@ class ManifestRenderer:
         template.container = template.skeleton["spec"]["containers"][0]
         if self._filled(template, request) != self._construct_manifest(template, request):
             template.skeleton = None
-            log.warning("Fast rendering disabled for a pod template: its result differs from construct_pod")
+            log.warning("Fast rendering disabled for a pod template: its result differs from that of construct_pod")
 
     def _filled(self, template: Template, request: LaunchRequest) -> Json:
         """The merged pod with the fields of this launch. Unchanged parts are shared by all pods and must not be modified."""

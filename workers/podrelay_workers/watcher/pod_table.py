@@ -102,7 +102,7 @@ class PodTable:
         return self._namespaces.get(name)
 
     def observe(self, event: str, pod: Any, now_s: float, clock_s: float) -> Observation:
-        """Update the table by an event. `event` is the watch's type, or LISTED for a pod of a list."""
+        """Update the table from an event. `event` is the watch's type, or LISTED for a pod of a list."""
         state = interpret(event, pod, self._rules, now_s)
         view, key = state.view, (state.view.namespace, state.view.name)
         if state.skipped:
