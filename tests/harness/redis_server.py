@@ -67,12 +67,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [self.program or find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
-             "--save", "", "--appendonly", "no", *self.options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self.start_without_waiting()
         deadline = time.monotonic() + 10
         client = redis.Redis.from_url(self.url)
         while True:
@@ -80,9 +75,18 @@ class RedisServer:
                 client.ping()
                 return
             except redis.RedisError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
+                if time.monotonic() > deadline or self.process is None or self.process.poll() is not None:
                     raise
                 time.sleep(0.02)
+
+    def start_without_waiting(self) -> None:
+        """For a server that answers no PING, because it wants a password."""
+        self.process = subprocess.Popen(
+            [self.program or find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+             "--save", "", "--appendonly", "no", *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

@@ -54,7 +54,7 @@ def launched(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[str, 
 
 
 def events(executor: RedisKubernetesExecutor) -> list[tuple[str, str]]:
-    return [(row.event, row.extra) for row in executor._task_event_logs]
+    return [(row.event, row.extra or "") for row in executor._task_event_logs]
 
 
 def test_a_task_that_is_over_ends_though_its_report_is_unreadable(

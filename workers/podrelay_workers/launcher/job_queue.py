@@ -25,6 +25,7 @@ from podrelay.protocol.retention import FINISHED_MAX
 from podrelay.settings import Settings
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.outage_log import OutageLog
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.scripts import HeldJob, ThrottleEvent
 
@@ -125,8 +126,9 @@ class JobQueue:
         kind: Kind,
         worker: str,
         cluster: str,
+        outages: OutageLog | None = None,
     ) -> None:
-        self._runner = AsyncScripts(client)
+        self._runner = AsyncScripts(client, outages)
         self._keys = RedisKeys(settings.deployment)
         self._cipher = cipher
         self._settings = settings
@@ -136,6 +138,10 @@ class JobQueue:
         self.queues = self._keys.launch_queues(cluster) if kind == "launch" else [self._keys.cleanup_queue(cluster)]
         self._spent_data = jobs.spent_data(jobs.LAUNCH_FUNCTION if kind == "launch" else jobs.CLEANUP_FUNCTION)
         self._low_credit = 0.0
+
+    @property
+    def outages(self) -> OutageLog:
+        return self._runner.outages
 
     @property
     def last_reply_s(self) -> float:

@@ -22,6 +22,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.key_rings import key_ring
+from podrelay.store.outage_log import OutageLog
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.cleanup_job import CleanupHandler
 from podrelay_workers.launcher.concurrency import Concurrency, FixedSlots
@@ -68,12 +69,15 @@ class Launcher:
         self._team = team
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
         self.name = unique_name()
+        self._outages = OutageLog(log, "Jobs and their outcomes are kept and retried.")
         cipher = PayloadCipher(settings.fernet_key)
-        self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster)
-        self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster)
+        self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster, self._outages)
+        self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster, self._outages)
         self._throttle = Throttle()
         self._announcer = KeyAnnouncer(
-            AsyncScripts(client), RedisKeys(settings.deployment), key_ring(f"launcher {self.name}", cipher)
+            AsyncScripts(client, self._outages),
+            RedisKeys(settings.deployment),
+            key_ring(f"launcher {self.name}", cipher),
         )
         self._launch_leases = Leases(
             self._launch_queue, settings.launch_lease_s, lambda disposition: self._launches.discard_pod(disposition)

@@ -124,7 +124,9 @@ class Leases:
                     self._written(disposition, answer)
         if refused:
             self._unwritten += refused
-            raise unavailable(ResponseError(error))
+            refusal = unavailable(ResponseError(error))
+            self._queue.outages.failed(refusal)
+            raise refusal
 
     def _written(self, disposition: Disposition, answer: str) -> None:
         if answer == "unwanted" and self._discard is not None:
@@ -152,8 +154,6 @@ class Leases:
             try:
                 await self.flush()
                 backoff.worked()
-            except RedisUnavailable as error:
-                if not backoff.failures:
-                    log.warning("Cannot write outcomes; keeping them and retrying: %s", error)
+            except RedisUnavailable:
                 self._notified.set()
                 await asyncio.sleep(backoff.failed())

@@ -104,13 +104,9 @@ class Outbox:
             await asyncio.sleep(GATHER_S)
             try:
                 await self.flush(term)
-            except RedisUnavailable as error:
-                if not waits.failures:
-                    log.warning("%d reports not published yet; will retry: %s", len(self), error)
+            except RedisUnavailable:
                 await asyncio.sleep(waits.failed())
             else:
-                if waits.failures:
-                    log.info("Redis available again; publishing resumed")
                 waits.worked()
 
     async def flush(self, term: Term) -> None:

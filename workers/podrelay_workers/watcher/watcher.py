@@ -119,9 +119,7 @@ class Watcher:
         while True:
             try:
                 term = await self._election.claim()
-            except RedisUnavailable as error:
-                if not retries.failures:
-                    log.warning("Cannot take part in the leader election; will retry: %s", error)
+            except RedisUnavailable:
                 await asyncio.sleep(retries.failed())
                 continue
             retries.worked()
