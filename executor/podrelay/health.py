@@ -8,12 +8,16 @@ behind; the next reader detects that the process id is unused or that the file i
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from podrelay.settings import Settings
 
 # Seconds between two writes of a process.
 WRITE_INTERVAL_S = 2.0
@@ -25,7 +29,7 @@ STALE_AFTER_S = 15.0
 class ProcessHealth:
     """The record of one process. Times are wall-clock seconds of this host, 0 for never.
 
-    `trouble` is why the process cannot do its work although Redis answers; empty if it can.
+    `trouble` is why the process cannot do its work although Redis answers; empty if it can. `place` is that of `place_of`.
     """
 
     kind: str
@@ -34,6 +38,7 @@ class ProcessHealth:
     last_reply_s: float
     written_s: float
     trouble: str = ""
+    place: str = ""
 
     def why_not_ready(self, now_s: float) -> str:
         """The reason in a few words; empty if the process is ready."""
@@ -46,12 +51,21 @@ class ProcessHealth:
         return self.trouble
 
 
-def write(kind: str, team: str | None, last_reply_s: float, trouble: str = "") -> None:
+def place_of(settings: Settings) -> str:
+    """Identifies a deployment: two of one user on one host may have the same name on different servers. No secret."""
+    address = [re.sub("//.*@", "//", settings.redis_url).partition("?")[0], settings.redis_sentinels]
+    digest = hashlib.sha256(repr([*address, settings.redis_sentinel_master]).encode()).hexdigest()
+    return f"{settings.deployment}-{digest[:12]}"
+
+
+def write(kind: str, team: str | None, place: str, last_reply_s: float, trouble: str = "") -> None:
     """Record the health of this process. A folder that cannot be written to does not stop the process."""
     with contextlib.suppress(OSError):
         path = _own_file(kind)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(ProcessHealth(kind, team, os.getpid(), last_reply_s, time.time(), trouble))))
+        new.write_text(
+            json.dumps(asdict(ProcessHealth(kind, team, os.getpid(), last_reply_s, time.time(), trouble, place)))
+        )
         new.replace(path)
 
 
@@ -61,8 +75,8 @@ def remove(kind: str) -> None:
         _own_file(kind).unlink(missing_ok=True)
 
 
-def read(kind: str, team: str | None) -> list[ProcessHealth]:
-    """Every live process of this kind and team on this host. Files of dead processes are removed."""
+def read(kind: str, team: str | None, place: str) -> list[ProcessHealth]:
+    """Every live process of this kind, team and deployment on this host. Files of dead processes are removed."""
     found = []
     with contextlib.suppress(OSError):
         for path in sorted(_folder().glob(f"{kind}-*.json")):
@@ -70,7 +84,7 @@ def read(kind: str, team: str | None) -> list[ProcessHealth]:
                 record = ProcessHealth(**json.loads(path.read_text()))
                 if not _exists(record.pid):
                     path.unlink(missing_ok=True)
-                elif record.team == team:
+                elif (record.team, record.place) == (team, place):
                     found.append(record)
     return found
 

@@ -67,6 +67,7 @@ class Launcher:
         self._client = client
         self._shutdown = shutdown
         self._team = team
+        self._place = health.place_of(settings)
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
         self.name = unique_name()
         self._outages = OutageLog(log, "Jobs and their outcomes are kept and retried.")
@@ -189,7 +190,7 @@ class Launcher:
         """Keep the probe file fresh. The reaper's round trips are regular, however idle the queues are."""
         while True:
             last_reply_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
-            health.write("launcher", self._team, last_reply_s)
+            health.write("launcher", self._team, self._place, last_reply_s)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _listen_forever(self) -> None:
