@@ -8,16 +8,12 @@ behind; the next reader detects that the process id is unused or that the file i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from podrelay.settings import Settings
 
 # Seconds between two writes of a process.
 WRITE_INTERVAL_S = 2.0
@@ -29,7 +25,7 @@ STALE_AFTER_S = 15.0
 class ProcessHealth:
     """The record of one process. Times are wall-clock seconds of this host, 0 for never.
 
-    `trouble` is why the process cannot do its work although Redis answers; empty if it can. `place` is that of `place_of`.
+    `trouble` is why the process cannot do its work although Redis answers; empty if it can. `place` is `Settings.place`.
     """
 
     kind: str
@@ -49,13 +45,6 @@ class ProcessHealth:
         if now_s - self.last_reply_s > STALE_AFTER_S:
             return f"no reply from Redis for {now_s - self.last_reply_s:.0f} s"
         return self.trouble
-
-
-def place_of(settings: Settings) -> str:
-    """Identifies a deployment: two of one user on one host may have the same name on different servers. No secret."""
-    address = [re.sub("//.*@", "//", settings.redis_url).partition("?")[0], settings.redis_sentinels]
-    digest = hashlib.sha256(repr([*address, settings.redis_sentinel_master]).encode()).hexdigest()
-    return f"{settings.deployment}-{digest[:12]}"
 
 
 def write(kind: str, team: str | None, place: str, last_reply_s: float, trouble: str = "") -> None:

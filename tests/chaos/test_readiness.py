@@ -48,7 +48,7 @@ def test_red_while_deaf(
         "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(cluster.kubeconfig),
         "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(tmp_path / "template.yaml"),
     }
-    place = health.place_of(Settings(redis_url, "key"))
+    place = Settings(redis_url, "key").place
     kinds = ("launcher", "watcher")
     processes = {kind: fork_server.start(kind, environment, tmp_path / f"{kind}.log") for kind in kinds}
 

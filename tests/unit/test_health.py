@@ -81,7 +81,7 @@ def test_a_process_of_another_deployment_is_not_reported() -> None:
 
 def test_a_deployment_is_its_name_on_its_redis_whatever_the_password() -> None:
     def place(url: str = "redis://localhost:6379/0", deployment: str = "default", **more: Any) -> str:
-        return health.place_of(Settings(url, "key", deployment, **more))
+        return Settings(url, "key", deployment, **more).place
 
     assert place("redis://user:secret@localhost:6379/0?timeout=1") == place()
     assert place("redis://:ab@PART/x@localhost:6379/0") == place()

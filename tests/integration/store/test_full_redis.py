@@ -73,6 +73,8 @@ class World:
         kind = self.redis.type(key)
         if kind == "hash":
             fields: Any = self.redis.hgetall(key)
+            if key == KEYS.key_rings:  # the time follows the fingerprints
+                return {process: announced.split()[0] for process, announced in fields.items()}
             return {name: "" if is_time(name) else value for name, value in fields.items()}
         if kind == "zset":
             return self.redis.zrange(key, 0, -1)
@@ -88,7 +90,7 @@ def is_time(field: str) -> bool:
     return (
         field.startswith(("t_", "until", "window"))
         or field.endswith("_at")
-        or field in ("expires", "last_heartbeat", "fence")
+        or field in ("expires", "last_heartbeat", "fence", "clock_skew")
     )
 
 

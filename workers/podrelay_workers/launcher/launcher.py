@@ -67,7 +67,7 @@ class Launcher:
         self._client = client
         self._shutdown = shutdown
         self._team = team
-        self._place = health.place_of(settings)
+        self._place = settings.place
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
         self.name = unique_name()
         self._outages = OutageLog(log, "Jobs and their outcomes are kept and retried.")

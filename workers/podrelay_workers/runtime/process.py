@@ -96,7 +96,7 @@ async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shut
             return
         except RedisUnavailable as error:
             outages.failed(error)
-            health.write(role, team, health.place_of(settings), 0.0)
+            health.write(role, team, settings.place, 0.0)
             await shutdown.wait(backoff.failed())
 
 

@@ -83,7 +83,7 @@ class Watcher:
         """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""
         while True:
             trouble = self._leader.trouble if self._leader is not None else ""
-            health.write("watcher", self._team, health.place_of(self._settings), self._scripts.last_reply_s, trouble)
+            health.write("watcher", self._team, self._settings.place, self._scripts.last_reply_s, trouble)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _run_terms(self) -> None:
