@@ -6,6 +6,7 @@ declared here. Seconds are floats named `_s`; no secret appears in a repr.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -52,6 +53,13 @@ class Settings:
     pending_grace_s: float = 60.0
     failure_log_lines: int = 20
     cleanup_concurrency: int = 16
+
+    @property
+    def place(self) -> str:
+        """Identifies this deployment: two of one user may have the same name on different servers. Holds no secret."""
+        address = re.sub("//.*@", "//", self.redis_url).partition("?")[0]
+        text = repr((address, self.redis_sentinels, self.redis_sentinel_master))
+        return f"{self.deployment}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:

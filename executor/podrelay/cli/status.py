@@ -16,7 +16,9 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect, unavailable
+from podrelay.store.key_rings import KeyRing, announce, mismatches, read_rings
 from podrelay.store.liveness import registered_launchers
+from podrelay.store.script_table import evaluate
 
 # A command may wait longer than a heartbeat of the scheduler.
 _TIMEOUT_S = 5.0
@@ -40,6 +42,7 @@ def overview(team: str | None, now_s: float) -> Json:
             "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
             "refused_cleanups": _refused_cleanups(_hash(client, keys.throttle(cluster)), now_s),
+            "key_mismatches": mismatches(_key_rings(client, keys)),
             "unacknowledged": client.zcard(keys.unacknowledged),
             "results": client.xlen(keys.results),
             "quarantine": client.xlen(keys.quarantine),
@@ -121,6 +124,10 @@ def _watcher(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -
         "event_s_ago": _ago(watch.get("t_event"), now_s),
         "trouble": watch.get("trouble", "") if leads else "",
     }
+
+
+def _key_rings(client: redis.Redis, keys: RedisKeys) -> list[KeyRing]:
+    return read_rings(evaluate(client, announce(keys, None)))
 
 
 def _throttles(entry: dict[str, str], now_s: float) -> list[str]:

@@ -18,6 +18,7 @@ def render_overview(found: Json) -> str:
             "",
             *_launcher_lines(found["launchers"]),
             *_watcher_lines(found["watcher"]),
+            *(f"Fernet keys differ: {sentence}" for sentence in found["key_mismatches"]),
             *(f"throttled: {throttle}" for throttle in found["throttle"]),
             *(f"clean-ups refused: cannot {refusal}" for refusal in found["refused_cleanups"]),
             f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}",

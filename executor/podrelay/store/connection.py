@@ -14,10 +14,18 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 from redis.connection import SSLConnection
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.sentinel import MasterNotFoundError
 
-from podrelay.errors import ConfigError, RedisUnavailable
+from podrelay.errors import ConfigError, RedisFull, RedisUnavailable
 from podrelay.redis_address import SENTINELS, URL, RedisAddress, parse_redis_url
 from podrelay.settings import Settings
 from podrelay.store import tls
@@ -31,6 +39,10 @@ class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
         if inuse_connections:
             for sentinel in self.sentinel_manager.sentinels:
                 await sentinel.aclose()
+
+
+# In the text of any refusal for lack of memory. redis-py only recognises the error if no script caused it (Redis 6.2).
+_FULL = "command not allowed when used memory"
 
 
 def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
@@ -120,23 +132,47 @@ def unavailable(error: Exception, client: Any = None) -> RedisUnavailable:
     :param client: where it arose; the message then names the TLS files in use.
     """
     if isinstance(error, AuthenticationError):
-        return RedisUnavailable(f"{URL}: Redis rejects the user or password ({error}).")
-    if isinstance(error, NoPermissionError):
-        return RedisUnavailable(
-            f"Redis denies a command to the user of {URL} ({error}); docs/redis.md lists the rules it needs."
+        return RedisUnavailable(f"{URL}: Redis rejects the user or password ({error}).", cause="password")
+    if isinstance(error, OutOfMemoryError) or _FULL in str(error):
+        return RedisFull(
+            "Redis is full: it has reached its maxmemory and accepts no new launches. Raise maxmemory, or free memory "
+            "(docs/redis.md says what goes on meanwhile).",
+            cause="full",
+            answered=True,
         )
-    if isinstance(error, MasterNotFoundError):  # its text quotes clients of redis-py
+    if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and _is_denial(str(error))):
         return RedisUnavailable(
+            f"Redis denies a command to the user of {URL} ({error}); docs/redis.md lists the rules it needs.",
+            cause="denied",
+            answered=True,
+        )
+    kind = type(error).__name__
+    return RedisUnavailable(
+        _cause(error, client),
+        cause=kind,
+        # An error of RedisError's own kind is a reply; these three are failures of the connection.
+        answered=not isinstance(error, (ConnectionError, TimeoutError, OSError)),
+    )
+
+
+def _cause(error: Exception, client: Any) -> str:
+    if isinstance(error, MasterNotFoundError):  # its text quotes clients of redis-py
+        return (
             f"No Sentinel of {SENTINELS} answers and names a master that is up: check their addresses and "
             "[podrelay] redis_sentinel_master."
         )
     why = _no_database(error) or tls.explain(str(error), connection_options(client))
     if why:
-        return RedisUnavailable(why)
+        return why
     kind = type(error).__name__
     # Some errors quote a client or pool, which old releases of redis-py print with its password.
     text = kind if "<redis." in str(error) else f"{kind}: {error}"
-    return RedisUnavailable(f"Redis unavailable ({text}); check {URL}.")
+    return f"Redis unavailable ({text}); check {URL}."
+
+
+def _is_denial(text: str) -> bool:
+    """Inside a script, a missing right is a plain error: the text of Redis up to 6.2 and 7, and of Valkey."""
+    return "The user executing the script can't" in text or "ACL failure in script" in text
 
 
 def connection_options(client: Any) -> Mapping[str, Any]:

@@ -38,9 +38,9 @@ def plugin(rig: LauncherRig) -> Path:
     return path
 
 
-def reason() -> str:
+def reason(rig: LauncherRig) -> str:
     """Why the launcher of this host is not ready."""
-    return next((record.why_not_ready(time.time()) for record in health.read("launcher", None)), "")
+    return next((record.why_not_ready(time.time()) for record in health.read("launcher", None, rig.settings.place)), "")
 
 
 @pytest.mark.parametrize("role", ["launcher", "watcher"])
@@ -63,8 +63,8 @@ def test_a_plugin_that_hangs_at_the_start_is_shown_and_does_not_stop_the_shutdow
     async def scenario() -> None:
         try:
             await until(lambda: "corp-login" in log.read_text(), 60)
-            await until(lambda: health.read(role, None))
-            (record,) = health.read(role, None)
+            await until(lambda: health.read(role, None, rig.settings.place))
+            (record,) = health.read(role, None, rig.settings.place)
             assert "corp-login" in record.why_not_ready(time.time())
             process.send_signal(signal.SIGTERM)
             await until(lambda: process.poll() is not None, 30)
@@ -96,13 +96,13 @@ def test_launches_go_on_within_ten_seconds_of_the_plugins_return(
             (rig.folder / "hang").touch()
             valid = "two"
             later = rig.offer_many(5)
-            await until(lambda: "corp-login" in reason(), 20, "the probe says why")
+            await until(lambda: "corp-login" in reason(rig), 20, "the probe says why")
             await asyncio.sleep(12.0)  # longer than any plugin takes that works
             assert rig.states(later).get("created", 0) == 0
             (rig.folder / "token").write_text("two")
             (rig.folder / "hang").unlink()
             await until(lambda: rig.states(later) == {"created": 5}, 10)
-            await until(lambda: not reason(), 5)
+            await until(lambda: not reason(rig), 5)
 
     asyncio.run(scenario())
     assert {result.reason for result in rig.results()} <= {"Unauthorized"}, "the wait is reported"

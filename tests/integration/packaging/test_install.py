@@ -36,7 +36,7 @@ def test_podrelay_installs_beside_each_airflow(airflow: str, tmp_path: Path) -> 
     if not uv.exists():
         pytest.skip("no uv in this environment")
     words = [
-        uv,
+        str(uv),
         "pip",
         "compile",
         "--quiet",

@@ -10,6 +10,7 @@ leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
 token_check    whether the task's token is valid for long enough (pure)
+unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
 pod_template   template files, read once per version
 pod_creation   creation of the pod, at most once

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import MessageError
+from podrelay.errors import DecryptionError, MessageError
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay.teams import metric_tags
@@ -26,7 +26,9 @@ from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import mismatch
 from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.throttle import Throttle
+from podrelay_workers.launcher.unreadable_job import handle_unreadable
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class CleanupHandler:
         pods: PodClient,
         throttle: Throttle,
         shutdown: Shutdown,
+        announcer: KeyAnnouncer,
         deployment: str,
         team: str | None = None,
     ) -> None:
@@ -72,6 +75,7 @@ class CleanupHandler:
         self._pods = pods
         self._throttle = throttle
         self._shutdown = shutdown
+        self._announcer = announcer
         self._deployment = deployment
         self._tags = metric_tags(team)
         self._logged: set[str] = set()
@@ -93,6 +97,8 @@ class CleanupHandler:
         """What became of the job; None if the lease was lost."""
         try:
             request = self._queue.open_cleanup(job)
+        except DecryptionError as error:
+            return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
             return await self._quarantine(job, str(error))
         if self._shutdown.requested or self._throttle.remaining_s:

@@ -79,14 +79,10 @@ class JobLoop:
         try:
             self._more = False
             claim = await self._queue.claim(self._slots.free, self._wait_limit_s)
-        except RedisUnavailable as error:
-            if not backoff.failures:
-                log.warning("Cannot claim jobs; will retry: %s", error)
+        except RedisUnavailable:
             await shutdown.wait(backoff.failed())
             return
-        if backoff.failures:
-            log.info("Redis available again; claiming jobs")
-            backoff.worked()
+        backoff.worked()
         self._start(claim)
         if claim.news and self._report_waits is not None:
             await self._report_waits(claim.news)

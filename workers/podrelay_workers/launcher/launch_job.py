@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import MessageError, RedisUnavailable
+from podrelay.errors import DecryptionError, MessageError, RedisUnavailable
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, Outcome, PodReport
 from podrelay.teams import metric_tags
@@ -54,8 +54,10 @@ from podrelay_workers.launcher.redaction import redact
 from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.token_check import explain, is_token_ending, renewal_pause_s
+from podrelay_workers.launcher.unreadable_job import handle_unreadable
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class LaunchHandler:
         throttle: Throttle,
         shutdown: Shutdown,
         wait_limit: WaitLimit,
+        announcer: KeyAnnouncer,
         *,
         token_margin_s: float,
         team: str | None = None,
@@ -94,6 +97,7 @@ class LaunchHandler:
         self._throttle = throttle
         self._shutdown = shutdown
         self._wait_limit = wait_limit
+        self._announcer = announcer
         self._token_margin_s = token_margin_s
         self._tags = metric_tags(team)
 
@@ -147,6 +151,8 @@ class LaunchHandler:
         """What became of the job; None if the lease was lost or the launch was superseded."""
         try:
             request = self._queue.open_launch(job)
+        except DecryptionError as error:
+            return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
             log.warning("Job %s quarantined: %s", job.id, error)
             await self._queue.quarantine(job, str(error))

@@ -59,7 +59,9 @@ async def _run_launcher(
     timeout_s = max(process.REDIS_TIMEOUT_S, settings.redis_timeout_s)
     with shutdown.on_signals():
         try:
-            connecting = PodClient.connect(team, connections, "launcher", process.report_wait("launcher", team))
+            connecting = PodClient.connect(
+                team, connections, "launcher", process.report_wait("launcher", team, settings.place)
+            )
             connected = await shutdown.race(connecting)
         except ShutdownRequested:
             return 0

@@ -4,4 +4,5 @@ process   start-up: command line, logging, settings, Redis, exit codes
 shutdown  the shutdown event, set by signals, against which waits race
 tasks     named tasks that end together
 backoff   waiting times after failures (pure)
+key_announcer  which keys this process has, and which it lacks
 """

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from podrelay.protocol import identifiers
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.outage_log import OutageLog
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime import process
@@ -47,10 +48,13 @@ async def run_watcher(
     """
     shutdown = shutdown or Shutdown()
     rules, scope = read_options(settings, team, cluster)
+    outages = OutageLog(log, "Reports are kept and retried.")
     connections = len(scope.namespaces) + 2 * LOOKUPS_MAX
     with shutdown.on_signals():
         try:
-            connecting = PodClient.connect(team, connections, "watcher", process.report_wait("watcher", team))
+            connecting = PodClient.connect(
+                team, connections, "watcher", process.report_wait("watcher", team, settings.place)
+            )
             connected = await shutdown.race(connecting)
         except ShutdownRequested:
             return 0
@@ -58,7 +62,7 @@ async def run_watcher(
             connected as pods,
             process.redis_client("watcher", settings, team, shutdown) as client,
         ):
-            await Watcher(settings, pods, AsyncScripts(client), scope, rules, shutdown, team).run()
+            await Watcher(settings, pods, AsyncScripts(client, outages), scope, rules, shutdown, team).run()
     log.info("Watcher stopped")
     return 0
 

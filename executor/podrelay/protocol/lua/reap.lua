@@ -8,6 +8,7 @@
 --       11 mark after a level's queue in the name of a fair queue  then the queues
 -- Returns how many jobs were requeued, and flat (job id, queue, data) the jobs that lost too many launchers: they are now
 -- leased to the caller, who publishes their failure and finishes them as failed.
+run_when_full(KEYS[1])
 local now = redis_time()
 local requeued, crashed = 0, {}
 

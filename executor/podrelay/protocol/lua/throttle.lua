@@ -15,6 +15,7 @@
 -- Returns the seconds to wait.
 -- A namespace with an exhausted quota admits one launch; each success admits one and a quarter more. The queue thus moves
 -- fast where there is room, and a full quota causes fewer refusals than launches that passed.
+run_when_full(KEYS[1])
 local now = redis_time()
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local function get(name) return tonumber(redis.call('HGET', KEYS[1], name) or 0) end
