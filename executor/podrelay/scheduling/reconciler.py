@@ -13,6 +13,7 @@ from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat
 from podrelay.errors import MessageError
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import rows_by_subject
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # A task that is over keeps its slot for at most this long if no watcher follows its pod: by then its log is written.
 UNWATCHED_END_S = 120.0
-NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher"
+NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher{}"
 
 
 class Reconciler:
@@ -45,6 +46,8 @@ class Reconciler:
     ) -> None:
         self._executor = context.executor
         self._cluster = context.identity.cluster
+        of_team = "" if self._cluster == DEFAULT_CLUSTER else f" --team {self._cluster}"
+        self._no_launcher = NO_LAUNCHER.format(of_team)
         self._interval_s = context.settings.reconcile_interval_s
         self._kube_config = context.kube_config
         self._budget = context.budget
@@ -92,7 +95,7 @@ class Reconciler:
         )  # after a failure, the next round adds them again
         by_id = {launch.launch_id: launch for launch in unchecked if launch.kind == "task" and not launch.is_withdrawn}
         for launch_id in self._ledger.without_launcher(self._cluster, list(by_id), time.time()):
-            report = PodReport(launch_id, by_id[launch_id].attempt, "pending", "NoLauncher", NO_LAUNCHER)
+            report = PodReport(launch_id, by_id[launch_id].attempt, "pending", "NoLauncher", self._no_launcher)
             self._results.report_progress(by_id[launch_id], report)
 
     def _compare(self, batch: Sequence[Launch]) -> None:
