@@ -129,14 +129,18 @@ def with_new_token(workload: Any, generator: Any) -> Any:
     return workload.model_copy(update={"token": type(workload).generate_token(subject_of(workload), generator)})
 
 
-def token_end_s(token: str) -> float:
-    """When a JWT expires, in seconds since the epoch; 0 if it does not say. The signature is not checked."""
+def token_times(token: str) -> tuple[float, float]:
+    """When a JWT expires, in seconds since the epoch, and how long it lives; 0 for what it does not say.
+
+    The signature is not checked.
+    """
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims.get("exp", 0))
+        end_s, begin_s = float(claims.get("exp", 0)), float(claims.get("iat", claims.get("nbf", 0)))
     except (IndexError, ValueError, binascii.Error, AttributeError, TypeError):
-        return 0.0
+        return 0.0, 0.0
+    return end_s, max(0.0, end_s - begin_s) if begin_s else 0.0
 
 
 def coordinator_extra(queue: str | None) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Task:
     @property
     def prefix(self) -> str:
         """What the names of its pods begin with, whichever executor makes them."""
-        return self.dag_id.replace("_", "-")
+        return self.dag_id.replace("_", "-") if self.dag_id.isascii() and self.dag_id.strip("_") else "pod"
 
 
 class Rig:

@@ -152,12 +152,13 @@ class WatcherRig:
 
     def start(self) -> subprocess.Popen[bytes]:
         """A watcher as a separate process, its log in the folder."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "podrelay_workers.watcher.process"],
-            env=environment({"AIRFLOW_HOME": str(self.folder / "airflow"), **self.environment()}),
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / f"watcher{len(self.processes)}.log").open("wb"),
-        )
+        with (self.folder / f"watcher{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "podrelay_workers.watcher"],
+                env=environment({"AIRFLOW_HOME": str(self.folder / "airflow"), **self.environment()}),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         self.processes.append(process)
         return process
 

@@ -186,7 +186,7 @@ class ContainerRun:
         """Wait until the image can be pulled. False when the pod stopped before."""
         image, reason = self._spec["image"], "ErrImagePull"
         while (error := self._node.images.pull_error(image)) is not None:
-            text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}"'
+            text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}": ErrImagePull: {error}'
             if self.state.set_waiting(reason, text):
                 self._report_pull(reason, text)
             self._context.publish()
@@ -201,7 +201,7 @@ class ContainerRun:
             self._context.report("Failed", f'Failed to pull image "{self._spec["image"]}": {text}')
             self._context.report("Failed", f"Error: {reason}")
         else:
-            self._context.report("BackOff", text)
+            self._context.report("BackOff", f'Back-off pulling image "{self._spec["image"]}"')
 
     async def _variables(self) -> dict[str, str] | None:
         """Wait until everything that the environment refers to exists. None when the pod stopped before."""

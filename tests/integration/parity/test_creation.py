@@ -91,6 +91,17 @@ def test_the_namespace_of_an_override_is_used(rigs: Rigs, which: str) -> None:
     rig.event(task)
 
 
+@both
+def test_a_short_queue_timeout_is_no_obstacle(rigs: Rigs, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token of a task lives as long as it may be queued: here no longer than podrelay's default margin."""
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "40")
+    rig = rigs(which)
+    task, _ = rig.run()
+    assert len(rig.creates(task)) == 1
+    rig.end_pod(rig.pod(task), exit_code=1)
+    rig.event(task)
+
+
 # --- templates ----------------------------------------------------------------------------------------------------------
 def test_a_template_that_is_none_fails_only_its_task(rigs: Rigs, tmp_path: Path) -> None:
     rig = rigs("podrelay")

@@ -139,10 +139,12 @@ def ages(tmp_path: Path) -> Iterator[Ages]:
 def test_cleanup_pods_by_age(airflow_db: None, ages: Ages) -> None:
     made = {name: ages.make(name) for name in (
         "runs", "runs-long", "ended", "ended-long-ago", "failed-long-ago", "evicted-long-ago", "waits-x", "waits-for-long",
+        "\u65e5\u5831",
     )}  # fmt: skip
     cases: dict[str, dict[str, Any]] = {
         "ended": {"exit_code": 0},
         "ended-long-ago": {"exit_code": 0},
+        "\u65e5\u5831": {"exit_code": 0},
         "failed-long-ago": {"exit_code": 1},
         "evicted-long-ago": {"exit_code": 137, "pod_reason": "Evicted"},
     }
@@ -150,7 +152,7 @@ def test_cleanup_pods_by_age(airflow_db: None, ages: Ages) -> None:
         time.sleep(0.05)
     for name, case in cases.items():
         ages.cluster.end_pod("default", made[name], **case)
-    ages.age(40, *(pod for name, pod in made.items() if "long" in name))
+    ages.age(40, *(pod for name, pod in made.items() if "long" in name or not name.isascii()))
     assert ages.left() == set(made.values())
     airflow(
         "kubernetes", "cleanup-pods", "--namespace", "default", "--min-completed-minutes", "10",

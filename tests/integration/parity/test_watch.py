@@ -172,7 +172,11 @@ def test_a_fatal_reason_to_wait_fails_the_task(rigs: Rigs, which: str, reason: s
 def test_other_reasons_to_wait_fail_nothing(rigs: Rigs, which: str) -> None:
     rig = rigs(which, pod_launch_failure_retries=0)
     tasks = []
-    for reason, message in (("ErrImagePull", "pull QPS exceeded"), ("PodInitializing", ""), ("SomethingElse", "x")):
+    limit = "pull QPS exceeded"
+    back_off = f'Back-off pulling image "x": ErrImagePull: {limit}'
+    for reason, message in (
+        ("ErrImagePull", limit), ("ImagePullBackOff", back_off), ("PodInitializing", ""), ("SomethingElse", "x"),
+    ):  # fmt: skip
         task, pod = pending(rig)
         rig.patch(pod, waiting(reason, message), "/status")
         tasks.append(task)
@@ -182,6 +186,8 @@ def test_other_reasons_to_wait_fail_nothing(rigs: Rigs, which: str) -> None:
         rig.patch(pod, patch, "/status")
         tasks.append(task)
     rig.quiet(lambda: all(task.key in rig.executor.running and not rig.ended(task) for task in tasks), 2.5)
+    if which == "podrelay":
+        assert all(limit in rig.told(task) for task in tasks[:2])
 
 
 @both

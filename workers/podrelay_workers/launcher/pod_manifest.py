@@ -14,12 +14,13 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient, Configuration
 
+from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
@@ -73,6 +74,13 @@ class ManifestRenderer:
             self._templates.get(None)
         else:
             self.render(_SAMPLE)
+
+    def render_sample(self, namespace: str) -> Json:
+        """Render the pod of an imaginary launch, with the hook: `airflow podrelay check` sends it as a dry run.
+
+        :raises ManifestError: there can be no pod.
+        """
+        return self.render(replace(_SAMPLE, namespace=namespace))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -145,9 +153,11 @@ class ManifestRenderer:
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
         try:
             # Deserialised for each pod, because a merged pod shares parts with its sources.
-            base = PodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
-            override = request.pod_override and PodGenerator.deserialize_model_dict(copy.deepcopy(request.pod_override))
-            pod = PodGenerator.construct_pod(
+            base = LabelledPodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
+            override = request.pod_override and LabelledPodGenerator.deserialize_model_dict(
+                copy.deepcopy(request.pod_override)
+            )
+            pod = LabelledPodGenerator.construct_pod(
                 dag_id=dag_id,
                 task_id=task_id,
                 pod_id=_name(request),
@@ -192,7 +202,7 @@ class ManifestRenderer:
         metadata["name"] = _name(request)
         if request.namespace:
             metadata["namespace"] = request.namespace
-        labels = PodGenerator.build_labels_for_k8s_executor_pod(
+        labels = LabelledPodGenerator.build_labels_for_k8s_executor_pod(
             dag_id=dag_id, task_id=task_id, try_number=try_number, airflow_worker=request.owner,
             map_index=map_index, run_id=run_id,
         )  # fmt: skip

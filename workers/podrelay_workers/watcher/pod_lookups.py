@@ -63,7 +63,7 @@ class PodLookups:
 
     def needs_log(self, report: PodReport) -> bool:
         """Does this report lack a log tail that `with_log_tail` could add?"""
-        return bool(report.outcome == "failed" and self._log_lines and report.exit_code)
+        return bool(report.outcome == "failed" and self._log_lines and report.exit_code is not None)
 
     def with_log_notice(self, report: PodReport) -> PodReport:
         """The report, with a notice in place of the log tail if the log was deleted together with the pod."""

@@ -189,6 +189,8 @@ class PodTable:
     ) -> Publication | None:
         """:param found: the pod was found in a list, so that its wait began earlier."""
         entry.report_if_gone = state.report_if_gone
+        if state.repeats and state.repeats == entry.wait:
+            state = replace(state, wait=entry.wait, deferred=())
         if state.wait != entry.wait:
             entry.wait, entry.waiting_since, entry.deferred = state.wait, clock_s, state.deferred
         elif entry.deferred:  # the wait goes on; only its message may have changed
