@@ -1,5 +1,6 @@
 # Each target installs what it needs into .venv.
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
+# Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-fast test-redis redis-matrix unit lint options real-cluster bench chaos constraints clean
 
@@ -8,13 +9,17 @@ BIN := .venv/bin
 ENV := .venv/.installed-to-run
 DEV := .venv/.installed-to-test
 
+ALL_TESTS := tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end
+# $(call pytest,PATHS): run the tests of PYTEST's paths, or of these paths if it names none.
+pytest = $(BIN)/python -m pytest $(or $(filter tests tests/%,$(PYTEST)),$(1)) $(filter-out tests tests/%,$(PYTEST))
+
 # Without bytecode files each process would compile Airflow again.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo 'make demo       run a DAG through podrelay on this machine, show the result, clean up'
 	@echo 'make up         the same, but keep Airflow and rq-dashboard running until Ctrl-C'
-	@echo 'make test       lint and all tests'
+	@echo 'make test       lint and all tests (PYTEST="tests/unit -k NAME": only these)'
 	@echo 'make test-fast  lint and unit tests, for the daily loop'
 	@echo 'make unit       unit tests only'
 	@echo 'make test-redis SERVER=valkey-9   some suites on another server: redis, redis-6, redis-8, valkey-8, valkey-9 or a path'
@@ -48,12 +53,12 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 unit: $(DEV)
-	$(BIN)/python -m pytest tests/unit $(PYTEST)
+	$(call pytest,tests/unit)
 
 test-fast: lint unit
 
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end $(PYTEST)
+	$(call pytest,$(ALL_TESTS))
 
 # The suites that exercise the Lua scripts most: launchers, and the model of the whole protocol.
 SERVER := redis
@@ -74,7 +79,7 @@ options: $(DEV)
 # KUBECONFIG must be on the command line: the environment may point to any cluster.
 real-cluster: $(DEV)
 	@test '$(origin KUBECONFIG)' = 'command line' || { echo 'No cluster given: run make real-cluster KUBECONFIG=FILE'; exit 2; }
-	PODRELAY_REAL_KUBECONFIG='$(KUBECONFIG)' $(BIN)/python -m pytest tests/real_cluster $(PYTEST)
+	PODRELAY_REAL_KUBECONFIG='$(KUBECONFIG)' $(call pytest,tests/real_cluster)
 
 bench: $(DEV)
 	@demo/install dev,bench

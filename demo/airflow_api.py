@@ -110,6 +110,13 @@ class AirflowApi:
         """
         return self._checked("POST", path, body, token=self._logged_in())
 
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """One attempt.
+
+        :raises ApiError: it failed.
+        """
+        return self._checked("PATCH", path, body, token=self._logged_in())
+
     def _logged_in(self) -> str:
         if not self._token:
             self._token = self._checked("POST", "/auth/token", self._login)["access_token"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import signal
 import sys
@@ -17,10 +18,11 @@ import redis
 from demo import progress
 from demo.airflow_api import AirflowApi, ApiError, TaskState
 from demo.processes import StackError
-from demo.stack import USER, Shape, Stack
+from demo.stack import TROUBLED_NAMESPACES, USER, Shape, Stack
 from podrelay.protocol.redis_keys import RedisKeys
 
 DAG_ID = "podrelay_demo"
+TROUBLES_DAG_ID = "podrelay_troubles"
 _RUN_LIMIT_S = 300.0
 _OVER = ("success", "failed")
 
@@ -66,7 +68,9 @@ def main() -> int:
     keep_logs = False
     try:
         _on_stop_signals(_stop)
-        stack = Stack(home, Shape(dashboard=stay), lambda what: screen.show(f"starting: {what}"))
+        stack = Stack(
+            home, Shape(dashboard=stay, namespaces=TROUBLED_NAMESPACES), lambda what: screen.show(f"starting: {what}")
+        )
         try:
             keep_logs = not _run(stack, screen, stay)
         finally:
@@ -104,7 +108,10 @@ def _run(stack: Stack, screen: Screen, stay: bool) -> bool:
         screen.print(
             f"Airflow:      {stack.airflow_url}  (user {USER}, password {stack.password})\n"
             f"rq-dashboard: {stack.dashboard_url}  (same user and password)\n"
-            f"kubectl:      kubectl --kubeconfig {stack.kubeconfig} get pods\n"
+            f"In another terminal:\n  . {shlex.quote(str(stack.environment_file))}\n"
+            "  airflow podrelay status\n"
+            f"  airflow dags trigger {TROUBLES_DAG_ID}   # tasks that wait and fail for the usual reasons\n"
+            "  kubectl get pods,events\n"
             "Press Ctrl-C to stop everything."
         )
         while True:

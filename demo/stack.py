@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import sys
+import urllib.request
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from demo.redis_binary import NoRedis, find_redis
 HERE = Path(__file__).resolve().parent
 USER = "admin"
 NAMESPACE = "default"
+# The namespaces of the DAG podrelay_troubles; the second holds one pod at a time.
+TROUBLED_NAMESPACES = (NAMESPACE, "small")
 
 # Importing Airflow takes many seconds, and longer when eight processes do it at the same time on two cores.
 _START_LIMIT_S = 240.0
@@ -36,6 +40,7 @@ class Shape:
     launchers: int = 2
     watchers: int = 1
     dashboard: bool = False
+    namespaces: tuple[str, ...] = (NAMESPACE,)
     dags: Path = HERE / "dags"
     # Options of Airflow and podrelay as environment variables; they override those of the stack.
     options: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +58,8 @@ class Stack:
         self.password = secrets.token_urlsafe(9)
         self.kubeconfig = home / "kubeconfig"
         self.api = AirflowApi(self.airflow_url, USER, self.password)
-        self.processes = Processes(home, {**_inherited(), **self._options(), **self.shape.options})
+        self.environment = {**self._options(), **self.shape.options}
+        self.processes = Processes(home, {**_inherited(), **self.environment})
 
     @property
     def redis_url(self) -> str:
@@ -66,6 +72,11 @@ class Stack:
     @property
     def dashboard_url(self) -> str:
         return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def environment_file(self) -> Path:
+        """A file for a shell to read: `airflow` commands typed there reach this stack. It holds its secrets, mode 0600."""
+        return self.home / "environment.sh"
 
     @property
     def launchers(self) -> list[str]:
@@ -118,10 +129,23 @@ class Stack:
 
     def start_cluster(self) -> None:
         command = self._airflow("podrelay", "local-cluster", "--kubeconfig-out", str(self.kubeconfig))
-        self.processes.start("cluster", [*command, "--port", str(self.cluster_port)])
+        options = ["--port", str(self.cluster_port), "--namespaces", ",".join(self.shape.namespaces)]
+        self.processes.start("cluster", [*command, *options])
         self.processes.wait_for(
             "The local cluster", lambda: self.kubeconfig.exists() and listens(self.cluster_port), 60
         )
+        self.make_troubles()
+
+    def make_troubles(self) -> None:
+        """What the DAG podrelay_troubles meets: an image that cannot be pulled, and a namespace for one pod."""
+        config = json.loads(self.kubeconfig.read_text())
+        body = json.dumps({"images": [{"pattern": "registry.example.com/*"}], "quota": {"small": 1}}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.cluster_port}/local-cluster/faults", data=body, method="PUT",
+            headers={"Authorization": f"Bearer {config['users'][0]['user']['token']}"},
+        )  # fmt: skip
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(request, timeout=10).close()
 
     def start_airflow(self) -> None:
         host = ("--host", "127.0.0.1", "--port", str(self.api_port), "--workers", "1")
@@ -166,6 +190,14 @@ class Stack:
         passwords = self.home / "passwords.json"
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps({USER: self.password}) + "\n")
+        self.environment_file.touch(mode=0o600)
+        self.environment_file.write_text(self._exports())
+
+    def _exports(self) -> str:
+        """The environment of the stack as shell commands: `airflow` and `kubectl` then mean this stack."""
+        path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+        values = {**self.environment, "KUBECONFIG": str(self.kubeconfig), "NO_PROXY": "127.0.0.1,localhost"}
+        return "\n".join([path, *(f"export {name}={shlex.quote(value)}" for name, value in values.items())]) + "\n"
 
     def _options(self) -> dict[str, str]:
         """The configuration of the stack. Only the executor and the Redis URL are specific to podrelay."""
@@ -175,6 +207,8 @@ class Stack:
             "kubernetes_executor.config_file": str(self.kubeconfig),
             "kubernetes_executor.in_cluster": "False",
             "kubernetes_executor.namespace": NAMESPACE,
+            "kubernetes_executor.multi_namespace_mode": str(len(self.shape.namespaces) > 1),
+            "kubernetes_executor.multi_namespace_mode_namespace_list": ",".join(self.shape.namespaces),
             "kubernetes_executor.pod_template_file": str(HERE / "pod_template.yaml"),
             # Five processes and all pods share this file; SQLite's default timeout of 5 s is too short on a busy machine.
             "database.sql_alchemy_conn": f"sqlite:///{self.home}/airflow.db?timeout=60",

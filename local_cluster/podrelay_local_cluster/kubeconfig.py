@@ -34,8 +34,7 @@ def text(port: int, token: str, namespace: str) -> str:
 
 
 def write_private(path: Path, content: str) -> None:
-    """Replace the file atomically, mode 0600: a reader sees the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the file atomically, mode 0600: a reader sees the old or the new content, never a part. Makes no folder."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

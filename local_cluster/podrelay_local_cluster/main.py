@@ -1,7 +1,7 @@
 """The command line: start a local cluster in this process and serve until SIGTERM or SIGINT.
 
 The kubeconfig is written last: once it exists, the server accepts requests. Exit codes: 0 after a signal, 1 after an internal
-error, 2 for an invalid command line.
+error, 2 for options with which it cannot start.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import logging
 import re
 import resource
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from podrelay_local_cluster.kubeconfig import server_url
-from podrelay_local_cluster.options import ClusterOptions, Runner
+from podrelay_local_cluster.options import ClusterOptions, Runner, StartError
 from podrelay_local_cluster.server import ClusterServer
 
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{8,}")
@@ -35,7 +37,11 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the process exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    return run(_parse(argv))
+    try:
+        return run(_parse(argv))
+    except StartError as exc:
+        print(f"local cluster: {exc}", file=sys.stderr)
+        return 2
 
 
 def run_local_cluster(
@@ -50,7 +56,10 @@ def run_local_cluster(
     crash_backoff_s: float = 10.0,
     token: str | None = None,
 ) -> int:
-    """Serve from Python code; returns the exit code after SIGTERM or SIGINT. Raises ValueError for invalid values."""
+    """Serve from Python code; returns the exit code after SIGTERM or SIGINT.
+
+    Raises ValueError or `StartError` for invalid values.
+    """
     if token is not None and not _TOKEN.fullmatch(token):
         raise ValueError(_TOKEN_RULE)
     options = ClusterOptions(
@@ -68,7 +77,8 @@ def run_local_cluster(
 
 
 def run(options: ClusterOptions) -> int:
-    """Serve until a signal; returns the process exit code."""
+    """Serve until a signal; returns the process exit code. Raises `StartError`."""
+    options.check()
     with _locked_directory(options.data_dir) as data_dir:
         return asyncio.run(_serve(options, data_dir))
 
@@ -77,7 +87,11 @@ async def _serve(options: ClusterOptions, data_dir: Path) -> int:
     stopped = _stop_on_signals()
     _raise_file_limit()
     cluster = ClusterServer(options, data_dir)
-    await cluster.start()
+    try:
+        await cluster.start()
+    except StartError:
+        await cluster.stop()
+        raise
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -107,13 +121,20 @@ def _locked_directory(data_dir: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="local-cluster-") as temporary:
             yield Path(temporary)
         return
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "lock").open("w") as lock:
+    with _open_lock(data_dir) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise SystemExit(f"another local cluster uses {data_dir}") from exc
+            raise StartError(f"another local cluster uses {data_dir}") from exc
         yield data_dir
+
+
+def _open_lock(data_dir: Path) -> IO[str]:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return (data_dir / "lock").open("w")
+    except OSError as exc:
+        raise StartError(f"--data-dir {data_dir} cannot be used: {exc.strerror}") from exc
 
 
 def _raise_file_limit() -> None:

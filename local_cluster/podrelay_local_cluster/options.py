@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+from podrelay_local_cluster.objects.validation import check_metadata
 
 
 class Runner(str, Enum):
@@ -18,6 +22,10 @@ class Runner(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+class StartError(Exception):
+    """The server cannot start with these options. The message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +57,29 @@ class ClusterOptions:
 
     token: str | None = None
     """Bearer token; None: a random token."""
+
+    def check(self) -> None:
+        """Raises `StartError` for values with which no server can start. Changes nothing on disk."""
+        if not 0 <= self.port <= 65_535:
+            raise StartError(f"--port must be between 0 and 65535: {self.port}")
+        for name in self.namespaces:
+            for error in check_metadata("namespaces", {"name": name}):
+                raise StartError(f"--namespaces: {error.message}")
+        if self.watch_window < 1:
+            raise StartError(f"--watch-window must be at least 1: {self.watch_window}")
+        for option, seconds in (
+            ("bookmark-interval-s", self.bookmark_interval_s),
+            ("crash-backoff-s", self.crash_backoff_s),
+        ):
+            if not (seconds > 0 and math.isfinite(seconds)):
+                raise StartError(f"--{option} must be a number of seconds above 0: {seconds:g}")
+        self._check_kubeconfig()
+
+    def _check_kubeconfig(self) -> None:
+        path, folder = self.kubeconfig_out, self.kubeconfig_out.absolute().parent
+        if not folder.is_dir():
+            raise StartError(f"--kubeconfig-out {path}: the folder {folder} does not exist")
+        if path.is_dir():
+            raise StartError(f"--kubeconfig-out {path} is a folder; name a file")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StartError(f"--kubeconfig-out {path}: no permission to write in the folder {folder}")

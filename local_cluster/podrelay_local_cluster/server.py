@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import secrets
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from aiohttp import web
 from podrelay_local_cluster import kubeconfig
 from podrelay_local_cluster.api.core_api import CoreApi
 from podrelay_local_cluster.api.listing import Lister
-from podrelay_local_cluster.api.request_handler import RequestHandler
+from podrelay_local_cluster.api.request_handler import MAX_BODY_BYTES, RequestHandler
 from podrelay_local_cluster.api.watching import OpenWatches
 from podrelay_local_cluster.control.audit import AuditLog
 from podrelay_local_cluster.control.control_api import ControlApi
@@ -28,7 +29,8 @@ from podrelay_local_cluster.kubelet.processes import ProcessRuntime
 from podrelay_local_cluster.kubelet.runtime import ContainerRuntime
 from podrelay_local_cluster.kubelet.simulation import SimulatedRuntime
 from podrelay_local_cluster.objects.json_text import Json
-from podrelay_local_cluster.options import ClusterOptions, Runner
+from podrelay_local_cluster.options import ClusterOptions, Runner, StartError
+from podrelay_local_cluster.registry.events import EventRecorder
 from podrelay_local_cluster.registry.other_objects import ObjectRegistry
 from podrelay_local_cluster.registry.pods import PodRegistry
 from podrelay_local_cluster.storage.journal import Journal
@@ -38,7 +40,6 @@ HOST = "127.0.0.1"
 _VERSIONS_PER_S = 10_000
 """A new cluster derives its first version from the time: versions of an earlier cluster on this port are 410 Expired."""
 
-_MAX_BODY_BYTES = 3 * 1024 * 1024  # the limit of a real API server
 _MAX_LINE_BYTES = 64 * 1024  # continue tokens and selectors make long request lines
 _KEEP_ALIVE_S = 3600.0
 _STOP_GRACE_S = 2.0
@@ -63,7 +64,10 @@ class ClusterServer:
         logs = LogDirectory(data_dir / "pods")
         pods = PodRegistry(self._store, faults)
         objects = ObjectRegistry(self._store, pods)
-        services = NodeServices(self._store, pods, self._runtime, faults, logs, NODE_LABELS, options.crash_backoff_s)
+        events = EventRecorder(self._store)
+        services = NodeServices(
+            self._store, pods, self._runtime, faults, logs, NODE_LABELS, options.crash_backoff_s, events
+        )
         self._node = LocalNode(services, objects.drop_if_empty)
         self.failed = self._node.failed
         pods.node = self._node
@@ -81,7 +85,11 @@ class ClusterServer:
 
     async def start(self) -> None:
         """Listen, store token and port, continue the pods of an earlier server, write the kubeconfig."""
-        await self._listen()
+        try:
+            await self._listen()
+        except OSError as exc:
+            text = f"cannot listen on {HOST}:{self.port}: {os.strerror(exc.errno or 0)}"
+            raise StartError(f"{text}; select another --port, or 0 for a free one") from exc
         if self._options.data_dir is not None:
             identity = {"token": self.token, "port": self.port}
             kubeconfig.write_private(self._identity_path, json.dumps(identity))
@@ -173,4 +181,4 @@ def _http_server(api: RequestHandler) -> web.Server:
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY_BYTES)
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY_BYTES)

@@ -23,6 +23,7 @@ from typing import Any
 
 from tests.benchmarks import backlog
 from tests.benchmarks.processes import cost_of
+from tests.benchmarks.slow_api import slow_kubeconfig
 from tests.benchmarks.slow_link import SlowLink
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.redis_server import RedisServer
@@ -68,7 +69,9 @@ def prepared_database() -> Path:
 
 
 class Rig:
-    """One API server and one Redis. `latency_s` is what the local cluster adds to each request; a real one has its own."""
+    """One API server and one Redis. `latency_s` is added to what the API server takes: by the local cluster to each request,
+    and on the way from any other server to each answer. The observer is not delayed.
+    """
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Rig:
         image: str = "airflow:bench",
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="podrelay-bench-"))
-        self.latency_s = 0.0 if kubeconfig else latency_s
+        self.latency_s = latency_s
         self.namespace = namespace
         self.cluster = None if kubeconfig else LocalCluster(self.folder, runner="simulate")
         self._kubeconfig = kubeconfig
@@ -105,8 +108,10 @@ class Rig:
             if self.cluster is not None:
                 stack.enter_context(self.cluster)
                 self._kubeconfig = self.cluster.kubeconfig
+                self._config_file = self.cluster.kubeconfig
             else:
                 stack.callback(self._delete_pods)
+                self._config_file = self._slow_kubeconfig(stack)
             if self._observing:
                 self._observe(stack)
             if self.cluster is not None and self.latency_s:
@@ -116,6 +121,13 @@ class Rig:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _slow_kubeconfig(self, stack: ExitStack) -> Path:
+        """What the measured processes use for a cluster that is not ours."""
+        assert self._kubeconfig is not None
+        if not self.latency_s:
+            return self._kubeconfig
+        return stack.enter_context(slow_kubeconfig(self._kubeconfig, self.folder, self.latency_s))
 
     def environment(self, **more: str) -> dict[str, str]:
         """Airflow's options for a process of this rig, in its own Airflow home."""
@@ -130,7 +142,7 @@ class Rig:
             "AIRFLOW__PODRELAY__REDIS_URL": self.redis_url,
             "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "36000",
             "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
-            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(self._kubeconfig),
+            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(self._config_file),
             "AIRFLOW__KUBERNETES_EXECUTOR__NAMESPACE": self.namespace,
             "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(self._template),
             **more,
@@ -228,7 +240,7 @@ class Rig:
             given = ["--namespace", self.namespace, "--out", str(self._observed)]
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.benchmarks.observer", *given],
-                env=self.environment(), stdout=log, stderr=log,
+                env=self.environment(AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE=str(self._kubeconfig)), stdout=log, stderr=log,
             )  # fmt: skip
         stack.callback(process.wait)
         stack.callback(process.kill)

@@ -1,4 +1,4 @@
-"""A way to a server that takes time in one direction: a Redis that answers late."""
+"""A way to a server that takes time in one direction: a Redis or an API server that answers late."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class SlowLink:
     `round_trips` counts how often somebody wrote after an answer: what is written without waiting for one is one trip.
     """
 
-    def __init__(self, to_port: int, delay_s: float) -> None:
+    def __init__(self, to_port: int, delay_s: float, to_host: str = "127.0.0.1") -> None:
         self.port = free_port()
+        self._to_host = to_host
         self._to_port = to_port
         self._delay_s = delay_s
         self.round_trips = 0
@@ -45,7 +46,7 @@ class SlowLink:
         await asyncio.sleep(0.01)  # an aborted transport closes its socket in the next round of the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        to_reader, to_writer = await asyncio.open_connection(self._to_host, self._to_port)
         answered = True
 
         def ask(data: bytes) -> None:

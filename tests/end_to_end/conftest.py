@@ -10,7 +10,7 @@ import pytest
 
 from demo import stack as demo_stack
 from demo.processes import marked
-from demo.stack import Shape, Stack
+from demo.stack import TROUBLED_NAMESPACES, Shape, Stack
 from tests.end_to_end.stack_rig import StackRig
 
 _LOG_LINES = 25
@@ -22,7 +22,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     dags = home / "dags"
     shutil.copytree(demo_stack.HERE / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
-    running = Stack(home, Shape(dags=dags))
+    running = Stack(home, Shape(dags=dags, namespaces=TROUBLED_NAMESPACES))
     try:
         running.start()
         yield running

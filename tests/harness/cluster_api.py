@@ -28,6 +28,8 @@ class ClusterApi:
         self.url = ""
         """The address without the token; requests to it need `headers`."""
         self.token = ""
+        self.clients: list[httpx.Client] = []
+        """Those of `NamespaceApi`, which `close` closes."""
 
     def connect(self) -> None:
         """Read address and token from the kubeconfig."""
@@ -120,6 +122,7 @@ class NamespaceApi:
         self.cluster = cluster
         self.namespace = namespace
         self.client = httpx.Client(base_url=cluster.url, headers=cluster.headers, timeout=WAIT_LIMIT_S)
+        cluster.clients.append(self.client)
 
     @property
     def path(self) -> str:

@@ -65,6 +65,8 @@ class LocalCluster(ClusterApi):
 
     def close(self) -> None:
         """Stop the server; kill it if it does not stop in time."""
+        for client in self.clients:
+            client.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.stop()
         self.kill()

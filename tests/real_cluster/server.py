@@ -58,17 +58,23 @@ class Server:
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Json:
         """One request; returns the JSON of the response. Raises `Refusal`."""
+        answer = self.request(method, path, body, content_type)
+        document = _parsed(answer.data)
+        if answer.status >= 400:
+            raise Refusal(answer.status, document)
+        return document
+
+    def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+        """One request; returns the response of urllib3, whatever its code."""
         headers = {"Accept": "application/json", "Content-Type": content_type}
         for entry in self._client.configuration.auth_settings().values():
             if entry.get("in") == "header" and entry.get("value"):
                 headers[entry["key"]] = entry["value"]
         data = None if body is None else json.dumps(body).encode()
         url = self._client.configuration.host + path
-        answer = self._client.rest_client.pool_manager.request(method, url, body=data, headers=headers, timeout=30.0)
-        document = _parsed(answer.data)
-        if answer.status >= 400:
-            raise Refusal(answer.status, document)
-        return document
+        return self._client.rest_client.pool_manager.request(
+            method, url, body=data, headers=headers, timeout=30.0, retries=False
+        )
 
     def patch(self, path: str, patch: Json) -> Json:
         return self.call("PATCH", path, patch, "application/merge-patch+json")

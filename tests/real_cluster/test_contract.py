@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 
 import pytest
@@ -14,7 +13,6 @@ from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import (
     AlreadyExists,
-    ApiError,
     Conflict,
     Gone,
     NotFound,
@@ -257,11 +255,15 @@ def test_a_label_is_set_on_this_pod_only(server: Server, name: str) -> None:
 
 
 # --- requests other than for pods --------------------------------------------------------------------------------------
-def test_the_log_of_a_pod_that_never_ran_is_empty_or_an_api_error(server: Server, name: str) -> None:
-    """204 without content while no node was chosen; after that, 400 until the container runs."""
+def test_the_log_of_a_pod_that_no_node_has_is_empty(server: Server, name: str) -> None:
+    """204 without a body, for every container of the pod; a container that it lacks is refused."""
     ask(lambda api: api.create_pod(server.namespace, pod(name)))
-    with contextlib.suppress(ApiError):
-        assert ask(lambda api: api.read_log_tail(server.namespace, name, container="base")) == []
+    assert ask(lambda api: api.read_log_tail(server.namespace, name, container="base")) == []
+    for query in ("", "?container=base", "?container=base&previous=true", "?tailLines=1"):
+        answer = server.request("GET", f"{server.pods_path}/{name}/log{query}")
+        assert (answer.status, answer.data) == (204, b""), query
+    refusal(lambda api: api.read_log_tail(server.namespace, name, container="none"), Refused)
+    refusal(lambda api: api.read_log_tail(server.namespace, "podrelay-none", container="base"), NotFound)
 
 
 def test_events_and_version(server: Server, name: str) -> None:

@@ -123,6 +123,27 @@ def test_make_help_lists_every_target() -> None:
     assert {"help", *listed} == set(phony.split())
 
 
+EVERYTHING = "tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end"
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "paths"),
+    [
+        ("test", "", EVERYTHING),
+        ("test", "-k fence", f"{EVERYTHING} -k fence"),
+        ("test", "tests/unit", "tests/unit"),
+        ("test", "tests/unit/cli -x -k 'a or b'", "tests/unit/cli -x -k 'a or b'"),
+        ("unit", "", "tests/unit"),
+        ("unit", "tests/unit/test_health.py::test_x", "tests/unit/test_health.py::test_x"),
+    ],
+)
+def test_paths_for_pytest_replace_those_of_the_target(target: str, given: str, paths: str) -> None:
+    command = ["make", "-n", target, f"PYTEST={given}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in shown.splitlines() if "-m pytest" in line]
+    assert line.partition("-m pytest ")[2].split() == paths.split()
+
+
 def test_options_page_is_up_to_date() -> None:
     assert read("docs/options.md") == options_page.render(), "run: make options"
 
@@ -132,6 +153,23 @@ def test_procfile_is_the_two_workers() -> None:
         "launcher": "airflow podrelay launcher",
         "watcher": "airflow podrelay watcher",
     }
+
+
+@pytest.mark.parametrize("worker", ["launcher", "watcher"])
+def test_systemd_units(worker: str, tmp_path: Path) -> None:
+    unit = read(f"docker/systemd/podrelay-{worker}@.service")
+    assert f"airflow podrelay {worker}\n" in unit
+    assert "\nRestart=always\n" in unit
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on the PATH")
+    program = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", unit).replace("User=airflow", "User=root")
+    path = tmp_path / f"podrelay-{worker}@1.service"
+    path.write_text(program.replace("EnvironmentFile=/", "EnvironmentFile=-/"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True, check=False
+    )
+    about_it = [line for line in done.stderr.splitlines() if path.name in line]
+    assert (done.returncode, about_it) == (0, []), done.stderr
 
 
 def test_short_pages_stay_short() -> None:

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +51,8 @@ def watcher(args: argparse.Namespace) -> int:
 
 
 def _run_worker(module: str, team: str | None) -> int:
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # the worker handles them once it has started
+        signal.signal(number, signal.SIG_IGN)
     _log_to_stderr()
     worker: Any = importlib.import_module(module)
     return int(worker.run(team=team))
@@ -112,7 +115,7 @@ def _probe(kind: str, team: str | None) -> int:
 
 def _show_launch(launch_or_pod: str, *, as_json: bool) -> int:
     from podrelay.cli.status import describe_launch
-    from podrelay.cli.status_text import render_launch
+    from podrelay.cli.status_text import launch_as_json, render_launch
 
     entry = describe_launch(launch_or_pod)
     if not entry:
@@ -121,7 +124,7 @@ def _show_launch(launch_or_pod: str, *, as_json: bool) -> int:
             "was acknowledged."
         )
         return FAILURE
-    print(json.dumps(entry, indent=2) if as_json else render_launch(entry))
+    print(json.dumps(launch_as_json(entry), indent=2) if as_json else render_launch(entry))
     return 0
 
 

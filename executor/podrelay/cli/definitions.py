@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
 
-_TEAM = Arg(("--team",), help="Name of a team ([core] multi_team). Default: the launches without a team.", default=None)
+_TEAM = Arg(
+    ("--team",), help="Name of a team, with core.multi_team. Default: the launches without a team.", default=None
+)
 _JSON = Arg(("--json",), help="Print JSON.", action="store_true")
 _LAUNCH = Arg(("--launch",), help="Show one launch, by id or pod name.", default=None)
 _PROBE = Arg(

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import Any
 
 from podrelay.errors import ConfigError
 
 
 def import_optional(module: str, remedy: str) -> Any:
-    """Import a module whose distribution may be missing. A fault inside that distribution keeps its own error.
+    """Import a module whose distribution may be missing. Any other fault of that distribution keeps its own error.
 
-    :raises ConfigError: the distribution is not installed; the message ends with `remedy`.
+    :raises ConfigError: the distribution, or another that it needs, is not installed; the message names the package that
+        is missing and ends with `remedy`.
     """
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or _is_installed(missing):
             raise
-        raise ConfigError(f"{package} is not installed; {remedy}") from error
+        needed = "" if missing == package else f", which {package} needs,"
+        raise ConfigError(f"the package {missing}{needed} is not installed; {remedy}") from error
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False

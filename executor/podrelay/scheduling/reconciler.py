@@ -14,6 +14,7 @@ from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat
 from podrelay.errors import MessageError
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import rows_by_subject
@@ -42,7 +43,7 @@ _GONE = {
     "rejected": "whose job a launcher could not read",
     "withdrawn": "withdrawn in Redis",
 }
-NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher"
+NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher{}"
 
 
 class Reconciler:
@@ -58,6 +59,8 @@ class Reconciler:
     ) -> None:
         self._executor = context.executor
         self._cluster = context.identity.cluster
+        of_team = "" if self._cluster == DEFAULT_CLUSTER else f" --team {self._cluster}"
+        self._no_launcher = NO_LAUNCHER.format(of_team)
         self._interval_s = context.settings.reconcile_interval_s
         self._kube_config = context.kube_config
         self._budget = context.budget
@@ -103,7 +106,7 @@ class Reconciler:
         unchecked, self._launcher_unchecked = self._launcher_unchecked, []
         by_id = {launch.launch_id: launch for launch in unchecked if launch.kind == "task" and not launch.is_withdrawn}
         for launch_id in self._ledger.without_launcher(self._cluster, list(by_id), time.time()):
-            report = PodReport(launch_id, by_id[launch_id].attempt, "pending", "NoLauncher", NO_LAUNCHER)
+            report = PodReport(launch_id, by_id[launch_id].attempt, "pending", "NoLauncher", self._no_launcher)
             self._results.report_progress(by_id[launch_id], report)
 
     def _compare(self, batch: Sequence[Launch]) -> None:

@@ -11,7 +11,7 @@ from multidict import MultiMapping
 from podrelay_local_cluster.api import pod_log
 from podrelay_local_cluster.api.delete_options import parse_delete_options
 from podrelay_local_cluster.api.listing import Lister, ListRequest
-from podrelay_local_cluster.api.representation import list_json, object_json, requested_form
+from podrelay_local_cluster.api.representation import Form, list_json, object_json, requested_form
 from podrelay_local_cluster.api.watching import OpenWatches, WatchRequest, WatchStream
 from podrelay_local_cluster.http.exchange import json_response, parse_body
 from podrelay_local_cluster.http.query import is_dry_run
@@ -61,6 +61,11 @@ class ApiCall:
             body = self.body()
             meta = body.get("metadata") if isinstance(body, dict) else None
         return str(meta.get("name") or "") if isinstance(meta, dict) else ""
+
+    @property
+    def form(self) -> Form:
+        """How objects appear in the response. Raises `StatusError` 406."""
+        return requested_form(self.request.headers.get("Accept", ""), self.query.get("includeObject", ""))
 
     @property
     def dry_run(self) -> bool:
@@ -123,10 +128,11 @@ class CoreApi:
         return self._objects.get(info.resource, info.namespace, info.name)
 
     def _get(self, call: ApiCall) -> web.Response:
+        self._lister.check_version(call.query.get("resourceVersion", ""))
         return _answer(call, self._record(call.info))
 
     def _list(self, call: ApiCall) -> web.Response:
-        form = requested_form(call.request.headers.get("Accept", ""))
+        form = call.form
         request = ListRequest.from_query(call.info, call.query)
         records, meta = self._lister.read(request)
         return json_response(list_json(records, call.info.resource, meta, form))
@@ -176,10 +182,10 @@ class CoreApi:
         options = parse_delete_options(call.query, call.body())
         records, meta = self._lister.read(ListRequest.from_query(call.info, call.query))
         deleted = [self._pods.delete(record, options) for record in records]
-        return json_response(list_json(deleted, "pods", meta, requested_form(call.request.headers.get("Accept", ""))))
+        return json_response(list_json(deleted, "pods", meta, call.form))
 
     async def _watch(self, call: ApiCall, gone: bool) -> web.StreamResponse:
-        form = requested_form(call.request.headers.get("Accept", ""))
+        form = call.form
         watch = WatchRequest.from_query(call.info, call.query, form)
         response = web.StreamResponse(
             headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
@@ -191,7 +197,10 @@ class CoreApi:
 
     async def _log(self, call: ApiCall) -> web.StreamResponse:
         record, options = self._record(call.info), pod_log.log_options(call.query)
-        container, restart = pod_log.select_run(record, call.query)
+        run = pod_log.select_run(record, call.query)
+        if run is None:
+            return web.Response(status=204)
+        container, restart = run
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(call.request)
@@ -201,8 +210,7 @@ class CoreApi:
 
 
 def _answer(call: ApiCall, record: Record, status: int = 200) -> web.Response:
-    accept = call.request.headers.get("Accept", "")
-    return json_response(object_json(record, requested_form(accept)), status)
+    return json_response(object_json(record, call.form), status)
 
 
 def _check_json(call: ApiCall) -> None:

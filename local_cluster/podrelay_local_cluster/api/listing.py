@@ -1,7 +1,8 @@
 """Lists: selectors, chunks with a consistent snapshot, and resource versions in a list request.
 
 Follows "API concepts": all chunks of a list show the state at the first one. A continue token that is too old is 410 Expired,
-with a token for the rest of the list in its current state.
+with a token for the rest of the list in its current state. A real API server with a watch cache serves old tokens from it, so
+that there a token expires with the compaction of etcd only after a restart, which `drop_snapshots` stands for.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Lister:
         """The records and the list's metadata. Raises `StatusError` 400, 410 or 504."""
         if request.token:
             return self._next_chunk(request)
-        self._check_version(request)
+        self._check_versions(request)
         return self._first_chunk(request, self._select(request), self._store.version)
 
     def drop_snapshots(self) -> None:
@@ -104,14 +105,17 @@ class Lister:
             found = [record for record in found if request.selector.matches(record.obj)]
         return found if after is None else [item for item in found if (item.namespace, item.name) > after]
 
-    def _check_version(self, request: ListRequest) -> None:
-        if request.version in ("", "0"):
-            return
-        version, current = int(request.version), self._store.version
-        if version > current:
-            raise version_too_large(version, current)
-        if request.version_match == "Exact" and version != current:
-            raise version_too_old(version, current)
+    def check_version(self, version: str) -> None:
+        """Raises `StatusError` 400 for text that is no version, 504 for a version of the future."""
+        if version and not version.isdecimal():
+            raise bad_request(f'Invalid value: "{version}": resourceVersion is no version of this server')
+        if int(version or 0) > self._store.version:
+            raise version_too_large(int(version), self._store.version)
+
+    def _check_versions(self, request: ListRequest) -> None:
+        self.check_version(request.version)
+        if request.version_match == "Exact" and int(request.version) != self._store.version:
+            raise version_too_old(int(request.version), self._store.version)
 
     def _first_chunk(self, request: ListRequest, records: list[Record], version: int) -> tuple[list[Record], Json]:
         meta: Json = {"resourceVersion": str(version)}

@@ -33,9 +33,11 @@ def _stamp(text: str) -> str:
         raise bad_request(f"sinceTime is no RFC 3339 time: {text}") from exc
 
 
-def select_run(record: Record, query: Mapping[str, str]) -> tuple[str, int]:
-    """The container's name and the number of its run. Raises `StatusError` 400."""
+def select_run(record: Record, query: Mapping[str, str]) -> tuple[str, int] | None:
+    """The container's name and the number of its run; None while no node has the pod. Raises `StatusError` 400."""
     name = _container(record, query.get("container", ""))
+    if not record.obj["spec"].get("nodeName"):
+        return None
     status = _status_of(record.obj, name)
     restart = int(status.get("restartCount", 0))
     if is_true(query.get("previous")):

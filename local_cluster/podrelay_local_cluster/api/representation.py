@@ -18,8 +18,10 @@ class Form(Enum):
     FULL = "full"
     PARTIAL = "partial"
     TABLE = "table"
+    WHOLE_TABLE = "table of whole objects"
 
 
+_TABLES = (Form.TABLE, Form.WHOLE_TABLE)
 _FORMS = {
     "Table": Form.TABLE,
     "PartialObjectMetadata": Form.PARTIAL,
@@ -27,8 +29,11 @@ _FORMS = {
 }
 
 
-def requested_form(accept: str) -> Form:
-    """The first alternative that this server supports. Raises `StatusError` 406 when it supports none."""
+def requested_form(accept: str, include_object: str = "") -> Form:
+    """The first alternative that this server supports. Raises `StatusError` 406 when it supports none.
+
+    :param include_object: the query parameter `includeObject`: what each row of a Table holds.
+    """
     if not accept:
         return Form.FULL
     for alternative in accept.split(","):
@@ -39,6 +44,8 @@ def requested_form(accept: str) -> Form:
         form = wanted.get("as")
         if form is None:
             return Form.FULL
+        if form == "Table" and include_object == "Object":
+            return Form.WHOLE_TABLE
         if form in _FORMS:
             return _FORMS[form]
     raise not_acceptable()
@@ -47,13 +54,15 @@ def requested_form(accept: str) -> Form:
 def object_json(record: Record, form: Form) -> bytes:
     if form is Form.FULL:
         return record.json()
-    return record.partial_json() if form is Form.PARTIAL else to_json(table([record], record.resource, {}))
+    if form is Form.PARTIAL:
+        return record.partial_json()
+    return to_json(table([record], record.resource, {}, form is Form.WHOLE_TABLE))
 
 
 def list_json(records: Sequence[Record], resource: str, list_meta: Json, form: Form) -> bytes:
     """The whole list. The text of its items is cached in the records."""
-    if form is Form.TABLE:
-        return to_json(table(records, resource, list_meta))
+    if form in _TABLES:
+        return to_json(table(records, resource, list_meta, form is Form.WHOLE_TABLE))
     if form is Form.PARTIAL:
         head = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta}
         items = b",".join(record.partial_json() for record in records)
@@ -70,7 +79,7 @@ def empty_object(resource: str, version: int, form: Form, initial_end: bool = Fa
         meta["annotations"] = {"k8s.io/initial-events-end": "true"}
     if form is Form.PARTIAL:
         return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}
-    if form is Form.TABLE:
+    if form in _TABLES:
         return {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": [], "rows": []}
     empty: Json = {"spec": {"containers": None}, "status": {}} if resource == "pods" else {}
     return {"kind": KIND_OF_RESOURCE[resource], "apiVersion": "v1", "metadata": meta, **empty}

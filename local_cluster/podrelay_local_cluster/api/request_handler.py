@@ -25,8 +25,10 @@ PUBLIC_PATHS = HEALTH_PATHS | {"/version"}
 """Need no token, as under the role `system:public-info-viewer`."""
 ControlHandler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
+MAX_BODY_BYTES = 3 * 1024 * 1024
+"""The limit of a real API server."""
+
 _HANG_CHECK_S = 0.1
-_TOO_LARGE = StatusError(413, "RequestEntityTooLarge", "the body of the request is too large")
 
 
 class RequestHandler:
@@ -51,7 +53,7 @@ class RequestHandler:
         except StatusError as exc:
             return status_response(exc)
         except web.HTTPRequestEntityTooLarge:
-            return status_response(_TOO_LARGE)
+            return status_response(errors.body_too_large(MAX_BODY_BYTES))
         except ConnectionError:
             return web.Response()  # the client has disconnected
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import platform
 
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 
 _ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _PLAIN = ["create", "delete", "get", "list", "patch", "update", "watch"]
 _READ = ["get", "list", "watch"]
-_VALIDATED = (("pods", "Pod"), ("secrets", "Secret"), ("configmaps", "ConfigMap"))
+_VALIDATED = ("pods", "secrets", "configmaps", "resourcequotas", "serviceaccounts")
 
 GIT_VERSION = "v1.32.0"
 
@@ -77,7 +78,10 @@ OPENAPI: Json = {
     "openapi": "3.0.0",
     "info": {"title": "Kubernetes", "version": GIT_VERSION},
     "paths": {
-        **{f"/api/v1/namespaces/{{namespace}}/{name}/{{name}}": _patch_operation(kind) for name, kind in _VALIDATED},
+        **{
+            f"/api/v1/namespaces/{{namespace}}/{name}/{{name}}": _patch_operation(KIND_OF_RESOURCE[name])
+            for name in _VALIDATED
+        },
         "/api/v1/namespaces/{name}": _patch_operation("Namespace"),
     },
 }

@@ -17,6 +17,7 @@ from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerSt
 from podrelay_local_cluster.kubelet.runtime import ContainerProcess, ContainerRuntime, ContainerStart
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
+from podrelay_local_cluster.registry.events import KUBELET, EventRecorder
 from podrelay_local_cluster.registry.pods import PodRegistry
 from podrelay_local_cluster.storage.store import ObjectStore
 
@@ -49,6 +50,7 @@ class NodeServices:
     logs: LogDirectory
     labels: Mapping[str, str]
     crash_backoff_s: float
+    events: EventRecorder
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class PodContext:
         """A Secret or ConfigMap of the pod's namespace, or None."""
         found = self.node.store.get(resource, self.record.namespace, name)
         return None if found is None else found.obj
+
+    def report(self, reason: str, message: str, source: str = KUBELET) -> None:
+        """Write an event about the pod, unless it is gone."""
+        if self.node.pods.latest(self.record) is not None:
+            self.node.events.record(self.record, source, reason, message)
 
     async def stopped_within(self, seconds: float) -> bool:
         """Wait at most `seconds` for `stopping`."""
@@ -109,6 +116,7 @@ class ContainerRun:
             if pause_s:
                 self.state.set_waiting("CrashLoopBackOff", self._backoff_text(pause_s))
                 self._context.publish()
+                self._context.report("BackOff", self._restart_text())
                 if await self._context.stopped_within(pause_s):
                     return
             self.state.set_waiting("ContainerCreating")
@@ -124,9 +132,14 @@ class ContainerRun:
         return exit_code != 0 and policy != "Never"
 
     def _backoff_text(self, pause_s: float) -> str:
+        return f"back-off {pause_s:g}s restarting failed container={self.state.name} pod={self._pod_text()}"
+
+    def _restart_text(self) -> str:
+        return f"Back-off restarting failed container {self.state.name} in pod {self._pod_text()}"
+
+    def _pod_text(self) -> str:
         record = self._context.record
-        pod = f"pod={record.name}_{record.namespace}({record.uid})"
-        return f"back-off {pause_s:g}s restarting failed container={self.state.name} {pod}"
+        return f"{record.name}_{record.namespace}({record.uid})"
 
     async def _run_once(self) -> None:
         """One run. Afterwards the state is terminated, or still waiting if the pod stopped before the start."""
@@ -161,6 +174,7 @@ class ContainerRun:
                 command = argv[0] if argv else ""
                 text = f'failed to start container: exec: "{command}": {exc.strerror or exc}'
                 self.state.set_terminated(_START_ERROR, "StartError", text)
+                self._context.report("Failed", f"Error: {text}")
         else:
             output.feed(_NO_ENTRYPOINT)
             self.state.set_terminated(0)
@@ -173,12 +187,21 @@ class ContainerRun:
         image, reason = self._spec["image"], "ErrImagePull"
         while (error := self._node.images.pull_error(image)) is not None:
             text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}": ErrImagePull: {error}'
-            self.state.set_waiting(reason, text)
+            if self.state.set_waiting(reason, text):
+                self._report_pull(reason, text)
             self._context.publish()
             if await self._context.stopped_within(RETRY_S):
                 return False
             reason = "ImagePullBackOff"
         return not self._context.stopping.is_set()
+
+    def _report_pull(self, reason: str, text: str) -> None:
+        """The events of a kubelet for an image that it cannot pull, once per reason."""
+        if reason == "ErrImagePull":
+            self._context.report("Failed", f'Failed to pull image "{self._spec["image"]}": {text}')
+            self._context.report("Failed", f"Error: {reason}")
+        else:
+            self._context.report("BackOff", f'Back-off pulling image "{self._spec["image"]}"')
 
     async def _variables(self) -> dict[str, str] | None:
         """Wait until everything that the environment refers to exists. None when the pod stopped before."""
@@ -186,7 +209,8 @@ class ContainerRun:
             try:
                 return environment.variables(self._spec, self._context.pod, self._context.lookup)
             except environment.MissingReference as exc:
-                self.state.set_waiting("CreateContainerConfigError", str(exc))
+                if self.state.set_waiting("CreateContainerConfigError", str(exc)):
+                    self._context.report("Failed", f"Error: {exc}")
                 self._context.publish()
             if await self._context.stopped_within(RETRY_S):
                 return None

@@ -9,23 +9,16 @@ import base64
 import math
 import re
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Any
 
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.quantity import amount
 
 Lookup = Callable[[str, str], Json | None]
 """(resource, name) -> that object of the pod's namespace, or None."""
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^()]*)\)")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
-_QUANTITY = re.compile(r"([0-9.]+)([a-zA-Z]*)")
-_SUFFIX = {
-    "": Fraction(1),
-    "m": Fraction(1, 1000),
-    **{name: Fraction(1000) ** power for power, name in enumerate("kMGTPE", start=1)},
-    **{f"{name}i": Fraction(1024) ** power for power, name in enumerate("KMGTPE", start=1)},
-}
 
 
 class MissingReference(Exception):
@@ -139,10 +132,5 @@ def field_value(pod: Json, path: str) -> str:
 
 def _resource_value(reference: Json, container: Json) -> str:
     kind, _, name = reference.get("resource", "").partition(".")
-    amount = _number(((container.get("resources") or {}).get(kind) or {}).get(name, "0"))
-    return str(math.ceil(amount / (_number(reference.get("divisor") or "1") or 1)))
-
-
-def _number(quantity: object) -> Fraction:
-    match = _QUANTITY.fullmatch(str(quantity))
-    return Fraction(match[1]) * _SUFFIX.get(match[2], Fraction(1)) if match else Fraction(0)
+    quantity = ((container.get("resources") or {}).get(kind) or {}).get(name, "0")
+    return str(math.ceil(amount(quantity) / (amount(reference.get("divisor") or "1") or 1)))

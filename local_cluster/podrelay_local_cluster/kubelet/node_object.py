@@ -16,6 +16,8 @@ NODE_LABELS = {
     "kubernetes.io/os": "linux",
     "kubernetes.io/arch": _ARCHITECTURES.get(platform.machine(), platform.machine()),
 }
+ROOM = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "100k"}
+"""What the node claims to have. Nothing is measured or enforced; a pod that requests more is not scheduled."""
 
 
 def node_object() -> Json:
@@ -29,7 +31,6 @@ def node_object() -> Json:
         "lastHeartbeatTime": moment,
         "lastTransitionTime": moment,
     }
-    room = {"cpu": "64", "memory": "256Gi", "pods": "100000"}
     meta = metadata.for_new_object({"metadata": {"name": NODE_NAME, "labels": NODE_LABELS}}, "")
     info = {
         "architecture": NODE_LABELS["kubernetes.io/arch"],
@@ -44,5 +45,5 @@ def node_object() -> Json:
         "kubeProxyVersion": "",
     }
     addresses = [{"type": "InternalIP", "address": ADDRESS}, {"type": "Hostname", "address": NODE_NAME}]
-    status = {"capacity": room, "allocatable": room, "conditions": [ready], "addresses": addresses, "nodeInfo": info}
+    status = {"capacity": ROOM, "allocatable": ROOM, "conditions": [ready], "addresses": addresses, "nodeInfo": info}
     return {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {}, "status": status}

@@ -11,11 +11,12 @@ import signal
 
 from podrelay_local_cluster.kubelet import environment, pod_status
 from podrelay_local_cluster.kubelet.container_run import RETRY_S, ContainerRun, NodeServices, PodContext
-from podrelay_local_cluster.kubelet.node_object import NODE_NAME
+from podrelay_local_cluster.kubelet.node_object import NODE_NAME, ROOM
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.resources import DEFAULT_GRACE_S, TERMINAL_PHASES
+from podrelay_local_cluster.registry.events import SCHEDULER
 
 HOLD_ANNOTATION = "local-cluster/hold"
 """Set to "true": the node accepts the pod but does not start its containers; a test writes its status."""
@@ -96,9 +97,10 @@ class PodRun:
     async def _admit(self) -> bool:
         """Schedule the pod and report it as accepted. False when its containers are not to be started."""
         bound = bool(self._spec.get("nodeName"))
-        reason = pod_status.why_unschedulable(self._spec, self._node.labels)
-        if reason and not bound:
+        reason = "" if bound else pod_status.why_unschedulable(self._spec, self._node.labels, ROOM)
+        if reason:
             self._node.pods.set_status(self._record, pod_status.unschedulable(self._record.obj, reason))
+            self._context.report("FailedScheduling", reason, SCHEDULER)
             await self._stopping.wait()
             return False
         held = self._record.annotations.get(HOLD_ANNOTATION) == "true"
@@ -111,7 +113,11 @@ class PodRun:
         deadline_s = self._spec.get("activeDeadlineSeconds")
         if deadline_s is not None:
             self._deadline_timer = asyncio.get_running_loop().call_later(deadline_s, self._exceed_deadline)
-        while environment.missing_volume_source(self._spec, self._context.lookup):
+        reported = ""
+        while missing := environment.missing_volume_source(self._spec, self._context.lookup):
+            if missing != reported:
+                self._context.report("FailedMount", missing)
+                reported = missing
             if await self._context.stopped_within(RETRY_S):
                 break
         return True

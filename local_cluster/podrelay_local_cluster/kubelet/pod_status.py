@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
 
 from podrelay_local_cluster.kubelet.node_object import ADDRESS
 from podrelay_local_cluster.objects import clock
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.quantity import amount
 from podrelay_local_cluster.objects.resources import TERMINAL_PHASES
 
 _OUR_CONDITIONS = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
@@ -34,11 +36,12 @@ class ContainerStatus:
     restart_count: int = 0
     container_id: str = ""
 
-    def set_waiting(self, reason: str, message: str = "") -> None:
-        """Set `waiting`; an earlier termination moves to `lastState`."""
+    def set_waiting(self, reason: str, message: str = "") -> bool:
+        """Set `waiting`; an earlier termination moves to `lastState`. Returns whether the state was another one before."""
         if "terminated" in self.state:
             self.last_state = self.state
-        self.state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+        before, self.state = self.state, {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+        return before != self.state
 
     def set_running(self, container_id: str) -> None:
         if "terminated" in self.state:
@@ -212,12 +215,26 @@ def unschedulable(pod: Json, message: str) -> Json:
     return {**old, "phase": "Pending", "conditions": [condition(None, "PodScheduled", body)]}
 
 
-def why_unschedulable(spec: Json, node_labels: Mapping[str, str]) -> str:
-    """The scheduler's message when the node's labels do not match the pod's node selector; empty when they do."""
+def why_unschedulable(spec: Json, node_labels: Mapping[str, str], room: Mapping[str, str]) -> str:
+    """The scheduler's message for a pod that does not match the node's labels or requests more than the whole node has;
+    empty for any other pod. What other pods request does not count.
+    """
     selector = spec.get("nodeSelector") or {}
     if all(node_labels.get(key) == value for key, value in selector.items()):
+        lacking = _lacking(spec, room)
+    else:
+        lacking = ["1 node(s) didn't match Pod's node affinity/selector"]
+    if not lacking:
         return ""
     return (
-        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. "
+        f"0/1 nodes are available: {', '.join(lacking)}. "
         "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     )
+
+
+def _lacking(spec: Json, room: Mapping[str, str]) -> list[str]:
+    totals: dict[str, Fraction] = {}
+    for container in spec["containers"]:
+        for name, value in ((container.get("resources") or {}).get("requests") or {}).items():
+            totals[name] = totals.get(name, Fraction(0)) + amount(value)
+    return [f"1 Insufficient {name}" for name, total in sorted(totals.items()) if total > amount(room.get(name, "0"))]

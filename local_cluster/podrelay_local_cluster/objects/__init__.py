@@ -2,6 +2,8 @@
 
 record           one version of one object, with its JSON text
 metadata         names, uids, preconditions
+decoding         null in maps and lists of a body
+quantity         amounts of resources and their canonical text
 defaults         the defaults of a new pod
 validation       the checks on names, labels and pods
 patching         merge patch, strategic merge patch, JSON patch

@@ -6,6 +6,7 @@ Service-account token volumes are not added, because this cluster mounts no volu
 from __future__ import annotations
 
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.quantity import canonical_values
 
 _POD_SPEC = {
     "restartPolicy": "Always",
@@ -39,10 +40,22 @@ def pod_spec(spec: Json) -> Json:
 
 def _container(container: Json) -> Json:
     filled = {**_CONTAINER, **{key: value for key, value in container.items() if value is not None}}
-    filled.setdefault("resources", {})
+    filled["resources"] = _resources(filled.get("resources") or {})
     filled.setdefault("imagePullPolicy", _pull_policy(filled.get("image", "")))
     if filled.get("env"):
         filled["env"] = [_env(item) for item in filled["env"]]
+    return filled
+
+
+def _resources(resources: Json) -> Json:
+    """Canonical quantities. What is limited and not requested is requested up to its limit."""
+    filled = {
+        key: canonical_values(values) if key in ("requests", "limits") else values
+        for key, values in resources.items()
+        if values is not None
+    }
+    if filled.get("limits"):
+        filled["requests"] = {**filled["limits"], **filled.get("requests", {})}
     return filled
 
 

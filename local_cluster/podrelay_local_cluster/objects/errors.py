@@ -34,9 +34,10 @@ class StatusError(Exception):
             "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code,
         }
+        if self.reason:
+            status["reason"] = self.reason
         if self.details:
             status["details"] = self.details
         return status
@@ -160,9 +161,19 @@ def version_too_old(requested: int, oldest: int) -> StatusError:
 
 def version_too_large(requested: int, current: int) -> StatusError:
     """504: the client names a version that this server has not reached yet."""
-    message = f"Too large resource version: {requested}, current: {current}"
+    message = f"Timeout: Too large resource version: {requested}, current: {current}"
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
     return StatusError(504, "Timeout", message, {"causes": causes, "retryAfterSeconds": 1})
+
+
+def body_too_large(limit: int) -> StatusError:
+    """413: the body of a request exceeds the server's limit."""
+    return StatusError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+
+
+def storage_error(message: str) -> StatusError:
+    """500 without a reason: an error of the storage behind a real API server that the server returns as it is."""
+    return StatusError(500, "", message)
 
 
 _REASON_OF_CODE = {

@@ -6,7 +6,7 @@ import random
 import uuid
 from typing import Any
 
-from podrelay_local_cluster.objects import clock
+from podrelay_local_cluster.objects import clock, decoding
 from podrelay_local_cluster.objects.errors import (
     bad_request,
     conflict,
@@ -35,7 +35,7 @@ def check_body(resource: str, body: Any) -> Json:
     for field in ("metadata", "spec", "status"):
         if not isinstance(body.get(field) or {}, dict):
             raise bad_request(f"{field} of a {kind} must be an object")
-    return body
+    return decoding.without_nulls(body)
 
 
 def for_new_object(body: Json, namespace: str) -> Json:
@@ -94,18 +94,21 @@ def check_patched(resource: str, old: Record, patched: Any) -> None:
 
 
 def check_preconditions(resource: str, record: Record, preconditions: Json) -> None:
-    """Raises `StatusError` 409 when a deletion names a uid or resource version that is not the object's."""
+    """Raises `StatusError` 409 when a deletion names a uid or resource version that is not the object's.
+
+    As on a real API server, this conflict names the kind; every other conflict names the resource.
+    """
     uid = preconditions.get("uid")
     if uid is not None and uid != record.uid:
         reason = (
             f"the UID in the precondition ({uid}) does not match the UID in record ({record.uid}). "
             "The object might have been deleted and then recreated"
         )
-        raise conflict(resource, record.name, reason)
+        raise conflict(KIND_OF_RESOURCE[resource], record.name, reason)
     version = preconditions.get("resourceVersion")
     if version is not None and version != str(record.version):
         reason = (
             f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record "
             f"({record.version}). The object might have been modified"
         )
-        raise conflict(resource, record.name, reason)
+        raise conflict(KIND_OF_RESOURCE[resource], record.name, reason)

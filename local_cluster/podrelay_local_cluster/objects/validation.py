@@ -21,13 +21,13 @@ from podrelay_local_cluster.objects.errors import (
     unsupported_value,
 )
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.quantity import is_quantity
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _ENV_NAME = re.compile(r"[ -<>-~]+")
-_QUANTITY = re.compile(r"[+-]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?")
 
 _MAX_NAME = 253
 _MAX_LABEL = 63
@@ -149,10 +149,13 @@ def _check_container_types(container: Json) -> None:
     for item in container.get("env") or []:
         if not isinstance(item, dict) or not isinstance(item.get("value") or "", str):
             raise bad_request("env of a container must be a list of objects whose values are strings")
+        divisor = ((item.get("valueFrom") or {}).get("resourceFieldRef") or {}).get("divisor")
+        if not is_quantity(divisor):
+            raise bad_request("resourceFieldRef.divisor: quantities must match the regular expression of a quantity")
     resources = container.get("resources") or {}
     for kind in ("requests", "limits"):
         for name, quantity in (resources.get(kind) or {}).items():
-            if not _QUANTITY.fullmatch(str(quantity)):
+            if not is_quantity(quantity):
                 raise bad_request(
                     f"resources.{kind}.{name}: quantities must match the regular expression of a quantity"
                 )

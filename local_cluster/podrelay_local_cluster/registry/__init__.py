@@ -2,5 +2,6 @@
 
 pods             pods, with graceful deletion
 other_objects    namespaces, Secrets, ConfigMaps, quotas, service accounts
+events           events about pods that have trouble
 admission        checks of a new object against other objects
 """

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from podrelay_local_cluster.objects.errors import StatusError, forbidden, not_found
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.quantity import amount
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.resources import TERMINAL_PHASES
 from podrelay_local_cluster.storage.store import ObjectStore
@@ -50,7 +51,7 @@ def check_quota(store: ObjectStore, limits: PodLimits, pod: Json) -> list[Json]:
     """The quota objects with this pod counted. Raises `StatusError` 403 for a quota that is used up or not counted yet.
 
     Only the number of pods is limited. A quota takes effect through its status, which a controller writes on a real
-    cluster; this server only keeps the count in it.
+    cluster; this server only keeps the count in it. A quota without status limits nothing.
     """
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
     quotas = store.records("resourcequotas", namespace)
@@ -68,7 +69,7 @@ def check_quota(store: ObjectStore, limits: PodLimits, pod: Json) -> list[Json]:
 def _counted(record: Record, name: str, used: int) -> Json | None:
     """The quota with one more pod; None for a quota that does not limit pods. Raises `StatusError` 403."""
     status = record.obj.get("status") or {}
-    hard = {key: int(value) for key, value in (status.get("hard") or {}).items() if key in _COUNTED}
+    hard = {key: int(amount(value)) for key, value in (status.get("hard") or {}).items() if key in _COUNTED}
     if not hard:
         return None
     if set(hard) - set(status.get("used") or {}):

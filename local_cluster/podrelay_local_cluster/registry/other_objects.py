@@ -14,6 +14,7 @@ from podrelay_local_cluster.objects.errors import (
     not_found,
 )
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.quantity import canonical_values
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 from podrelay_local_cluster.registry.admission import DEFAULT_ACCOUNT, check_namespace
@@ -61,7 +62,7 @@ class ObjectRegistry:
             raise already_exists(resource, name)
         if dry_run:
             return Record(resource, obj, 0)
-        record = self._store.put(resource, obj)
+        record = self._store.put_limited(resource, obj)
         if resource == "namespaces":  # on a real cluster, a controller does this
             self.create("serviceaccounts", name, {"metadata": {"name": DEFAULT_ACCOUNT}})
         return record
@@ -73,7 +74,7 @@ class ObjectRegistry:
         body = metadata.check_body(old.resource, body)
         obj = _with_fields(old.resource, metadata.for_changed_object(old.resource, old, body), body)
         if subresource == "status":
-            obj = {**old.obj, "metadata": obj["metadata"], "status": body.get("status") or {}}
+            obj = {**old.obj, "metadata": obj["metadata"], "status": _with_quantities(old.resource, body.get("status"))}
         elif old.resource == "namespaces":
             obj.update({key: old.obj[key] for key in ("spec", "status")})
         elif "status" in old.obj:
@@ -81,7 +82,7 @@ class ObjectRegistry:
         same = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(old.version)}} == old.obj
         if same or dry_run:
             return old
-        return self._store.put(old.resource, obj)
+        return self._store.put_limited(old.resource, obj)
 
     def patch(
         self, record: Record, content_type: str, patch: Any, subresource: str = "", dry_run: bool = False
@@ -105,7 +106,7 @@ class ObjectRegistry:
         if not record.is_being_deleted:
             meta = {**record.obj["metadata"], "deletionTimestamp": clock.now_text()}
             record = self._store.put("namespaces", {**record.obj, "metadata": meta, "status": {"phase": "Terminating"}})
-        for resource in _CONTENT:
+        for resource in (*_CONTENT, "events"):
             for content in self._store.records(resource, record.name):
                 self._store.remove(content)
         for pod in self._store.records("pods", record.name):
@@ -132,10 +133,26 @@ def _with_fields(resource: str, meta: Json, body: Json) -> Json:
     if resource == "namespaces":
         obj["metadata"]["labels"] = {**(meta.get("labels") or {}), "kubernetes.io/metadata.name": meta["name"]}
         obj.update(spec={"finalizers": ["kubernetes"]}, status={"phase": "Active"})
+    elif resource == "resourcequotas":
+        obj["spec"] = _with_quantities(resource, body.get("spec"))
     elif resource == "secrets":
         obj["data"] = _secret_data(body)
         obj.setdefault("type", "Opaque")
     return obj
+
+
+def _with_quantities(resource: str, part: Json | None) -> Json:
+    """Spec or status of an object; a quota's with canonical quantities. Raises `StatusError` 400."""
+    part = part or {}
+    if resource != "resourcequotas":
+        return part
+    try:
+        return {
+            key: canonical_values(value) if key in ("hard", "used") and isinstance(value, dict) else value
+            for key, value in part.items()
+        }
+    except ValueError as exc:
+        raise bad_request(str(exc)) from exc
 
 
 def _secret_data(body: Json) -> dict[str, str]:

@@ -69,7 +69,7 @@ class PodRegistry:
             raise already_exists("pods", name)
         if dry_run:
             return Record("pods", pod, 0)
-        record = self._store.put("pods", pod)
+        record = self._store.put_limited("pods", pod)
         for quota in counted:
             self._store.put("resourcequotas", quota)
         if self.node is not None:
@@ -165,7 +165,7 @@ class PodRegistry:
             return old
         if dry_run:
             return Record("pods", pod, old.version)
-        record = self._store.put("pods", pod)
+        record = self._store.put_limited("pods", pod)
         meta = record.obj["metadata"]
         if meta.get("deletionGracePeriodSeconds") == 0 and not meta.get("finalizers"):
             return self._remove(record)

@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from podrelay_local_cluster.objects.errors import storage_error
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 from podrelay_local_cluster.storage.event_log import ADDED, DELETED, MODIFIED, EventLog, ObjectEvent
 
 RESOURCES = tuple(KIND_OF_RESOURCE)
+_ETCD_LIMIT = 1536 * 1024  # `--max-request-bytes` of etcd
+_MESSAGE_LIMIT = 2 * 1024 * 1024  # what the client of etcd in an API server sends
+
+
+def check_size(size: int) -> None:
+    """Raises `StatusError` 500 as an API server does for an object that its storage refuses."""
+    if size > _MESSAGE_LIMIT:
+        text = f"trying to send message larger than max ({size} vs. {_MESSAGE_LIMIT})"
+        raise storage_error(f"rpc error: code = ResourceExhausted desc = {text}")
+    if size > _ETCD_LIMIT:
+        raise storage_error("etcdserver: request is too large")
 
 
 class ChangeListener(Protocol):
@@ -58,20 +70,30 @@ class ObjectStore:
     def count(self, resource: str) -> int:
         return sum(len(found) for found in self._objects[resource].values())
 
+    def put_limited(self, resource: str, obj: Json) -> Record:
+        """`put` for an object from a client. Raises `StatusError` 500 for one that exceeds the limits of etcd."""
+        previous = self._previous(resource, obj)
+        record = self._next_version(resource, obj, previous)
+        check_size(len(record.json()))
+        return self._commit(record, previous)
+
     def put(self, resource: str, obj: Json) -> Record:
         """Create or replace an object; its metadata gets the new version. The caller must not change `obj` afterwards."""
-        metadata = obj["metadata"]
-        previous = self.get(resource, metadata.get("namespace", ""), metadata["name"])
-        record = self._versioned(resource, obj, previous)
+        previous = self._previous(resource, obj)
+        return self._commit(self._next_version(resource, obj, previous), previous)
+
+    def _commit(self, record: Record, previous: Record | None) -> Record:
+        self.version = record.version
         self._keep(record)
-        self.logs[resource].append(ObjectEvent(MODIFIED if previous else ADDED, record, previous))
+        self.logs[record.resource].append(ObjectEvent(MODIFIED if previous else ADDED, record, previous))
         if self.listener is not None:
             self.listener.put(record)
         return record
 
     def remove(self, record: Record) -> Record:
         """Remove an object. Returns its last state with the version of the removal, as in the DELETED event."""
-        last = self._versioned(record.resource, record.obj, record)
+        last = self._next_version(record.resource, record.obj, record)
+        self.version = last.version
         del self._objects[record.resource][record.namespace][record.name]
         self.logs[record.resource].append(ObjectEvent(DELETED, last, record))
         if self.listener is not None:
@@ -87,10 +109,14 @@ class ObjectStore:
         for log in self.logs.values():
             log.wake()
 
-    def _versioned(self, resource: str, obj: Json, previous: Record | None) -> Record:
-        self.version += 1
-        metadata = {**obj["metadata"], "resourceVersion": str(self.version)}
-        return Record(resource, {**obj, "metadata": metadata}, self.version, previous)
+    def _previous(self, resource: str, obj: Json) -> Record | None:
+        metadata = obj["metadata"]
+        return self.get(resource, metadata.get("namespace", ""), metadata["name"])
+
+    def _next_version(self, resource: str, obj: Json, previous: Record | None) -> Record:
+        version = self.version + 1
+        metadata = {**obj["metadata"], "resourceVersion": str(version)}
+        return Record(resource, {**obj, "metadata": metadata}, version, previous)
 
     def _keep(self, record: Record) -> None:
         self._objects[record.resource].setdefault(record.namespace, {})[record.name] = record

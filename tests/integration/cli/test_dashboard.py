@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from rq import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from podrelay.cli import commands
+from podrelay.cli.dashboard import make_app, run_dashboard
 from podrelay.protocol import redis_keys
 from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import status
@@ -95,6 +100,70 @@ def test_delete_requeue_and_empty_are_safe(rig: LauncherRig, dashboard: Any) -> 
     # The deleted launch got no pod, the failed one no second pod, and the running one is still in the ledger.
     assert rig.api.calls["create"] == 3
     assert not rig.redis.exists(f"rq:job:{started.launch_id}_0")
+
+
+@pytest.mark.parametrize("registry", ["queued", "failed", "started", "finished", "scheduled"])
+@pytest.mark.parametrize("order", ["asc", "dsc"])
+def test_every_page_of_jobs_has_its_jobs_only(redis_url: str, registry: str, order: str) -> None:
+    """25 jobs, eight to a page: no job on two pages, none missing, and none beyond the last page."""
+    client = redis.Redis.from_url(redis_url)
+    jobs = Queue("work", connection=client, serializer=JSONSerializer).enqueue_many(
+        [Queue.prepare_data("os.getpid", job_id=f"job-{number:02}") for number in range(25)]
+    )
+    if registry != "queued":
+        client.zadd(registry_key(registry), {job_member(registry, job.id): 4e9 + n for n, job in enumerate(jobs)})
+    page = make_app(redis_url, client).test_client()
+    shown = [
+        [job["id"] for job in page.get(f"/0/data/jobs/work/{registry}/8/{order}/{number}.json").get_json()["jobs"]]
+        for number in range(1, 6)
+    ]
+    assert [len(ids) for ids in shown] == [8, 8, 8, 1, 0]
+    flat = [job_id for ids in shown for job_id in ids]
+    assert flat == sorted(flat, reverse=order == "dsc")
+    assert len(set(flat)) == 25
+
+
+def registry_key(registry: str) -> str:
+    of = {"failed": redis_keys.rq_failed, "started": redis_keys.rq_started, "scheduled": redis_keys.rq_scheduled}
+    return of[registry]("work") if registry in of else "rq:finished:work"
+
+
+def job_member(registry: str, job_id: str) -> str:
+    return f"{job_id}:execution" if registry == "started" else job_id
+
+
+def test_the_dashboard_listens_before_it_says_so(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a free port for `--port 0`, with the port that was taken in the line."""
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    reached: list[int] = []
+
+    def serve(server: Any) -> None:
+        line = capsys.readouterr().out
+        assert line.startswith("rq-dashboard listens on http://127.0.0.1:")
+        port = int(line.split("/")[2].partition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            reached.append(port)
+        assert server.port == port
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", serve)
+    assert run_dashboard("127.0.0.1", 0) == 0
+    assert reached
+
+
+@pytest.mark.parametrize(("bind", "port"), [("127.0.0.1", None), ("127.0.0.1", 70_000), ("203.0.113.9", 0)])
+def test_an_address_that_is_taken_or_impossible_is_one_line(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bind: str, port: int | None
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stopped:
+        commands.dashboard(Namespace(bind=bind, port=taken.getsockname()[1] if port is None else port))
+    assert stopped.value.code == commands.USAGE_ERROR
+    output = capsys.readouterr()
+    assert (output.out, len(output.err.splitlines())) == ("", 1)
+    assert f"--bind, --port: cannot listen on {bind}:" in output.err
 
 
 def test_a_clean_up_by_rq_loses_nothing(rig: LauncherRig) -> None:

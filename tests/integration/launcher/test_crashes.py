@@ -153,6 +153,28 @@ def test_a_password_that_redis_refuses_is_one_clear_line(rig: LauncherRig, tmp_p
     assert ":wrong@" not in rig.log_of(0)
 
 
+def test_sigusr1_logs_the_state_and_sighup_does_no_harm(rig: LauncherRig) -> None:
+    rig.api.latency_s = 1.0
+    process = rig.start_process()
+
+    async def scenario() -> None:
+        await serving(rig, 1)
+        requests = rig.offer_many(3)
+        await until(lambda: len(rig.api.creates) == 3)
+        os.kill(process.pid or 0, signal.SIGHUP)
+        os.kill(process.pid or 0, signal.SIGUSR1)
+        await until(lambda: "State: launches: 3 in hand, 3 leases" in rig.log_of(0))
+        await until(lambda: rig.states(requests) == {"created": 3} and not rig.in_hand())
+
+    asyncio.run(scenario())
+    os.kill(process.pid or 0, signal.SIGTERM)
+    assert ended(process) == 0
+    log = rig.log_of(0)
+    assert "Ignored SIGHUP" in log
+    assert log.count("State: job ") == 3
+    assert TOKEN not in log
+
+
 def test_redis_away_at_start_is_waited_for(rig: LauncherRig, tmp_path: Path) -> None:
     from tests.harness.redis_server import RedisServer
 

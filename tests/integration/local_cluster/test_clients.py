@@ -90,6 +90,84 @@ def test_kubectl_watch_and_apply(kubectl: Kubectl, api: NamespaceApi) -> None:
     assert kubectl("get", "pods", "-A").splitlines()[0].split()[0] == "NAMESPACE"
 
 
+@pytest.mark.parametrize("kind", ["Pod", "ConfigMap", "Secret", "ServiceAccount", "ResourceQuota", "Namespace"])
+def test_kubectl_apply_validates_every_kind(kubectl: Kubectl, api: NamespaceApi, kind: str) -> None:
+    body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": f"{api.namespace}-applied"}}
+    if kind == "Pod":
+        body = held(f"{api.namespace}-applied")
+    name = f"{kind.lower()}/{api.namespace}-applied"
+    assert kubectl("apply", "-f", "-", stdin=json.dumps(body)) == f"{name} created\n"
+    assert kubectl("apply", "-f", "-", stdin=json.dumps(body)) == f"{name} unchanged\n"
+    assert name in kubectl("delete", "-f", "-", "--wait=false", stdin=json.dumps(body)).replace(' "', "/")
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "text"),
+    [
+        ({"nodeSelector": {"disk": "none"}}, "FailedScheduling", "1 node(s) didn't match Pod's node affinity/selector"),
+        ({"requests": {"cpu": 65}}, "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu."),
+        ({"requests": {"memory": "1Ti", "cpu": "100m"}}, "FailedScheduling", "1 Insufficient memory"),
+        ({"requests": {"example.com/gpu": "1"}}, "FailedScheduling", "1 Insufficient example.com/gpu"),
+        ({"command": ["no-such-command"]}, "Failed", "no-such-command"),
+        ({"envFrom": [{"secretRef": {"name": "absent"}}]}, "Failed", 'Error: secret "absent" not found'),
+        (
+            {"volumes": [{"name": "v", "secret": {"secretName": "absent"}}]},
+            "FailedMount",
+            'MountVolume.SetUp failed for volume "v"',
+        ),
+        ({"restartPolicy": "OnFailure", "command": ["false"]}, "BackOff", "Back-off restarting failed container base"),
+    ],
+)
+def test_kubectl_shows_the_trouble_of_a_pod(
+    kubectl: Kubectl, api: NamespaceApi, spec: dict[str, Any], reason: str, text: str
+) -> None:
+    body = pod("p", "sleep", "60")
+    container = body["spec"]["containers"][0]
+    container["resources"] = {"requests": spec.pop("requests", {})}
+    container.update({key: spec.pop(key) for key in ("command", "envFrom") if key in spec})
+    body["spec"].update(spec)
+    api.create(body)
+    kubectl("wait", "--for=create", f"--field-selector=reason={reason}", "events", "--all", "--timeout=20s")
+    header, row = next_rows(kubectl, reason)
+    assert header.split() == ["LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
+    assert row.split()[1:4] == ["Normal" if reason == "BackOff" else "Warning", reason, "pod/p"]
+    assert text in row
+    assert reason in kubectl("describe", "pod", "p").partition("Events:")[2]
+
+
+def next_rows(kubectl: Kubectl, reason: str) -> tuple[str, str]:
+    header, *rows = kubectl("get", "events", f"--field-selector=reason={reason}").splitlines()
+    return header, rows[0]
+
+
+def test_kubectl_shows_an_image_that_cannot_be_pulled(kubectl: Kubectl, api: NamespaceApi) -> None:
+    api.cluster.faults(images=[{"pattern": "absent:*"}])
+    body = pod("p", "true")
+    body["spec"]["containers"][0]["image"] = "absent:1"
+    api.create(body)
+    api.wait("p", lambda found: state(found).get("waiting", {}).get("reason") == "ImagePullBackOff")
+    shown = kubectl("get", "events", "--sort-by=.lastTimestamp")
+    assert "LAST SEEN" in shown
+    for text in ('Failed to pull image "absent:1"', "Error: ErrImagePull", 'Back-off pulling image "absent:1"'):
+        assert shown.count(text) == 1, shown
+    api.cluster.faults()
+    api.wait_phase("p", "Succeeded")
+
+
+def test_the_columns_of_other_objects(kubectl: Kubectl, api: NamespaceApi) -> None:
+    quotas = f"/api/v1/namespaces/{api.namespace}/resourcequotas"
+    assert api.request("POST", quotas, {"metadata": {"name": "q"}, "spec": {"hard": {"pods": 2}}}).status_code == 201
+    status = {"status": {"hard": {"pods": "2"}, "used": {"pods": "0"}}}
+    merge = {"Content-Type": "application/merge-patch+json"}
+    assert api.request("PATCH", f"{quotas}/q/status", status, headers=merge).status_code == 200
+    assert re.search(r"^q +pods: 0/2 ", kubectl("get", "quota"), re.MULTILINE)
+    for kind in ("Secret", "ConfigMap"):
+        body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": kind[0].lower()}, "data": {"a": "YQ=="}}
+        kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    assert re.search(r"^s +Opaque +1 ", kubectl("get", "secrets"), re.MULTILINE)
+    assert re.search(r"^c +1 ", kubectl("get", "configmaps"), re.MULTILINE)
+
+
 def test_official_client(api: NamespaceApi) -> None:
     client = kubernetes.config.new_client_from_config(str(api.cluster.kubeconfig))
     core = kubernetes.client.CoreV1Api(client)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -174,13 +175,52 @@ class TestDataDirectory:
             second.start()
 
 
+def run_command(*options: str) -> subprocess.CompletedProcess[str]:
+    """The command with options with which it must end by itself."""
+    command = [sys.executable, "-m", "podrelay_local_cluster", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "local_cluster")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--port", "70000"], "--port must be between 0 and 65535"),
+        (["--kubeconfig-out", "{tmp}/none/kubeconfig"], "the folder {tmp}/none does not exist"),
+        (["--kubeconfig-out", "{tmp}"], "{tmp} is a folder"),
+        (["--namespaces", "good,Not_Good"], "Not_Good"),
+        (["--data-dir", "{tmp}/file"], "--data-dir {tmp}/file cannot be used"),
+        (["--data-dir", "{tmp}/file/below"], "--data-dir {tmp}/file/below cannot be used"),
+        (["--watch-window", "0"], "--watch-window must be at least 1"),
+        (["--bookmark-interval-s", "nan"], "--bookmark-interval-s"),
+    ],
+)
+def test_a_wrong_option_is_one_line(tmp_path: Path, options: list[str], text: str) -> None:
+    (tmp_path / "file").touch()
+    given = [word.replace("{tmp}", str(tmp_path)) for word in options]
+    done = run_command("--kubeconfig-out", str(tmp_path / "kubeconfig"), *given)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert text.replace("{tmp}", str(tmp_path)) in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing was made"
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["by option", "kept in the data directory"])
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path, kept: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        options = ["--port", str(port)]
+        if kept:
+            (tmp_path / "identity.json").write_text(json.dumps({"port": port, "token": "12345678"}))
+            options = ["--data-dir", str(tmp_path)]
+        done = run_command("--kubeconfig-out", str(tmp_path / "kubeconfig"), *options)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; select another --port" in done.stderr
+    assert not (tmp_path / "kubeconfig").exists()
+
+
 def test_invalid_command_line(tmp_path: Path) -> None:
-    sources = str(ROOT / "local_cluster")
     for options in (["--runner", "magic"], ["--token", "short"], []):
-        command = [sys.executable, "-m", "podrelay_local_cluster", *options]
-        done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": sources}, capture_output=True, text=True, check=False
-        )
+        done = run_command(*options)
         assert done.returncode == 2
         assert "usage:" in done.stderr
     with pytest.raises(ValueError, match="token"):

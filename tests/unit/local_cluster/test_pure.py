@@ -8,7 +8,7 @@ from podrelay_local_cluster.api.representation import Form, requested_form
 from podrelay_local_cluster.http.request_info import RequestInfo, parse
 from podrelay_local_cluster.kubelet import environment, pod_status
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
-from podrelay_local_cluster.objects import defaults, patching
+from podrelay_local_cluster.objects import decoding, defaults, patching, quantity
 from podrelay_local_cluster.objects.errors import StatusError
 from podrelay_local_cluster.objects.json_text import Json, to_json
 from podrelay_local_cluster.objects.record import Record
@@ -201,3 +201,44 @@ def test_bound_spec_is_not_encoded_again() -> None:
     bound = {**old.obj, "spec": {**spec, "nodeName": "local-node"}}
     text = Record("pods", bound, 2, old).json()
     assert b'"spec":{"nodeName":"local-node","containers":[{"name":"base"}]}' in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (1, "1"), ("1", "1"), (0.5, "500m"), ("0.5", "500m"), ("1000m", "1"), ("1500m", "1500m"), (1000, "1k"), ("0", "0"),
+        ("0m", "0"), ("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("0.5Ki", "512"), ("1000Ki", "1000Ki"), ("1e3", "1e3"),
+        ("1e2", "100"), ("12e6", "12e6"), ("1000000k", "1G"), ("0.1m", "100u"), ("1n", "1n"), ("0.1n", "1n"),
+        ("-2000", "-2k"),
+        (".5", "500m"), ("5.", "5"), ("0.1Gi", "107374182400m"), (None, "0"), ("1E", "1E"),
+    ],
+)  # fmt: skip
+def test_canonical_quantities(given: object, expected: str) -> None:
+    assert quantity.canonical(given) == expected
+    assert quantity.canonical(expected) == expected
+
+
+@pytest.mark.parametrize("given", ["", "1 Gi", "1gi", "Gi", "1.5.1", "--1", "1e", True, [], {}, "1e9999999999", "nan"])
+def test_what_is_no_quantity(given: object) -> None:
+    assert not quantity.is_quantity(given)
+
+
+def test_a_body_without_null_is_not_copied() -> None:
+    body = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"command": ["x"], "env": [{"name": "n"}]}]}}
+    assert decoding.without_nulls(body) is body
+
+
+def test_null_is_an_empty_value_where_a_type_says_so() -> None:
+    decoded = decoding.without_nulls(
+        {
+            "metadata": {"labels": {"a": None}, "name": None},
+            "data": {"k": None},
+            "spec": {"nodeSelector": {"n": None}, "containers": [None, {"args": [None], "env": [None], "image": None}]},
+        }
+    )
+    assert decoded["metadata"] == {"labels": {"a": ""}, "name": None}
+    assert decoded["data"] == {"k": ""}
+    assert decoded["spec"] == {
+        "nodeSelector": {"n": ""},
+        "containers": [{}, {"args": [""], "env": [{}], "image": None}],
+    }

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from podrelay_workers.runtime import state_signals
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 
 
@@ -36,6 +37,39 @@ def test_race_and_wait() -> None:
         assert time.monotonic() - began < 5
 
     asyncio.run(test())
+
+
+def test_sigusr1_logs_the_state_and_sighup_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither ends the process, before, during or after the handling."""
+
+    async def test() -> None:
+        shutdown = Shutdown()
+        with shutdown.on_signals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.sleep(0.01)
+            shutdown.describe = lambda: [f"line {number}" for number in range(60)]
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.01)
+            shutdown.describe = lambda: [str(1 // len([]))]
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.sleep(0.01)
+            assert not shutdown.requested
+
+    before = {number: signal.getsignal(number) for number in state_signals.SIGNALS}
+    try:
+        state_signals.ignore_while_starting()
+        os.kill(os.getpid(), signal.SIGHUP)
+        with caplog.at_level("INFO"):
+            asyncio.run(test())
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert caplog.messages[:2] == ["State: starting", "State: line 0"]
+    assert caplog.messages.count("State: and 10 lines more") == 1
+    assert [line for line in caplog.messages if line.startswith("Ignored SIGHUP")]
+    assert caplog.messages[-1] == "Cannot describe the state"
 
 
 def test_race_raises_the_error_of_its_work() -> None:

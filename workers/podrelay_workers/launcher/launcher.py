@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -85,7 +86,7 @@ class Launcher:
             self._launch_queue, settings.launch_lease_s, lambda disposition: self._launches.discard_pod(disposition)
         )
         self._cleanup_leases = Leases(self._cleanup_queue, settings.launch_lease_s)
-        concurrency = Concurrency(settings.launcher_concurrency)
+        self._concurrency = concurrency = Concurrency(settings.launcher_concurrency)
         self._launches = LaunchHandler(
             self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
             self._announcer, token_margin_s=settings.token_margin_s, team=team,
@@ -115,6 +116,7 @@ class Launcher:
     async def run(self) -> None:
         """Work until shutdown; then finish the jobs in flight, put back the rest, and unregister."""
         log.info("Launcher %s serves %s", self.name, self._launch_queue.queues[-1])
+        self._shutdown.describe = self._describe
         async with TaskSupervisor() as tasks:
             self._start_loops(tasks)
             await tasks.wait()
@@ -140,6 +142,20 @@ class Launcher:
         tasks.start("keep the registration", self._registration.keep())
         tasks.start("announce the keys", self._announcer.keep())
         tasks.start("write the probe file", self._write_health_forever())
+
+    def _describe(self) -> Iterator[str]:
+        """What SIGUSR1 logs."""
+        yield f"launcher {self.name}, shutting down: {'yes' if self._shutdown.requested else 'no'}"
+        for kind, queue, loop, leases in (
+            ("launches", self._launch_queue, self._launch_loop, self._launch_leases),
+            ("clean-ups", self._cleanup_queue, self._cleanup_loop, self._cleanup_leases),
+        ):
+            yield f"{kind}: {len(loop.tasks)} in hand, {len(leases)} leases; queues: {', '.join(queue.queues)}"
+        yield f"creations at once: {self._concurrency.limit}; may claim: {self._concurrency.free} more"
+        yield from self._throttle.describe()
+        replied_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
+        yield f"last reply from Redis: {time.time() - replied_s:.0f} s ago" if replied_s else "no reply from Redis yet"
+        yield from sorted(task.get_name() for task in (*self._launch_loop.tasks, *self._cleanup_loop.tasks))
 
     # --- shutdown -----------------------------------------------------------------------------------------------------
     async def _finish_jobs(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from podrelay.errors import RedisUnavailable
@@ -47,6 +48,14 @@ class Throttle:
             self._namespaces.pop(namespace, None)
             return 0.0
         return remaining_s
+
+    def describe(self) -> Iterator[str]:
+        """The pauses in force, a line for each."""
+        if self.remaining_s:
+            yield f"paused: all launches, for another {self.remaining_s:.1f} s"
+        for namespace in list(self._namespaces):
+            if remaining_s := self.namespace_remaining_s(namespace):
+                yield f"paused: namespace {namespace}, for another {remaining_s:.1f} s"
 
     async def publish_pause(self, queue: JobQueue, policy: ErrorPolicy) -> float:
         """Pause every launcher of the cluster after an error of its API server, and return the pause in seconds.

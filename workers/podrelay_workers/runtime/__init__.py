@@ -2,6 +2,7 @@
 
 process   start-up: command line, logging, settings, Redis, exit codes
 shutdown  the shutdown event, set by signals, against which waits race
+state_signals  SIGUSR1 logs the state, SIGHUP is ignored
 tasks     named tasks that end together
 backoff   waiting times after failures (pure)
 key_announcer  which keys this process has, and which it lacks

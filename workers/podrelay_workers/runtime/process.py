@@ -23,6 +23,7 @@ from podrelay.store.connection import check, connect, connect_async
 from podrelay.store.outage_log import OutageLog
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.shutdown import Shutdown
+from podrelay_workers.runtime.state_signals import ignore_while_starting
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def main(
     :return: the exit code: 0 after a shutdown, 2 for a wrong option, 1 for any other error of podrelay; both errors are
         printed as one line.
     """
+    ignore_while_starting()
     parser = argparse.ArgumentParser(prog=f"podrelay-{role}", description=description)
     parser.add_argument("--team", default=None, help=team_help)
     args = parser.parse_args(argv)

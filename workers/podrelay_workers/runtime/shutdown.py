@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from podrelay_workers.runtime.state_signals import Describe, handled
 from podrelay_workers.runtime.tasks import cancel_and_wait
 
 _T = TypeVar("_T")
@@ -26,6 +27,8 @@ class Shutdown:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.describe: Describe = lambda: ["starting"]
+        """What SIGUSR1 logs; the worker replaces it once it works."""
 
     def request(self) -> None:
         self._event.set()
@@ -36,7 +39,10 @@ class Shutdown:
 
     @contextmanager
     def on_signals(self) -> Iterator[Shutdown]:
-        """Request shutdown on SIGTERM or SIGINT. The first signal removes the handlers: a second has its default effect."""
+        """Request shutdown on SIGTERM or SIGINT. The first signal removes the handlers: a second has its default effect.
+
+        SIGUSR1 and SIGHUP are handled as well, until the end.
+        """
         loop = asyncio.get_running_loop()
 
         def handle() -> None:
@@ -50,7 +56,8 @@ class Shutdown:
         for number in SIGNALS:
             loop.add_signal_handler(number, handle)
         try:
-            yield self
+            with handled(lambda: self.describe()):
+                yield self
         finally:
             remove()
 

@@ -263,6 +263,11 @@ class Leader:
     # --- status ---------------------------------------------------------------------------------------------------
 
     @property
+    def known(self) -> int:
+        """The number of pods that this watcher knows."""
+        return len(self._table)
+
+    @property
     def trouble(self) -> str:
         """Why this leader does not follow some of its pods; empty if it follows all of them."""
         if any(not item.position.listed_s for item in self._reflectors):

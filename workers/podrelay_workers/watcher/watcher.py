@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Iterator
 
 from podrelay import health
 from podrelay.errors import RedisUnavailable
@@ -70,6 +72,7 @@ class Watcher:
         """Run until a shutdown is requested; then publish what is queued, and resign only after that, so that the next leader
         does not publish it again.
         """
+        self._shutdown.describe = self._describe
         health_task = asyncio.create_task(self._write_health(), name="write health")
         keys_task = asyncio.create_task(self._announcer.keep(), name="announce the keys")
         try:
@@ -78,6 +81,16 @@ class Watcher:
             await cancel_and_wait(health_task, keys_task)
             await self._announcer.end()
             health.remove("watcher")
+
+    def _describe(self) -> Iterator[str]:
+        """What SIGUSR1 logs."""
+        if self._leader is None:
+            yield f"watcher, standing by; leader: {self._election.leader or 'none yet'}"
+        else:
+            yield f"watcher, leading; {self._leader.known} pods known; {self._leader.trouble or 'no trouble'}"
+        yield f"reports not yet in Redis: {len(self._outbox)}"
+        replied_s = self._scripts.last_reply_s
+        yield f"last reply from Redis: {time.time() - replied_s:.0f} s ago" if replied_s else "no reply from Redis yet"
 
     async def _write_health(self) -> None:
         """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""

@@ -1,0 +1,68 @@
+"""The DAG podrelay_troubles: each task waits or fails for its reason, and the commands of `make up` show why."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from demo.run import TROUBLES_DAG_ID
+from podrelay.protocol.redis_keys import RedisKeys
+from tests.end_to_end.stack_rig import Run, StackRig
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def troubles(rig: StackRig) -> Iterator[Run]:
+    rig.stack.make_troubles()
+    run = rig.trigger(TROUBLES_DAG_ID)
+    yield run
+    for task in run.tasks():  # no task may wait during the next test
+        if task.state not in ("success", "failed"):
+            path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task.task_id}"
+            mapped = f"/{task.map_index}" if task.map_index >= 0 else ""
+            rig.api.patch(path + mapped, {"new_state": "failed"})
+
+
+def typed(rig: StackRig, command: str) -> str:
+    """The output of a command in a shell that has read the file named by `make up`."""
+    shell = f". {rig.stack.environment_file}; {command}"
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout
+
+
+def entries(run: Run) -> dict[str, dict[str, str]]:
+    """The ledger entries of the run by task."""
+    with redis.Redis.from_url(run.rig.stack.redis_url, decode_responses=True) as client:
+        prefix = RedisKeys().launch_prefix
+        return {launch.label: client.hgetall(prefix + launch.launch_id) for launch in run.launches()}
+
+
+def test_the_usual_troubles_and_the_commands_that_show_them(rig: StackRig, troubles: Run) -> None:
+    def states() -> dict[str, str | None]:
+        return {task.label: task.state for task in troubles.tasks()}
+
+    rig.until("two tasks have failed", lambda: states()["raises"] == states()["container_fails"] == "failed", 240)
+    rig.until("both pods wait", lambda: "ImagePullBackOff" in typed(rig, "kubectl get pods"))
+    shown = typed(rig, "kubectl get events")
+    assert "FailedScheduling" in shown
+    assert 'Back-off pulling image "registry.example.com/absent:1"' in shown
+    found = entries(troubles)
+    quota = [entry for label, entry in found.items() if label.startswith("in_a_small_namespace")]
+    assert any("quota" in entry.get("message", "").lower() for entry in quota), quota
+    overview = json.loads(typed(rig, "airflow podrelay status --json"))
+    assert len(overview["launchers"]) == 2
+    assert sum(counts["waiting"] for counts in overview["queues"].values()) >= 1
+    launch_id = next(launch.launch_id for launch in troubles.launches() if launch.label == "container_fails")
+    shown = typed(rig, f"airflow podrelay status --launch {launch_id}")
+    assert shown.startswith("task         podrelay_troubles.container_fails, try 1\n")
+    mode = rig.stack.environment_file.stat().st_mode & 0o777
+    assert mode == 0o600, "the file holds the secrets of the stack"

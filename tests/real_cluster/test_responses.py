@@ -1,0 +1,216 @@
+"""Responses of an API server that are easily expected otherwise: sizes, null, quantities, versions, quotas, deletions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import Silent
+from tests.real_cluster.client import LABELS, ask, events
+from tests.real_cluster.server import Json, Refusal, Server, pod, running
+
+MIB = 1024 * 1024
+FUTURE = 10**15
+
+
+def refused(
+    server: Server, method: str, path: str, body: Any = None, content_type: str = "application/json"
+) -> Refusal:
+    """The refusal of a request that must not succeed."""
+    with pytest.raises(Refusal) as caught:
+        server.call(method, path, body, content_type)
+    return caught.value
+
+
+def with_container(name: str, **fields: Any) -> Json:
+    """A pod whose container has these fields too."""
+    body = pod(name)
+    (container,) = body["spec"]["containers"]
+    return {**body, "spec": {**body["spec"], "containers": [{**container, **fields}]}}
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("size", "code", "text"),
+    [
+        (int(1.6 * MIB), 500, "etcdserver: request is too large"),
+        (int(1.9 * MIB), 500, "etcdserver: request is too large"),
+        (int(2.1 * MIB), 500, "rpc error: code = ResourceExhausted desc = trying to send message larger than max ("),
+        (int(2.9 * MIB), 500, "rpc error: code = ResourceExhausted desc = trying to send message larger than max ("),
+        (int(3.1 * MIB), 413, "Request entity too large: limit is 3145728"),
+    ],
+)
+def test_a_pod_that_is_too_large(server: Server, size: int, code: int, text: str) -> None:
+    """Only a body above the server's own limit gets the code that stands for it; the storage's limits are lower."""
+    refusal = refused(server, "POST", server.pods_path, with_container("large", args=["x" * size]))
+    assert refusal.code == code
+    assert refusal.body["message"].startswith(text)
+    assert refusal.body.get("reason", "") == ("RequestEntityTooLarge" if code == 413 else "")
+
+
+def test_a_dry_run_does_not_reach_the_limit_of_the_storage(server: Server) -> None:
+    body = with_container("large", args=["x" * int(1.6 * MIB)])
+    assert server.call("POST", f"{server.pods_path}?dryRun=All", body)["metadata"]["uid"]
+
+
+def test_a_change_that_makes_a_pod_too_large(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name))
+    before = (server.get(name) or {})["metadata"]["resourceVersion"]
+    change = json.dumps({"status": {"message": "x" * int(1.6 * MIB)}})
+    refusal = refused(
+        server, "PATCH", f"{server.pods_path}/{name}/status", json.loads(change), "application/merge-patch+json"
+    )
+    assert (refusal.code, refusal.body["message"]) == (500, "etcdserver: request is too large")
+    assert (server.get(name) or {})["metadata"]["resourceVersion"] == before
+
+
+# --- null and quantities ----------------------------------------------------------------------------------------------
+def test_null_in_a_map_or_list_of_strings_is_an_empty_string(server: Server, name: str) -> None:
+    body = with_container(name, command=["true", None], args=[None, "a"])
+    body["metadata"] |= {"labels": {"a": None, "b": "c"}, "annotations": {"d": None}}
+    made = server.call("POST", server.pods_path, body)
+    assert (made["metadata"]["labels"], made["metadata"]["annotations"]) == ({"a": "", "b": "c"}, {"d": ""})
+    assert made["spec"]["containers"][0]["command"] == ["true", ""]
+    assert made["spec"]["containers"][0]["args"] == ["", "a"]
+    found = server.get(name) or {}
+    found["metadata"]["labels"]["b"] = None
+    changed = server.call("PUT", f"{server.pods_path}/{name}", found)
+    assert changed["metadata"]["labels"] == {"a": "", "b": ""}
+    merged = server.patch(f"{server.pods_path}/{name}", {"metadata": {"labels": {"a": None}}})
+    assert merged["metadata"]["labels"] == {"b": ""}
+    operations = [{"op": "add", "path": "/metadata/labels/e", "value": None}]
+    patched = server.call("PATCH", f"{server.pods_path}/{name}", operations, "application/json-patch+json")
+    assert patched["metadata"]["labels"] == {"b": "", "e": ""}
+
+
+@pytest.mark.parametrize("field", ["containers", "env"])
+def test_null_in_a_list_of_objects_is_an_empty_object(server: Server, field: str) -> None:
+    body = with_container("null", env=[None])
+    if field == "containers":
+        body["spec"]["containers"].append(None)
+    refusal = refused(server, "POST", server.pods_path, body)
+    assert (refusal.code, refusal.body["reason"]) == (422, "Invalid")
+    assert any(cause["reason"] == "FieldValueRequired" for cause in refusal.body["details"]["causes"])
+
+
+QUANTITIES = {
+    1: "1", "1": "1", 0.5: "500m", "0.5": "500m", "1000m": "1", "1500m": "1500m", 1000: "1k", "100u": "100u", "0": "0",
+}  # fmt: skip
+SIZES = {
+    "128Mi": "128Mi", "1024Mi": "1Gi", "1.5Gi": "1536Mi", 1048576: "1048576", "1000000": "1M", "1e9": "1e9",
+    "2000Mi": "2000Mi", "512": "512", "0.5Gi": "512Mi", "1536": "1536", "1Ki": "1Ki", "1e3": "1e3",
+}  # fmt: skip
+
+
+def test_quantities_come_back_in_their_canonical_form(server: Server, name: str) -> None:
+    cases = [("cpu", *case) for case in QUANTITIES.items()] + [("memory", *case) for case in SIZES.items()]
+    body = pod(name)
+    (container,) = body["spec"]["containers"]
+    body["spec"] = body["spec"] | {
+        "containers": [
+            {**container, "name": f"c{number}", "resources": {"limits": {kind: given}}}
+            for number, (kind, given, _) in enumerate(cases)
+        ]
+    }
+    made = server.call("POST", server.pods_path, body)
+    for case, container in zip(cases, made["spec"]["containers"], strict=True):
+        kind, given, expected = case
+        # What is limited and not requested is requested up to its limit.
+        assert container["resources"] == {"limits": {kind: expected}, "requests": {kind: expected}}, given
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("query", ["", "&resourceVersionMatch=NotOlderThan", "&resourceVersionMatch=Exact", "&limit=1"])
+def test_a_list_of_the_future_is_not_there_yet(server: Server, query: str) -> None:
+    answer = server.request("GET", f"{server.pods_path}?resourceVersion={FUTURE}{query}")
+    assert (answer.status, answer.headers["Retry-After"]) == (504, "1")
+    check_future(json.loads(answer.data))
+
+
+def test_a_pod_of_the_future_is_not_there_yet(server: Server, name: str) -> None:
+    server.call("POST", server.pods_path, pod(name))
+    answer = server.request("GET", f"{server.pods_path}/{name}?resourceVersion={FUTURE}")
+    assert (answer.status, answer.headers["Retry-After"]) == (504, "1")
+    check_future(json.loads(answer.data))
+
+
+def check_future(status: Json) -> None:
+    assert status["reason"] == "Timeout"
+    assert status["message"].startswith(f"Timeout: Too large resource version: {FUTURE}, current: ")
+    assert status["details"]["retryAfterSeconds"] == 1
+    assert status["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
+
+
+def test_a_watch_of_the_future_is_silent(server: Server, seven: list[str]) -> None:
+    async def watch(api: PodClient) -> list[Json]:
+        version = str(FUTURE)
+        stream = api.watch_stream(server.namespace, version=version, labels=LABELS, silence_s=3, timeout_s=20)
+        await asyncio.to_thread(server.set_status, seven[0], running())
+        return [event async for event in stream]
+
+    with pytest.raises(Silent):
+        ask(watch)
+
+
+# --- other objects ----------------------------------------------------------------------------------------------------
+def test_a_quota_that_no_controller_has_looked_at_limits_nothing(server: Server, name: str) -> None:
+    """A quota takes effect through its status."""
+    quotas = f"/api/v1/namespaces/{server.namespace}/resourcequotas"
+    server.call("POST", quotas, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": 0}}})
+    try:
+        found = server.call("GET", f"{quotas}/none")
+        if found.get("status"):
+            pytest.skip("a controller of this cluster has looked at the quota")
+        server.call("POST", server.pods_path, pod(name))
+        assert found["spec"]["hard"] == {"pods": "0"}
+    finally:
+        server.call("DELETE", f"{quotas}/none")
+
+
+@pytest.mark.parametrize("kind", ["pods", "secrets", "configmaps", "serviceaccounts", "resourcequotas"])
+@pytest.mark.parametrize("query", ["", "?dryRun=All"])
+def test_nothing_is_made_in_a_namespace_that_does_not_exist(server: Server, kind: str, query: str) -> None:
+    body = pod("a") if kind == "pods" else {"metadata": {"name": "a"}}
+    refusal = refused(server, "POST", f"/api/v1/namespaces/podrelay-no-such-namespace/{kind}{query}", body)
+    assert (refusal.code, refusal.body["reason"]) == (404, "NotFound")
+    assert refusal.body["message"] == 'namespaces "podrelay-no-such-namespace" not found'
+    assert refusal.body["details"]["kind"] == "namespaces"
+
+
+# --- deletion ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("field", ["uid", "resourceVersion"])
+def test_the_conflict_of_a_precondition_names_the_kind(server: Server, name: str, field: str) -> None:
+    """Other conflicts name the resource, `pods`."""
+    server.call("POST", server.pods_path, pod(name))
+    other = {"uid": "00000000-0000-4000-8000-000000000000", "resourceVersion": "1"}[field]
+    refusal = refused(server, "DELETE", f"{server.pods_path}/{name}", {"preconditions": {field: other}})
+    assert (refusal.code, refusal.body["reason"]) == (409, "Conflict")
+    assert refusal.body["message"].startswith(f'Operation cannot be fulfilled on Pod "{name}": the ')
+    assert refusal.body["details"] == {"name": name, "kind": "Pod"}
+    stale = refused(server, "PUT", f"{server.pods_path}/{name}", stale_copy(server, name))
+    assert (stale.code, stale.body["details"]["kind"]) == (409, "pods")
+
+
+def stale_copy(server: Server, name: str) -> Json:
+    """The pod as it was before its last change."""
+    found = server.get(name) or {}
+    server.patch(f"{server.pods_path}/{name}", {"metadata": {"annotations": {"changed": "yes"}}})
+    return found
+
+
+@pytest.mark.parametrize("options", [None, {"gracePeriodSeconds": 0}, {"gracePeriodSeconds": 60}])
+def test_a_deleted_pod_without_node_is_changed_and_then_removed(
+    server: Server, seven: list[str], options: Json | None
+) -> None:
+    begin = ask(lambda api: api.list_page(server.namespace, labels=LABELS)).version
+    server.call("DELETE", f"{server.pods_path}/{seven[0]}", options)
+    seen = ask(lambda api: events(api, server, begin, 2))
+    assert [event["type"] for event in seen] == ["MODIFIED", "DELETED"]
+    for event in seen:
+        assert event["object"]["metadata"]["name"] == seven[0]
+        assert event["object"]["metadata"]["deletionGracePeriodSeconds"] == 0
+        assert event["object"]["metadata"]["deletionTimestamp"]
