@@ -63,6 +63,8 @@ class Launch:
     former_row_id: str | None = None
     # When its task was first found to be over (monotonic).
     _over_since_s: float = 0.0
+    # When the end of this attempt's pod was first processed without effect (monotonic).
+    _end_seen_s: float = 0.0
     # Reasons in the task's event log, with the time of the last entry (monotonic). Most launches have none.
     _reported: dict[str, float] | None = field(default=None, repr=False)
 
@@ -88,13 +90,13 @@ class Launch:
         attempt = self.attempt + 1
         return replace(
             self, attempt=attempt, request=replace(request, attempt=attempt), workload=workload,
-            relaunches=self.relaunches + relaunched,
+            relaunches=self.relaunches + relaunched, _end_seen_s=0.0,
             state=LaunchState.WITHDRAWN if self.is_withdrawn else LaunchState.REQUESTED,
         )  # fmt: skip
 
     def catch_up(self, attempt: int, relaunches: int) -> None:
         """Another process has offered a later attempt. The state stays, whatever it is."""
-        self.attempt, self.relaunches = attempt, relaunches
+        self.attempt, self.relaunches, self._end_seen_s = attempt, relaunches, 0.0
 
     def mark_task_over(self, now_s: float) -> float:
         """The database says that the task is over, while the end of its pod is unknown.
@@ -107,6 +109,14 @@ class Launch:
         elif self.state is not LaunchState.TASK_OVER:
             raise self._illegal("outlive its task")
         return now_s - self._over_since_s
+
+    def mark_end_seen(self, now_s: float) -> float:
+        """The pod of this attempt has ended, and the row does not show what became of the task.
+
+        :return: when this was first found; now if it was not found before.
+        """
+        self._end_seen_s = self._end_seen_s or now_s
+        return self._end_seen_s
 
     def withdraw(self) -> None:
         """Redis was asked to take it back, or will be. Possible in every state, and more than once."""

@@ -23,7 +23,17 @@ from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import coordinates, rows_by_key
 from podrelay.scheduling.context import HeartbeatContext
-from podrelay.scheduling.decisions import WANTED, Decision, TaskRow, cleanup_for, decide, describe_failure, superseded
+from podrelay.scheduling.decisions import (
+    WANTED,
+    Decision,
+    TaskRow,
+    cleanup_for,
+    decide,
+    describe_failure,
+    ended_without_state,
+    superseded,
+    without_state,
+)
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
 from podrelay.store.launch_queue import Acknowledgement
@@ -33,6 +43,8 @@ log = logging.getLogger(__name__)
 
 # The same reason for waiting is written to a task's event log at most once in this time.
 REPEAT_REASON_AFTER_S = 60.0
+# A row that says running after its pod's end is read again after this time: the API server may be about to commit the state.
+SECOND_LOOK_AFTER_S = 3.0
 
 
 class _Decided(NamedTuple):
@@ -65,11 +77,15 @@ class ResultProcessor:
         self._requests = requests
         self._tags = metric_tags(context.identity.team)
         self._unprocessed: deque[PodReport] = deque()
+        # When they are to be processed again (monotonic), in this order, and reports whose row has to be read again.
+        self._second_looks: deque[tuple[float, PodReport]] = deque()
         # By task key.
         self._unconfirmed: dict[Any, _FailureEvent] = {}
 
     def process_stream(self) -> None:
         """Process the next reports of the stream, in batches while the time slice lasts."""
+        while self._second_looks and self._second_looks[0][0] <= time.monotonic():
+            self._unprocessed.append(self._second_looks.popleft()[1])
         time_slice, left = heartbeat_budget.TimeSlice(heartbeat_budget.RESULTS_S), self._settings.result_batch_size
         while left > 0:
             most = min(heartbeat_budget.RESULT_BATCH, left)
@@ -103,8 +119,9 @@ class ResultProcessor:
                 ended.append((launch, report))
             else:
                 self.report_progress(launch, report)
-        if ended:
-            self._close(self._decide(ended))
+        decided = self._decide(ended) if ended else []
+        if decided:
+            self._close(decided)
 
     def acknowledgement(
         self, launch_id: str, subject: str, report: PodReport, cleanup: CleanupAction | None, *, over: bool = True
@@ -166,9 +183,22 @@ class ResultProcessor:
                 decision = Decision(cleanup=cleanup_for(report, self._policy))
             else:
                 row = launch.as_known_to(rows.get(coordinates(launch.task)))
+                if ended_without_state(report, launch.task.try_number, row):
+                    if self._is_early(launch, report):
+                        continue
+                    report = without_state(report)
                 decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
             decided.append(_Decided(launch, report, decision, row))
         return decided
+
+    def _is_early(self, launch: Launch, report: PodReport) -> bool:
+        """Has the row had no time yet to show what became of the task? Then it is read again later."""
+        now_s = time.monotonic()
+        seen_s = launch.mark_end_seen(now_s)
+        due_s = seen_s + SECOND_LOOK_AFTER_S
+        if seen_s == now_s:
+            self._second_looks.append((due_s, report))
+        return now_s < due_s
 
     def _decide_without_row(self, report: PodReport) -> Decision:
         """A callback or a connection test has no task instance: only the end of its pod counts."""
