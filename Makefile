@@ -51,7 +51,7 @@ unit: $(DEV)
 test-fast: lint unit
 
 test: lint
-	$(BIN)/python -m pytest --reruns 2 --reruns-delay 2 tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end $(PYTEST)
+	$(BIN)/python -m pytest tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end $(PYTEST)
 
 # Documents the options; a unit test fails while the page is out of date.
 options: $(DEV)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from podrelay.errors import ConfigError
 
 SECTION = "podrelay"
+
+_Number = TypeVar("_Number", int, float)
 
 _DEPLOYMENT = re.compile(r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
 
@@ -106,23 +108,19 @@ class _Reader:
         return str(value).strip()
 
     def number(self, option: str, low: float, high: float) -> float:
-        text = self.text(option)
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise ConfigError(f"[{SECTION}] {option} = {text!r} is not a number.") from error
-        if not low <= value <= high:
-            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:g} and {high:g}.")
-        return value
+        return self._bounded(option, float, "a number", low, high)
 
     def count(self, option: str, low: int, high: int) -> int:
+        return self._bounded(option, int, "a whole number", low, high)
+
+    def _bounded(self, option: str, kind: type[_Number], what: str, low: _Number, high: _Number) -> _Number:
         text = self.text(option)
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError as error:
-            raise ConfigError(f"[{SECTION}] {option} = {text!r} is not a whole number.") from error
+            raise ConfigError(f"[{SECTION}] {option} = {text!r} is not {what}.") from error
         if not low <= value <= high:
-            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low} and {high}.")
+            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:g} and {high:g}.")
         return value
 
 

@@ -36,14 +36,14 @@ async def observe(namespace: str, out: TextIO) -> None:
             out.write(f"ended\t{task}\t{now:.6f}\n")
 
     async with await PodClient.connect() as api:
-        page = await api.list_page(namespace, brief=True, limit=0)
+        page = await api.list_page(namespace, partial=True, limit=0)
         for pod in page.items:
             created.add(pod["metadata"]["uid"])
         out.write("ready\t\t0\n")
         version = page.version
         while True:
             try:
-                async for event in api.watch_stream(namespace, version=version, brief=True):
+                async for event in api.watch_stream(namespace, version=version, partial=True):
                     version = str(event["object"]["metadata"].get("resourceVersion") or version)
                     if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                         note(event["object"])

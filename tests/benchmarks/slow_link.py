@@ -24,20 +24,25 @@ class SlowLink:
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> SlowLink:
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         starting = asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
         return self
 
     def __exit__(self, *exc: object) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
 
     async def _end(self) -> None:
+        self._server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # an aborted transport closes its socket in the next round of the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
@@ -58,11 +63,13 @@ class SlowLink:
             asyncio.create_task(self._pump(reader, ask, 0.0)),
             asyncio.create_task(self._pump(to_reader, answer, self._delay_s)),
         ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for end in (writer, to_writer):
-            end.transport.abort()
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also when the link ends
+            for way in ways:
+                way.cancel()
+            for end in (writer, to_writer):
+                end.transport.abort()
 
     @staticmethod
     async def _pump(source: asyncio.StreamReader, sink: Callable[[bytes], None], delay_s: float) -> None:

@@ -45,11 +45,10 @@ class Driver:
     """Takes tasks in SCHEDULED from the database, as many as there are free slots."""
 
     def __init__(self, status: Path) -> None:
-        from airflow.jobs.job import Job
+        from airflow.jobs.job import Job, JobState
         from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
         from airflow.models.dagbag import DBDagBag
         from airflow.utils.session import create_session
-        from airflow.utils.state import JobState
 
         from podrelay.executor import RedisKubernetesExecutor
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.redis_server import RedisServer
-from tests.harness.watcher_rig import WatcherRig, start_cluster, until
+from tests.harness.waiting import until
+from tests.harness.watcher_rig import WatcherRig, start_cluster
 
 ENDS, VANISHED = 100, 20
 HEALED_MOST_S = 30.0

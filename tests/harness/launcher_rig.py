@@ -7,9 +7,8 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -166,15 +165,3 @@ class LauncherRig:
                 await serving
                 await client.aclose()
                 manifests.close()
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """Wait until the condition holds; its value."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        await asyncio.sleep(0.01)

@@ -67,14 +67,15 @@ def make_task_instances(
     return ids
 
 
+def _row(ti_id: str) -> Any:
+    with_dag = joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model)
+    return select(TaskInstance).where(TaskInstance.id == uuid.UUID(ti_id)).options(*with_dag)
+
+
 def load(ti_id: str) -> TaskInstance:
     """The row as it is now, detached."""
     with create_session() as session:
-        ti = session.scalars(
-            select(TaskInstance)
-            .where(TaskInstance.id == uuid.UUID(ti_id))
-            .options(joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model))
-        ).one()
+        ti = session.scalars(_row(ti_id)).one()
         session.expunge_all()
         return ti
 
@@ -82,11 +83,7 @@ def load(ti_id: str) -> TaskInstance:
 def workload_of(ti_id: str, generator: Any = None) -> workloads.ExecuteTask:
     """What the scheduler would hand to the executor for this row."""
     with create_session() as session:
-        ti = session.scalars(
-            select(TaskInstance)
-            .where(TaskInstance.id == uuid.UUID(ti_id))
-            .options(joinedload(TaskInstance.dag_run).joinedload(DagRun.dag_model), joinedload(TaskInstance.dag_model))
-        ).one()
+        ti = session.scalars(_row(ti_id)).one()
         return workloads.ExecuteTask.make(ti, generator=generator)
 
 

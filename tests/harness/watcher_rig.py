@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from tests.harness.local_cluster import LocalCluster
+from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[3]
 Json = dict[str, Any]
@@ -189,15 +190,3 @@ class WatcherRig:
 
 def environment(changes: dict[str, str]) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT}/executor:{ROOT}/workers"} | changes
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """Wait until it holds; its value."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        await asyncio.sleep(0.02)

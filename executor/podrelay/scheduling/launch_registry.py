@@ -25,8 +25,8 @@ class LaunchState(Enum):
     # Another scheduler requested it, or another launch of its task was found to run: the request is rebuilt from the
     # database if it is needed.
     ADOPTED = "adopted"
-    # Not a launch of ours, or an attempt whose reports no longer arrive: only its slot is held, until the database says
-    # that the task is over.
+    # Launched by another executor, or an attempt whose reports no longer arrive: only its slot is held, until the database
+    # says that the task is over.
     SLOT_ONLY = "slot only"
     # The task is over, the end of its pod is not known, and perhaps never will be.
     TASK_OVER = "task over"
@@ -119,7 +119,7 @@ class Launch:
         return self._end_seen_s
 
     def withdraw(self) -> None:
-        """Redis was asked to take it back, or will be. Possible in every state, and more than once."""
+        """A request to take it back was sent to Redis, or will be. Possible in every state, and more than once."""
         self.state = LaunchState.WITHDRAWN
 
     def _illegal(self, step: str) -> IllegalTransition:

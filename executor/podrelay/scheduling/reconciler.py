@@ -85,7 +85,7 @@ class Reconciler:
                 break
 
     def report_missing_launcher(self) -> None:
-        """Tell tasks that wait for a launcher while none is running, among the launches compared since the last call."""
+        """Notify tasks that wait for a launcher while none is running, among the launches compared since the last call."""
         unchecked, self._launcher_unchecked = (
             self._launcher_unchecked,
             [],

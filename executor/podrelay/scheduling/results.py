@@ -161,7 +161,7 @@ class ResultProcessor:
                 compat.record_event(self._executor, key, TaskInstanceState(failure.state), failure.info)
 
     def report_progress(self, launch: Launch, report: PodReport) -> None:
-        """Write to a task's event log why its pod waits; tell the scheduler that a callback runs."""
+        """Write to a task's event log why its pod waits; notify the scheduler that a callback runs."""
         if report.outcome == "started" and launch.kind == "callback":
             self._executor.running_state(launch.key)
         elif report.outcome == "pending" and launch.kind == "task":

@@ -14,7 +14,7 @@ from typing import Protocol
 from podrelay_local_cluster.kubelet import environment
 from podrelay_local_cluster.kubelet.container_log import ContainerLog, LogDirectory
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
-from podrelay_local_cluster.kubelet.runtime import ContainerProcess, ContainerRuntime
+from podrelay_local_cluster.kubelet.runtime import ContainerProcess, ContainerRuntime, ContainerStart
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.registry.pods import PodRegistry
@@ -154,7 +154,9 @@ class ContainerRun:
         cwd = environment.expand(self._spec.get("workingDir") or "", variables)
         if argv or output is None:
             try:
-                return self._node.runtime.start(self._context.pod, self.state.kind, argv, variables, cwd, output)
+                return self._node.runtime.start(
+                    ContainerStart(self._context.pod, self.state.kind, argv, variables, cwd, output)
+                )
             except OSError as exc:
                 command = argv[0] if argv else ""
                 text = f'failed to start container: exec: "{command}": {exc.strerror or exc}'

@@ -13,13 +13,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from podrelay_local_cluster.kubelet.container_log import ContainerLog
-from podrelay_local_cluster.kubelet.pod_status import ContainerKind
-from podrelay_local_cluster.kubelet.runtime import SIGNAL_EXIT_CODE, ContainerProcess
-from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.kubelet.runtime import SIGNAL_EXIT_CODE, ContainerProcess, ContainerStart
 
 _READ_SIZE = 64 * 1024
 
@@ -73,21 +70,13 @@ class ProcessRuntime:
     def outlives_server(self) -> bool:
         return False
 
-    def start(
-        self,
-        pod: Json,
-        kind: ContainerKind,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        log: ContainerLog | None,
-    ) -> ContainerProcess:
+    def start(self, container: ContainerStart) -> ContainerProcess:
         read_end, write_end = os.pipe()
         try:
             popen = subprocess.Popen(
-                list(argv),
-                env={**self._base_env, "HOSTNAME": pod["metadata"]["name"], **env},
-                cwd=cwd if cwd and Path(cwd).is_dir() else None,
+                list(container.argv),
+                env={**self._base_env, "HOSTNAME": container.pod["metadata"]["name"], **container.env},
+                cwd=container.cwd if container.cwd and Path(container.cwd).is_dir() else None,
                 stdin=subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=subprocess.STDOUT,
@@ -99,7 +88,7 @@ class ProcessRuntime:
         finally:
             os.close(write_end)
         self._reaper.add(popen.pid)
-        return LocalProcess(popen, read_end, log, self._reaper)
+        return LocalProcess(popen, read_end, container.log, self._reaper)
 
     def close(self) -> None:
         self._reaper.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from podrelay_local_cluster.kubelet.container_log import ContainerLog
@@ -11,6 +12,18 @@ from podrelay_local_cluster.objects.json_text import Json
 
 SIGNAL_EXIT_CODE = 128
 """A process ended by signal n has exit code 128 + n."""
+
+
+@dataclass(frozen=True)
+class ContainerStart:
+    """One container to start, with all variables of its spec filled in. Without a `log` its output is discarded."""
+
+    pod: Json
+    kind: ContainerKind
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    log: ContainerLog | None
 
 
 class ContainerProcess(Protocol):
@@ -26,15 +39,7 @@ class ContainerProcess(Protocol):
 class ContainerRuntime(Protocol):
     """Starts containers."""
 
-    def start(
-        self,
-        pod: Json,
-        kind: ContainerKind,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        log: ContainerLog | None,
-    ) -> ContainerProcess:
+    def start(self, container: ContainerStart) -> ContainerProcess:
         """Raises OSError when the command cannot be started."""
 
     @property

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 
-from podrelay_local_cluster.kubelet.container_log import ContainerLog
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind
-from podrelay_local_cluster.kubelet.runtime import SIGNAL_EXIT_CODE, ContainerProcess
-from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.kubelet.runtime import SIGNAL_EXIT_CODE, ContainerProcess, ContainerStart
 
 DURATION_ANNOTATION = "local-cluster/duration-s"
 """How long a main container runs, in seconds; 1 by default."""
@@ -27,20 +24,12 @@ class SimulatedRuntime:
     def outlives_server(self) -> bool:
         return True
 
-    def start(
-        self,
-        pod: Json,
-        kind: ContainerKind,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        log: ContainerLog | None,
-    ) -> ContainerProcess:
-        if kind is ContainerKind.SIDECAR:
+    def start(self, container: ContainerStart) -> ContainerProcess:
+        if container.kind is ContainerKind.SIDECAR:
             return SimulatedProcess(None, 0)
-        if kind is ContainerKind.INIT:
+        if container.kind is ContainerKind.INIT:
             return SimulatedProcess(0.0, 0)
-        annotations = pod["metadata"].get("annotations") or {}
+        annotations = container.pod["metadata"].get("annotations") or {}
         try:
             duration_s = float(annotations.get(DURATION_ANNOTATION, "1.0"))
             exit_code = int(annotations.get(EXIT_CODE_ANNOTATION, "0"))

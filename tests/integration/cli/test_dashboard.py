@@ -12,8 +12,9 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from podrelay.protocol import redis_keys
-from tests.harness.launcher_rig import TOKEN, LauncherRig, until
+from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import status
+from tests.harness.waiting import until
 
 
 @pytest.fixture

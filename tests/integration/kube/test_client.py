@@ -119,7 +119,7 @@ def test_an_answer_without_a_version_is_no_list_and_no_pod(document: dict[str, A
     async def test() -> None:
         async with scripted(answers(document)) as (_, api):
             with pytest.raises(Unreachable):
-                await api.list_page("default", brief=True)
+                await api.list_page("default", partial=True)
             with pytest.raises(Unreachable):
                 await api.get_pod("default", "a")
 

@@ -14,8 +14,9 @@ from aiohttp import web
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupAction, CleanupRequest
 from podrelay.store.launch_queue import Acknowledgement
-from tests.harness.launcher_rig import LauncherRig, until
+from tests.harness.launcher_rig import LauncherRig
 from tests.harness.pod_api import status
+from tests.harness.waiting import until
 
 
 def launch_of(what: str) -> str:

@@ -16,7 +16,8 @@ import pytest
 from podrelay.protocol import redis_keys
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher.job_queue import JobQueue
-from tests.harness.launcher_rig import TOKEN, LauncherRig, until
+from tests.harness.launcher_rig import TOKEN, LauncherRig
+from tests.harness.waiting import until
 
 # A launcher imports Airflow first.
 START_S = 40.0

@@ -16,8 +16,9 @@ import pytest
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
-from tests.harness.launcher_rig import TOKEN, LauncherRig, until
+from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import status
+from tests.harness.waiting import until
 
 
 def during(rig: LauncherRig, scenario: Callable[[], Coroutine[Any, Any, None]], **changes: Any) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from podrelay.protocol import identifiers
-from tests.harness.launcher_rig import LauncherRig, until
+from tests.harness.launcher_rig import LauncherRig
 from tests.harness.local_cluster import LocalCluster
+from tests.harness.waiting import until
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from podrelay_workers.launcher.wait_limit import WaitLimit
-from tests.harness.launcher_rig import TOKEN, LauncherRig, until
+from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import Json, status
+from tests.harness.waiting import until
 
 
 def full(pod: Json) -> web.Response:

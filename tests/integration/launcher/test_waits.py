@@ -9,8 +9,9 @@ from typing import Any
 from aiohttp import web
 
 from podrelay_workers.launcher.wait_limit import WaitLimit
-from tests.harness.launcher_rig import LauncherRig, until
+from tests.harness.launcher_rig import LauncherRig
 from tests.harness.pod_api import Json, status
+from tests.harness.waiting import until
 
 
 def test_no_launcher_creates_inside_a_retry_after_window(rig: LauncherRig) -> None:

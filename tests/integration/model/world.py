@@ -17,11 +17,12 @@ from typing import Any
 
 import redis
 from airflow.jobs.job import Job as SchedulerJob
+from airflow.jobs.job import JobState
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagbag import DBDagBag
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from airflow.utils.state import JobState, TaskInstanceState
+from airflow.utils.state import TaskInstanceState
 
 from podrelay.errors import RedisUnavailable
 from podrelay.executor import RedisKubernetesExecutor

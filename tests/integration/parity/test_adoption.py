@@ -6,9 +6,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from airflow.jobs.job import Job
+from airflow.jobs.job import Job, JobState
 from airflow.utils.session import create_session
-from airflow.utils.state import JobState, TaskInstanceState
+from airflow.utils.state import TaskInstanceState
 
 from tests.harness.parity_rig import Rig
 from tests.harness.task_instances import load, update

@@ -14,10 +14,11 @@ import pytest
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequest
 from podrelay.store.launch_queue import Acknowledgement
-from tests.harness.launcher_rig import LauncherRig, until
+from tests.harness.launcher_rig import LauncherRig
 from tests.harness.pod_api import PodApi, status
 from tests.harness.redis_server import RedisServer
 from tests.harness.task_instances import load
+from tests.harness.waiting import until
 from tests.integration.parity.conftest import Rigs
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])

@@ -306,7 +306,10 @@ class Odd(dict[str, Any]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_a_workload_that_meets_a_fault_holds_up_no_other(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+def test_a_workload_that_meets_a_fault_holds_up_no_other(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_S", 60.0)  # both in one heartbeat, on any machine
     bad, good = (workload_of(ti_id) for ti_id in make_task_instances(2))
     bad.ti.executor_config = Odd()
     with create_session() as session:
@@ -317,7 +320,10 @@ def test_a_workload_that_meets_a_fault_holds_up_no_other(executor: RedisKubernet
     assert bad.key in executor.queued_tasks
 
 
-def test_invalid_executor_config_fails_only_its_task(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+def test_invalid_executor_config_fails_only_its_task(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_S", 60.0)  # both in one heartbeat, on any machine
     good, bad = (workload_of(ti_id) for ti_id in make_task_instances(2))
     bad.ti.executor_config = {"pod_override": {"not": "a pod"}}
     with create_session() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 from airflow.utils.session import create_session
@@ -23,15 +24,19 @@ def executor(airflow_db: None, redis_url: str, monkeypatch: pytest.MonkeyPatch) 
     executor.end()
 
 
-def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_told(
-    executor: RedisKubernetesExecutor, redis_url: str
-) -> None:
-    outside = Outside(redis_url)
+def _handed_over(executor: RedisKubernetesExecutor, redis_url: str) -> tuple[Outside, str, Any]:
     (ti_id,) = make_task_instances()
     workload = workload_of(ti_id)
     with create_session() as session:
         executor.queue_workload(workload, session)
     executor.heartbeat()
+    return Outside(redis_url), ti_id, workload
+
+
+def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_told(
+    executor: RedisKubernetesExecutor, redis_url: str
+) -> None:
+    outside, ti_id, workload = _handed_over(executor, redis_url)
     launch_id = str(workload.ti.external_executor_id)
     outside.create(launch_id, pod="pod-1")
     update(ti_id, state="success", start_date=datetime.now(timezone.utc))
@@ -49,12 +54,7 @@ def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_told(
 def test_a_task_marked_as_success_before_it_began_loses_its_pod(
     executor: RedisKubernetesExecutor, redis_url: str
 ) -> None:
-    outside = Outside(redis_url)
-    (ti_id,) = make_task_instances()
-    workload = workload_of(ti_id)
-    with create_session() as session:
-        executor.queue_workload(workload, session)
-    executor.heartbeat()
+    outside, ti_id, workload = _handed_over(executor, redis_url)
     outside.create(str(workload.ti.external_executor_id), pod="pod-1")
     update(ti_id, state="success")
     executor.parts.reconciler.schedule_now()

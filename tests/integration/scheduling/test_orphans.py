@@ -8,9 +8,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from airflow.jobs.job import Job
+from airflow.jobs.job import Job, JobState
 from airflow.utils.session import create_session
-from airflow.utils.state import JobState
 
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.scheduling import heartbeat_budget

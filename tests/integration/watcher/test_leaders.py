@@ -9,7 +9,8 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from tests.harness.watcher_rig import WatcherRig, start_cluster, until
+from tests.harness.waiting import until
+from tests.harness.watcher_rig import WatcherRig, start_cluster
 
 
 def run(test: Awaitable[None], seconds: float = 110.0) -> None:

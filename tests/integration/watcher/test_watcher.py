@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 
 from tests.harness.scripted_server import answers, lists, scripted, streams
-from tests.harness.watcher_rig import WatcherRig, until
+from tests.harness.waiting import until
+from tests.harness.watcher_rig import WatcherRig
 
 
 def run(test: Awaitable[None], seconds: float = 90.0) -> None:

@@ -142,7 +142,7 @@ class Reflector:
         while True:
             try:
                 return await self._api.list_page(
-                    self.namespace, labels=self._selector, limit=limit, continuation=continuation, brief=True
+                    self.namespace, labels=self._selector, limit=limit, continuation=continuation, partial=True
                 )
             except Gone:
                 self._expired_lists += 1
@@ -189,7 +189,7 @@ class Reflector:
             version=self.position.version,
             labels=self._selector,
             silence_s=self._silence_s,
-            brief=True,
+            partial=True,
             opened=self._opened,
             timeout_s=WATCH_S + random.random() * WATCH_SPREAD_S,
         )
