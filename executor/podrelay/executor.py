@@ -212,6 +212,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         if key in self.running:  # the scheduler repeats the call after a database error
             return True
         launch_id = ti.external_executor_id
+        if compat.is_queued_by_nobody(ti):
+            return False
         if launch_id and identifiers.is_launch_id(launch_id):
             launch = Launch(launch_id, key, "task", str(ti.id), task=ti.key)
         elif ti.state in (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING):

@@ -135,6 +135,16 @@ class Launch:
         """Does this executor wait for reports about its pod, and act on them?"""
         return self.state is not LaunchState.WITHDRAWN and self.state is not LaunchState.SLOT_ONLY
 
+    def belongs_to_another(self, owner: str, row: TaskRow | None) -> bool:
+        """Has another scheduler adopted it, according to the row? That one acts on its end.
+
+        :param owner: the job id of this scheduler. It is no number where Airflow tests a DAG without a scheduler.
+        """
+        if row is None or self.kind != "task" or self.is_withdrawn or not owner.isdigit():
+            return False
+        in_row = self.foreign_id if self.state is LaunchState.SLOT_ONLY else self.launch_id
+        return row.queued_by not in (None, int(owner)) and (row.launch_id or "") == in_row
+
     def is_unknown_to(self, row: TaskRow | None) -> bool:
         """Does the row still hold the launch id from before this launch?"""
         return self.former_row_id is not None and row is not None and (row.launch_id or "") == self.former_row_id

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ class ResultProcessor:
 
     def __init__(self, context: HeartbeatContext, requests: RequestBuilder) -> None:
         self._executor = context.executor
+        self._owner = context.identity.owner
         self._settings = context.settings
         self._policy = context.policy
         self._budget = context.budget
@@ -151,10 +152,12 @@ class ResultProcessor:
         rows = rows_by_key(failure.launch.task for failure in due.values())
         for key, failure in due.items():
             launch = failure.launch
-            row = launch.as_known_to(rows.get(coordinates(launch.task)))
+            row = rows.get(coordinates(launch.task))
+            others = launch.belongs_to_another(self._owner, row)
+            row = launch.as_known_to(row)
             gone = superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
             del self._unconfirmed[key]
-            if gone or row is None or row.state not in WANTED:
+            if gone or others or row is None or row.state not in WANTED:
                 continue
             self._unconfirmed[key] = failure._replace(emitted_s=now_s)
             if key not in self._executor.running and not compat.queued(self._executor, key):
@@ -163,7 +166,8 @@ class ResultProcessor:
     def report_progress(self, launch: Launch, report: PodReport) -> None:
         """Write to a task's event log why its pod waits; notify the scheduler that a callback runs."""
         if report.outcome == "started" and launch.kind == "callback":
-            self._executor.running_state(launch.key)
+            if launch.key in self._executor.running:
+                self._executor.running_state(launch.key)
         elif report.outcome == "pending" and launch.kind == "task":
             if not launch.should_report(report.reason, REPEAT_REASON_AFTER_S):
                 return
@@ -174,22 +178,26 @@ class ResultProcessor:
 
     def _decide(self, ended: Sequence[tuple[Launch, PodReport]]) -> list[_Decided]:
         rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
-        decided = []
-        for launch, report in ended:
-            row = None
-            if launch.kind != "task":
-                decision = self._decide_without_row(report)
-            elif not self._launches.is_newest(launch):
-                decision = Decision(cleanup=cleanup_for(report, self._policy))
-            else:
-                row = launch.as_known_to(rows.get(coordinates(launch.task)))
-                if ended_without_state(report, launch.task.try_number, row):
-                    if self._is_early(launch, report):
-                        continue
-                    report = without_state(report)
-                decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
-            decided.append(_Decided(launch, report, decision, row))
-        return decided
+        decided = [self._decide_one(launch, report, rows) for launch, report in ended]
+        return [one for one in decided if one is not None]
+
+    def _decide_one(self, launch: Launch, report: PodReport, rows: Mapping[Any, TaskRow]) -> _Decided | None:
+        """None where nothing is to be done, or nothing yet."""
+        if launch.kind != "task":
+            return _Decided(launch, report, self._decide_without_row(report), None)
+        if not self._launches.is_newest(launch):
+            return _Decided(launch, report, Decision(cleanup=cleanup_for(report, self._policy)), None)
+        row = rows.get(coordinates(launch.task))
+        if launch.belongs_to_another(self._owner, row):
+            self._launches.release(launch, self._executor.running)
+            return None
+        row = launch.as_known_to(row)
+        if ended_without_state(report, launch.task.try_number, row):
+            if self._is_early(launch, report):
+                return None
+            report = without_state(report)
+        decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
+        return _Decided(launch, report, decision, row)
 
     def _is_early(self, launch: Launch, report: PodReport) -> bool:
         """Has the row had no time yet to show what became of the task? Then it is read again later."""
@@ -243,11 +251,13 @@ class ResultProcessor:
         self._launches.forget(launch)
         if not newest:
             return
+        # Airflow may have taken the slot back, or failed the task: then it expects no event, as from other executors.
+        expected = launch.key in self._executor.running
         self._executor.running.discard(launch.key)
         if report.outcome == "failed":
             self._log_failure(launch, report)
         # A next attempt that was wanted and could not be built: the database no longer has the task in state queued.
-        if decision.event is not None and not decision.next_attempt:
+        if expected and decision.event is not None and not decision.next_attempt:
             self._emit(launch, report, *decision.event)
 
     def _emit(self, launch: Launch, report: PodReport, state: str | None, info: str | None) -> None:

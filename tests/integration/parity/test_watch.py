@@ -143,6 +143,21 @@ def test_a_pod_that_ended_well_beside_its_running_task_fails_it(ours: Rig) -> No
     assert ours.look(pod) is not None
 
 
+@both
+@pytest.mark.parametrize("how", ["taken out", "failed"])
+def test_a_key_that_airflow_took_out_of_running_gets_no_event(rigs: Rigs, which: str, how: str) -> None:
+    """As it does with a task without heartbeats (94)."""
+    rig = rigs(which)
+    task, pod = rig.run()
+    if how == "failed":
+        rig.executor.change_state(task.key, FAILED, remove_running=True)
+    else:
+        rig.executor.running.discard(task.key)
+    rig.executor.get_event_buffer()
+    rig.end_pod(pod, exit_code=1)
+    rig.quiet(lambda: not rig.ended(task), 2.0)
+
+
 # --- what a waiting pod waits for (79, 80, 81) --------------------------------------------------------------------------
 def waiting(reason: str, message: str = "", key: str = "containerStatuses") -> dict[str, Any]:
     container = {
