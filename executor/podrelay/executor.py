@@ -25,10 +25,10 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.scheduling.context import HeartbeatContext, Identity, read_policy
-from podrelay.scheduling.dispatch import WorkItem
 from podrelay.scheduling.heartbeat import Heartbeat
 from podrelay.scheduling.heartbeat_budget import HeartbeatBudget
 from podrelay.scheduling.launch_registry import Launch, LaunchRegistry, slot_only
+from podrelay.scheduling.queued_check import WorkItem
 from podrelay.settings import load_settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import check, connect

@@ -6,6 +6,7 @@ The truth is elsewhere (the database, Kubernetes). This memory is what allows a 
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.scheduling.decisions import TaskRow
+
+log = logging.getLogger(__name__)
 
 
 class LaunchState(Enum):
@@ -230,6 +234,18 @@ class LaunchRegistry:
     @property
     def round_is_over(self) -> bool:
         return not self._round
+
+
+def renewed(launch: Launch, row_launch_id: str) -> Launch:
+    """The launch under another id, for a task that was queued again under an id whose launch is over or was taken back. The
+    next comparison offers it, and has the scheduler write the new id to the task's row.
+
+    :param row_launch_id: the launch id in the task's row.
+    """
+    log.warning("Launch %s of %s is over, and its task is queued again under the same id: launching it under another id",
+                launch.launch_id, launch.key)  # fmt: skip
+    return Launch(identifiers.new_launch_id(), launch.key, launch.kind, launch.subject, task=launch.task,
+                  former_row_id=row_launch_id)  # fmt: skip
 
 
 def slot_only(key: Any, subject: str, task: Any, row_launch_id: str | None) -> Launch:

@@ -18,7 +18,7 @@ from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import rows_by_subject
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import WANTED, TaskRow, runs_elsewhere, superseded
-from podrelay.scheduling.launch_registry import Launch, LaunchState
+from podrelay.scheduling.launch_registry import Launch, LaunchState, renewed
 from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.request_builder import RequestBuilder, is_watched
 from podrelay.scheduling.results import ResultProcessor
@@ -147,9 +147,20 @@ class Reconciler:
             self._take_back(launch, row, gone)
             return False
         if gone == "withdrawn" and not (row is not None and row.state in ("running", "restarting")):
-            self._launches.release(launch, self._executor.running)
+            self._release_withdrawn(launch, row)
             return False
         return bool(gone) and (launch.kind != "task" or (row is not None and row.state == "queued"))
+
+    def _release_withdrawn(self, launch: Launch, row: TaskRow | None) -> None:
+        """Somebody took it back. If its task still waits for it, that scheduler died before the database showed why, or the
+        task was queued again under the same id.
+        """
+        if launch.kind == "task" and row is not None:
+            self._launches.forget(launch)
+            self._launches.add(renewed(launch, row.launch_id or ""))
+            return
+        log.warning("Launch %s of %s was taken back; slot freed", launch.launch_id, launch.key)
+        self._launches.release(launch, self._executor.running)
 
     def _take_back(self, launch: Launch, row: TaskRow | None, gone: str) -> None:
         newest = self._launches.is_newest(launch)
@@ -165,7 +176,12 @@ class Reconciler:
         executor = self._executor
         for launch in batch:
             row = rows.get(launch.subject)
-            if row is None or row.state not in WANTED or not launch.is_unknown_to(row) or self._is_queued_elsewhere(row):
+            if (
+                row is None
+                or row.state not in WANTED
+                or not launch.is_unknown_to(row)
+                or self._is_queued_elsewhere(row)
+            ):
                 continue
             newest = launch.kind == "task" and self._launches.is_newest(launch)
             if newest and launch.key in executor.running and launch.key not in executor.event_buffer:
@@ -206,7 +222,7 @@ class Reconciler:
         return row.state not in WANTED or superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
 
     def _is_queued_elsewhere(self, row: TaskRow) -> bool:
-        """Did another scheduler queue the task, or none? Airflow tests a DAG without a scheduler: then nobody's id is there."""
+        """Did another scheduler queue the task, or none? Where Airflow tests a DAG without a scheduler, no row names one."""
         return self._owner.isdigit() and row.queued_by != int(self._owner)
 
     def _runs_elsewhere(self, launch: Launch, row: TaskRow) -> bool:

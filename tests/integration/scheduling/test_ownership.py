@@ -1,4 +1,4 @@
-"""A task belongs to the scheduler that its row names: what that scheduler's executor does, and what the others leave alone."""
+"""A task belongs to the scheduler that its row names: what that one's executor does, and what the others leave alone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def test_a_launch_that_another_scheduler_queued_again_is_withdrawn(
     executor: RedisKubernetesExecutor, outside: Outside, assigned: bool, queued_by: int | None
 ) -> None:
     """Under another launch id, or under none yet: this one is nobody's."""
-    ti_id = make_task_instances(**({} if assigned else {"external_executor_id": None}))[0]
+    values: dict[str, Any] = {} if assigned else {"external_executor_id": None}
+    ti_id = make_task_instances(**values)[0]
     key, launch_id = hand_over(executor, ti_id)
     executor.get_event_buffer()
     again = {"external_executor_id": str(uuid.uuid4())} if assigned else {}

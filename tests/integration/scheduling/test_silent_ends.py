@@ -16,6 +16,7 @@ from airflow.utils.state import TaskInstanceState
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol.identifiers import pod_name
 from podrelay.scheduling import results
+from podrelay.scheduling.airflow_db import rows_by_key
 from tests.harness.task_instances import OWNER, load, make_task_instances, update, workload_of
 from tests.integration.scheduling.conftest import Outside, beat
 
@@ -37,7 +38,7 @@ class Run:
         workload = workload_of(self.ti_id, executor.jwt_generator)
         with create_session() as session:
             executor.queue_workload(workload, session)
-        executor.heartbeat()
+        beat(executor, until=lambda: workload.key in executor.running)
         self.key, self.launch_id = workload.key, str(workload.ti.external_executor_id)
         self.pod = pod_name("etl-load", self.launch_id, 0)
         outside.create(self.launch_id, self.pod)
@@ -172,14 +173,13 @@ def test_many_at_once_cost_one_query_for_a_batch(
     executor.parts.reconciler._next_round_s = float("inf")  # its comparisons have queries of their own
     beat(executor, until=lambda: executor.launches.round_is_over)
     asked: list[int] = []
-    known = results.rows_by_key
 
     def counted(keys: Any) -> Any:
         keys = list(keys)
         asked.append(len(keys))
-        return known(keys)
+        return rows_by_key(keys)
 
-    monkeypatch.setattr(results, "rows_by_key", counted)
+    monkeypatch.setattr("podrelay.scheduling.results.rows_by_key", counted)
     for run in runs:
         run.end()
     beat(executor, until=lambda: len(executor.event_buffer) == len(runs))
