@@ -8,6 +8,7 @@ scheduling         the parts of a heartbeat: hand over, process results, reconci
 store              Redis: connection, scripts, queues, ledger, result stream, liveness
 protocol           what travels through Redis: messages, encryption, keys, identifiers, Lua scripts
 cli                `airflow podrelay ...`
+pod_labels         labels of the stock executor, valid for every id
 pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
 teams              what differs between teams: options, cluster, namespaces, metric tags

@@ -1,7 +1,7 @@
 """The one place for differences between Airflow releases: 3.1 to 3.3, and what is announced for 3.4.
 
 Used by the executor and the parts of a heartbeat. Where a function takes an executor, any object with the attributes of
-Airflow's base class will do.
+Airflow's base class is accepted.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def forget_queued(executor: Any, key: Any) -> None:
 
 
 def queued(executor: Any, key: Any) -> bool:
-    """Does the base class hold a workload with this key that was not handed over yet?"""
+    """Does the base class hold a workload with this key that has not been handed over yet?"""
     return any(key in getattr(executor, name, {}) for name in ("queued_tasks", "queued_callbacks")) or any(
         key in queue for queue in getattr(executor, "executor_queues", {}).values()
     )
@@ -136,14 +136,18 @@ def with_new_token(workload: Any, generator: Any) -> Any:
     return workload.model_copy(update={"token": type(workload).generate_token(subject_of(workload), generator)})
 
 
-def token_end_s(token: str) -> float:
-    """When a JWT expires, in seconds since the epoch; 0 if it does not say. The signature is not checked."""
+def token_times(token: str) -> tuple[float, float]:
+    """When a JWT expires, in seconds since the epoch, and how long it lives; 0 for what it does not say.
+
+    The signature is not checked.
+    """
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims.get("exp", 0))
+        end_s, begin_s = float(claims.get("exp", 0)), float(claims.get("iat", claims.get("nbf", 0)))
     except (IndexError, ValueError, binascii.Error, AttributeError, TypeError):
-        return 0.0
+        return 0.0, 0.0
+    return end_s, max(0.0, end_s - begin_s) if begin_s else 0.0
 
 
 def coordinator_extra(queue: str | None) -> dict[str, Any]:

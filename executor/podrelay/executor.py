@@ -88,7 +88,7 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     # --- life cycle ---------------------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Connect. If Redis is unavailable, the executor starts all the same and retries with each heartbeat.
+        """Connect. If Redis is unavailable, the executor starts anyway and retries with each heartbeat.
 
         :raises ConfigError: an option that can never work; the message names it and says what to write.
         """

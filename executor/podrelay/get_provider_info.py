@@ -77,15 +77,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "token_margin_s": _option(
         "float",
         "60.0",
-        "Seconds for which the token of a task must still be valid when its pod is created. A launch whose token expires "
-        "sooner gets a new token first.",
+        "Seconds for which the token of a task must still be valid when its pod is created, but at most a quarter of its "
+        "life ([scheduler] task_queued_timeout). A launch whose token expires sooner gets a new token first. The clock of "
+        "the scheduler that issued the token counts.",
     ),
     "capacity_wait_s": _option(
         "float",
         "0.0",
         "Seconds that a launch may wait for quota, for the end of throttling or for a failing API server before its task "
-        "fails. 0 waits as long as a task may be queued ([scheduler] task_queued_timeout). [kubernetes_executor] "
-        "task_publish_max_retries, if it is set, limits the number of attempts as well.",
+        "fails. 0 waits as long as a task may be queued ([scheduler] task_queued_timeout). launch_retries_max limits the "
+        "number of attempts as well.",
+    ),
+    "launch_retries_max": _option(
+        "integer",
+        "",
+        "How often a launch is tried again after quota, throttling or a failing API server has refused it, before its task "
+        "fails. 0 fails the task at the first refusal, -1 sets no limit. If it is empty, [kubernetes_executor] "
+        "task_publish_max_retries decides where it is greater than 0. Its 0 does not count: that is Airflow's default, which "
+        "Airflow writes into each airflow.cfg that it generates.",
     ),
     "result_batch_size": _option(
         "integer",
@@ -121,7 +130,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "float",
         "60.0",
         "Seconds for which a container may wait for a reason listed in [kubernetes_executor] "
-        "worker_pod_pending_fatal_container_state_reasons before its task fails. It covers short failures of a registry.",
+        "worker_pod_pending_fatal_container_state_reasons before its task fails. It covers short failures of a registry. "
+        "ImagePullBackOff counts as the error that it repeats. A limit on pulls, a registry's 429 or 5xx, "
+        "a timeout or a lost connection never fails the task.",
     ),
     "failure_log_lines": _option(
         "integer",
@@ -134,9 +145,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# Defaults of earlier releases. An airflow.cfg that Airflow generated before podrelay declared numbers without a default
+# still holds them; `airflow podrelay check` lists them. Add the old default here when a default changes.
+FORMER_DEFAULTS: dict[str, tuple[str, ...]] = {}
+
+
 def default_of(option: str) -> str:
-    """The default of an option, for a process in which the provider is not installed."""
+    """The default of an option. Airflow does not know the defaults of numbers (`declared`)."""
     return str(OPTIONS[option]["default"])
+
+
+def declared(option: dict[str, Any]) -> dict[str, Any]:
+    """An option as Airflow learns it: a number has no default, so that Airflow comments it out in a generated airflow.cfg.
+
+    Otherwise that file would hold the default of this release as if the user had written it, and a better default of a
+    later release would never apply.
+    """
+    if option["type"] == "string":
+        return option
+    description = option["description"].rstrip() + (f" Default: {option['default']}." if option["default"] else "")
+    return {**option, "default": None, "description": description + "\n"}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -151,7 +179,7 @@ def get_provider_info() -> dict[str, Any]:
             "podrelay": {
                 "description": "Options of podrelay.executor.RedisKubernetesExecutor, its launchers and its watchers. "
                 "Options that the stock executor has as well are read from [kubernetes_executor].",
-                "options": OPTIONS,
+                "options": {name: declared(option) for name, option in OPTIONS.items()},
             }
         },
     }

@@ -1,7 +1,7 @@
 """Whether each worker process of this host is ready: one small file per process.
 
 Launchers and watchers write it; `airflow podrelay status --probe` reads it, in the same container. The probe does not ask
-Redis: that its own connection works shows nothing about the process it reports on. A killed process leaves its file
+Redis: a working connection of its own would show nothing about the process it reports on. A killed process leaves its file
 behind; the next reader detects that the process id is unused or that the file is stale.
 """
 

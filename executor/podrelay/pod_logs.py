@@ -11,8 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
+from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json
 from podrelay.teams import kube_client_of
@@ -77,7 +77,7 @@ def _selectors(ti: TaskInstance, try_number: int) -> Iterator[str]:
     launch_id = ti.external_executor_id
     if launch_id and ti.try_number == try_number and identifiers.is_launch_id(launch_id):
         yield f"{identifiers.LABEL_LAUNCH_ID}={launch_id}"
-    yield PodGenerator.build_selector_for_k8s_executor_pod(
+    yield LabelledPodGenerator.build_selector_for_k8s_executor_pod(
         dag_id=ti.dag_id,
         task_id=ti.task_id,
         try_number=try_number,

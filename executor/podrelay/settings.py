@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from podrelay.errors import ConfigError
+from podrelay.get_provider_info import default_of
 
 SECTION = "podrelay"
 
@@ -39,6 +40,7 @@ class Settings:
     launch_lease_s: float = 6.0
     token_margin_s: float = 60.0
     capacity_wait_s: float = 0.0
+    launch_retries_max: int | None = None
     result_batch_size: int = 500
     reconcile_interval_s: float = 5.0
     results_max_length: int = 100_000
@@ -80,6 +82,7 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         launch_lease_s=read.number("launch_lease_s", 1.0, 600.0),
         token_margin_s=read.number("token_margin_s", 0.0, 86400.0),
         capacity_wait_s=read.number("capacity_wait_s", 0.0, 1e9),
+        launch_retries_max=read.count_or_none("launch_retries_max", -1, 1_000_000_000),
         result_batch_size=read.count("result_batch_size", 1, 10_000),
         reconcile_interval_s=read.number("reconcile_interval_s", 0.2, 3600.0),
         results_max_length=read.count("results_max_length", 1000, 100_000_000),
@@ -99,13 +102,9 @@ class _Reader:
         self._conf = conf
 
     def text(self, option: str) -> str:
-        # If the provider is not installed (a plain checkout), Airflow does not know our defaults.
+        # Airflow does not know the defaults of numbers, and in a plain checkout none at all.
         value = self._conf.get(SECTION, option, fallback=None)
-        if value is None:
-            from podrelay.get_provider_info import default_of
-
-            value = default_of(option)
-        return str(value).strip()
+        return default_of(option) if value is None else str(value).strip()
 
     def number(self, option: str, low: float, high: float) -> float:
         return self._bounded(option, float, "a number", low, high)
@@ -113,14 +112,17 @@ class _Reader:
     def count(self, option: str, low: int, high: int) -> int:
         return self._bounded(option, int, "a whole number", low, high)
 
+    def count_or_none(self, option: str, low: int, high: int) -> int | None:
+        return self.count(option, low, high) if self.text(option) else None
+
     def _bounded(self, option: str, kind: type[_Number], what: str, low: _Number, high: _Number) -> _Number:
-        text = self.text(option)
+        text = self.text(option) or default_of(option)
         try:
             value = kind(text)
         except ValueError as error:
             raise ConfigError(f"[{SECTION}] {option} = {text!r} is not {what}.") from error
         if not low <= value <= high:
-            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:g} and {high:g}.")
+            raise ConfigError(f"[{SECTION}] {option} = {text} must be between {low:.15g} and {high:.15g}.")
         return value
 
 

@@ -1,6 +1,6 @@
 """Two builds side by side: the same parts of this checkout and of another one, in turn, and the ratio of each measure.
 
-The other checkout must have a `.venv` of its own (`make lint` there makes one) and the same parts.
+The other checkout must have its own `.venv` (`make lint` there makes one) and the same parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One executor's life, measured: run in a process of its own by `rig.py`.
+"""One executor's life, measured: run in a separate process by `rig.py`.
 
 Drives the executor as the scheduler's loop does (queue workloads, heartbeat, take events) until every task is over, and
 writes what it measured as JSON. The same code drives the stock executor and podrelay's. The garbage collector is on, as

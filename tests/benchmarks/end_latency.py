@@ -1,7 +1,7 @@
 """From the end of a pod to the executor's event buffer: `python -m tests.benchmarks.end_latency --rate 100 --seconds 20`.
 
 A real executor with a heartbeat every 0.1 s, a launcher and a watcher as processes, Redis, and a local cluster whose pods
-end when they are told to. What is measured begins when the cluster is asked to end the pod, and ends when the scheduler has
+end on request. What is measured begins when the cluster is asked to end the pod, and ends when the scheduler has
 the event.
 """
 
@@ -103,7 +103,7 @@ def measure(rig: Rig, count: int, rate: float) -> dict[str, Any]:
         "ends": count,
         "per_s": rate,
         "heartbeat_s": HEARTBEAT_S,
-        "told": len(lags),
+        "reported": len(lags),
         "p50_s": round(lags[len(lags) // 2], 3),
         "p99_s": round(lags[int(len(lags) * 0.99)], 3),
         "max_s": round(lags[-1], 3),
@@ -120,7 +120,7 @@ def main() -> int:
         os.environ.update(rig.environment())
         found = measure(rig, count, options.rate)
     print(json.dumps(found))
-    return 0 if found["told"] == count else 1
+    return 0 if found["reported"] == count else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Sees what every contestant does, from outside: when each pod appeared and when it ended, by a watch of its own.
+"""Sees what every contestant does, from outside: when each pod appeared and when it ended, by its own watch.
 
-A process of its own, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
+A separate process, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
 `what <tab> dag.task <tab> seconds since the epoch`, what being `created` or `ended`, and `ready` when it has begun.
 """
 

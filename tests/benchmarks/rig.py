@@ -118,7 +118,7 @@ class Rig:
         self._stack.close()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Airflow's options for a process of this rig, in an Airflow home of its own."""
+        """Airflow's options for a process of this rig, in its own Airflow home."""
         home = Path(tempfile.mkdtemp(dir=self.folder))
         shutil.copy(prepared_database(), home)
         return {
@@ -187,7 +187,7 @@ class Rig:
         return found
 
     def drive(self, executor: str, tasks: int, *options: str, **more: str) -> dict[str, Any]:
-        """Run `drive.py` in a process of its own."""
+        """Run `drive.py` in a separate process."""
         out = self.folder / "measured.json"
         self._run(
             "tests.benchmarks.drive", "--executor", executor, "--tasks", str(tasks), "--out", str(out), *options, **more

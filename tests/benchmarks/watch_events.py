@@ -110,7 +110,7 @@ def serve(pods: int, url_out: str) -> None:
         await response.prepare(request)
         for start in range(0, len(lines), 20):
             await response.write(b"".join(lines[start : start + 20]))
-        if "podrelay" in request.query["labelSelector"]:  # the stock watcher ends with its stream, ours when it is told
+        if "podrelay" in request.query["labelSelector"]:  # the stock watcher ends with its stream, ours on request
             await asyncio.sleep(3600)
         return response
 

@@ -140,9 +140,9 @@ def _feed(rig: Rig, tasks: list[str], seconds: float) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    told = "\n".join(f"  {fault.name:<22}{fault.about} ({fault.seconds:g} s)" for fault in FAULTS.values())
+    listing = "\n".join(f"  {fault.name:<22}{fault.about} ({fault.seconds:g} s)" for fault in FAULTS.values())
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description=__doc__, epilog=f"faults:\n{told}",
+        prog="python -m tests.chaos", description=__doc__, epilog=f"faults:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(

@@ -52,16 +52,16 @@ def main() -> int:
         print("refused:", status, context)
         return 1
     if context.get("next_method"):
-        told: Json = {"state": "success", "end_date": now}
+        update: Json = {"state": "success", "end_date": now}
     else:
-        told = {
+        update = {
             "state": "deferred",
             "classpath": TRIGGER,
             "trigger_kwargs": {"target_time": LONG_AGO},
             "next_method": "execute_complete",
         }
-    status, answer, _ = patch(f"{path}/state", token, told)
-    print(told["state"], status, answer)
+    status, answer, _ = patch(f"{path}/state", token, update)
+    print(update["state"], status, answer)
     return 0 if status == 204 else 1
 
 

@@ -1,6 +1,6 @@
 """A scheduler reduced to what an executor sees of it: queue, heartbeat, events, adoption; the last two are Airflow's code.
 
-One process of the harness; killed and started again like any other. It tells of itself in a JSON file.
+One process of the harness; killed and started again like any other. It records its state in a JSON file.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Driver:
                 self.executor.queue_workload(workload, session)
 
     def _tell(self) -> None:
-        told: dict[str, Any] = {
+        record: dict[str, Any] = {
             "job_id": self.job_id,
             "at_s": time.time(),
             "running": [str(key) for key in list(self.executor.running)[:5]],
@@ -170,5 +170,5 @@ class Driver:
             "beats": self._beats[-50:],
         }
         new = self._status.with_suffix(".new")
-        new.write_text(json.dumps(told))
+        new.write_text(json.dumps(record))
         new.replace(self._status)

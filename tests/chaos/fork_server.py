@@ -24,7 +24,7 @@ def start(role: str, environment: Mapping[str, str], log: Path) -> BaseProcess:
 
 
 def run(function: str, *words: object) -> None:
-    """Run `tests.chaos.imports.<function>` in a process of its own, to its end."""
+    """Run `tests.chaos.imports.<function>` in a separate process, to its end."""
     process = _CONTEXT.Process(target=_call, args=(function, words, _options()))
     process.start()
     process.join()

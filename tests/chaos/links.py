@@ -1,4 +1,4 @@
-"""Cuttable TCP links: each process of the deployment reaches Redis and the API server through links of its own.
+"""Cuttable TCP links: each process of the deployment reaches Redis and the API server through its own links.
 
 A link that is cut behaves as a network partition does: connections stay open, new ones get no answer, and what was sent
 arrives when the link is whole again.

@@ -38,14 +38,14 @@ def line(verdict: Judgement) -> str:
 
 def write(path: Path, verdict: Judgement, scale: float) -> None:
     """Add one line; the schedule of the faults only where it did not hold."""
-    told: dict[str, Any] = {
+    record: dict[str, Any] = {
         "fault": verdict.fault, "seed": verdict.seed, "tasks": verdict.tasks, "scale": scale, "wrong": verdict.wrong,
         "recovered_s": round(verdict.recovered_s, 2), "heartbeat_s": round(verdict.heartbeat_s, 3),
         "slots_s": round(verdict.slots_s, 2), "stuck_s": round(verdict.stuck_s, 3),
         "notes": verdict.notes if verdict.wrong else [],
     }  # fmt: skip
     with path.open("a") as out:
-        out.write(json.dumps(told) + "\n")
+        out.write(json.dumps(record) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

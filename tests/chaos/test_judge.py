@@ -18,12 +18,12 @@ def refused(at_s: float, who: str, status: int = 429, verb: str = "create") -> d
     [
         ([refused(10.0, "a"), refused(10.5, "b")], 0, 0),  # both were under way
         ([refused(10.0, "a"), refused(12.0, "a")], 1, 1),
-        ([refused(10.0, "a"), refused(12.0, "b")], 1, 0),  # it was not told
+        ([refused(10.0, "a"), refused(12.0, "b")], 1, 0),  # the second was not informed
         ([refused(10.0, "a"), refused(12.0, "b"), refused(14.0, "b")], 2, 1),
         ([refused(10.0, "a"), refused(12.0, "a", status=201), refused(12.0, "a", verb="delete")], 0, 0),
     ],
 )
 def test_creations_inside_a_retry_after_window(audit: list[dict[str, Any]], of_all: int, of_each: int) -> None:
     for early, they_hear_of_it in ((of_all, True), (of_each, False)):
-        told = patience(audit, they_hear_of_it=they_hear_of_it)
-        assert told == ([f"{early} creations inside a Retry-After window"] if early else [])
+        found = patience(audit, they_hear_of_it=they_hear_of_it)
+        assert found == ([f"{early} creations inside a Retry-After window"] if early else [])

@@ -1,4 +1,4 @@
-"""Launchers and watchers show red readiness while they are deaf, and green when they hear again; by themselves."""
+"""Launchers and watchers are not ready while they are cut off, and become ready again by themselves."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_red_while_deaf(
 
     def deaf(kind: str) -> str:
         """What this very process says; others of this machine are not asked."""
-        own = [heard for heard in health.read(kind, None) if heard.pid == processes[kind].pid]
+        own = [found for found in health.read(kind, None) if found.pid == processes[kind].pid]
         return own[0].why_not_ready(time.time()) if own else "not there"
 
     try:

@@ -1,7 +1,7 @@
-"""Many deferrable tasks whose triggers fire at once, in a whole Airflow whose watcher hears of pods late and at random.
+"""Many deferrable tasks whose triggers fire at once, in a whole Airflow whose watcher sees events late and at random.
 
 `python -m tests.chaos.whole_deferrals --tasks 20`. Each task has two launches under one key, and often the second is
-under way before the end of the first is told: nothing of that may fail a task or make Airflow see a "state mismatch".
+under way before the end of the first is reported: nothing of that may fail a task or make Airflow see a "state mismatch".
 Pods speak the execution API by themselves; `--real-pods` makes each Airflow's task runner, which takes seconds of a core.
 """
 
@@ -41,7 +41,7 @@ spec:
 
 
 class LateLink(Link):
-    """A way to the API server on which what a watch tells arrives up to `most_s` seconds late. Other answers are prompt."""
+    """A way to the API server on which the events of a watch arrive up to `most_s` seconds late. Other answers are prompt."""
 
     def __init__(self, to_port: int, most_s: float, rng: random.Random) -> None:
         super().__init__(to_port)
@@ -96,7 +96,7 @@ class LateLink(Link):
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     with tempfile.TemporaryDirectory(prefix="podrelay-chaos-deferrals-") as folder:
-        Path(folder).chmod(0o755)  # PostgreSQL runs as a user of its own
+        Path(folder).chmod(0o755)  # PostgreSQL runs as another user
         home = Path(folder) / "home"
         home.mkdir()
         postgres = _database(Path(folder), options.tasks)
@@ -105,13 +105,13 @@ def main(argv: list[str] | None = None) -> int:
         try:
             stack.start()
             _start_late_watcher(stack, links, options)
-            wrong, told = _round(StackRig(stack), options)
+            wrong, summary = _round(StackRig(stack), options)
         finally:
             stack.stop()
             links.stop()
             if postgres is not None:
                 postgres.stop()
-    print(f"{options.tasks} tasks, outcomes up to {options.late_s:g} s late: {told}")
+    print(f"{options.tasks} tasks, outcomes up to {options.late_s:g} s late: {summary}")
     print("BROKEN: " + "; ".join(wrong) if wrong else "holds")
     return 1 if wrong else 0
 
@@ -133,10 +133,8 @@ def _round(rig: StackRig, options: argparse.Namespace) -> tuple[list[str], str]:
     over_s = time.monotonic() - began
     rig.until("every slot is free and every pod gone", lambda: not run.living_pods() and _all_told(rig), limit_s)
     overtaken, late_s = _lateness(rig, run)
-    told = (
-        f"over after {over_s:.0f} s, {overtaken} resumed before the first outcome was told, at most {late_s:.1f} s late"
-    )
-    return _judge(rig, run, state, overtaken, options.tasks), told
+    summary = f"over after {over_s:.0f} s, {overtaken} resumed before the first report, at most {late_s:.1f} s late"
+    return _judge(rig, run, state, overtaken, options.tasks), summary
 
 
 def _judge(rig: StackRig, run: Run, state: str, overtaken: int, tasks: int) -> list[str]:
@@ -177,7 +175,7 @@ def _all_told(rig: StackRig) -> bool:
 
 
 def _lateness(rig: StackRig, run: Run) -> tuple[int, float]:
-    """How many tasks were resumed before their first outcome was told, and the longest time from end to telling."""
+    """How many tasks were resumed before their first outcome was reported, and the longest time from end to report."""
     per_task: dict[str, list[dict[str, str]]] = {}
     for entry in _ledger(rig):
         per_task.setdefault(entry["subject"], []).append(entry)
@@ -205,7 +203,7 @@ def _database(folder: Path, tasks: int) -> Postgres | None:
 
 
 def _options(home: Path, options: argparse.Namespace, postgres: Postgres | None) -> dict[str, str]:
-    told = {
+    variables = {
         "PODRELAY_DEFERRALS": str(options.tasks),
         "AIRFLOW__CORE__PARALLELISM": str(2 * options.tasks + 8),
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": str(2 * options.tasks + 8),
@@ -213,12 +211,12 @@ def _options(home: Path, options: argparse.Namespace, postgres: Postgres | None)
         "AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "1000",
     }
     if postgres is not None:
-        told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = postgres.url
+        variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = postgres.url
     if not options.real_pods:
         template = home / "template.yaml"
         template.write_text(_TEMPLATE.format(pod=_HERE / "api_pod.py"))
-        told["AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE"] = str(template)
-    return told
+        variables["AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE"] = str(template)
+    return variables
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

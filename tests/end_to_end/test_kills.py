@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from urllib.parse import urlencode
 
 import pytest
 
+from demo.stack import NAMESPACE
 from tests.end_to_end.stack_rig import Run, StackRig
 
 pytestmark = pytest.mark.timeout(600)
@@ -35,9 +37,31 @@ def test_watcher_killed_while_pods_end(rig: StackRig) -> None:
     rig.stack.start_watcher("watcher.1")
     assert run.finish() == "success"
     run.settle()
-    # The task whose process died without a word: only the new watcher's first list could tell.
+    # The task whose process died without a report: only the new watcher's first list could show it.
     assert {task.label: task.try_number for task in run.tasks() if task.try_number > 1} == {"work[3]": 2}
     assert run.pods_made() == _one_pod_each() + Counter({("work[3]", 2): 1})
+
+
+def test_pod_deleted_while_its_task_runs(rig: StackRig) -> None:
+    """As `kubectl delete pod` does. Airflow's supervisor ends with exit code 0 after SIGTERM."""
+    run = rig.trigger("spread", count=1, seconds=12.0)
+    rig.until("the task runs", lambda: any(task.label == "work[0]" and task.state == "running" for task in run.tasks()))
+    (launch,) = [launch for launch in run.launches() if launch.label == "work[0]"]
+    rig.cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{launch.pod}")
+    rig.until("the event log has a row about the deletion", lambda: _rows(run, "pod failed"))
+    (row,) = _rows(run, "pod failed")
+    assert "PodDeleted" in row
+    assert "deleted from outside, not by podrelay, at " in row
+    assert " on node " in row
+    assert run.finish() == "success"
+    run.settle()
+    assert {task.label: task.try_number for task in run.tasks() if task.try_number > 1} == {"work[0]": 2}
+
+
+def _rows(run: Run, event: str) -> list[str]:
+    """The rows of this event in Airflow's event log of the run."""
+    query = urlencode({"dag_id": run.dag_id, "run_id": run.run_id, "event": event})
+    return [row["extra"] for row in run.rig.api.get(f"/api/v2/eventLogs?{query}")["event_logs"]]
 
 
 def _one_pod_each() -> Counter[tuple[str, int]]:

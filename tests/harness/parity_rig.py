@@ -59,11 +59,11 @@ class Task:
     @property
     def prefix(self) -> str:
         """What the names of its pods begin with, whichever executor makes them."""
-        return self.dag_id.replace("_", "-")
+        return self.dag_id.replace("_", "-") if self.dag_id.isascii() and self.dag_id.strip("_") else "pod"
 
 
 class Rig:
-    """One executor in a scheduler of its own. Subclasses say which."""
+    """One executor in its own scheduler. Subclasses define which."""
 
     name: ClassVar[str]
 

@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 class PodApi:
-    """Serves on a free port of loopback in a thread of its own. The attributes may be set at any time."""
+    """Serves on a free port of loopback in its own thread. The attributes may be set at any time."""
 
     def __init__(self) -> None:
         self.pods: dict[tuple[str, str], Json] = {}

@@ -82,7 +82,7 @@ def lists(*pods: Json, version: str = "10", more: str = "") -> Step:
 
 
 def streams(*events: Json | bytes, then: str = "end") -> Step:
-    """A watch that sends these and then does as told: end, hang, cut (in the middle of a chunk)."""
+    """A watch that sends these and then does as requested: end, hang, cut (in the middle of a chunk)."""
 
     async def step(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -29,14 +29,19 @@ def make_task_instances(
     *,
     state: str | None = "queued",
     dag_id: str | None = None,
+    task_id: str = "task_{}",
+    run_id: str = "run",
     executor_config: Any = None,
     **values: Any,
 ) -> list[str]:
-    """Ids of new task instances, queued as by a scheduler: each with a launch id of its own."""
+    """Ids of new task instances, queued as by a scheduler: each with its own launch id.
+
+    :param task_id: with the number of the task in place of `{}`.
+    """
     dag_id = dag_id or f"dag_{uuid.uuid4().hex[:8]}"
     now = datetime.now(timezone.utc)
     with DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)):
-        operators: list[Any] = [EmptyOperator(task_id=f"task_{number}") for number in range(count)]
+        operators: list[Any] = [EmptyOperator(task_id=task_id.format(number)) for number in range(count)]
     ids = []
     with create_session() as session:
         if session.get(DagBundleModel, "dags-folder") is None:
@@ -47,13 +52,13 @@ def make_task_instances(
         version = DagVersion(dag_id=dag_id, version_number=1, bundle_name="dags-folder")
         session.add(version)
         run = DagRun(
-            dag_id=dag_id, run_id="run", run_type=DagRunType.MANUAL, state=DagRunState.RUNNING,
+            dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, state=DagRunState.RUNNING,
             triggered_by=DagRunTriggeredByType.TEST, run_after=now, queued_at=now, start_date=now,
         )  # fmt: skip
         session.add(run)
         session.flush()
         for operator in operators:
-            ti = TaskInstance(task=operator, run_id="run", state=state, dag_version_id=version.id)
+            ti = TaskInstance(task=operator, run_id=run_id, state=state, dag_version_id=version.id)
             ti.try_number = 1
             ti.queued_dttm = now
             ti.queued_by_job_id = OWNER

@@ -56,7 +56,7 @@ class WatcherRig:
         self.folder = folder
         self.namespace = namespace
         key = Fernet.generate_key().decode()
-        # Each test is a deployment of its own, so that tests can share a cluster.
+        # Each test is a separate deployment, so that tests can share a cluster.
         self.settings = Settings(url, key, f"d{uuid.uuid4().hex[:8]}", watch_silence_s=3.0, watch_lease_s=2.0)
         self.names = RedisKeys(self.settings.deployment)
         self.cipher = PayloadCipher(key)
@@ -151,13 +151,14 @@ class WatcherRig:
         }
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A watcher as a process of its own, its log in the folder."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "podrelay_workers.watcher.process"],
-            env=environment({"AIRFLOW_HOME": str(self.folder / "airflow"), **self.environment()}),
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / f"watcher{len(self.processes)}.log").open("wb"),
-        )
+        """A watcher as a separate process, its log in the folder."""
+        with (self.folder / f"watcher{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "podrelay_workers.watcher"],
+                env=environment({"AIRFLOW_HOME": str(self.folder / "airflow"), **self.environment()}),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         self.processes.append(process)
         return process
 

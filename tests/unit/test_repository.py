@@ -304,10 +304,10 @@ def test_deployment(kind: str) -> None:
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert budget["spec"]["maxUnavailable"] == 1
     # Whatever is secret comes from one Secret, whose making the kustomization explains.
-    told = (KUBERNETES / "kustomization.yaml").read_text()
+    manifest = (KUBERNETES / "kustomization.yaml").read_text()
     for item in container["env"]:
         reference = item["valueFrom"]["secretKeyRef"]
-        assert f"--from-literal={reference['key']}=" in told
+        assert f"--from-literal={reference['key']}=" in manifest
         assert reference["name"] == "podrelay"
     configured = {item["metadata"]["name"] for item in of_kind("ConfigMap")}
     assert {source["configMapRef"]["name"] for source in container["envFrom"]} <= configured

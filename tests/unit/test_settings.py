@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from podrelay.errors import ConfigError
@@ -36,12 +40,10 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_the_provider_info_is_what_airflow_accepts() -> None:
-    import json
-    from importlib.resources import files
-
-    import jsonschema
-
-    schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text())
+    airflow = find_spec("airflow")  # importing it could take longer than a unit test may
+    assert airflow is not None
+    assert airflow.origin is not None
+    schema = json.loads(Path(airflow.origin).with_name("provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
 
 
@@ -57,6 +59,13 @@ def test_the_provider_info_is_what_airflow_accepts() -> None:
 def test_an_invalid_value_names_its_option(option: str, value: str) -> None:
     with pytest.raises(ConfigError, match=option):
         load_settings(Options(**{option: value}))
+
+
+def test_a_range_is_written_without_exponents() -> None:
+    with pytest.raises(ConfigError, match=r"results_max_length = 1 must be between 1000 and 100000000\.$"):
+        load_settings(Options(results_max_length="1"))
+    with pytest.raises(ConfigError, match=r"redis_timeout_s = 30 must be between 0\.05 and 1\.$"):
+        load_settings(Options(redis_timeout_s="30"))
 
 
 def test_no_secret_in_the_repr() -> None:

@@ -2,154 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from airflow.configuration import conf
-from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
-from podrelay.errors import ConfigError, PodrelayError
+from podrelay.cli import check_options
+from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, check_permissions, open_client
+from podrelay.cli.check_pod import check_pod
+from podrelay.cli.check_result import Check, Passed, run_step
+from podrelay.cli.check_template import check_template
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
 from podrelay.store.connection import connect
-from podrelay.teams import kube_client_of, kube_config_of, watched_namespaces
+from podrelay.teams import kube_config_of
 
-# What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
-REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
-    "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
-    "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
-}
+__all__ = ["REQUIRED_PERMISSIONS", "Check", "run_checks"]
+
 _REDIS_TIMEOUT_S = 5.0
-_REVIEW_TIMEOUT_S = 10.0
-_TEMPLATE = "[kubernetes_executor] pod_template_file"
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one check; `detail` is what was found or, where it failed, what to change."""
-
-    name: str
-    ok: bool
-    detail: str
+# Airflow's execution API tolerates 10 s ([api_auth] jwt_leeway).
+_CLOCKS_APART_S = 5.0
 
 
 def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
     """Run every check, also after one has failed.
 
-    :param process: check the permissions of this process only, `launcher` or `watcher`; None checks both.
+    :param process: check only what this process needs, `launcher` or `watcher`; None: also what schedulers need.
     """
     settings: list[Settings] = []
-
-    def options() -> str:
-        settings.append(load_settings(conf, conf.get("core", "fernet_key", fallback="")))
-        return f"deployment {settings[0].deployment}"
-
-    yield _try("[podrelay] options", options)
+    if process is None:
+        yield run_step("executor", lambda: check_options.check_executor(team))
+    yield run_step("[podrelay] options", lambda: _options(settings))
     if settings:
-        yield _try("Fernet key", lambda: _fernet_key(settings[0]))
-        yield _try("Redis", lambda: _redis(settings[0]))
-    yield _try("pod template", lambda: _template(kube_config_of(team)))
-    processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
-    yield _try("Kubernetes", lambda: _kubernetes(team, kube_config_of(team), processes))
+        yield run_step("launch waits", lambda: check_options.check_wait_limit(settings[0], team))
+        yield run_step("tokens", lambda: check_options.check_tokens(settings[0]))
+        yield run_step("Fernet key", lambda: _fernet_key(settings[0]))
+        yield run_step("Redis", lambda: _redis(settings[0]))
+        yield run_step("clocks", lambda: _clocks(settings[0]))
+    yield from _kubernetes(team, process, settings)
 
 
-def _try(name: str, step: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, step())
-    except PodrelayError as error:
-        return Check(name, False, str(error))
-    except Exception as error:  # noqa: BLE001  a check that cannot be made has failed, for whatever reason
-        return Check(name, False, f"{type(error).__name__}: {error}")
+def _options(settings: list[Settings]) -> Passed:
+    """Adds the settings to the list if they are valid, for the checks that follow."""
+    settings.append(load_settings(conf, conf.get("core", "fernet_key", fallback="")))
+    check_options.check_names()
+    warnings = tuple(check_options.old_defaults(check_options.written_in_file()))
+    return Passed(f"deployment {settings[0].deployment}", warnings)
 
 
-def _fernet_key(settings: Settings) -> str:
+def _kubernetes(team: str | None, process: str | None, settings: list[Settings]) -> Iterator[Check]:
+    template = run_step("pod template", lambda: check_template(kube_config_of(team)))
+    yield template
+    clients: list[Any] = []
+
+    def permissions() -> Passed:
+        kube_config = kube_config_of(team)
+        clients.append(open_client(team, kube_config))
+        return check_permissions(clients[0], kube_config, (process,) if process else tuple(REQUIRED_PERMISSIONS))
+
+    yield run_step("Kubernetes", permissions)
+    # A watcher creates no pods.
+    if settings and clients and template.ok and process != "watcher":
+        yield run_step("dry run", lambda: check_pod(clients[0], team, settings[0], kube_config_of(team)))
+
+
+def _fernet_key(settings: Settings) -> Passed:
     PayloadCipher(settings.fernet_key)
-    return "valid"
+    return Passed("valid")
 
 
-def _redis(settings: Settings) -> str:
+def _redis(settings: Settings) -> Passed:
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
         warnings = check_redis(client)
         client.set(RedisKeys(settings.deployment).check, "1", ex=5)
-    return "; ".join(warnings) or "reachable and writable"
+    return Passed("reachable and writable", tuple(warnings))
 
 
-def _template(kube_config: KubeConfig) -> str:
-    path = kube_config.pod_template_file
-    if not path:
-        raise ConfigError(f"{_TEMPLATE} is empty: set it to the path of a file that holds a pod.")
-    if not Path(path).is_file():
-        raise ConfigError(f"{_TEMPLATE}: no file {path}.")
-    import yaml
-
-    document = yaml.safe_load(Path(path).read_text("utf-8"))
-    containers = (document or {}).get("spec", {}).get("containers") if isinstance(document, dict) else None
-    if not containers:
-        raise ConfigError(f"{_TEMPLATE}: {path} has no spec.containers.")
-    if document["spec"].get("restartPolicy") != "Never":
-        raise ConfigError(f"{_TEMPLATE}: spec.restartPolicy in {path} must be Never.")
-    return str(path)
-
-
-def _kubernetes(team: str | None, kube_config: KubeConfig, processes: Sequence[str]) -> str:
-    """Asks the API server which permissions the configured user has, without using them."""
-    try:
-        core = kube_client_of(team)
-    except Exception as error:
-        raise ConfigError(
-            f"[kubernetes_executor] config_file, cluster_context or in_cluster: cannot create a client ({error})."
-        ) from error
-    # "" stands for all namespaces, in the review as well.
-    namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
-    missing = _missing_permissions(core, namespaces, processes)
-    if missing:
-        listed = "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in missing.items())
-        hint = (
-            "" if len(processes) == 1 else " If each process has its own user, run the check with --process for each."
-        )
-        raise ConfigError(
-            f"missing permissions: {listed}. Grant them to this user, as in docker/kubernetes/access.yaml.{hint}"
-        )
-    where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
-    return f"{' and '.join(processes)}: all permissions granted in {where}"
-
-
-def _missing_permissions(core: Any, namespaces: Sequence[str], processes: Sequence[str]) -> dict[str, list[str]]:
-    """What the user may not do, by the processes that need it."""
-    missing: dict[str, list[str]] = {}
-    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
-    for namespace in namespaces:
-        for verb, resource in required:
-            if not _is_allowed(core, namespace, verb, resource):
-                needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
-                permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
-                missing.setdefault(" and ".join(needed_by), []).append(permission)
-    return missing
-
-
-def _is_allowed(core: Any, namespace: str, verb: str, resource: str) -> bool:
-    from kubernetes import client
-
-    kind, _, subresource = resource.partition("/")
-    review = client.V1SelfSubjectAccessReview(
-        spec=client.V1SelfSubjectAccessReviewSpec(
-            resource_attributes=client.V1ResourceAttributes(
-                namespace=namespace, verb=verb, resource=kind, subresource=subresource or None
-            )
-        )
+def _clocks(settings: Settings) -> Passed:
+    """Compares the clock of this machine with Redis': Airflow's tokens need schedulers and API servers to agree."""
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
+        before_s = time.time()
+        seconds, microseconds = client.time()
+        after_s = time.time()
+    ahead_s = (before_s + after_s) / 2 - (seconds + microseconds / 1e6)
+    apart = f"this machine is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} Redis"
+    if abs(ahead_s) - (after_s - before_s) / 2 < _CLOCKS_APART_S:
+        return Passed(apart)
+    return Passed(
+        apart, ("synchronise the clocks, with NTP for example: the tokens of tasks are valid for some minutes.",)
     )
-    try:
-        answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(
-            review, _request_timeout=_REVIEW_TIMEOUT_S
-        )
-    except client.ApiException as error:
-        # A server without the authorization API, such as the local cluster, answers with a Status and grants everything.
-        # A 404 page of a gateway holds no Status.
-        if error.status == 404 and '"Status"' in str(error.body):
-            return True
-        raise
-    return bool(answer.status.allowed)

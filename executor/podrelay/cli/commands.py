@@ -124,11 +124,18 @@ def _show_launch(launch_or_pod: str, *, as_json: bool) -> int:
 
 @_one_line_errors
 def check(args: argparse.Namespace) -> int:
-    """Run every check and print a line for each; exit with 1 if one failed."""
+    """Run every check and print it; exit with 1 if one failed."""
     from podrelay.cli.check import run_checks
 
-    failed = False
+    results = []
     for result in run_checks(args.team, args.process):
+        results.append(result)
+        if args.json:
+            continue
         print(f"{'ok  ' if result.ok else 'FAIL'} {result.name}: {result.detail}")
-        failed = failed or not result.ok
-    return FAILURE if failed else 0
+        for warning in result.warnings:
+            print(f"warn {result.name}: {warning}")
+    ok = all(result.ok for result in results)
+    if args.json:
+        print(json.dumps({"ok": ok, "checks": [result.as_json() for result in results]}, indent=2))
+    return 0 if ok else FAILURE

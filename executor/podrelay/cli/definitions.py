@@ -20,7 +20,7 @@ _PROBE = Arg(
 )
 _PROCESS = Arg(
     ("--process",),
-    help="Check the permissions of this process only, for a user that runs just one of them. Default: both.",
+    help="Check only what this process needs, with the permissions of its user. Default: both, and the scheduler.",
     choices=("launcher", "watcher"),
     default=None,
 )
@@ -67,9 +67,10 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                 ),
                 ActionCommand(
                     name="check",
-                    help="Check options, Redis, pod template and Kubernetes permissions before going live",
+                    help="Check options, Redis, pod template and Kubernetes before going live. Exit code: 0 if all checks "
+                    "passed, 1 if one failed, 2 for a wrong command line; warnings do not count",
                     func=lazy_load_command("podrelay.cli.commands.check"),
-                    args=(_TEAM, _PROCESS),
+                    args=(_TEAM, _PROCESS, _JSON),
                 ),
                 ActionCommand(
                     name="dashboard",

@@ -38,7 +38,7 @@ _OUR_VERSION = 8
 
 
 def new_launch_id() -> str:
-    """An id for a launch to which Airflow assigned none; `is_assigned` tells it from Airflow's ids."""
+    """An id for a launch to which Airflow assigned none; `is_assigned` distinguishes it from Airflow's ids."""
     return str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | _OUR_VERSION << 76))
 
 
@@ -105,3 +105,10 @@ def attempt_of_pod(name: str, launch_id: str) -> int | None:
 def cluster_label(cluster: str) -> str:
     """The value of LABEL_CLUSTER. Unlike a team's name, a label value must begin and end with a letter or digit."""
     return cluster if cluster[:1].isalnum() and cluster[-1:].isalnum() else f"0.{cluster}.0"
+
+
+def mended_label(value: str) -> str:
+    """A label value of the provider as Kubernetes accepts it. Of an id without an ASCII letter or digit, the provider keeps
+    only `-` and a hash, and a label value must begin and end with a letter or digit.
+    """
+    return value.strip("-_.")

@@ -34,7 +34,8 @@ class LaunchRequest:
     """What a launcher needs to create one pod. `args` contains a token: no repr shows it.
 
     `key` is (dag_id, task_id, run_id, try_number, map_index) of a task; empty for other kinds.
-    `not_after_s` is the wall-clock time (seconds since the epoch) when the token expires; 0 if it does not.
+    `not_after_s` is when the token expires, in seconds since the epoch by the scheduler's clock; 0 if it does not.
+    `token_life_s` is how long the token is valid in all; 0 if that is unknown.
     """
 
     launch_id: str
@@ -52,6 +53,7 @@ class LaunchRequest:
     image: str | None = None
     priority: int = 1
     not_after_s: float = 0.0
+    token_life_s: float = 0.0
     # Airflow identifies this task by its id (`subject`), not by its coordinates: its pod carries the id, as stock pods do.
     known_by_id: bool = False
 

@@ -52,7 +52,8 @@ class RedisKeys:
         launcher, reason, message, outcome and result (of the end; the result is encrypted), started (1 once a container
         ran), wait and t_wait (a wait that may become the end, and its start), t_pending (when a wait was last reported),
         and the wall-clock times t_offered, t_claimed, t_created, t_scheduled, t_started, t_finished, t_reported,
-        t_acknowledged in seconds since the epoch.
+        t_acknowledged in seconds since the epoch. By Redis' clock, t_attempt is when this attempt was offered; clock_skew is
+        how far that clock was ahead of the owner's then.
         """
         return self.key("launch:")
 

@@ -145,8 +145,10 @@ def describe_failure(report: PodReport) -> str:
     """Why the pod failed, for the event log and the scheduler: reason, container, exit code, node, message."""
     if not report.pod:
         return report.message or report.reason or "The pod could not be created"
-    parts = [f"Pod failed because of {report.container_reason or report.reason or 'an unknown reason'}"]
-    if report.reason and report.container_reason and report.reason != report.container_reason:
+    # The container of a pod that was deleted may end with reason Completed.
+    inner = report.container_reason if report.exit_code != 0 else ""
+    parts = [f"Pod failed because of {inner or report.reason or 'an unknown reason'}"]
+    if report.reason and inner and report.reason != inner:
         parts.append(f"pod reason {report.reason}")
     if report.container:
         kind = f"{report.container_type} container" if report.container_type else "container"

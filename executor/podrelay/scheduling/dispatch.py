@@ -55,9 +55,8 @@ class Dispatcher:
         :raises RedisUnavailable, SQLAlchemyError: nothing was registered, and everything stays in Airflow's queue.
         """
         began_s = time.monotonic()
-        if (
-            self._budget.is_redis_near
-        ):  # otherwise `sync` sends them, and a task with a pending withdrawal waits for that
+        # With a distant Redis `sync` sends them, and a task with a pending withdrawal waits for that.
+        if self._budget.is_redis_near:
             self._revocations.send_pending()
         built: list[Launch] = []
         replies = self._queue.offer(self._build(items, built))

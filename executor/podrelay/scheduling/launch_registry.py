@@ -76,7 +76,7 @@ class Launch:
     def attach_request(self, request: LaunchRequest, workload: Any) -> None:
         """The request was rebuilt from the database.
 
-        :raises IllegalTransition: it has one, or needs none.
+        :raises IllegalTransition: the launch already has a request, or needs none.
         """
         if self.state is LaunchState.ADOPTED:
             self.state = LaunchState.REQUESTED
@@ -203,7 +203,7 @@ class LaunchRegistry:
             del self._by_key[launch.key]
 
     def release(self, launch: Launch, running: set[Any]) -> None:
-        """Forget a launch without entry in Redis, pod or purpose. If it is the newest of its key, free the slot."""
+        """Forget a launch that has no entry in Redis, pod or purpose. If it is the newest of its key, free the slot."""
         if self.is_newest(launch):
             running.discard(launch.key)
         self.forget(launch)

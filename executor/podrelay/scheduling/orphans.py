@@ -1,4 +1,4 @@
-"""Finds what no live scheduler is responsible for: ends of pods that nobody acknowledged, and pods that no task needs.
+"""Finds what no live scheduler is responsible for: ends of pods that no scheduler acknowledged, and pods that no task needs.
 Scheduled by the reconciler, run by the executor's `sync`.
 
 A scheduler may die between any two steps, and a launcher between creating a pod and recording it. What they leave behind
@@ -50,7 +50,7 @@ class OrphanCollector:
         self._next_run_s = 0.0
         # Position in the set of launches that have a pod.
         self._cursor = 0
-        # How many of the oldest unacknowledged entries this search passes over: other schedulers acknowledge them, or nobody
+        # How many of the oldest unacknowledged entries this search passes over: other schedulers acknowledge them, or none
         # can.
         self._passed_over = 0
         # Found and still to be sent.
@@ -83,7 +83,7 @@ class OrphanCollector:
         return False
 
     def _find_ends(self) -> None:
-        """Acknowledge the ends that nobody acknowledged, so that their pods are cleaned up. Take launches back once more that
+        """Acknowledge the unacknowledged ends, so that their pods are cleaned up. Take launches back once more that
         were withdrawn and still have a pending pod.
         """
         found = self._ledger.unacknowledged(

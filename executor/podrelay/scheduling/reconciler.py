@@ -27,7 +27,7 @@ from podrelay.store.ledger import Finding
 
 log = logging.getLogger(__name__)
 
-# A task that is over keeps its slot for at most this long if nobody watches its pod: by then its log is written.
+# A task that is over keeps its slot for at most this long if no watcher follows its pod: by then its log is written.
 UNWATCHED_END_S = 120.0
 NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher"
 
@@ -87,10 +87,8 @@ class Reconciler:
 
     def report_missing_launcher(self) -> None:
         """Notify tasks that wait for a launcher while none is running, among the launches compared since the last call."""
-        unchecked, self._launcher_unchecked = (
-            self._launcher_unchecked,
-            [],
-        )  # after a failure, the next round adds them again
+        # After a failure, the next round adds them again.
+        unchecked, self._launcher_unchecked = self._launcher_unchecked, []
         by_id = {launch.launch_id: launch for launch in unchecked if launch.kind == "task" and not launch.is_withdrawn}
         for launch_id in self._ledger.without_launcher(self._cluster, list(by_id), time.time()):
             report = PodReport(launch_id, by_id[launch_id].attempt, "pending", "NoLauncher", NO_LAUNCHER)

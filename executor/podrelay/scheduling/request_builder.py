@@ -56,7 +56,7 @@ class RequestBuilder:
     def next_attempts(self, wanted: Sequence[tuple[Launch, Decision]]) -> dict[str, Launch]:
         """The launches as they will be offered again, by id: next attempt, new token.
 
-        A launch whose task the database no longer has in state queued is left out.
+        A launch whose task is no longer queued in the database is left out.
         """
         self.rebuild(launch for launch, _ in wanted if launch.workload is None)
         again = {}
@@ -123,6 +123,7 @@ def request_for(
     if extra.get("worker_container_repository") and extra.get("worker_container_tag"):
         image = f"{extra['worker_container_repository']}:{extra['worker_container_tag']}"
     ti = getattr(workload, "ti", None)
+    not_after_s, token_life_s = compat.token_times(workload.token)
     namespace = ((override or {}).get("metadata") or {}).get("namespace") or kube_config.executor_namespace
     return LaunchRequest(
         launch_id=launch_id,
@@ -139,7 +140,8 @@ def request_for(
         pod_template_file=extra.get("pod_template_file") or template,
         image=image,
         priority=ti.priority_weight if ti is not None else _CALLBACK_PRIORITY,
-        not_after_s=compat.token_end_s(workload.token),
+        not_after_s=not_after_s,
+        token_life_s=token_life_s,
         known_by_id=known_by_id and kind == "task",
     )
 
@@ -147,11 +149,13 @@ def request_for(
 def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tuple[LaunchRequest, Any]:
     """The same request with a token that is valid from now on, and the workload that holds it."""
     renewed = compat.with_new_token(workload, generator)
-    return replace(request, args=compat.args_of(renewed), not_after_s=compat.token_end_s(renewed.token)), renewed
+    not_after_s, life_s = compat.token_times(renewed.token)
+    args = compat.args_of(renewed)
+    return replace(request, args=args, not_after_s=not_after_s, token_life_s=life_s), renewed
 
 
 def is_watched(kube_config: KubeConfig, namespace: str) -> bool:
-    """Does the watcher follow the pods of this namespace? It gets those of other namespaces one by one."""
+    """Does the watcher follow the pods of this namespace? It reads those of other namespaces one by one."""
     watched = watched_namespaces(kube_config)
     return watched == (None,) or namespace in watched
 

@@ -239,6 +239,8 @@ class ResultProcessor:
                 self._launches.hold_slot_for(row.host, launch, row.launch_id)
             if launch.launch_id not in next_attempts:
                 self._finish(launch, report, decision)
+            elif decision.next_attempt == "relaunch":
+                self._log_failure(launch, report, "pod replaced")
 
     def _offer(self, next_attempts: dict[str, Launch]) -> None:
         self._queue.offer([(launch.request, launch.relaunches) for launch in next_attempts.values() if launch.request])
@@ -270,13 +272,13 @@ class ResultProcessor:
         else:
             self._executor.fail(launch.key, info)
 
-    def _log_failure(self, launch: Launch, report: PodReport) -> None:
+    def _log_failure(self, launch: Launch, report: PodReport, event: str = "pod failed") -> None:
         reason = describe_failure(report)
         log.warning("Task %s: %s", launch.key, reason)
         if launch.kind == "task":
             tail = "".join(f"\n    {line}" for line in report.log_tail)
             extra = f"{reason}\nLast log lines:{tail}" if tail else reason
-            self._executor.log_task_event(event="pod failed", extra=extra, ti_key=launch.task)
+            self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
 
 
 def _trips_for(batch: Sequence[PodReport]) -> int:

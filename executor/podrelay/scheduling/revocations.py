@@ -54,11 +54,11 @@ class Revocations:
         self._rechecks: dict[str, tuple[str, float]] = {}
 
     def request(self, launch_id: str, subject: str, reason: WithdrawalReason) -> None:
-        """Have a launch taken back by one of the next heartbeats. The first reason that is given for it stays."""
+        """Have a launch taken back by one of the next heartbeats. The first reason given for it is kept."""
         self._pending.setdefault(launch_id, Withdrawal(launch_id, subject, reason))
 
     def pending_subjects(self) -> set[str]:
-        """Task instances with an older launch still to be taken back: no newer one may be offered before."""
+        """Task instances with an older launch that must still be withdrawn; until then, no newer one may be offered."""
         return {withdrawal.subject for withdrawal in self._pending.values()}
 
     def send_pending(self) -> None:

@@ -43,9 +43,7 @@ class AsyncScripts:
         with redis_errors():
             try:
                 return self._received(await send())
-            except (
-                NoScriptError
-            ):  # Redis does not cache these scripts yet, or lost its cache in a restart or SCRIPT FLUSH
+            except NoScriptError:  # not cached yet, or lost in a restart or SCRIPT FLUSH
                 await queue_loads(self.client.pipeline(transaction=False), {call.name for call in calls}).execute()
                 return self._received(await send())
 

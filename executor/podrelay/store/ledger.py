@@ -75,7 +75,7 @@ class Ledger:
         return liveness.without_launcher(self._breaker, self._keys, cluster, launch_ids, now_s)
 
     def unacknowledged(self, before_s: float, first: int, most: int) -> list[str]:
-        """Launches whose result, or whose withdrawal with a pod that waits, nobody has acknowledged since this time: their
+        """Launches whose result, or whose withdrawal with a pod that waits, is still unacknowledged since this time: their
         scheduler may be dead. The oldest come first; the `first` oldest are left out.
         """
         key = self._keys.unacknowledged

@@ -1,6 +1,6 @@
 """Which launchers are alive: one answer for `airflow podrelay status` and for the executor's `NoLauncher` event.
 
-A launcher renews its registration every 5 s (`podrelay_workers.launcher.registration`). The remaining TTL tells when it
+A launcher renews its registration every 5 s (`podrelay_workers.launcher.registration`). The remaining TTL shows when it
 last did, by Redis' clock alone: the clocks of launchers and readers do not matter.
 """
 

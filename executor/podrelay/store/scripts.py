@@ -161,11 +161,7 @@ def claim(
     return ScriptCall(
         "claim",
         [
-            keys.throttle(cluster),
-            keys.current,
-            redis_keys.RQ_SUSPENDED,
-            keys.quarantine,
-            keys.fair_queues(cluster),
+            keys.throttle(cluster), keys.current, redis_keys.RQ_SUSPENDED, keys.quarantine, keys.fair_queues(cluster),
             redis_keys.RQ_QUEUES,
         ],
         [
@@ -186,7 +182,7 @@ def claim(
             report_every_s,
             *queues,
         ],
-    )
+    )  # fmt: skip
 
 
 def renew(keys: RedisKeys, *, lease_s: float, jobs: Iterable[HeldJob]) -> ScriptCall:

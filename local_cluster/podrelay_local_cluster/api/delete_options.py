@@ -16,7 +16,7 @@ def parse_delete_options(query: MultiMapping[str], body: Any) -> DeleteOptions:
     """Parameters of the query override the body's `DeleteOptions`. Raises `StatusError` 400."""
     body = body or {}
     if not isinstance(body, dict):
-        raise bad_request("the body is no DeleteOptions")
+        raise bad_request("the body is not a DeleteOptions object")
     preconditions = body.get("preconditions") or {}
     grace_s = _grace_s(query, body)
     if not isinstance(preconditions, dict):

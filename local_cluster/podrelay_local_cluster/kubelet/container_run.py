@@ -172,7 +172,7 @@ class ContainerRun:
         """Wait until the image can be pulled. False when the pod stopped before."""
         image, reason = self._spec["image"], "ErrImagePull"
         while (error := self._node.images.pull_error(image)) is not None:
-            text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}"'
+            text = error if reason == "ErrImagePull" else f'Back-off pulling image "{image}": ErrImagePull: {error}'
             self.state.set_waiting(reason, text)
             self._context.publish()
             if await self._context.stopped_within(RETRY_S):

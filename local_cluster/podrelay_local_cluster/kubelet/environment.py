@@ -66,7 +66,7 @@ def variables(container: Json, pod: Json, lookup: Lookup) -> dict[str, str]:
 
 
 def missing_volume_source(spec: Json, lookup: Lookup) -> str:
-    """Why a volume of the pod cannot be mounted yet; empty when all can."""
+    """Why a volume of the pod cannot be mounted yet; empty when all of them can."""
     for volume in spec.get("volumes") or []:
         for field, resource, key in (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name")):
             source = volume.get(field)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class LocalNode:
-    """Runs every pod of the cluster. `failed` is set when a run ends by an internal error, which ends the server."""
+    """Runs every pod of the cluster. `failed` is set when a run ends with an internal error, which ends the server."""
 
     def __init__(self, services: NodeServices, after_pod_gone: Callable[[str], None]) -> None:
         self._services = services

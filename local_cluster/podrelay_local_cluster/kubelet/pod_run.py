@@ -43,7 +43,7 @@ class PodRun:
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     def restore(self, status: Json) -> None:
-        """Continue where an earlier server stopped. A process that ran then is lost and counts as killed."""
+        """Continue where an earlier server stopped. A process that was running at the time is lost and counts as killed."""
         both = (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or [])
         known = {item["name"]: item for item in both}
         for state in self._states:

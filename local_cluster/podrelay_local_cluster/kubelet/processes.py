@@ -39,7 +39,7 @@ class Reaper:
         self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Let it kill the remaining processes, and wait for it to end."""
+        """Let it kill the remaining processes, and wait until it exits."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()

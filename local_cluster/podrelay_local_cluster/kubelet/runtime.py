@@ -33,7 +33,7 @@ class ContainerProcess(Protocol):
         """The exit code as a container runtime reports it: 128 + n after signal n."""
 
     def send(self, number: int) -> None:
-        """Signal the whole container. No effect once it has ended."""
+        """Signal the whole container. Has no effect once it has ended."""
 
 
 class ContainerRuntime(Protocol):

@@ -133,7 +133,7 @@ class PodRegistry:
             self._remove(current)
 
     def vanish(self, record: Record) -> Record:
-        """Remove the object at once, whatever its node, grace period and finalizers."""
+        """Remove the object at once, regardless of node, grace period and finalizers."""
         return self._remove(record)
 
     def bind_with_status(self, record: Record, node_name: str, status: Json) -> Record | None:

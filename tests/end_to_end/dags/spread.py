@@ -19,7 +19,7 @@ def spread() -> None:
     def work(number: int) -> None:
         context = get_current_context()
         if number == context["params"]["dies"] and context["ti"].try_number == 1:
-            # The supervisor first: nobody is left who could tell Airflow, only Kubernetes sees the end of the pod.
+            # The supervisor first: no process is left to report to Airflow, only Kubernetes sees the end of the pod.
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(context["params"]["seconds"])

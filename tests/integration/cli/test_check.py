@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
 from podrelay.cli.check import REQUIRED_PERMISSIONS, Check, run_checks
+from tests.harness.launcher_rig import TEMPLATE
 
 
 class Reviews(BaseHTTPRequestHandler):
@@ -39,12 +43,12 @@ class Reviews(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Reviews]]:
-    Reviews.allowed, Reviews.asked, Reviews.page = set(), [], b""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Reviews) as server:
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An API server that `[kubernetes_executor]` refers to."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        path = tmp_path / "kubeconfig"
+        path = folder / "kubeconfig"
         path.write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
             "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
@@ -52,8 +56,16 @@ def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Re
         }))  # fmt: skip
         monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE", str(path))
         monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__NAMESPACE", "tasks")
-        yield Reviews
+        yield
         server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Reviews]]:
+    Reviews.allowed, Reviews.asked, Reviews.page = set(), [], b""
+    with serving(Reviews, tmp_path, monkeypatch):
+        yield Reviews
 
 
 def kubernetes(process: str | None = None) -> Check:
@@ -92,3 +104,128 @@ def test_a_404_page_of_a_gateway_is_a_failure(reviews: type[Reviews]) -> None:
 def test_a_server_without_the_authorization_api_grants_everything(reviews: type[Reviews]) -> None:
     reviews.page = json.dumps({"kind": "Status", "code": 404, "reason": "NotFound"}).encode()
     assert kubernetes().ok
+
+
+# --- dry run ------------------------------------------------------------------------------------------------------
+class DryRuns(BaseHTTPRequestHandler):
+    """A server whose user may look at no namespace; `answer` and `warnings` are its reply to a pod."""
+
+    answer: ClassVar[tuple[int, dict[str, Any]]] = (201, {})
+    warnings: ClassVar[list[str]] = []
+    pods: ClassVar[list[tuple[dict[str, list[str]], dict[str, Any]]]] = []
+
+    def do_GET(self) -> None:
+        self.reply(403, {"kind": "Status", "message": "namespaces is forbidden", "code": 403})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body.get("kind") != "Pod":
+            return self.reply(201, {**body, "status": {"allowed": True}})
+        self.pods.append((parse_qs(urlsplit(self.path).query), body))
+        code, extra = self.answer
+        return self.reply(code, {**body, **extra}, self.warnings)
+
+    def reply(self, code: int, document: dict[str, Any], warnings: Sequence[str] = ()) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for warning in warnings:
+            self.send_header("Warning", warning)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def dry_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[DryRuns]]:
+    DryRuns.answer, DryRuns.warnings, DryRuns.pods = (201, {}), [], []
+    template = tmp_path / "template.yaml"
+    template.write_text(TEMPLATE)
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE", str(template))
+    with serving(DryRuns, tmp_path, monkeypatch):
+        yield DryRuns
+
+
+def refusal(code: int, message: str, **details: Any) -> tuple[int, dict[str, Any]]:
+    return code, {"kind": "Status", "status": "Failure", "code": code, "message": message, "details": details}
+
+
+def test_the_warnings_of_the_server_are_shown(dry_runs: type[DryRuns]) -> None:
+    dry_runs.warnings = [
+        '299 - "unknown field \\"spec.containers[0].resource\\""',
+        '299 - "would violate PodSecurity \\"restricted:latest\\": runAsNonRoot != true", 299 - "deprecated"',
+    ]
+    check = named("dry run")
+    assert check.ok
+    assert check.warnings == (
+        'unknown field "spec.containers[0].resource"',
+        'would violate PodSecurity "restricted:latest": runAsNonRoot != true',
+        "deprecated",
+    )
+    ((query, pod),) = dry_runs.pods
+    assert (query["dryRun"], query["fieldValidation"]) == (["All"], ["Warn"])
+    assert pod["spec"]["containers"][0]["name"] == "base"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "text"),
+    [
+        (refusal(404, 'namespaces "tasks" not found', name="tasks", kind="namespaces"), False, "no namespace tasks"),
+        (
+            refusal(403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'),
+            False,
+            "violates PodSecurity",
+        ),
+        (refusal(422, "spec.containers[0].image: Required value"), False, "Required value"),
+        (refusal(500, "etcdserver: leader changed"), False, "leader changed"),
+        (refusal(403, "pods is forbidden: exceeded quota: q, used: pods=1"), True, "quota of namespace tasks"),
+        (refusal(400, 'admission webhook "w" does not support dry run'), True, "could not be tried"),
+    ],
+)
+def test_what_the_server_says_to_the_pod(
+    dry_runs: type[DryRuns], answer: tuple[int, dict[str, Any]], ok: bool, text: str
+) -> None:
+    dry_runs.answer = answer
+    check = named("dry run")
+    assert check.ok is ok
+    assert text in (check.warnings[0] if ok else check.detail)
+
+
+def test_a_watcher_sends_no_pod(dry_runs: type[DryRuns]) -> None:
+    assert [check.name for check in run_checks(None, "watcher")][-1] == "Kubernetes"
+    assert [check.name for check in run_checks(None, "launcher")][-1] == "dry run"
+    assert len(dry_runs.pods) == 1
+
+
+# --- clocks and tokens --------------------------------------------------------------------------------------------
+def named(name: str) -> Check:
+    return [check for check in run_checks(None) if check.name == name][0]
+
+
+@pytest.mark.parametrize(("ahead_s", "text"), [(540.0, "540.0 s ahead of"), (-540.0, "540.0 s behind"), (0.0, "")])
+def test_the_clock_of_this_machine_is_compared_with_that_of_redis(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, ahead_s: float, text: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + ahead_s)
+    check = named("clocks")
+    assert check.ok
+    assert text in check.detail
+    assert bool(check.warnings) is bool(ahead_s)
+
+
+@pytest.mark.parametrize(("timeout", "margin", "warns"), [("60", "60", True), ("600", "60", False), ("5", "1", False)])
+def test_a_margin_beyond_a_quarter_of_a_token_is_named(
+    monkeypatch: pytest.MonkeyPatch, timeout: str, margin: str, warns: bool
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", timeout)
+    monkeypatch.setenv("AIRFLOW__PODRELAY__TOKEN_MARGIN_S", margin)
+    check = named("tokens")
+    assert check.ok
+    assert ["token_margin_s" in warning and "task_queued_timeout" in warning for warning in check.warnings] == [
+        True
+    ] * warns

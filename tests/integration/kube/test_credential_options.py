@@ -13,11 +13,11 @@ from aiohttp import web
 
 from podrelay_workers.kube.credentials import CONNECT_S, REQUEST_S, load_credentials
 
-Tell = Callable[..., None]
+Configure = Callable[..., None]
 
 
 @pytest.fixture
-def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
+def configure(monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Set options, of a team if one is named."""
 
     def write(team: str = "", **options: str) -> None:
@@ -29,7 +29,7 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
 
 
 @pytest.fixture
-def kubeconfig(tmp_path: Path, tell: Tell) -> Path:
+def kubeconfig(tmp_path: Path, configure: Configure) -> Path:
     path = tmp_path / "kubeconfig"
     servers = {"one": "http://127.0.0.1:1", "two": "http://127.0.0.1:2"}
     document = {
@@ -38,20 +38,20 @@ def kubeconfig(tmp_path: Path, tell: Tell) -> Path:
         "contexts": [{"name": name, "context": {"cluster": name, "user": "u"}} for name in servers],
     }  # fmt: skip
     path.write_text(yaml.safe_dump(document))
-    tell(in_cluster="False", config_file=str(path))
+    configure(in_cluster="False", config_file=str(path))
     return path
 
 
-def test_the_context_that_is_named_is_used(kubeconfig: Path, tell: Tell) -> None:
+def test_the_context_that_is_named_is_used(kubeconfig: Path, configure: Configure) -> None:
     assert asyncio.run(load_credentials()).host == "http://127.0.0.1:1"
-    tell(cluster_context="two")
+    configure(cluster_context="two")
     assert asyncio.run(load_credentials()).host == "http://127.0.0.1:2"
 
 
-def test_the_request_timeout_of_a_team_is_its_own(kubeconfig: Path, tell: Tell) -> None:
+def test_the_request_timeout_of_a_team_is_its_own(kubeconfig: Path, configure: Configure) -> None:
     """No option of a team falls back to the one without its prefix."""
-    tell(kube_client_request_args='{"_request_timeout": 7}')
-    tell("red", kube_client_request_args='{"_request_timeout": [3, 9]}')
+    configure(kube_client_request_args='{"_request_timeout": 7}')
+    configure("red", kube_client_request_args='{"_request_timeout": [3, 9]}')
 
     def limits(team: str | None) -> tuple[float, float, float | None]:
         access = asyncio.run(load_credentials(team))
@@ -63,8 +63,8 @@ def test_the_request_timeout_of_a_team_is_its_own(kubeconfig: Path, tell: Tell) 
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_tcp_keepalive_reaches_the_socket(kubeconfig: Path, tell: Tell, enabled: bool) -> None:
-    tell(enable_tcp_keepalive=str(enabled), tcp_keep_idle="77", tcp_keep_intvl="11", tcp_keep_cnt="4")
+def test_tcp_keepalive_reaches_the_socket(kubeconfig: Path, configure: Configure, enabled: bool) -> None:
+    configure(enable_tcp_keepalive=str(enabled), tcp_keep_idle="77", tcp_keep_intvl="11", tcp_keep_cnt="4")
 
     async def seen() -> tuple[bool, list[int]]:
         async def answer_at_length(request: web.Request) -> web.Response:

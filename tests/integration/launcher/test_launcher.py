@@ -12,12 +12,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.launcher_rig import TOKEN, LauncherRig
-from tests.harness.pod_api import status
+from tests.harness.pod_api import Json, status
 from tests.harness.waiting import until
 
 
@@ -306,6 +308,87 @@ def test_a_token_that_ends_too_soon_makes_no_pod(rig: LauncherRig) -> None:
     assert rig.api.calls["create"] == 1
 
 
+def test_a_short_token_is_no_reason_to_create_nothing(rig: LauncherRig) -> None:
+    requests = [rig.request(not_after_s=time.time() + life_s, token_life_s=life_s) for life_s in (60.0, 30.0, 20.0)]
+    rig.offer(*requests)
+
+    async def scenario() -> None:
+        await until(lambda: rig.states(requests) == {"created": 3})
+
+    during(rig, scenario)
+    assert rig.results() == []
+
+
+@pytest.mark.parametrize("ahead_s", [540.0, -540.0])
+def test_the_clock_of_a_launcher_does_not_count(
+    rig: LauncherRig, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    good = rig.request(1, not_after_s=time.time() + 90, token_life_s=600.0)
+    ended = rig.request(2, not_after_s=time.time() + 1, token_life_s=600.0)
+    rig.offer(good, ended)
+    true_time = time.time
+    refused: list[str] = []
+
+    def throttle(_: web.Request, __: Json) -> web.Response | None:
+        refused.append("429")
+        return status(429, "TooManyRequests", "slow down", retry_after="0.2") if len(refused) < 3 else None
+
+    async def scenario() -> None:
+        rig.api.fault = throttle
+        async with rig.launcher(wait_limit=WaitLimit(30.0)):
+            await until(lambda: rig.states([good, ended]) == {"finished": 1, "created": 1})
+
+    monkeypatch.setattr(time, "time", lambda: true_time() + ahead_s)
+    asyncio.run(scenario())
+    assert [(result.launch_id, result.outcome) for result in rig.results()] == [(ended.launch_id, "expired")]
+
+
+@pytest.mark.parametrize("ahead_s", [540.0, -540.0])
+def test_a_scheduler_may_have_another_clock_than_redis(
+    rig: LauncherRig, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    true_time = time.time
+    with monkeypatch.context() as scheduler:
+        scheduler.setattr(time, "time", lambda: true_time() + ahead_s)
+        good = rig.request(1, not_after_s=time.time() + 90, token_life_s=600.0)
+        ended = rig.request(2, not_after_s=time.time() + 1, token_life_s=600.0)
+        rig.offer(good, ended)
+
+    async def scenario() -> None:
+        await until(lambda: rig.states([good, ended]) == {"finished": 1, "created": 1})
+
+    during(rig, scenario)
+    assert [(result.launch_id, result.outcome) for result in rig.results()] == [(ended.launch_id, "expired")]
+
+
+def test_a_token_that_is_renewed_in_vain_pauses_the_launch_and_says_why(rig: LauncherRig) -> None:
+    """The loop of launcher and executor: each new token has ended before a launcher sees it."""
+    first = rig.request(token_life_s=5.0)
+
+    def offer_attempt(attempt: int) -> LaunchRequest:
+        request = replace(first, attempt=attempt, not_after_s=time.time() + 0.1)
+        rig.offer(request)
+        return request
+
+    def expired(attempt: int) -> bool:
+        return any(report.outcome == "expired" and report.attempt == attempt for report in rig.results())
+
+    async def scenario() -> None:
+        for attempt in (0, 1):
+            offer_attempt(attempt)
+            await until(partial(expired, attempt))
+        request, began_s = offer_attempt(2), time.monotonic()
+        await until(lambda: rig.states([request]) == {"waiting": 1})
+        await until(lambda: expired(2))
+        assert time.monotonic() - began_s > 1.0
+
+    during(rig, scenario)
+    (pending,) = [report for report in rig.results() if report.outcome == "pending"]
+    assert (pending.attempt, pending.reason) == (2, "TokenExpired")
+    assert "podrelay check" in pending.message
+    assert rig.api.calls["create"] == 0
+
+
 # --- poison -----------------------------------------------------------------------------------------------------------
 class Gadget:
     def __reduce__(self) -> tuple[Any, ...]:
@@ -320,7 +403,9 @@ def test_numbers_that_are_none_hold_up_nothing(rig: LauncherRig) -> None:
     forged, good = rig.request(1), rig.request(2)
     rig.offer(forged, good)
     rig.redis.hset(f"rq:job:{forged.launch_id}_0", "waits", "x")
-    rig.redis.hset(rig.names.launch(forged.launch_id), mapping={"t_offered": "x", "t_pending": "nan"})
+    rig.redis.hset(
+        rig.names.launch(forged.launch_id), mapping={"t_offered": "x", "t_pending": "nan", "clock_skew": "inf"}
+    )
 
     during(rig, lambda: until(lambda: rig.states([forged, good]) == {"created": 2}))
 

@@ -98,3 +98,27 @@ def test_a_full_quota_costs_at_most_as_many_refusals_as_pods(real: LauncherRig, 
     counts = creates(cluster)
     assert counts[201] == 60
     assert sum(counts.values()) <= 120
+
+
+def test_a_wait_for_quota_never_names_the_pod_of_another_launch(real: LauncherRig, cluster: LocalCluster) -> None:
+    """The refusal of one launch is what the others of its namespace report, in ledger and event log."""
+    cluster.faults(quota={"default": 0})
+    requests = real.offer_many(8)
+
+    def messages() -> dict[str, set[str]]:
+        texts = {request.launch_id: {real.ledger(request).get("message", "")} for request in requests}
+        for result in real.results():
+            texts[result.launch_id].add(result.message)
+        return texts
+
+    async def scenario() -> None:
+        async with real.launcher():
+            # Waits are reported after five seconds.
+            await until(lambda: len({item.launch_id for item in real.results() if item.outcome == "pending"}) == 8, 40)
+
+    asyncio.run(scenario())
+    names = {request.launch_id: request.launch_id.replace("-", "") for request in requests}
+    for launch_id, texts in messages().items():
+        others = [name for other, name in names.items() if other != launch_id]
+        assert not [text for text in texts if any(name in text for name in others)]
+    assert all("exceeded quota" in " ".join(texts) for texts in messages().values())

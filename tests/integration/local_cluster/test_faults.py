@@ -163,7 +163,7 @@ class TestRequests:
                 if waiting.get("reason") == "ImagePullBackOff":
                     break
         assert ("ErrImagePull", "no such image") in reasons
-        assert reasons[-1][1] == 'Back-off pulling image "any:1"'
+        assert reasons[-1][1] == 'Back-off pulling image "any:1": ErrImagePull: no such image'
         simulated.cluster.faults()
         simulated.wait_phase("p", "Running", "Succeeded")
 

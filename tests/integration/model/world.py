@@ -256,10 +256,10 @@ class World:
 
     def claim(self, hands: Hands, most: int, lose: bool = False) -> None:
         """`lose`: the answer gets lost, or the launcher dies of it."""
-        told = {launch_id for launch_id in self.withdrawn if self._is_withdrawn(launch_id)}
+        confirmed = {launch_id for launch_id in self.withdrawn if self._is_withdrawn(launch_id)}
         jobs = self._run(hands.launches.claim(most)).jobs
         for job in jobs:
-            assert job.launch_id not in told, "a withdrawn launch was claimed"
+            assert job.launch_id not in confirmed, "a withdrawn launch was claimed"
         if not lose:
             hands.held += [Held(job) for job in jobs]
 
@@ -324,7 +324,7 @@ class World:
                 self._run(intake.finish([back(job)]))
 
     def clean(self, hands: Hands, die: bool = False) -> None:
-        """`die`: after the deletion, before Redis is told."""
+        """`die`: after the deletion, before it is recorded in Redis."""
         for job in self._run(hands.cleanups.claim(8)).jobs:
             request = hands.cleanups.open_cleanup(job)
             pod = self.pods.get(request.pod)
@@ -357,8 +357,8 @@ class World:
             self.runs[pod.subject] += 1
         else:
             host = identifiers.launch_of_pod(ti.hostname or "")
-            outrun = host is not None and host[0] in self.withdrawn
-            excused = outrun or self.broken[pod.subject] or ti.external_executor_id != pod.launch_id
+            overtaken = host is not None and host[0] in self.withdrawn
+            excused = overtaken or self.broken[pod.subject] or ti.external_executor_id != pod.launch_id
             assert excused, f"{pod}: a pod too many"
             pod.phase = "Failed"
 
@@ -427,15 +427,15 @@ class World:
     def _look(self, eyes: Eyes) -> None:
         now_s, clock_s = time.time(), time.monotonic()
         for pod in self.pods.values():
-            news = eyes.table.observe("LISTED", pod.manifest(), now_s, clock_s).publication
-            if news is not None:
-                eyes.publisher.put(news)
+            observed = eyes.table.observe("LISTED", pod.manifest(), now_s, clock_s).publication
+            if observed is not None:
+                eyes.publisher.put(observed)
         gone = eyes.table.missing(None, frozenset(("default", name) for name in self.pods))
         gone += [row for row in self._run(self._believed(eyes)) if row.name not in self.pods]
         for row in gone:
-            news = eyes.table.record_gone(row, now_s, clock_s)
-            if news is not None:
-                eyes.publisher.put(news)
+            observed = eyes.table.record_gone(row, now_s, clock_s)
+            if observed is not None:
+                eyes.publisher.put(observed)
 
     @staticmethod
     async def _believed(eyes: Eyes) -> list[Any]:

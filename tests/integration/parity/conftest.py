@@ -1,4 +1,4 @@
-"""One local cluster, Redis, launcher and watcher for all parity tests; each test starts executors of its own on them."""
+"""One local cluster, Redis, launcher and watcher for all parity tests; each test starts its own executors on them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shared_cluster(folder: Path) -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="session")
 def environment(folder: Path, redis_server: RedisServer, shared_cluster: LocalCluster) -> dict[str, str]:
-    """What all processes are told: the executors of both rigs, launcher and watcher."""
+    """The environment of all processes: the executors of both rigs, launcher and watcher."""
     template = folder / "template.yaml"
     template.write_text(TEMPLATE)
     return {
@@ -76,7 +76,7 @@ def rigs(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Rigs]:
-    """Start the named executor in a scheduler of its own, with these options of [kubernetes_executor].
+    """Start the named executor in its own scheduler, with these options of [kubernetes_executor].
 
     `deployment` is one whose workers the test starts itself.
     """
@@ -85,9 +85,9 @@ def rigs(
     def start(name: str, deployment: str = "", **options: object) -> Rig:
         if issubclass(RIGS[name], PodrelayRig) and not deployment:
             request.getfixturevalue("shared_workers")
-        told = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": str(value) for key, value in options.items()}
-        told["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or "default"
-        for key, value in (environment | told).items():
+        variables = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": str(value) for key, value in options.items()}
+        variables["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or "default"
+        for key, value in (environment | variables).items():
             monkeypatch.setenv(key, value)
         made.append(RIGS[name](cluster))
         return made[-1]

@@ -124,11 +124,11 @@ def test_the_stock_executor_adopts_ours(rigs: Rigs) -> None:
     assert stock.event(task) == (TaskInstanceState.SUCCESS, None)
 
 
-# --- pods of schedulers that are dead, whose task nobody adopts ---------------------------------------------------------
+# --- pods of schedulers that are dead, whose task is not adopted ---------------------------------------------------------
 def scheduler_row(job_id: int, *, alive: bool) -> None:
-    heard = datetime.now(timezone.utc) - timedelta(seconds=0 if alive else 600)
+    last_beat = datetime.now(timezone.utc) - timedelta(seconds=0 if alive else 600)
     with create_session() as session:
-        session.add(Job(id=job_id, job_type="SchedulerJob", state=JobState.RUNNING, latest_heartbeat=heard))
+        session.add(Job(id=job_id, job_type="SchedulerJob", state=JobState.RUNNING, latest_heartbeat=last_beat))
 
 
 @both

@@ -91,6 +91,17 @@ def test_the_namespace_of_an_override_is_used(rigs: Rigs, which: str) -> None:
     rig.event(task)
 
 
+@both
+def test_a_short_queue_timeout_is_no_obstacle(rigs: Rigs, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token of a task lives as long as it may be queued: here no longer than podrelay's default margin."""
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "40")
+    rig = rigs(which)
+    task, _ = rig.run()
+    assert len(rig.creates(task)) == 1
+    rig.end_pod(rig.pod(task), exit_code=1)
+    rig.event(task)
+
+
 # --- templates ----------------------------------------------------------------------------------------------------------
 def test_a_template_that_is_none_fails_only_its_task(rigs: Rigs, tmp_path: Path) -> None:
     rig = rigs("podrelay")
@@ -130,7 +141,7 @@ def test_an_edited_template_counts_for_the_next_pod(rigs: Rigs, which: str, tmp_
         assert rig.pod(task)["spec"]["containers"][0]["image"] == image
 
 
-# --- a launcher that was told more --------------------------------------------------------------------------------------
+# --- a launcher with more options --------------------------------------------------------------------------------------
 HOOK = """
 def pod_mutation_hook(pod):
     if pod.spec.containers[0].image == "poison":
@@ -145,13 +156,13 @@ IMAGE = {"worker_container_repository": "registry:5000/configured", "worker_cont
 
 @pytest.fixture(scope="module")
 def strict(folder: Path, redis_server: RedisServer, environment: dict[str, str]) -> Iterator[Workers]:
-    """A launcher with a pod_mutation_hook and an image of its own that tries each launch three times."""
+    """A launcher with a pod_mutation_hook and its own image that tries each launch three times."""
     home = folder / "strict"
     home.mkdir()
     (home / "airflow_local_settings.py").write_text(HOOK)
     options = {"TASK_PUBLISH_MAX_RETRIES": "2", **{name.upper(): value for name, value in IMAGE.items()}}
-    told = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
-    with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=told) as made:
+    variables = environment | {f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()}
+    with workers(home, redis.Redis.from_url(redis_server.url), "strict", ("launcher",), environment=variables) as made:
         yield made
 
 

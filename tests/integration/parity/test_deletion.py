@@ -44,7 +44,7 @@ def test_the_flags(rigs: Rigs, which: str, delete: bool, on_failure: bool, well:
     if left == "gone":
         rig.until(lambda: rig.look(pod) is None)
         return
-    # A failed pod that is kept is labelled too: unlabelled, the stock watcher takes it for news again and again (D-12).
+    # A failed pod that is kept is labelled too: unlabelled, the stock watcher reports it again and again (D-12).
     labelled = left == "done" or which == "podrelay"
     rig.until(lambda: ("airflow_executor_done" in rig.labels(pod)) == labelled)
     rig.quiet(lambda: rig.look(pod) is not None, 0.5)
@@ -52,7 +52,7 @@ def test_the_flags(rigs: Rigs, which: str, delete: bool, on_failure: bool, well:
 
 @both
 def test_deletions_per_pod(rigs: Rigs, which: str) -> None:
-    """One of ours. The stock executor may hear of its own deletion and delete once more, in vain (item 88)."""
+    """One of ours. The stock executor may see its own deletion and delete again, without effect (item 88)."""
     rig = rigs(which)
     _, pod = ended(rig, well=True)
     rig.until(lambda: rig.look(pod) is None)

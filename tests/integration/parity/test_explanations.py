@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from kubernetes.client import models as k8s
 
-from tests.harness.parity_rig import Rig, Task
+from tests.harness.parity_rig import Rig, Task, _path
+from tests.harness.task_instances import update
 from tests.integration.parity.conftest import Rigs
 
 Json = dict[str, Any]
@@ -60,17 +62,67 @@ def test_why_a_pod_ended(ours: Rig, end: str) -> None:
     ending, words = ENDS[end]
     task, pod = ours.run()
     ours.end_pod(pod, **ending)
-    told = failure(ours, task)
+    log_text = failure(ours, task)
     for word in [*words, f"node {pod['spec']['nodeName']}", pod["metadata"]["name"]]:
-        assert word in told
+        assert word in log_text
 
 
 def test_that_a_pod_was_deleted_from_outside(ours: Rig) -> None:
     task, pod = ours.run()
     ours.delete_pod(pod)
-    told = failure(ours, task)
+    log_text = failure(ours, task)
     for word in ("PodDeleted", "class infrastructure", pod["metadata"]["name"]):
+        assert word in log_text
+
+
+KEPT = {"local-cluster/hold-deletion": "true"}
+
+
+@pytest.mark.parametrize("end", ["deletion", "eviction"])
+def test_that_a_task_was_interrupted_although_its_pod_ended_well(ours: Rig, end: str) -> None:
+    """Airflow's supervisor ends with exit code 0 after SIGTERM, and the row holds the state that it reported."""
+    pod_override = k8s.V1Pod(metadata=k8s.V1ObjectMeta(annotations=KEPT))
+    task, pod = ours.run(executor_config={"pod_override": pod_override})
+    ours.cluster.call("DELETE", _path(pod), {"gracePeriodSeconds": 30})
+    now = datetime.now(timezone.utc)
+    update(task.ti_id, state="failed")
+    evicted = {"type": "DisruptionTarget", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+    ours.end_pod(pod, exit_code=0, conditions=[evicted] if end == "eviction" else [])
+    told = failure(ours, task)
+    reason = "PodDeleted" if end == "deletion" else "EvictionByEvictionAPI"
+    node = pod["spec"]["nodeName"]
+    for word in (
+        f"because of {reason}",
+        "deleted from outside, not by podrelay",
+        f"at {now:%Y-%m-%d %H:}",
+        f"on node {node}",
+    ):
         assert word in told
+    ledger = ours.executor._breaker._client.hgetall(f"podrelay:default:launch:{task.launch_id}")  # type: ignore[attr-defined]
+    assert (ledger[b"outcome"], ledger[b"reason"]) == (b"failed", reason.encode())
+    assert b"not by podrelay" in ledger[b"message"]
+
+
+def test_that_a_waiting_pod_was_deleted_and_replaced(ours: Rig) -> None:
+    task = ours.submit(executor_config=override())
+    pod = ours.pod(task, phase="Pending")
+    ours.delete_pod(pod)
+    ours.until(lambda: len(ours.creates(task)) == 2)
+    assert "pod replaced: Pod failed because of PodDeleted" in ours.told(task)
+    assert "from outside, not by podrelay" in ours.told(task)
+
+
+def test_that_podrelay_itself_deleted_a_pod_is_no_news(ours: Rig) -> None:
+    """A task that is cleared or marked while it runs: its pod is revoked."""
+    task, pod = ours.run()
+    update(task.ti_id, state="success", external_executor_id=None, queued_by_job_id=None)
+    ours.end_pod(pod, exit_code=0)
+    ours.until(lambda: ours.look(pod) is None, "the pod is cleaned up")
+    waiting = ours.submit(executor_config=override())
+    second = ours.pod(waiting, phase="Pending")
+    update(waiting.ti_id, state=None)
+    ours.until(lambda: ours.look(second) is None, "the pod is revoked")
+    ours.quiet(lambda: "from outside" not in ours.told(task) + ours.told(waiting))
 
 
 def test_that_an_init_container_failed(rigs: Rigs) -> None:
@@ -87,9 +139,9 @@ def test_that_an_init_container_failed(rigs: Rigs) -> None:
                                "state": {"waiting": {"reason": "PodInitializing"}}}],
     }  # fmt: skip
     rig.patch(pod, {"status": status}, "/status")
-    told = failure(rig, task)
+    log_text = failure(rig, task)
     for word in ("init container git-sync", "exit code 2", "image git:1", "class configuration", "no such ref"):
-        assert word in told
+        assert word in log_text
 
 
 # --- the wait ------------------------------------------------------------------------------------------------------------

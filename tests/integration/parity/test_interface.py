@@ -150,10 +150,10 @@ def test_executors_side_by_side_by_alias_and_path(monkeypatch: pytest.MonkeyPatc
     for name in ("_alias_to_executors_per_team", "_module_to_executors_per_team", "_classname_to_executors_per_team"):
         monkeypatch.setattr(executor_loader, name, defaultdict(dict))
     ExecutorLoader.init_executors()
-    for name in ("CircuitBreaker", "podrelay.executor.RedisKubernetesExecutor", "RedisKubernetesExecutor"):
+    for name in ("Relay", "podrelay.executor.RedisKubernetesExecutor", "RedisKubernetesExecutor"):
         executor = ExecutorLoader.load_executor(ExecutorLoader.lookup_executor_name_by_str(name))
         assert isinstance(executor, RedisKubernetesExecutor)
-    assert ExecutorLoader.get_default_executor_name().alias == "CircuitBreaker"
+    assert ExecutorLoader.get_default_executor_name().alias == "Relay"
 
 
 @both

@@ -23,17 +23,17 @@ from tests.integration.parity.conftest import Rigs
 
 both = pytest.mark.parametrize("which", ["podrelay", "stock"])
 
-Told = tuple[str, str, tuple[tuple[str, Any], ...]]
+Recorded = tuple[str, str, tuple[tuple[str, Any], ...]]
 
 
 class Recorder:
     """Airflow's Stats as far as executors use it; keeps (kind, name, tags)."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.recorded: list[Recorded] = []
 
     def _tell(self, kind: str, name: str, tags: Any) -> None:
-        self.told.append((kind, name, tuple(sorted((tags or {}).items()))))
+        self.recorded.append((kind, name, tuple(sorted((tags or {}).items()))))
 
     def incr(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
         self._tell("counter", name, tags)
@@ -70,12 +70,12 @@ def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.Mo
     task = rig.submit()
     rig.executor.try_adopt_task_instances([load(task.ti_id)])
     name = type(rig.executor).__name__
-    told = set(recorder.told)
+    recorded = set(recorder.recorded)
     for gauge, status_tag in (("open_slots", "open"), ("queued_tasks", "queued"), ("running_tasks", "running")):
-        assert ("gauge", f"executor.{gauge}", (("executor_class_name", name), ("status", status_tag))) in told
-    assert ("timer", "kubernetes_executor.adopt_task_instances.duration", ()) in told
-    assert ("timer", "kubernetes_executor.pod_creation_batch_duration", ()) in told
-    assert ("gauge", "kubernetes_executor.pod_creation_batch_size", ()) in told
+        assert ("gauge", f"executor.{gauge}", (("executor_class_name", name), ("status", status_tag))) in recorded
+    assert ("timer", "kubernetes_executor.adopt_task_instances.duration", ()) in recorded
+    assert ("timer", "kubernetes_executor.pod_creation_batch_duration", ()) in recorded
+    assert ("gauge", "kubernetes_executor.pod_creation_batch_size", ()) in recorded
 
 
 @pytest.mark.parametrize("team", [None, "red"])
@@ -91,15 +91,15 @@ def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             if name != "AIRFLOW_HOME":
                 monkeypatch.setenv(name, value)
         asyncio.run(one_of_each(rig, api, recorder, team))
-    told = set(recorder.told)
+    recorded = set(recorder.recorded)
     for what, statuses in {
         "pod_creation": ("200", "422"),
         "pod_deletion": ("200", "404"),
         "pod_patching": ("200",),
     }.items():
-        assert ("timer", f"kubernetes_executor.{what}", tags) in told
+        assert ("timer", f"kubernetes_executor.{what}", tags) in recorded
         for code in statuses:
-            assert ("counter", f"kubernetes_executor.{what}_status", (("status", code), *tags)) in told
+            assert ("counter", f"kubernetes_executor.{what}_status", (("status", code), *tags)) in recorded
 
 
 async def one_of_each(rig: LauncherRig, api: PodApi, recorder: Recorder, team: str | None) -> None:
@@ -115,7 +115,7 @@ async def one_of_each(rig: LauncherRig, api: PodApi, recorder: Recorder, team: s
         clean_up(rig, good, "delete", pod)
         await until(lambda: not api.pods)
         clean_up(rig, bad, "delete", identifiers.pod_name("gone", bad.launch_id, 0))
-        await until(lambda: any(("status", "404") in tags for _, _, tags in recorder.told))
+        await until(lambda: any(("status", "404") in tags for _, _, tags in recorder.recorded))
 
 
 def clean_up(rig: LauncherRig, launch: LaunchRequest, action: CleanupAction, pod: str) -> None:

@@ -1,4 +1,4 @@
-"""The executor asks the database in sessions of its own (item 111): the scheduler calls it in mid-transaction."""
+"""The executor asks the database in its own sessions (item 111): the scheduler calls it in mid-transaction."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from airflow.executors.executor_loader import ExecutorLoader
 from airflow.providers_manager import ProvidersManager
 
 from podrelay.executor import RedisKubernetesExecutor
+from podrelay.settings import load_settings
 
 PATH = "podrelay.executor.RedisKubernetesExecutor"
 
@@ -36,7 +37,9 @@ def test_our_group_of_commands_is_beside_the_stock_one() -> None:
 
 def test_our_options_are_found_and_the_stock_ones_stay() -> None:
     """A second declaration of the stock section would replace all that is in it."""
-    assert conf.getint("podrelay", "launcher_concurrency") == 64
+    assert conf.get("podrelay", "deployment") == "default"
+    assert conf.get("podrelay", "launcher_concurrency", fallback=None) is None, "a number has no default in Airflow"
+    assert load_settings(conf, "").launcher_concurrency == 64
     declared = dict(ProvidersManager().provider_configs)
     assert set(declared["podrelay"]) == {"podrelay"}
     stock = declared["apache-airflow-providers-cncf-kubernetes"]["kubernetes_executor"]["options"]

@@ -139,18 +139,20 @@ def ages(tmp_path: Path) -> Iterator[Ages]:
 def test_cleanup_pods_by_age(airflow_db: None, ages: Ages) -> None:
     made = {name: ages.make(name) for name in (
         "runs", "runs-long", "ended", "ended-long-ago", "failed-long-ago", "evicted-long-ago", "waits-x", "waits-for-long",
+        "\u65e5\u5831",
     )}  # fmt: skip
-    endings: dict[str, dict[str, Any]] = {
+    cases: dict[str, dict[str, Any]] = {
         "ended": {"exit_code": 0},
         "ended-long-ago": {"exit_code": 0},
+        "\u65e5\u5831": {"exit_code": 0},
         "failed-long-ago": {"exit_code": 1},
         "evicted-long-ago": {"exit_code": 137, "pod_reason": "Evicted"},
     }
     while any(ages.phase(pod) == "Pending" for name, pod in made.items() if not name.startswith("waits")):
         time.sleep(0.05)
-    for name, ending in endings.items():
-        ages.cluster.end_pod("default", made[name], **ending)
-    ages.age(40, *(pod for name, pod in made.items() if "long" in name))
+    for name, case in cases.items():
+        ages.cluster.end_pod("default", made[name], **case)
+    ages.age(40, *(pod for name, pod in made.items() if "long" in name or not name.isascii()))
     assert ages.left() == set(made.values())
     airflow(
         "kubernetes", "cleanup-pods", "--namespace", "default", "--min-completed-minutes", "10",
@@ -172,8 +174,8 @@ def test_the_rendered_pod_is_the_one_that_runs(ours: Rig) -> None:
     shown, runs = get_rendered_k8s_spec(ti), ours.pod(task)
     assert shown is not None
     for part in ("labels", "annotations"):
-        told = {key: value for key, value in runs["metadata"][part].items() if not key.startswith("podrelay/")}
-        assert told | {identifiers.LABEL_WORKER: "0"} == shown["metadata"][part] | {identifiers.LABEL_WORKER: "0"}
+        fields = {key: value for key, value in runs["metadata"][part].items() if not key.startswith("podrelay/")}
+        assert fields | {identifiers.LABEL_WORKER: "0"} == shown["metadata"][part] | {identifiers.LABEL_WORKER: "0"}
     assert runs["metadata"]["namespace"] == shown["metadata"]["namespace"] == "other"
     assert runs["spec"]["containers"][0]["image"] == shown["spec"]["containers"][0]["image"] == "a:1"
     assert runs["spec"]["containers"][0]["env"] == shown["spec"]["containers"][0]["env"]

@@ -89,7 +89,7 @@ def test_a_pod_that_is_gone_at_once_fails_a_running_task(rigs: Rigs, which: str)
 
 @both
 def test_a_pod_deleted_while_nobody_watches_is_found(rigs: Rigs, which: str) -> None:
-    """All watches end, the pod goes, and the versions before are forgotten (D-8): the stock executor never hears of it."""
+    """All watches end, the pod goes, and the versions before are forgotten (D-8): the stock executor never learns of it."""
     rig = rigs(which)
     task, pod = rig.run()
     name = pod["metadata"]["name"]
@@ -199,7 +199,11 @@ def test_a_fatal_reason_to_wait_fails_the_task(rigs: Rigs, which: str, reason: s
 def test_other_reasons_to_wait_fail_nothing(rigs: Rigs, which: str) -> None:
     rig = rigs(which, pod_launch_failure_retries=0)
     tasks = []
-    for reason, message in (("ErrImagePull", "pull QPS exceeded"), ("PodInitializing", ""), ("SomethingElse", "x")):
+    limit = "pull QPS exceeded"
+    back_off = f'Back-off pulling image "x": ErrImagePull: {limit}'
+    for reason, message in (
+        ("ErrImagePull", limit), ("ImagePullBackOff", back_off), ("PodInitializing", ""), ("SomethingElse", "x"),
+    ):  # fmt: skip
         task, pod = pending(rig)
         rig.patch(pod, waiting(reason, message), "/status")
         tasks.append(task)
@@ -209,6 +213,8 @@ def test_other_reasons_to_wait_fail_nothing(rigs: Rigs, which: str) -> None:
         rig.patch(pod, patch, "/status")
         tasks.append(task)
     rig.quiet(lambda: all(task.key in rig.executor.running and not rig.ended(task) for task in tasks), 2.5)
+    if which == "podrelay":
+        assert all(limit in rig.told(task) for task in tasks[:2])
 
 
 @both

@@ -30,7 +30,7 @@ FORGED = {f"podrelay/{name}": "forged" for name in ("launch-id", "deployment", "
 
 
 def everything() -> k8s.V1Pod:
-    """What is ours already, what is empty, what no label or name may hold, sidecars, a volume of its own."""
+    """What is ours already, what is empty, what no label or name may hold, sidecars, its own volume."""
     claim = k8s.V1PersistentVolumeClaimSpec(
         access_modes=["ReadWriteOnce"], resources=k8s.V1VolumeResourceRequirements(requests={"storage": "1Gi"})
     )

@@ -74,6 +74,7 @@ def execution_api() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/execution/"
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")

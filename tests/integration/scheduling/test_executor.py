@@ -384,16 +384,16 @@ def elsewhere() -> dict[str, Any]:
     return {"pod_override": k8s.V1Pod(metadata=k8s.V1ObjectMeta(namespace="elsewhere"))}
 
 
-def told(executor: RedisKubernetesExecutor) -> str:
+def logged(executor: RedisKubernetesExecutor) -> str:
     return "\n".join(f"{entry.event}: {entry.extra}" for entry in executor._task_event_logs)
 
 
 def test_an_override_whose_namespace_nobody_watches_is_told_at_once(executor: RedisKubernetesExecutor) -> None:
     hand_over(executor, make_task_instances()[0])
-    assert told(executor) == ""
+    assert logged(executor) == ""
     hand_over(executor, make_task_instances(executor_config=elsewhere())[0])
-    assert "namespace not watched: Namespace elsewhere" in told(executor)
-    assert "multi_namespace_mode_namespace_list" in told(executor)
+    assert "namespace not watched: Namespace elsewhere" in logged(executor)
+    assert "multi_namespace_mode_namespace_list" in logged(executor)
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -416,7 +416,7 @@ def test_a_pod_whose_end_is_never_told_frees_its_slot_where_nobody_watches(
         assert key in executor.running, "its pod may still be writing its log"
     else:
         beat(executor, until=lambda: key not in executor.running)
-        assert "pod not followed" in told(executor)
+        assert "pod not followed" in logged(executor)
         assert executor.event_buffer == {}
 
 
@@ -453,13 +453,13 @@ def test_reports_are_repeated_a_few_at_a_time(
     beat(executor, until=lambda: len(executor.event_buffer) == 3)
     executor.get_event_buffer()
     monkeypatch.setattr(heartbeat_budget, "COMPARISON_BATCH", 1)
-    told = []
+    collected = []
     for _ in keys:
         beat(executor, until=lambda: executor.event_buffer)
         events = executor.get_event_buffer()
         assert len(events) == 1
-        told += list(events)
-    assert told == keys
+        collected += list(events)
+    assert collected == keys
 
 
 def test_the_next_attempt_does_not_inherit_a_wait(executor: RedisKubernetesExecutor, outside: Outside) -> None:
@@ -611,12 +611,12 @@ def test_pods_of_dead_schedulers_are_cleaned_up(
 def test_the_time_to_an_acknowledgement_is_a_metric(
     executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[str, float]] = []
+    timed: list[tuple[str, float]] = []
 
     class Recorder:
         @staticmethod
         def timing(name: str, milliseconds: float, tags: Any = None) -> None:
-            told.append((name, milliseconds))
+            timed.append((name, milliseconds))
 
     monkeypatch.setattr("podrelay.scheduling.results.Stats", Recorder)
     ti_id = make_task_instances()[0]
@@ -625,8 +625,8 @@ def test_the_time_to_an_acknowledgement_is_a_metric(
     update(ti_id, state="success")
     outside.publish(launch_id, pod="pod-1")
     time.sleep(0.3)
-    beat(executor, until=lambda: told)
-    ((name, milliseconds),) = told
+    beat(executor, until=lambda: timed)
+    ((name, milliseconds),) = timed
     assert name == "podrelay.lifecycle.acknowledged"
     assert 300.0 <= milliseconds < 10_000.0
     assert outside.ledger(launch_id)["state"] == "acknowledged"
@@ -657,7 +657,7 @@ def test_a_finished_pod_that_redis_has_forgotten_is_cleaned_up(
     assert outside.redis.zcard(outside.names.unacknowledged) == 0
 
 
-def waits_told(executor: RedisKubernetesExecutor) -> list[str]:
+def waits_logged(executor: RedisKubernetesExecutor) -> list[str]:
     return [str(row.extra) for row in executor._task_event_logs if row.event == "pod pending"]
 
 
@@ -667,8 +667,8 @@ def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     """Within 15 s of the hand-over and once a minute; not for a task with a pod, and not while a launcher is alive."""
     settings = load_settings(airflow_conf, FERNET_KEY)
     queue = outside.names.launch_queue("default")
-    presence = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))
-    presence._heartbeat()
+    rq_worker = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))
+    rq_worker._heartbeat()
     worker = redis_keys.RQ_WORKER_PREFIX + "host-1-aa"
     assert outside.redis.ttl(worker) > 55  # what `liveness` relies on
     first, second = make_task_instances(2)
@@ -679,16 +679,16 @@ def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
     while time.monotonic() - began < 4.0:
         beat(executor)
         time.sleep(0.1)
-    assert waits_told(executor) == []
+    assert waits_logged(executor) == []
     outside.redis.expire(worker, 40)  # it was killed 20 s ago
-    beat(executor, until=lambda: waits_told(executor))
+    beat(executor, until=lambda: waits_logged(executor))
     time.sleep(0.5)
     beat(executor)
-    (told,) = waits_told(executor)
-    assert told.startswith("NoLauncher: ")
-    assert "airflow podrelay launcher" in told
+    (logged,) = waits_logged(executor)
+    assert logged.startswith("NoLauncher: ")
+    assert "airflow podrelay launcher" in logged
     assert key in executor.running
-    presence._unregister()
+    rq_worker._unregister()
     assert outside.redis.scard(redis_keys.RQ_WORKERS) == 0
 
 

@@ -89,7 +89,7 @@ def test_after_a_loss_of_data_the_former_leader_comes_first(redis_url: str) -> N
     run(redis_url, test)
 
 
-def news(outcome: Any = "succeeded", attempt: int = 0) -> Publication:
+def publication(outcome: Any = "succeeded", attempt: int = 0) -> Publication:
     return Publication("l-1", attempt, PodReport("l-1", attempt, outcome, pod="p", namespace="n"), {"pod": "p"})
 
 
@@ -105,7 +105,7 @@ def test_a_former_leader_publishes_nothing(redis_url: str) -> None:
         await asyncio.sleep(0.3)
         await second.claim()
         publisher = publisher_of(scripts)
-        publisher.put(news())
+        publisher.put(publication())
         publisher.put(Publication("l-2", 0, restore={"pod": "p"}))
         with pytest.raises(NotLeader):
             await publisher.flush(term)
@@ -124,10 +124,10 @@ def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None
             launch = f"l-{number}"
             publisher.put(Publication(launch, 0, PodReport(launch, 0, "started"), {"node": "a"}))
             publisher.put(Publication(launch, 0, PodReport(launch, 0, "succeeded"), {"pod": "p"}))
-            publisher.put(Publication(launch, 0, PodReport(launch, 0, "pending")))  # late, and no news any more
+            publisher.put(Publication(launch, 0, PodReport(launch, 0, "pending")))  # late, and already outdated
         await publisher.flush(term)
         assert len(publisher) == 0
-        publisher.put(news())
+        publisher.put(publication())
         await publisher.flush(term)
         assert client.xlen(NAMES.results) == 450
         ledger = client.hgetall(NAMES.launch("l-7"))
@@ -150,7 +150,7 @@ def test_what_redis_does_not_take_stays(redis_server: Any, redis_url: str) -> No
         term = await candidates(scripts, 30.0)[0].claim()
         assert term is not None
         publisher = publisher_of(scripts)
-        publisher.put(news())
+        publisher.put(publication())
         redis_server.pause()
         try:
             with pytest.raises(RedisUnavailable):
@@ -190,8 +190,8 @@ def test_what_the_ledger_believes_to_be_alive(redis_url: str) -> None:
         assert found == {ids[name] for name in ("a", "b", "fine")}
         left = {ids[name] for name in ("a", "b", "fine", "young")}  # what is over, or not of our making, has left
         assert set(client.zrange(NAMES.live("default"), 0, -1)) == left
-        told = {fields["launch"] for _, fields in client.xrange(NAMES.quarantine)}
-        assert told == {ids[name] for name in ("odd", "stranger", "later")}
+        quarantined = {fields["launch"] for _, fields in client.xrange(NAMES.quarantine)}
+        assert quarantined == {ids[name] for name in ("odd", "stranger", "later")}
 
     run(redis_url, test)
 

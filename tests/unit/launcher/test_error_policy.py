@@ -12,6 +12,7 @@ from podrelay_workers.launcher.error_policy import (
     SETTLE_TRIES,
     ApiServerHealth,
     classify_error,
+    shared_message,
 )
 
 
@@ -132,3 +133,32 @@ def test_one_launch_that_fails_among_others_that_succeed_is_alone() -> None:
     assert not health.failed_alone("b"), "two in a row: the server fails"
     health.succeeded()
     assert health.failed_alone("b")
+
+
+FULL = "exceeded quota: q, used: pods=2,limits.cpu=2, limited: pods=2,limits.cpu=2"
+
+
+@pytest.mark.parametrize(
+    ("message", "shared"),
+    [
+        (
+            EXCEEDED + "requested: pods=1,limits.cpu=1, used: pods=2,limits.cpu=2, limited: pods=2,limits.cpu=2",
+            FULL,
+        ),
+        (
+            'pods "x" is forbidden: status unknown for quota: q, resources: pods',
+            "status unknown for quota: q, resources: pods",
+        ),
+        (
+            'admission of pods "nap-1" refused: exceeded quota: q',
+            'admission of pods "a pod" refused: exceeded quota: q',
+        ),
+        (
+            "pods is forbidden: exceeded quota: q, requested: pods=1",
+            "pods is forbidden: exceeded quota: q, requested: pods=1",
+        ),
+        ("", ""),
+    ],
+)
+def test_what_launches_share_names_no_pod(message: str, shared: str) -> None:
+    assert shared_message(message, "nap-1") == shared

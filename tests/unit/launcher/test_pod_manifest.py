@@ -60,6 +60,23 @@ def stock_pod(document: dict[str, Any], launch: LaunchRequest, image: str | None
     return ApiClient().sanitize_for_serialization(pod)  # type: ignore[no-any-return]
 
 
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+
+
+def mended(stock: dict[str, Any], launch: LaunchRequest) -> dict[str, Any]:
+    """The stock pod; a label that the provider itself made, and that Kubernetes refuses, has lost its first dash."""
+    dag_id, task_id, run_id, try_number, map_index = launch.key or (launch.kind, launch.subject, None, 1, -1)
+    made = PodGenerator.build_labels_for_k8s_executor_pod(
+        dag_id=dag_id, task_id=task_id, try_number=try_number, airflow_worker=launch.owner,
+        map_index=map_index, run_id=run_id,
+    )  # fmt: skip
+    labels = {
+        name: value[1:] if made.get(name) == value and not LABEL_VALUE.fullmatch(value) else value
+        for name, value in stock["metadata"]["labels"].items()
+    }
+    return {**stock, "metadata": {**stock["metadata"], "labels": labels}}
+
+
 def without_ours(body: dict[str, Any]) -> dict[str, Any]:
     """The pod without podrelay's additions, and with the stock name."""
     metadata = dict(body["metadata"])
@@ -143,7 +160,7 @@ def test_the_short_way_makes_the_providers_pod(
     made.render(first)  # proves the template
     for item in (first, second):
         body = made.render(item)
-        assert without_ours(body) == without_ours(stock_pod(document, item, image))
+        assert without_ours(body) == without_ours(mended(stock_pod(document, item, image), item))
         assert body["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == LAUNCH
     (kept,) = made._templates.known.values()
     assert kept.skeleton is not None, "fast rendering was not used"
@@ -167,7 +184,7 @@ def test_an_override_is_merged_as_the_provider_does(
             manifests(written(tmp_path, document), "r:t").render(item)
         return
     body = manifests(written(tmp_path, document), "r:t").render(item)
-    assert without_ours(body) == without_ours(expected)
+    assert without_ours(body) == without_ours(mended(expected, item))
 
 
 # --- names, labels, images --------------------------------------------------------------------------------------------
@@ -202,6 +219,50 @@ def test_the_label_of_any_team_is_one_that_kubernetes_takes(tmp_path: Path, team
     assert team in value
     _, scope = read_options(Settings("redis://nowhere", "key"), None, team)
     assert f"{identifiers.LABEL_CLUSTER}={value}," in scope.selector
+
+
+UNLABELLED = ["\u65e5\u5831", "\u043e\u0442\u0447\u0451\u0442", "___", "-", "._-", "\u65e5" * 80]
+
+
+@pytest.mark.parametrize("text", UNLABELLED)
+@pytest.mark.parametrize("override", [None, {"metadata": {"labels": {"team": "blue"}}}])
+def test_an_id_without_a_letter_or_digit_of_ascii_has_a_valid_label(
+    tmp_path: Path, text: str, override: dict[str, Any] | None
+) -> None:
+    item = request(key=(text, text, text, 2, 0), owner=text, pod_override=override)
+    stock = stock_pod(PLAIN, item, None)
+    body = manifests(written(tmp_path, PLAIN)).render(item)
+    labels, annotations = body["metadata"]["labels"], body["metadata"]["annotations"]
+    for name in ("dag_id", "task_id", "run_id", "airflow-worker"):
+        assert stock["metadata"]["labels"][name] == f"-{labels[name]}"  # it holds the provider's hash
+        assert re.fullmatch(r"[0-9a-f]{9}", labels[name])
+    assert all(LABEL_VALUE.fullmatch(value) for value in labels.values())
+    assert (annotations["dag_id"], annotations["task_id"], annotations["run_id"]) == (text, text, text)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", body["metadata"]["name"])
+    assert without_ours(body) == without_ours(mended(stock, item))
+
+
+def test_two_such_ids_have_two_labels(tmp_path: Path) -> None:
+    made = manifests(written(tmp_path, PLAIN))
+    bodies = [made.render(request(key=(text, "t", "r", 1, -1))) for text in UNLABELLED]
+    assert len({body["metadata"]["labels"]["dag_id"] for body in bodies}) == len(UNLABELLED)
+
+
+def test_an_invalid_label_of_the_user_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes refuses the pod, and its message names the label. The hook sees the labels that podrelay made."""
+    seen = []
+
+    def hook(pod: Any) -> None:
+        seen.append(pod.metadata.labels["dag_id"])
+        pod.metadata.labels["task_id"] = "-hooked"
+
+    monkeypatch.setattr("airflow.settings.pod_mutation_hook", hook)
+    override = {"metadata": {"labels": {"team": "-blue", "run_id": "_x_"}}}
+    made = manifests(written(tmp_path, PLAIN), hook=True)
+    labels = made.render(request(key=("___", "___", "r", 1, -1), pod_override=override))["metadata"]["labels"]
+    assert (labels["team"], labels["run_id"], labels["task_id"]) == ("-blue", "_x_", "-hooked")
+    assert seen == [labels["dag_id"]]
+    assert LABEL_VALUE.fullmatch(labels["dag_id"])
 
 
 def test_an_override_may_ask_for_a_name_and_gets_its_beginning(tmp_path: Path) -> None:

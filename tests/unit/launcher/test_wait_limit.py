@@ -1,10 +1,11 @@
-"""How long and how often a launch is tried: what the user has set counts, a provider's default does not."""
+"""How long and how often a launch is tried: Airflow's default of 0 retries does not count, wherever it stands."""
 
 from __future__ import annotations
 
 import pytest
 from airflow.configuration import AirflowConfigParser, conf
 
+from podrelay.errors import ConfigError
 from podrelay.settings import Settings
 from podrelay_workers.launcher.wait_limit import WaitLimit, load_wait_limit
 
@@ -23,12 +24,34 @@ def test_our_own_option_goes_first() -> None:
     assert load_wait_limit(conf, settings).wait_s == 5.0
 
 
-@pytest.mark.parametrize(("written", "tries"), [("0", 0), ("3", 3), ("-1", None)])
+@pytest.mark.parametrize(("written", "tries"), [("0", None), ("3", 3), ("-1", None)])
 def test_the_configured_number_of_tries_counts(
     monkeypatch: pytest.MonkeyPatch, written: str, tries: int | None
 ) -> None:
     monkeypatch.setenv(OPTION, written)
     assert load_wait_limit(conf, SETTINGS).tries_max == tries
+
+
+@pytest.mark.parametrize(("own", "tries"), [(0, 0), (5, 5), (-1, None)])
+def test_our_own_number_of_tries_goes_first(monkeypatch: pytest.MonkeyPatch, own: int, tries: int | None) -> None:
+    monkeypatch.setenv(OPTION, "3")
+    settings = Settings(redis_url="redis://x", fernet_key="", launch_retries_max=own)
+    assert load_wait_limit(conf, settings).tries_max == tries
+
+
+@pytest.mark.parametrize("section", ["kubernetes_executor", "red=kubernetes_executor"])
+def test_a_zero_in_a_file_does_not_count(monkeypatch: pytest.MonkeyPatch, section: str) -> None:
+    """Airflow writes it into each airflow.cfg that it generates."""
+    monkeypatch.delenv(OPTION, raising=False)
+    parser = AirflowConfigParser()
+    parser.read_string(f"[{section}]\ntask_publish_max_retries = 0\n")
+    assert load_wait_limit(parser, SETTINGS, "red" if "red" in section else None).tries_max is None
+
+
+def test_an_invalid_number_of_tries_names_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OPTION, "many")
+    with pytest.raises(ConfigError, match="task_publish_max_retries"):
+        load_wait_limit(conf, SETTINGS)
 
 
 TEAMS = "AIRFLOW__RED___KUBERNETES_EXECUTOR__TASK_PUBLISH_MAX_RETRIES"

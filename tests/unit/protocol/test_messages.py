@@ -28,6 +28,7 @@ launches = st.builds(
     args=st.lists(text).map(tuple), team=st.none() | text, pod_override=st.none() | st.dictionaries(text, json_values),
     pod_template_file=st.none() | text, image=st.none() | text, priority=st.integers(),
     not_after_s=st.floats(allow_nan=False, allow_infinity=False),
+    token_life_s=st.floats(allow_nan=False, allow_infinity=False),
 )  # fmt: skip
 results = st.builds(
     PodReport,

@@ -89,6 +89,11 @@ def test_a_pod_that_died_before_its_task(fields: dict[str, Any], relaunches: int
     assert (decision.event is None) is again
 
 
+def test_a_deletion_comes_before_the_exit_code_0_that_it_caused() -> None:
+    report = result(reason="PodDeleted", container="base", container_reason="Completed", exit_code=0)
+    assert describe_failure(report).startswith("Pod failed because of PodDeleted, container base, exit code 0")
+
+
 def test_a_pending_pod_goes_before_its_replacement_comes() -> None:
     assert decide(result(phase="Pending"), 1, 0, row("queued"), Policy()).cleanup == "revoke"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from podrelay.protocol.messages import PodReport
 from podrelay_workers.watcher.pod_reasons import add_event_reason
-from podrelay_workers.watcher.pod_state import PodState, Rules, interpret
+from podrelay_workers.watcher.pod_state import PodState, Rules, interpret, vanished
 from podrelay_workers.watcher.pod_view import epoch_s
 
 NOW_S = 1_800_000_000.0
@@ -70,6 +70,13 @@ DISRUPTED = {
     ]
 }
 DELETED = {"metadata": {"deletionTimestamp": "2026-11-20T10:00:30Z", "deletionGracePeriodSeconds": 30}}
+
+
+def evicted(time: str, reason: str = "EvictionByEvictionAPI") -> dict[str, Any]:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "evicting",
+                 "lastTransitionTime": f"2026-11-20T{time}Z"}  # fmt: skip
+    return {"conditions": [condition]}
+
 
 RULED = {"containers": [{"name": "base", "restartPolicy": "Never", "restartPolicyRules": [
     {"action": "Restart", "exitCodes": {"operator": "In", "values": [42, 43]}}]}]}  # fmt: skip
@@ -133,7 +140,24 @@ ENDS = [
      pod("Failed", **main(ended(1)),
          metadata={"deletionTimestamp": "2026-11-20T10:10:30Z", "deletionGracePeriodSeconds": 30}),
      "failed", "Error", "Error", 1, "application"),
-    ("deleted after success", "DELETED", pod("Succeeded", **main(ended(0)), **DELETED), "succeeded", "", "Completed", 0, ""),
+    ("deleted after success", "DELETED",
+     pod("Succeeded", **main(ended(0)),
+         metadata={"deletionTimestamp": "2026-11-20T10:00:36Z", "deletionGracePeriodSeconds": 30}),
+     "succeeded", "", "Completed", 0, ""),
+    ("ended well because it was deleted", "MODIFIED", pod("Succeeded", **main(ended(0)), **DELETED),
+     "failed", "PodDeleted", "Completed", 0, "infrastructure"),
+    ("ended well because it was deleted, beside a sidecar", "DELETED",
+     pod("Running", **main(ended(0), running("sidecar")), **DELETED),
+     "failed", "PodDeleted", "Completed", 0, "infrastructure"),
+    ("ended well because it was evicted", "MODIFIED", pod("Succeeded", **main(ended(0), **evicted("10:00:01")), **DELETED),
+     "failed", "EvictionByEvictionAPI", "Completed", 0, "infrastructure"),
+    ("ended well because its node shut down", "MODIFIED",
+     pod("Failed", **main(ended(0), reason="Terminated", message="Pod was terminated in response to imminent node shutdown.",
+                          **evicted("10:00:01", "TerminationByKubelet"))),
+     "failed", "Terminated", "Completed", 0, "infrastructure"),
+    ("evicted after success", "MODIFIED", pod("Running", **main(ended(0), running("sidecar"), **evicted("10:00:06"))),
+     "succeeded", "", "Completed", 0, ""),
+    ("success without times", "MODIFIED", pod("Succeeded", **DELETED), "succeeded", "", "", None, ""),
     ("Failed, no statuses", "LISTED", pod("Failed"), "failed", "Failed", "", None, "application"),
     ("a device is short", "MODIFIED", pod("Failed", status={"reason": "OutOfnvidia.com/gpu"}),
      "failed", "OutOfnvidia.com/gpu", "", None, "infrastructure"),
@@ -191,6 +215,35 @@ def test_ends(
     assert (result.launch_id, result.attempt, result.pod, result.namespace, result.uid, result.node) == (
         "0199-aa", 2, "etl-load-1", "jobs", "u-1", "node-7",
     )  # fmt: skip
+
+
+OUTSIDE = "the pod was deleted from outside, not by podrelay, at 2026-11-20 10:00:00 UTC on node node-7"
+
+
+@pytest.mark.parametrize(
+    ("event", "given_pod", "words"),
+    [
+        ("MODIFIED", pod("Succeeded", **main(ended(0)), **DELETED), [OUTSIDE]),
+        ("MODIFIED", pod("Running", **main(ended(143, message="bye")), **DELETED), [OUTSIDE, "bye"]),
+        ("DELETED", pod("Running", **main(running()), **DELETED), [OUTSIDE, "while it was Running"]),
+        ("DELETED", pod("Running", **main(running(), **evicted("10:00:01")), **DELETED),
+         [OUTSIDE, "EvictionByEvictionAPI: evicting"]),
+        ("MODIFIED", pod("Failed", **main(ended(143), **evicted("10:00:01")), **DELETED), [OUTSIDE, "evicting"]),
+        ("DELETED", pod("Pending", spec={"nodeName": ""}, **DELETED), [OUTSIDE.replace(" on node node-7", "")]),
+    ],
+)  # fmt: skip
+def test_the_message_of_a_deletion_contains_its_origin_time_and_node(
+    event: str, given_pod: dict[str, Any], words: list[str]
+) -> None:
+    message = reported(interpret(event, given_pod, RULES, NOW_S)).message
+    assert all(word in message for word in words), message
+
+
+def test_the_message_of_a_deletion_without_a_time_contains_when_it_was_noticed() -> None:
+    gone = interpret("DELETED", pod("Running", **main(running())), RULES, NOW_S).report_if_gone
+    assert gone is not None
+    assert "not by podrelay, at 2027-01-15 08:00:00 UTC on node node-7" in gone.message
+    assert "noticed at 2027-01-15 08:00:00 UTC" in vanished("l", 0, "n", "p", RULES, NOW_S).message
 
 
 def test_details_of_a_failure() -> None:
@@ -359,6 +412,107 @@ def test_pulling_and_backing_off_are_one_wait() -> None:
     waits = {interpret("MODIFIED", pod("Pending", **main(waiting(reason))), RULES, NOW_S).wait
              for reason in ("ErrImagePull", "ImagePullBackOff")}  # fmt: skip
     assert len(waits) == 1
+
+
+PULL = 'failed to pull and unpack image "docker.io/timed-out:429": '
+PASSING = [
+    "pull QPS exceeded",
+    PULL
+    + "failed to copy: httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/x: 429 Too "
+    "Many Requests - Server message: toomanyrequests: You have reached your pull rate limit.",
+    "rpc error: code = Unknown desc = reading manifest 3 in docker.io/x: toomanyrequests: rate limit",
+    "rpc error: code = Unknown desc = reading manifest 3 in quay.io/x: StatusCode: 503, <html>",
+    PULL + "unexpected status from HEAD request to https://registry/v2/x/manifests/3: 502 Bad Gateway",
+    PULL + "failed to authorize: failed to fetch oauth token: unexpected status: 504 Gateway Timeout",
+    "Error response from daemon: received unexpected HTTP status: 500 Internal Server Error",
+    PULL + 'failed to do request: Head "https://registry/v2/": dial tcp 10.0.0.1:443: i/o timeout',
+    PULL + 'failed to do request: Head "https://registry/v2/": net/http: TLS handshake timeout',
+    'Get "https://registry/v2/": net/http: request canceled (Client.Timeout exceeded while awaiting headers)',
+    PULL + 'failed to do request: Head "https://registry/v2/": dial tcp 10.0.0.1:443: connect: connection refused',
+    PULL + "read tcp 10.0.0.2:1->10.0.0.1:443: read: connection reset by peer",
+    'Get "https://registry/v2/": dial tcp 10.0.0.1:443: connect: no route to host',
+    'Get "https://registry/v2/": EOF',
+    PULL + "failed to do request: dial tcp: lookup registry: Temporary failure in name resolution",
+    "rpc error: code = DeadlineExceeded desc = context deadline exceeded",
+    "rpc error: code = Unavailable desc = error reading from server",
+]
+LASTING = [
+    "",
+    "not found",
+    PULL + "failed to resolve reference: docker.io/timed-out:429: not found",
+    "rpc error: code = NotFound desc = " + PULL + "manifest unknown",
+    "Error response from daemon: pull access denied for timeout-503, repository does not exist or may require docker login",
+    PULL + "failed to authorize: failed to fetch anonymous token: unexpected status from GET request to "
+    "https://ghcr.io/token?scope=x: 403 Forbidden",
+    PULL + "unexpected status code https://registry:5000/v2/x/manifests/503: 401 Unauthorized",
+    PULL + "no match for platform in manifest: not found",
+    "rpc error: code = ResourceExhausted desc = grpc: received message larger than max",
+]
+
+
+def wait_for(reason: str, message: str, rules: Rules = RULES) -> PodState:
+    return interpret("MODIFIED", pod("Pending", **main(waiting(reason, message))), rules, NOW_S)
+
+
+def back_off(error: str) -> str:
+    return f'Back-off pulling image "repo/airflow:3": {error}'
+
+
+@pytest.mark.parametrize("message", PASSING)
+def test_a_cause_that_passes_never_becomes_fatal_and_is_reported(message: str) -> None:
+    every = Rules(frozenset({"ErrImagePull", "ImagePullBackOff"}))
+    for rules in (RULES, every):
+        states = [
+            wait_for("ErrImagePull", message, rules),
+            wait_for("ImagePullBackOff", back_off(f"ErrImagePull: {message}"), rules),
+        ]
+        assert [state.deferred for state in states] == [(), ()]
+        assert len({state.wait for state in states}) == 1
+        assert [reported(state).failure_class for state in states] == ["infrastructure"] * 2
+        assert [message in reported(state).message for state in states] == [True, True]
+
+
+@pytest.mark.parametrize("message", LASTING)
+def test_any_other_cause_is_fatal_once_it_lasts(message: str) -> None:
+    states = [wait_for("ErrImagePull", message), wait_for("ImagePullBackOff", back_off(f"ErrImagePull: {message}"))]
+    assert [[item.report.reason for item in state.deferred] for state in states] == [
+        ["ErrImagePull"],
+        ["ImagePullBackOff"],
+    ]
+    assert len({state.wait for state in states}) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "error", "fatal"),
+    [
+        ("ErrImagePull", "ErrImagePull: not found", True),
+        ("ErrImagePull", "SignatureValidationFailed: no signature", False),
+        ("ErrImagePull", "RegistryUnavailable: x", False),
+        ("SignatureValidationFailed", "SignatureValidationFailed: no signature", True),
+        ("SignatureValidationFailed", "ErrImagePull: not found", False),
+        ("InvalidImageName", "ErrImagePull: not found", False),
+        ("ImagePullBackOff", "ErrImagePull: not found", True),  # listed itself
+    ],
+)
+def test_a_back_off_counts_as_the_error_that_it_repeats(listed: str, error: str, fatal: bool) -> None:
+    state = wait_for("ImagePullBackOff", back_off(error), Rules(frozenset({listed})))
+    assert bool(state.deferred) is fatal
+    assert reported(state).reason == "ImagePullBackOff"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "fatal"),
+    [
+        ("CreateContainerConfigError", 'secret "missing" not found', True),
+        ("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition", False),
+        ("CreateContainerConfigError", "failed to sync configmap cache: timed out waiting for the condition", False),
+        ("CreateContainerError", "context deadline exceeded", False),
+        ("CreateContainerError", "no command specified", True),
+        ("ImageInspectError", "rpc error: code = Unavailable desc = connection error", False),
+    ],
+)
+def test_causes_of_other_reasons_pass_too(reason: str, message: str, fatal: bool) -> None:
+    assert bool(wait_for(reason, message, Rules(frozenset({reason}))).deferred) is fatal
 
 
 def test_the_latest_warning_explains() -> None:

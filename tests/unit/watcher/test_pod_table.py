@@ -104,6 +104,21 @@ def test_a_fatal_wait_falls_due_without_an_event_and_once() -> None:
     assert observe(table, "MODIFIED", RUNNING, 72.0) == ""
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_limit_on_pulls_that_lasts_is_never_fatal(named: bool) -> None:
+    """Before 1.32 the kubelet's back-off does not repeat the cause."""
+    table = PodTable(RULES)
+    limit = "pull QPS exceeded"
+    back_off = 'Back-off pulling image "x"' + (f": ErrImagePull: {limit}" if named else "")
+    for start_s in (0.0, 100.0, 300.0):
+        observe(table, "MODIFIED", waiting("ErrImagePull", limit), start_s)
+        observe(table, "MODIFIED", waiting("ImagePullBackOff", back_off), start_s + 1.0)
+        assert due(table, start_s + 99.0) == []
+    observe(table, "MODIFIED", waiting("ErrImagePull", "not found"), 400.0)
+    observe(table, "MODIFIED", waiting("ImagePullBackOff", 'Back-off pulling image "x"'), 401.0)
+    assert due(table, 460.0) == ["failed ImagePullBackOff"]
+
+
 def test_another_wait_starts_another_grace_period() -> None:
     table = PodTable(RULES)
     observe(table, "MODIFIED", waiting("ErrImagePull"), 0.0)

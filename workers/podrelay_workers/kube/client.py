@@ -31,7 +31,7 @@ class Page:
 
 
 class PodClient:
-    """The pods of one API server. Make and close it inside the loop.
+    """The pods of one API server. Create and close it inside the event loop.
 
     Every method raises an `ApiError` (`kube.errors`); `Unreachable` leaves open whether the request had an effect.
     """

@@ -37,7 +37,7 @@ _CAUSE_MAX = 300
 
 
 class ApiConnection:
-    """A pool of connections to one API server, with credentials that renew themselves. Make and close it inside the loop."""
+    """A pool of connections to one API server, with credentials that renew themselves. Create and close it in the loop."""
 
     def __init__(self, credentials: Credentials, limit: int, role: str) -> None:
         """:param limit: connections at once; further requests wait for one.
@@ -102,7 +102,7 @@ class ApiConnection:
         timeout: aiohttp.ClientTimeout | None = None,
         head_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request; the answer, if it succeeded.
+        """Send one request, and return the answer if it succeeded.
 
         :param head_s: the answer must begin within this time, however long its body may be silent.
         :raises ApiError: the request failed, or reading the answer in the block failed.
@@ -132,7 +132,7 @@ class ApiConnection:
             if found and found[1] not in self._warnings and len(self._warnings) < _WARNINGS_MAX:
                 self._warnings.add(found[1])
                 text = re.sub(r"\\(.)", r"\1", found[1])[:MESSAGE_MAX]
-                log.warning("The API server warns (%s): %s", method, text)
+                log.warning("Warning from the API server (%s): %s", method, text)
 
     # --- credentials --------------------------------------------------------------------------------------------------
     async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:

@@ -5,9 +5,11 @@ launcher       the parts of one launcher, their loops and their shutdown
 registration   its registration as an RQ worker
 job_loop       the loop of one kind of jobs: claim, start a task for each, repeat
 job_queue      RQ's data in Redis: claim by lease, renew, finish, put back
+job_clock      the clocks that count for a job: Redis' and the scheduler's
 leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
+token_check    whether the task's token is valid for long enough (pure)
 pod_manifest   the pod's manifest
 pod_template   template files, read once per version
 pod_creation   creation of the pod, at most once

@@ -33,6 +33,8 @@ _SETTLING = ("error looking up service account", "cannot create resource")
 # An admission webhook refused the request or could not be called; that mostly concerns one namespace or one kind of pod.
 _WEBHOOK = ("denied the request", "failed calling webhook")
 _EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (.*?), used: .*?, limited: (.*)")
+# The parts of a refusal that concern one pod: its name, and how much it requested.
+_OF_ONE_POD = re.compile(r'^pods "[^"]*" is forbidden: |(?<=, )requested: .*?, (?=used: )')
 _AMOUNT = re.compile(r"([^=,\s]+)=([^,\s]+)")
 _COUNTED = re.compile(r"pods$|count/")
 
@@ -80,9 +82,8 @@ def classify_error(error: ApiError, tries: int, alone: bool = False) -> ErrorPol
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
     of_webhook = any(sign in message for sign in _WEBHOOK)
-    if of_webhook and isinstance(
-        error, (Overloaded, Throttled, Unauthorized)
-    ):  # the webhook's status, not the server's
+    # The status is then the webhook's, not the server's.
+    if of_webhook and isinstance(error, (Overloaded, Throttled, Unauthorized)):
         return ErrorPolicy("launch", "WebhookFailed", message, exponential_s(tries + 1, 1.0, 15.0), ambiguous=True)
     if isinstance(error, Throttled):
         return ErrorPolicy("cluster", "Throttled", message, asked_s, slower=True)
@@ -125,6 +126,11 @@ def exceeds_alone(message: str) -> bool:
         return False
 
 
+def shared_message(message: str, pod: str) -> str:
+    """The refusal of a pod in words that hold for every launch of its namespace, which other launches will report."""
+    return _OF_ONE_POD.sub("", message).replace(pod, "a pod")
+
+
 def printable(text: str) -> str:
-    """Replace what JSON may hold and UTF-8 may not (half of a surrogate pair), so that the text can be stored."""
+    """Replace what is valid in JSON but not in UTF-8 (half of a surrogate pair), so that the text can be stored."""
     return text.encode("utf-8", "replace").decode()

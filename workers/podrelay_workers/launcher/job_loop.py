@@ -24,7 +24,7 @@ POLL_S = 0.5
 GATHER_S = 0.005
 # While no slot is free, the loop waits for a job to end; this bounds the wait.
 _NO_SLOT_S = 60.0
-# A job that fails by an error of the launcher is tried again after this time, here or by another launcher.
+# A job that fails because of an error in the launcher is tried again after this time, here or by another launcher.
 _FAULT_S = 5.0
 
 
@@ -43,7 +43,7 @@ class JobLoop:
         report_waits: Callable[[Sequence[QuotaNotice]], Awaitable[None]] | None = None,
     ) -> None:
         """:param wait_limit_s: how long a launch may wait for quota before it is handed out to be failed.
-        :param report_waits: receives the launches whose wait for quota users should learn of.
+        :param report_waits: receives the launches whose wait for quota should be reported to users.
         """
         self._queue = queue
         self._leases = leases
@@ -57,7 +57,7 @@ class JobLoop:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def notify(self) -> None:
-        """Look at the queue soon: there may be jobs."""
+        """Check the queue soon: there may be jobs."""
         self._more = True
         self._notified.set()
 
@@ -116,7 +116,7 @@ class JobLoop:
         except RedisUnavailable:
             self._leases.finish(back(job))
         except Exception as error:  # noqa: BLE001 - an error of one job must not stop the others
-            log.exception("Job %s failed by an error of the launcher; trying again in %.0f s", job.id, _FAULT_S)
+            log.exception("Job %s failed because of an error in the launcher; trying again in %.0f s", job.id, _FAULT_S)
             self._leases.finish(wait(job, _FAULT_S, "LauncherError", type(error).__name__))
         finally:
             self._slots.in_flight -= 1

@@ -26,6 +26,7 @@ from podrelay.settings import Settings
 from podrelay.store import quarantine, scripts
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.scripts import HeldJob, ThrottleEvent
+from podrelay_workers.launcher.job_clock import JobClock
 
 Kind = Literal["launch", "cleanup"]
 What = Literal["created", "done", "failed", "back", "wait", "abandon", "order"]
@@ -38,7 +39,7 @@ LOW_SHARE = 8
 PROBE_S = 10.0
 # The interval between two events about the same wait in a task's event log.
 NEWS_S = 60.0
-# Jobs per script run: Redis serves nobody else meanwhile (0.02 ms a job).
+# Jobs per script run: Redis serves no other client meanwhile (0.02 ms a job).
 CHUNK = 64
 # Expired leases per queue and script run.
 _REAPED_MAX = 256
@@ -63,9 +64,15 @@ class Job:
     told_at_s: float = 0.0
     probe: bool = False
     overdue: tuple[str, str] | None = None
+    clock: JobClock = field(default_factory=JobClock)
     lost: bool = False
     unwanted: bool = False
     given: bool = False
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds since the launch was offered first."""
+        return max(0.0, self.clock.scheduler_s() - self.offered_at_s)
 
     @property
     def launch_id(self) -> str:
@@ -168,9 +175,10 @@ class JobQueue:
             )
         )
         self._low_credit -= low
-        wait_s, failures, due_s, more, dropped, leased, news = reply
+        wait_s, failures, due_s, more, dropped, leased, news, now_s = reply
+        redis_ahead_s = number_of(now_s) - at_s
         return Claim(
-            jobs=[self._job(row, execution, at_s) for row in rows(leased, 9)],
+            jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 11)],
             wait_s=float(wait_s),
             failures=int(failures),
             due_s=float(due_s),
@@ -179,8 +187,8 @@ class JobQueue:
             news=tuple(QuotaNotice(text(a), int(b), text(c), text(d)) for a, b, c, d in rows(news, 4)),
         )
 
-    def _job(self, row: Sequence[bytes], execution: str, at_s: float) -> Job:
-        job_id, queue, data, tries, offered, told, probe, reason, message = row
+    def _job(self, row: Sequence[bytes], execution: str, at_s: float, redis_ahead_s: float) -> Job:
+        job_id, queue, data, tries, offered, told, probe, reason, message, skew, attempt_s = row
         return Job(
             id=text(job_id),
             queue=text(queue),
@@ -193,6 +201,7 @@ class JobQueue:
             told_at_s=number_of(told),
             probe=probe == b"1",
             overdue=(text(reason), text(message)) if reason else None,
+            clock=JobClock(redis_ahead_s, number_of(skew), number_of(attempt_s)),
         )
 
     async def renew(self, held: Sequence[Job]) -> list[int]:
@@ -266,7 +275,7 @@ class JobQueue:
         reason: str = "",
         message: str = "",
     ) -> float:
-        """Share an answer of the API server with all launchers of the cluster; the seconds to wait."""
+        """Share an answer of the API server with all launchers of the cluster, and return the seconds to wait."""
         call = scripts.throttle(
             self._keys, cluster=self.cluster, event=event, namespace=namespace, x=x, y=y, reason=reason, message=message
         )

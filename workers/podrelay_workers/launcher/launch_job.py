@@ -28,6 +28,7 @@ from podrelay_workers.launcher.error_policy import (
     ApiServerHealth,
     ErrorPolicy,
     classify_error,
+    shared_message,
 )
 from podrelay_workers.launcher.job_queue import (
     NEWS_S,
@@ -49,6 +50,7 @@ from podrelay_workers.launcher.pod_ownership import find_own_pod, namespace_of
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.redaction import redact
 from podrelay_workers.launcher.throttle import Throttle
+from podrelay_workers.launcher.token_check import explain, is_token_ending, renewal_pause_s
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.runtime.shutdown import Shutdown
 
@@ -111,7 +113,7 @@ class LaunchHandler:
         self._leases.finish(await self._reject(job, request, "LauncherCrashed", message))
 
     async def report_quota_waits(self, notices: Sequence[QuotaNotice]) -> None:
-        """Report launches that wait for their namespace's quota; a report that Redis does not take is dropped."""
+        """Report launches that wait for their namespace's quota; a report that Redis does not accept is dropped."""
         reports = [
             PodReport(item.launch_id, item.attempt, "pending", reason=item.reason, message=item.message)
             for item in notices
@@ -148,7 +150,7 @@ class LaunchHandler:
         except RedisUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - an error of ours or of a library must not stop the process
-            log.exception("Launch %s failed by an error of the launcher", job.id)
+            log.exception("Launch %s failed because of an error in the launcher", job.id)
             disposition = await self._retry_fault(job, request, type(error).__name__)
         if job.probe and (disposition is None or disposition.what != "created"):
             # The probe did not test the quota. Where the quota refused it, the script ignores this.
@@ -158,10 +160,8 @@ class LaunchHandler:
     async def _launch(self, job: Job, request: LaunchRequest) -> Disposition | None:
         if job.overdue is not None:
             return await self._fail_overdue(job, request, *job.overdue)
-        if request.not_after_s and time.time() + self._token_margin_s > request.not_after_s:
-            log.info("Launch %s expired: its token is about to end; no pod created", job.id)
-            await self._publish(request, "expired", "TokenExpired", "the task's token was about to expire")
-            return done(job)
+        if is_token_ending(request, job.clock.scheduler_s(), self._token_margin_s):
+            return await self._request_token(job, request)
         try:
             pod = await self._manifests.make(request)
         except ManifestError as error:
@@ -173,6 +173,19 @@ class LaunchHandler:
             if paused_s and not job.probe:
                 return wait(job, paused_s, "QuotaExceeded", "the namespace's quota is used up", tried=False)
             return await self._create(job, request, pod)
+
+    async def _request_token(self, job: Job, request: LaunchRequest) -> Disposition:
+        """Let the executor issue a new token; after several that did not lead to a pod, not at once."""
+        now_s = job.clock.scheduler_s()
+        pause_s = 0.0 if job.tries else renewal_pause_s(request.attempt, job.clock.queued_s())
+        if pause_s:
+            message = explain(request, now_s, self._token_margin_s)
+            log.warning("Launch %s waits %.0f s: %s", job.id, pause_s, message)
+            report = self._queue.sealed(_report(request, "pending", "TokenExpired", message))
+            return wait(job, pause_s, "TokenExpired", message, report)
+        log.info("Launch %s needs a new token: its own would expire too soon; no pod created", job.id)
+        await self._publish(request, "expired", "TokenExpired", "the task's token was about to expire")
+        return done(job)
 
     # --- creation -----------------------------------------------------------------------------------------------------
     async def _create(self, job: Job, request: LaunchRequest, pod: Json) -> Disposition | None:
@@ -191,7 +204,7 @@ class LaunchHandler:
         Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
         self._count("pod_creation_status", "200")
         if job.offered_at_s:
-            Stats.timing("podrelay.launch_wait", max(0.0, time.time() - job.offered_at_s) * 1000.0, tags=self._tags)
+            Stats.timing("podrelay.launch_wait", job.waited_s * 1000.0, tags=self._tags)
         await self._end_shared_waits(job, request)
         return _created(job, found)
 
@@ -216,8 +229,8 @@ class LaunchHandler:
             self._concurrency.failed(began_s, time.monotonic())
         if policy.scope == "never":
             return await self._reject(job, request, policy.reason, policy.message)
-        seconds = await self._share_wait(request, policy)
-        waited_s = time.time() - job.offered_at_s
+        seconds = await self._share_wait(request, pod, policy)
+        waited_s = job.waited_s
         if self._wait_limit.exceeded(waited_s, job.tries):
             if policy.ambiguous:  # the pod may exist, and nothing would ever clean it up
                 self._leases.finish(self._queue.order(job, _revocation(request, pod), request.attempt))
@@ -231,19 +244,20 @@ class LaunchHandler:
         log.debug("Launch %s waits %.1f s (%s: %s)", job.id, seconds, policy.reason, policy.message)
         Stats.incr("podrelay.launch_waits", tags={"reason": policy.reason, **self._tags})
         report = ""
-        if time.time() - job.told_at_s > NEWS_S and waited_s + seconds > _REPORT_AFTER_S:
+        if job.clock.redis_s() - job.told_at_s > NEWS_S and waited_s + seconds > _REPORT_AFTER_S:
             report = self._queue.sealed(_report(request, "pending", policy.reason, policy.message))
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
         return wait(job, seconds + spread_s, policy.reason, policy.message, report)
 
-    async def _share_wait(self, request: LaunchRequest, policy: ErrorPolicy) -> float:
-        """Make every launcher concerned wait; the seconds."""
+    async def _share_wait(self, request: LaunchRequest, pod: Json, policy: ErrorPolicy) -> float:
+        """Make every launcher concerned wait, and return the wait in seconds."""
         if policy.scope == "launch":
             return policy.seconds or 0.0
         if policy.scope == "namespace":
             began_s = time.monotonic()
+            message = shared_message(policy.message, pod["metadata"]["name"])
             seconds = await self._queue.throttle(
-                "refused", request.namespace, QUOTA_FIRST_S, QUOTA_MOST_S, policy.reason, policy.message
+                "refused", request.namespace, QUOTA_FIRST_S, QUOTA_MOST_S, policy.reason, message
             )
             self._throttle.pause_namespace(request.namespace, began_s, seconds)
             return seconds
@@ -260,8 +274,7 @@ class LaunchHandler:
         return await self._fail(job, request, reason, message, "configuration")
 
     async def _give_up(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
-        waited_s = max(0.0, time.time() - job.offered_at_s)
-        text = f"no pod after {waited_s:.0f} s and {job.tries + 1} tries: {message}"
+        text = f"no pod after {job.waited_s:.0f} s and {job.tries + 1} tries: {message}"
         return await self._fail(job, request, reason, text, "infrastructure")
 
     async def _fail_overdue(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
@@ -274,7 +287,7 @@ class LaunchHandler:
         return await self._give_up(job, request, reason, message)
 
     async def _retry_fault(self, job: Job, request: LaunchRequest, error: str) -> Disposition:
-        """Try again after an error of the launcher: the pod may exist, and another launcher, or a newer one, may succeed."""
+        """Try again after an error in the launcher: the pod may exist, and another launcher, or a newer one, may succeed."""
         if job.tries < FAULTS_MAX:
             return wait(job, FAULT_S * (job.tries + 1), "LauncherError", error)
         return await self._reject(job, request, "LauncherError", f"{error} in each launcher that tried; see their logs")

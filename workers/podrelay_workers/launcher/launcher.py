@@ -1,4 +1,4 @@
-"""One launcher: its parts, the loops that keep them running, and its shutdown. Made by `launcher.process`.
+"""One launcher: its parts, the loops that keep them running, and its shutdown. Created by `launcher.process`.
 
 A launcher holds nothing that a crash could lose: its leases end within seconds and another launcher continues (invariant
 I6, docs/architecture.md).
@@ -46,7 +46,7 @@ _CHANNEL_READ_S = 10.0
 
 
 class Launcher:
-    """The parts of one launcher and their loops. Make it inside the running loop."""
+    """The parts of one launcher and their loops. Create it inside the running event loop."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Launcher:
         log.info("Shutting down; %d jobs in flight", len(tasks))
         _, late = await asyncio.wait(tasks, timeout=GRACE_S)
         if late:
-            log.warning("%d jobs did not end within %.0f s; putting them back", len(late), GRACE_S)
+            log.warning("%d jobs did not finish within %.0f s; putting them back", len(late), GRACE_S)
             await cancel_and_wait(*late)
 
     async def _flush_last_outcomes(self) -> None:
@@ -137,7 +137,9 @@ class Launcher:
             try:
                 await asyncio.wait_for(leases.flush(), _LAST_FLUSH_S)
             except (RedisUnavailable, asyncio.TimeoutError):
-                log.warning("Could not write the last outcomes to Redis; other launchers take over when the leases end")
+                log.warning(
+                    "Could not write the last outcomes to Redis; other launchers take over when the leases expire"
+                )
 
     # --- loops --------------------------------------------------------------------------------------------------------
     async def _reap_forever(self) -> None:

@@ -14,12 +14,13 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient, Configuration
 
+from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
@@ -67,12 +68,19 @@ class ManifestRenderer:
 
         A hook is not called: it may have side effects, and there is no pod to create.
 
-        :raises ManifestError: launches without a template of their own will fail with this error.
+        :raises ManifestError: launches without their own template will fail with this error.
         """
         if self._hook:
             self._templates.get(None)
         else:
             self.render(_SAMPLE)
+
+    def render_sample(self, namespace: str) -> Json:
+        """Render the pod of an imaginary launch, with the hook: `airflow podrelay check` sends it as a dry run.
+
+        :raises ManifestError: there can be no pod.
+        """
+        return self.render(replace(_SAMPLE, namespace=namespace))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -145,9 +153,11 @@ class ManifestRenderer:
         dag_id, task_id, run_id, try_number, map_index = _coordinates(request)
         try:
             # Deserialised for each pod, because a merged pod shares parts with its sources.
-            base = PodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
-            override = request.pod_override and PodGenerator.deserialize_model_dict(copy.deepcopy(request.pod_override))
-            pod = PodGenerator.construct_pod(
+            base = LabelledPodGenerator.deserialize_model_dict(copy.deepcopy(template.document))
+            override = request.pod_override and LabelledPodGenerator.deserialize_model_dict(
+                copy.deepcopy(request.pod_override)
+            )
+            pod = LabelledPodGenerator.construct_pod(
                 dag_id=dag_id,
                 task_id=task_id,
                 pod_id=_name(request),
@@ -182,7 +192,7 @@ class ManifestRenderer:
         template.container = template.skeleton["spec"]["containers"][0]
         if self._filled(template, request) != self._construct_manifest(template, request):
             template.skeleton = None
-            log.warning("Fast rendering disabled for a pod template: its result differs from construct_pod")
+            log.warning("Fast rendering disabled for a pod template: its result differs from that of construct_pod")
 
     def _filled(self, template: Template, request: LaunchRequest) -> Json:
         """The merged pod with the fields of this launch. Unchanged parts are shared by all pods and must not be modified."""
@@ -192,7 +202,7 @@ class ManifestRenderer:
         metadata["name"] = _name(request)
         if request.namespace:
             metadata["namespace"] = request.namespace
-        labels = PodGenerator.build_labels_for_k8s_executor_pod(
+        labels = LabelledPodGenerator.build_labels_for_k8s_executor_pod(
             dag_id=dag_id, task_id=task_id, try_number=try_number, airflow_worker=request.owner,
             map_index=map_index, run_id=run_id,
         )  # fmt: skip

@@ -37,7 +37,7 @@ class Template:
 
 
 class PodTemplates:
-    """The current version of each template file: an edit of a file applies from the next pod on."""
+    """The current version of each template file: an edit to a file takes effect with the next pod."""
 
     def __init__(self, configured: str | None) -> None:
         """:param configured: path of the template for launches that request none."""

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def run(team: str | None = None) -> int:
-    """Run one launcher until SIGTERM or SIGINT; its exit code.
+    """Run one launcher until SIGTERM or SIGINT, and return its exit code.
 
     :raises ConfigError: an option is wrong; the message names it and says what to write.
     """
@@ -38,7 +38,7 @@ def run(team: str | None = None) -> int:
     try:
         manifests.check()
     except ManifestError as error:
-        log.error("Launches without a pod template of their own will fail: %s", error)
+        log.error("Launches without their own pod template will fail: %s", error)
     code = process.FAILED
     try:
         code = asyncio.run(_run_launcher(settings, manifests, load_wait_limit(conf, settings, team), team))
@@ -70,7 +70,7 @@ async def _run_launcher(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m podrelay_workers.launcher`; the exit code."""
+    """The command line of `python -m podrelay_workers.launcher`; returns the exit code."""
     description = (__doc__ or "").splitlines()[0]
     return process.main("launcher", run, description, "team to serve (default: launches without a team)", argv)
 

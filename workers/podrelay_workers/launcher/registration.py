@@ -29,7 +29,7 @@ _WORKER_TTL_S = 16
 
 
 def unique_name() -> str:
-    """A name never used before: RQ refuses the name of a worker that was killed a moment ago."""
+    """A name never used before: RQ refuses the name of a worker that was killed a moment earlier."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 

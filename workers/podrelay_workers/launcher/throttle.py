@@ -1,4 +1,4 @@
-"""The waits that the API server asked for, as this launcher knows them. Used by the launcher.
+"""The waits that the API server asked for, as known to this launcher. Used by the launcher.
 
 All launchers of a cluster share the waits through Redis; what is kept here takes effect at once.
 """
@@ -49,9 +49,9 @@ class Throttle:
         return remaining_s
 
     async def publish_pause(self, queue: JobQueue, policy: ErrorPolicy) -> float:
-        """Pause every launcher of the cluster after an error of its API server; the seconds.
+        """Pause every launcher of the cluster after an error of its API server, and return the pause in seconds.
 
-        :raises RedisUnavailable: the others do not know of it; a pause that the server asked for holds here all the same.
+        :raises RedisUnavailable: the other launchers do not know of the pause; one that the server asked for still applies.
         """
         if policy.seconds:
             self.pause(policy.seconds)

@@ -28,7 +28,7 @@ class Backoff:
     failures: dict[str, int] = field(default_factory=dict)
 
     def failed(self, kind: str = "", at_least_s: float | None = None) -> float:
-        """Count a failure of this kind; the seconds to wait, at least those that a server asked for (Retry-After)."""
+        """Count a failure of this kind; return the seconds to wait, at least those that a server asked for (Retry-After)."""
         self.failures[kind] = self.failures.get(kind, 0) + 1
         return max(exponential_s(self.failures[kind], self.first_s, self.most_s, self.chance), at_least_s or 0.0)
 

@@ -22,7 +22,7 @@ class ShutdownRequested(Exception):  # noqa: N818 - not an error: the way out of
 
 
 class Shutdown:
-    """The request to shut down: made once, never withdrawn. Make it inside the running loop."""
+    """The request to shut down: made once, never withdrawn. Create it inside the running event loop."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

@@ -13,7 +13,7 @@ _Task = asyncio.Task[Any]
 
 
 class TaskSupervisor:
-    """Runs the loops of one process: the first that ends, and any error, ends them all. Make it inside the running loop.
+    """Runs the loops of one process: the first that ends, and any error, ends them all. Create it in the running loop.
 
     A process without one of its loops would look healthy and do only part of its work. Leaving the `async with` block
     cancels what still runs and waits for it.

@@ -80,9 +80,9 @@ class Leader:
         self._tasks = TaskSupervisor(NotLeader, DataLost)
 
     async def run(self) -> None:
-        """Run until a task ends, which only an error makes it do.
+        """Run until a task ends, which happens only because of an error.
 
-        :raises NotLeader: or DataLost, or the error that ended a task: half a watcher is worse than none.
+        :raises NotLeader: or DataLost, or the error that ended a task: an incomplete watcher is worse than none.
         """
         async with self._tasks as tasks:
             tasks.start("renew leadership", self._renew_leadership())
@@ -201,7 +201,7 @@ class Leader:
         if namespace not in self._unwatched:
             self._unwatched.add(namespace)
             log.warning(
-                "Pods run in namespace %s, which is not watched; their ends are noticed seconds late. Add it to "
+                "Pods run in namespace %s, which is not watched; their ends are detected seconds late. Add it to "
                 "[kubernetes_executor] multi_namespace_mode_namespace_list.", namespace,
             )  # fmt: skip
         return True

@@ -106,11 +106,11 @@ class Outbox:
                 await self.flush(term)
             except RedisUnavailable as error:
                 if not waits.failures:
-                    log.warning("%d reports queued, will retry: %s", len(self), error)
+                    log.warning("%d reports not published yet; will retry: %s", len(self), error)
                 await asyncio.sleep(waits.failed())
             else:
                 if waits.failures:
-                    log.info("Redis available again; publishing resumed.")
+                    log.info("Redis available again; publishing resumed")
                 waits.worked()
 
     async def flush(self, term: Term) -> None:
@@ -160,7 +160,7 @@ class Outbox:
         try:
             entries = await self._read(ended, lifecycle.FIELDS)
         except RedisUnavailable as error:
-            log.debug("No lifecycle timers for %d launches: %s", len(ended), error)
+            log.debug("Cannot emit the lifecycle timers of %d launches: %s", len(ended), error)
             return
         for entry in entries:
             for step, seconds in lifecycle.durations_s(entry):
@@ -242,7 +242,7 @@ class Outbox:
         return [dict(zip(fields, map(text, values), strict=True)) for values in replies]
 
     async def _quarantine(self, launch_id: str, why: str) -> None:
-        """Record why a launch is not looked for any more, once: it also leaves the launches that should have a pod.
+        """Record, once, why a launch is no longer looked for, and remove it from the launches that should have a pod.
 
         :raises RedisUnavailable: Redis failed.
         """
@@ -254,7 +254,7 @@ class Outbox:
 
 
 def _merged(held: Publication, newer: Publication) -> Publication:
-    """Both as one: a final report stays, otherwise the newer one counts."""
+    """Merge the two: a final report stays, otherwise the newer one counts."""
     report = held.report if held.report is not None and held.report.terminal else newer.report or held.report
     return replace(newer, report=report, fields=held.fields | newer.fields, restore=held.restore or newer.restore)
 

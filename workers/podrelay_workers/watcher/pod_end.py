@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import NamedTuple
 
 from podrelay.protocol.messages import FailureClass, Outcome
@@ -30,12 +31,12 @@ def task_container(view: PodView) -> ContainerView:
 
 def outcome_of(view: PodView, base: ContainerView) -> Outcome | None:
     """How the pod ended; None while it has not. A terminated base container is the end, whatever sidecars do, unless the
-    kubelet will restart it.
+    kubelet will restart it. A task that a deletion or an eviction interrupted may end with exit code 0, which is no success.
     """
     if view.reason == "ProviderFailed":
         return "failed"
     if base.terminated and not _restarts_after(view, base.terminated.exit_code):
-        return "succeeded" if base.terminated.exit_code == 0 else "failed"
+        return "succeeded" if base.terminated.exit_code == 0 and not _was_interrupted(view, base) else "failed"
     if view.phase in ("Succeeded", "Failed"):
         return "succeeded" if view.phase == "Succeeded" else "failed"
     return None
@@ -48,25 +49,44 @@ def failure_of(view: PodView, base: ContainerView) -> Failure:
     if view.reason:
         return Failure(view.reason, view.message or inner.message, failure_class(view.reason, inner.reason), container)
     if disruption:
-        reason = disruption.reason or "DisruptionTarget"
-        return Failure(reason, disruption.message or inner.message, "infrastructure", container)
+        reason, message = disruption.reason or "DisruptionTarget", disruption.message or inner.message
+        if view.deletion:
+            message = f"{message}; {deletion_text(view)}".lstrip("; ")
+        return Failure(reason, message, "infrastructure", container)
     if _ended_by_deletion(view, container):
-        message = inner.message or "the pod was deleted while it was running"
+        message = f"{deletion_text(view)}: {inner.message}".rstrip(": ")
         return Failure(POD_DELETED, message, "infrastructure", container)
     own_fault = container.kind == "init" and inner.reason not in CONFIGURATION
     kind = "configuration" if own_fault else failure_class(inner.reason)
     return Failure(inner.reason or "Failed", inner.message or view.message, kind, container)
 
 
-def deletion_of(view: PodView) -> Failure:
-    """Why a pod that was deleted before its end failed."""
+def deletion_of(view: PodView, now_s: float) -> Failure:
+    """Why a pod that was deleted before its end failed. `now_s` is when its end was noticed."""
     disruption, message = view.disruption, view.message
     if disruption:
         message = message or disruption.message
         if not view.reason:
             message = f"{disruption.reason}: {message}".rstrip(": ")
-    message = message or f"the pod was deleted while it was {view.phase or 'in no phase'}"
-    return Failure(view.reason or POD_DELETED, message, "infrastructure")
+    text = f"{deletion_text(view, now_s)} while it was {view.phase or 'in no phase'}"
+    return Failure(view.reason or POD_DELETED, f"{message}; {text}".lstrip("; "), "infrastructure")
+
+
+def deletion_text(view: PodView, now_s: float = 0.0) -> str:
+    """That a pod was deleted, when and where. podrelay deletes only pods whose launch is over or that it labelled as revoked,
+    and neither is reported: whoever deleted this one is somebody else.
+    """
+    at_s = epoch_s(view.deletion) - view.deletion_grace_s if view.deletion else now_s
+    where = f" on node {view.node}" if view.node else ""
+    return f"the pod was deleted from outside, not by podrelay, at {utc_text(at_s)}{where}"
+
+
+def utc_text(at_s: float) -> str:
+    """A time for people; the API server's clock counts whole seconds."""
+    try:
+        return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return "an unknown time"
 
 
 def _restarts_after(view: PodView, code: int | None) -> bool:
@@ -82,7 +102,7 @@ def _culprit(view: PodView, base: ContainerView) -> ContainerView:
     sidecars = {spec.name for spec in view.init_containers if spec.restart_policy == "Always"}
     suspects = [*(item for item in view.init if item.name not in sidecars), base, *view.main]
     for container in suspects:
-        if _failed(container):
+        if _failed(container) or (container is base and _was_interrupted(view, base)):
             return container
     waits = [container for container in (*view.init, *view.main) if container.waiting]
     return waits[-1] if waits else NO_CONTAINER
@@ -91,6 +111,15 @@ def _culprit(view: PodView, base: ContainerView) -> ContainerView:
 def _failed(container: ContainerView) -> bool:
     ended = container.terminated
     return ended is not None and ended.exit_code != 0 and ended.reason != "Completed"
+
+
+def _was_interrupted(view: PodView, base: ContainerView) -> bool:
+    """Was the pod deleted or disrupted before the task's container ended?"""
+    finished_s = base.terminated.finished_s if base.terminated else 0.0
+    if not finished_s:
+        return False
+    disrupted = view.disruption is not None and 0 < view.disruption.at_s <= finished_s
+    return disrupted or _ended_by_deletion(view, base)
 
 
 def _ended_by_deletion(view: PodView, container: ContainerView) -> bool:

@@ -1,4 +1,4 @@
-"""Reads single pods beside the watch: does a pod still exist, which event explains its wait, how does its log end.
+"""Reads single pods in addition to the watch: does a pod still exist, which event explains its wait, how does its log end.
 
 Used by `leader`. Requests run in background tasks, at most `LOOKUPS_MAX` at once.
 """
@@ -63,10 +63,10 @@ class PodLookups:
 
     def needs_log(self, report: PodReport) -> bool:
         """Does this report lack a log tail that `with_log_tail` could add?"""
-        return bool(report.outcome == "failed" and self._log_lines and report.exit_code)
+        return bool(report.outcome == "failed" and self._log_lines and report.exit_code is not None)
 
     def with_log_notice(self, report: PodReport) -> PodReport:
-        """The report with a line instead of a log tail where the log went with the pod."""
+        """The report, with a notice in place of the log tail if the log was deleted together with the pod."""
         if report.outcome == "failed" and self._log_lines and report.reason in (POD_DELETED, POD_VANISHED):
             return replace(report, log_tail=("(log not available: the pod is gone)",))
         return report

@@ -5,6 +5,7 @@ A reason that is in no table here is an ordinary failure of the task (`applicati
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -44,9 +45,21 @@ CONFIGURATION = frozenset(
 NEVER_RAN = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
 # Normal steps of a start: reported only when they take long.
 STARTING = frozenset({"ContainerCreating", "PodInitializing"})
-# The kubelet alternates between the two while it retries: one wait, not two.
-_SAME_WAIT = {"ImagePullBackOff": "ErrImagePull"}
-_PULL_QPS = "pull QPS exceeded"
+BACK_OFF = "ImagePullBackOff"
+# Kubernetes 1.32 and later: `Back-off pulling image "x": ErrImagePull: not found`.
+_REPEATED = re.compile(r'Back-off pulling image "(?:[^"\\]|\\.)*": (\w{1,100})(?:: |$)')
+# Causes that pass by themselves, in the words of kubelet, container runtimes, registries and Go's network library.
+_PASSING = re.compile(
+    r"pull QPS exceeded|too ?many ?requests|\b429\b(?= \w)|\bstatus(?: ?code)?:? *(?:429|5\d\d)\b"
+    r"|\b5\d\d (?:internal server error|bad gateway|service (?:temporarily )?unavailable|gateway time-?out)"
+    r"|\bcode = (?:unavailable|deadlineexceeded|aborted|canceled)\b|deadline exceeded|(?:context|request) canceled"
+    r"|(?:i/o|handshake) timeout|timeout exceeded|timed out|awaiting headers|connection (?:refused|reset|timed out)"
+    r"|no route to host|(?:network|host) is (?:unreachable|down)|broken pipe|\bEOF\b|closed network connection"
+    r"|temporary failure in name resolution|server misbehaving|registry is (?:temporarily )?unavailable",
+    re.IGNORECASE,
+)
+# Names of images and addresses, which may hold any of these words.
+_NAMES = re.compile(r'"[^"]*"|\bhttps?://\S+')
 
 
 def failure_class(reason: str, container_reason: str = "") -> FailureClass:
@@ -56,14 +69,17 @@ def failure_class(reason: str, container_reason: str = "") -> FailureClass:
     return "configuration" if reason in CONFIGURATION or container_reason in CONFIGURATION else "application"
 
 
-def wait_of(reason: str) -> str:
-    """The wait that this reason belongs to; two reasons of one wait share its grace period."""
-    return _SAME_WAIT.get(reason, reason)
+def repeated_error(message: str) -> str:
+    """The error that a back-off repeats, by its message; empty where it names none."""
+    match = _REPEATED.match(message)
+    return match[1] if match else ""
 
 
-def is_pull_limit(reason: str, message: str) -> bool:
-    """True for the kubelet's own limit on image pulls, which passes within seconds and is never fatal."""
-    return reason == "ErrImagePull" and message == _PULL_QPS
+def is_passing(message: str) -> bool:
+    """Does this message give a cause that passes by itself: a limit on pulls, a registry that fails, a timeout, the network?
+    It is never fatal, however long it lasts.
+    """
+    return _PASSING.search(_NAMES.sub("", message)) is not None
 
 
 def add_event_reason(report: PodReport, events: list[Any]) -> PodReport:

@@ -13,20 +13,23 @@ from typing import Any
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import FailureClass, Outcome, PodReport
 from podrelay_workers.watcher.ledger_fields import ledger_fields
-from podrelay_workers.watcher.pod_end import Failure, deletion_of, failure_of, outcome_of, task_container
+from podrelay_workers.watcher.pod_end import Failure, deletion_of, failure_of, outcome_of, task_container, utc_text
 from podrelay_workers.watcher.pod_reasons import (
+    BACK_OFF,
     NODE_NOT_RESPONDING,
     POD_VANISHED,
     STARTING,
     UNSCHEDULABLE,
     failure_class,
-    is_pull_limit,
-    wait_of,
+    is_passing,
+    repeated_error,
 )
 from podrelay_workers.watcher.pod_view import NO_CONTAINER, ContainerView, PodView, epoch_s, read_pod
 
 # Waits for a node that does not respond. They are reported even after the container has started.
 TERMINATING, UNKNOWN = "terminating", "unknown"
+# Waits for a cause that passes by itself begin with this.
+_PASSING = "passing:"
 
 _UNREAD = PodView()
 
@@ -65,7 +68,8 @@ class PodState:
     """What the state of a pod (`view`) means for its launch.
 
     skipped: why the pod is ignored. report: to be published now, unless it was before. wait: what the pod waits for; the
-    same text is the same wait, whose `deferred` reports fall due by the clock alone. report_if_gone: holds if the API server
+    same text is the same wait, whose `deferred` reports fall due by the clock alone. repeats: where the pod was in this wait
+    before, it still is: the kubelet backs off and does not repeat the cause. report_if_gone: holds if the API server
     confirms that the pod is gone. fields: for the ledger.
     """
 
@@ -74,6 +78,7 @@ class PodState:
     report: PodReport | None = None
     wait: str = ""
     deferred: tuple[DeferredReport, ...] = ()
+    repeats: str = ""
     report_if_gone: PodReport | None = None
     fields: dict[str, str] = field(default_factory=dict)
 
@@ -92,7 +97,9 @@ def interpret(event: str, pod: Any, rules: Rules, now_s: float) -> PodState:
 def vanished(launch_id: str, attempt: int, namespace: str, pod: str, rules: Rules, now_s: float) -> PodReport:
     """The report on a launch whose pod is gone without an event."""
     return PodReport(
-        launch_id, attempt, "failed", POD_VANISHED, "the pod is gone; its end was not observed", pod, namespace,
+        launch_id, attempt, "failed", POD_VANISHED,
+        f"the pod is gone, and podrelay did not delete it; its end was not observed, but noticed at {utc_text(now_s)}",
+        pod, namespace,
         failure_class="infrastructure", seen_at_s=now_s, cluster=rules.cluster,
     )  # fmt: skip
 
@@ -148,7 +155,7 @@ class _Interpreter:
 
     def deleted(self) -> PodState:
         """The pod was deleted before its end. `started` in the ledger shows whether the task had begun."""
-        report = self._failure(deletion_of(self.view))
+        report = self._failure(deletion_of(self.view, self.now_s))
         # Without a time of deletion it may only have left the selection: its labels were changed.
         return self._means(report) if self.view.deletion else self._means(if_gone=report)
 
@@ -208,15 +215,20 @@ class _Interpreter:
         if waiting is None or not waiting.reason or waiting.reason in STARTING:
             return None
         reason, message = waiting.reason, waiting.message
-        if is_pull_limit(reason, message):
-            return self._means(self._report("pending", reason, message, container), "qps")
-        wait = wait_of(reason)
+        if is_passing(message):
+            report = self._report("pending", reason, message, container, "infrastructure")
+            return self._means(report, _PASSING + container.name)
+        # The kubelet alternates between an error and the back-off after it: one wait, not two. A back-off that names no
+        # error follows ErrImagePull.
+        repeated = repeated_error(message) if reason == BACK_OFF else reason
+        error = repeated or "ErrImagePull"
         deferred: tuple[DeferredReport, ...] = ()
-        if reason in self.rules.fatal_reasons or wait in self.rules.fatal_reasons:
+        if {reason, error} & self.rules.fatal_reasons:
             fatal = self._report("failed", reason, message, container, "configuration")
             deferred = (DeferredReport("fatal", self.rules.grace_s, fatal),)
         report = self._report("pending", reason, message, container, failure_class(reason))
-        return self._means(report, f"{wait}:{container.name}", deferred)
+        state = self._means(report, f"{error}:{container.name}", deferred)
+        return state if repeated else replace(state, repeats=_PASSING + container.name)
 
     # --- values ---
 
@@ -227,7 +239,8 @@ class _Interpreter:
         deferred: tuple[DeferredReport, ...] = (),
         if_gone: PodReport | None = None,
     ) -> PodState:
-        return PodState(self.view, "", report, wait, deferred, if_gone, ledger_fields(self.view, self.base))
+        fields = ledger_fields(self.view, self.base)
+        return PodState(self.view, "", report, wait, deferred, report_if_gone=if_gone, fields=fields)
 
     def _failure(self, failure: Failure) -> PodReport:
         return self._report("failed", failure.reason, failure.message, failure.container, failure.failure_class)

@@ -102,7 +102,7 @@ class PodTable:
         return self._namespaces.get(name)
 
     def observe(self, event: str, pod: Any, now_s: float, clock_s: float) -> Observation:
-        """Update the table by an event. `event` is the watch's type, or LISTED for a pod of a list."""
+        """Update the table from an event. `event` is the watch's type, or LISTED for a pod of a list."""
         state = interpret(event, pod, self._rules, now_s)
         view, key = state.view, (state.view.namespace, state.view.name)
         if state.skipped:
@@ -189,6 +189,8 @@ class PodTable:
     ) -> Publication | None:
         """:param found: the pod was found in a list, so that its wait began earlier."""
         entry.report_if_gone = state.report_if_gone
+        if state.repeats and state.repeats == entry.wait:
+            state = replace(state, wait=entry.wait, deferred=())
         if state.wait != entry.wait:
             entry.wait, entry.waiting_since, entry.deferred = state.wait, clock_s, state.deferred
         elif entry.deferred:  # the wait goes on; only its message may have changed

@@ -92,7 +92,7 @@ class PodView(NamedTuple):
     labels: Json = {}
     annotations: Json = {}
     created: str = ""
-    # When the pod is to be gone, which is its deletion plus the grace period; empty while nobody has deleted it.
+    # When the pod is to be gone, which is its deletion plus the grace period; empty until its deletion is requested.
     deletion: str = ""
     deletion_grace_s: float = 0.0
     node: str = ""

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def run(team: str | None = None) -> int:
-    """Run one watcher until SIGTERM or SIGINT; its exit code.
+    """Run one watcher until SIGTERM or SIGINT, and return its exit code.
 
     :raises ConfigError: an option is wrong; the message names it and says what to write.
     """
@@ -41,7 +41,7 @@ async def run_watcher(
     cluster: str = identifiers.DEFAULT_CLUSTER,
     shutdown: Shutdown | None = None,
 ) -> int:
-    """Run one watcher until `shutdown` is requested, also by SIGTERM or SIGINT; the exit code 0.
+    """Run one watcher until `shutdown` is requested, also by SIGTERM or SIGINT, and return exit code 0.
 
     :raises ConfigError: an option is wrong; the message names it.
     """
@@ -72,7 +72,7 @@ def read_options(settings: Settings, team: str | None, cluster: str) -> tuple[Ru
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m podrelay_workers.watcher`; the exit code."""
+    """The command line of `python -m podrelay_workers.watcher`; returns the exit code."""
     description = (__doc__ or "").splitlines()[0]
     return process.main("watcher", run, description, "team whose pods to follow (default: pods without a team)", argv)
 

@@ -1,4 +1,4 @@
-"""One watcher: stands by until it leads, and leads until its term ends. Made by `watcher.process`."""
+"""One watcher: stands by until it leads, and leads until its term ends. Created by `watcher.process`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLUSH_AT_END_S = 2.0
 class Watcher:
     """One watcher of a cluster. Any number may run; one leads.
 
-    Killed at any moment it loses nothing: the next leader lists the pods and compares them with the ledger.
+    A watcher that is killed at any moment loses nothing: the next leader lists the pods and compares them with the ledger.
     """
 
     def __init__(

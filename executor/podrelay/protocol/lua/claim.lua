@@ -9,9 +9,11 @@
 --       then the queues, the most urgent first
 -- Returns wait (s; > 0: nothing may be created before), failures in a row, seconds until the next launch is due (-1:
 --   none waits), 1 if the queues hold more jobs, number of superseded jobs dropped,
---   jobs    (flat, 9 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
---            reason and message of a wait that lasted too long, else '' twice),
---   reports (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota)
+--   jobs    (flat, 11 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
+--            reason and message of a wait that lasted too long, else '' twice, clock_skew, t_attempt),
+--   reports (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota),
+--   now (s)
+-- t_offered is by the scheduler's clock, the other times are by Redis'; clock_skew is the difference of these clocks.
 -- The fence: the ledger must name this attempt and want it, and `current` must name this launch.
 -- A level's queue and its fair queues are served round robin in equal shares; the rotation continues in the next claim, of
 -- whichever launcher. Requeued launches and those whose wait is over are at the front of the level's queue.
@@ -25,8 +27,8 @@ local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
 local failures = throttle['failures'] or '0'
 local pause = tonumber(throttle['until'] or 0) - now
-if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {} } end
-if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {} } end
+if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now) } end
+if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now) } end
 
 local jobs, reports, dropped, seen, taken = {}, {}, 0, 0, 0
 local limit = most + 256  -- delayed and dropped jobs count too, so that one call stays short
@@ -86,11 +88,13 @@ local function admit(queue, id)
   if not job[1] or job[1] ~= 'queued' then return end  -- withdrawn or deleted; or the list names the id twice
   if not job[2] then return reject(id, key, 'a job without data') end
   local offered, reported, probe, reason, message = '0', '0', '0', '', ''
+  local skew, attempt_offered = '0', '0'
   if launches then
     local launch, attempt = parse_job_id(id)
     if not launch then return reject(id, key, 'not a job id of ours') end
     local ledger = launch_prefix .. launch
-    local entry = redis.call('HMGET', ledger, 'state', 'attempt', 'subject', 'namespace', 't_offered', 't_pending')
+    local entry = redis.call('HMGET', ledger, 'state', 'attempt', 'subject', 'namespace', 't_offered', 't_pending',
+      'clock_skew', 't_attempt')
     local state = entry[1]
     if not state or not entry[2] then
       if state then return drop(key) end
@@ -98,12 +102,12 @@ local function admit(queue, id)
     end
     if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
     if entry[2] ~= attempt or redis.call('HGET', KEYS[2], entry[3] or '') ~= launch then return drop(key) end
-    offered, reported = entry[5] or '0', entry[6] or '0'
+    offered, reported, skew, attempt_offered = entry[5] or '0', entry[6] or '0', entry[7] or '0', entry[8] or '0'
     local admission = gate(entry[4] or '')
     if admission == 'probe' then
       probe = '1'
     elseif admission then
-      if patience > 0 and offered ~= '0' and now - tonumber(offered) > patience then
+      if patience > 0 and offered ~= '0' and now - (tonumber(skew) or 0) - tonumber(offered) > patience then
         reason, message = quota_refusal(entry[4])
       else
         return delay(queue, id, key, ledger, launch, entry, admission)
@@ -114,7 +118,7 @@ local function admit(queue, id)
   redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
   redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), id .. ':' .. execution)
   taken = taken + 1
-  for _, value in ipairs({ id, queue, job[2], job[3] or '0', offered, reported, probe, reason, message }) do
+  for _, value in ipairs({ id, queue, job[2], job[3] or '0', offered, reported, probe, reason, message, skew, attempt_offered }) do
     jobs[#jobs + 1] = value
   end
 end
@@ -199,4 +203,4 @@ if more == 0 then
     if next[2] and (due < 0 or tonumber(next[2]) - now < due) then due = math.max(0, tonumber(next[2]) - now) end
   end
 end
-return { '0', failures, seconds(due), more, dropped, jobs, reports }
+return { '0', failures, seconds(due), more, dropped, jobs, reports, seconds(now) }

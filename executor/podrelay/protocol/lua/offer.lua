@@ -9,6 +9,9 @@
 -- Returns one word per launch: offered | known (already waiting, leased or created) | finished | acknowledged | withdrawn
 -- The launch that `current` named before is withdrawn in the same step: a task instance never has two wanted launches.
 local launch_prefix, job_prefix, list_prefix, now, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[11]
+-- By how much Redis' clock is ahead of the scheduler's: launchers compare the end of a token with the scheduler's clock.
+local redis_now = seconds(redis_time())
+local clock_skew = seconds(tonumber(redis_now) - tonumber(now))
 
 local function withdraw_previous(subject, launch)
   local previous = redis.call('HGET', KEYS[1], subject)
@@ -72,7 +75,7 @@ for i = 15, #ARGV, 11 do
       't_wait', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
     redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', owner,
       'subject', subject, 'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue,
-      'relaunches', ARGV[i + 10])
+      'relaunches', ARGV[i + 10], 'clock_skew', clock_skew, 't_attempt', redis_now)
     redis.call('HSETNX', ledger, 't_offered', now)
     redis.call('PERSIST', ledger)
     withdraw_previous(subject, launch)

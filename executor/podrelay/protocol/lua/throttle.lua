@@ -7,7 +7,8 @@
 --   stumble  x first wait, y longest wait (s): it failed or did not answer; the wait doubles while that continues
 --   remind   x seconds of a wait that a launcher knows, y tolerated difference (s): restores a wait that Redis lost
 --   recover  a pod was created: the next stumble is a first one again
---   refused  namespace  x first wait, y longest wait (s): its quota is exhausted
+--   refused  namespace  x first wait, y longest wait (s): its quota is exhausted; the message names no pod, because other
+--            launches report it
 --   passed   namespace  x how many more launches may try: this one was created (or never tried, x = 1)
 -- Returns the seconds to wait.
 -- A namespace with an exhausted quota admits one launch; each success admits one and a quarter more. The queue thus moves

@@ -1,0 +1,131 @@
+"""What `airflow podrelay check` asks Kubernetes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import urllib3
+from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
+
+from podrelay.cli.check_result import Passed
+from podrelay.errors import ConfigError
+from podrelay.teams import kube_client_of, watched_namespaces
+
+# What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
+REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
+    "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
+}
+_REVIEW_TIMEOUT_S = 10.0
+
+
+def open_client(team: str | None, kube_config: KubeConfig) -> Any:
+    """A client that reaches the API server, and finds its namespaces as far as it may look.
+
+    :raises ConfigError: names the options to change.
+    """
+    try:
+        core = kube_client_of(team)
+    except Exception as error:
+        credentials: Any = importlib.import_module("podrelay_workers.kube.credentials")
+        asyncio.run(credentials.load_credentials(team))  # fails in the words of launcher and watcher
+        raise ConfigError(
+            f"[kubernetes_executor] config_file, cluster_context or in_cluster: cannot create a client ({error})."
+        ) from error
+    try:
+        missing = [name for name in namespaces_of(kube_config) if _is_missing(core, name)]
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConfigError(
+            f"{core.api_client.configuration.host} does not answer ({reason}): check [kubernetes_executor] config_file, "
+            "cluster_context and in_cluster."
+        ) from error
+    if missing:
+        raise ConfigError(missing_namespace(missing))
+    return core
+
+
+def namespaces_of(kube_config: KubeConfig) -> list[str]:
+    """The namespaces that options name: where pods are created by default, and which are watched."""
+    named = [kube_config.executor_namespace, *(name for name in watched_namespaces(kube_config) if name)]
+    return list(dict.fromkeys(named))
+
+
+def missing_namespace(names: Sequence[str]) -> str:
+    return (
+        f"no namespace {', '.join(names)} in this cluster: create it, or correct [kubernetes_executor] namespace or "
+        "multi_namespace_mode_namespace_list."
+    )
+
+
+def _is_missing(core: Any, namespace: str) -> bool:
+    """False also if the user may not look: most users have rights within namespaces only."""
+    from kubernetes import client
+
+    try:
+        core.read_namespace(namespace, _request_timeout=_REVIEW_TIMEOUT_S)
+    except client.ApiException as error:
+        return is_about_namespace(error)
+    return False
+
+
+def is_about_namespace(error: Any) -> bool:
+    """Does this answer say that a namespace does not exist? The 404 page of a gateway does not."""
+    return error.status == 404 and '"namespaces' in str(error.body).replace("\\", "")
+
+
+def check_permissions(core: Any, kube_config: KubeConfig, processes: Sequence[str]) -> Passed:
+    """Asks the API server which permissions the configured user has, without using them."""
+    # "" stands for all namespaces, in the review as well.
+    namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
+    missing = _missing_permissions(core, namespaces, processes)
+    if missing:
+        listed = "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in missing.items())
+        hint = (
+            "" if len(processes) == 1 else " If each process has its own user, run the check with --process for each."
+        )
+        raise ConfigError(
+            f"missing permissions: {listed}. Grant them to this user, as in docker/kubernetes/access.yaml.{hint}"
+        )
+    where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
+    return Passed(f"{' and '.join(processes)}: all permissions granted in {where}")
+
+
+def _missing_permissions(core: Any, namespaces: Sequence[str], processes: Sequence[str]) -> dict[str, list[str]]:
+    """What the user may not do, by the processes that need it."""
+    missing: dict[str, list[str]] = {}
+    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
+    for namespace in namespaces:
+        for verb, resource in required:
+            if not _is_allowed(core, namespace, verb, resource):
+                needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
+                permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
+                missing.setdefault(" and ".join(needed_by), []).append(permission)
+    return missing
+
+
+def _is_allowed(core: Any, namespace: str, verb: str, resource: str) -> bool:
+    from kubernetes import client
+
+    kind, _, subresource = resource.partition("/")
+    review = client.V1SelfSubjectAccessReview(
+        spec=client.V1SelfSubjectAccessReviewSpec(
+            resource_attributes=client.V1ResourceAttributes(
+                namespace=namespace, verb=verb, resource=kind, subresource=subresource or None
+            )
+        )
+    )
+    try:
+        answer = client.AuthorizationV1Api(core.api_client).create_self_subject_access_review(
+            review, _request_timeout=_REVIEW_TIMEOUT_S
+        )
+    except client.ApiException as error:
+        # A server without the authorization API, such as the local cluster, answers with a Status and grants everything.
+        # A 404 page of a gateway holds no Status.
+        if error.status == 404 and '"Status"' in str(error.body):
+            return True
+        raise
+    return bool(answer.status.allowed)
