@@ -87,6 +87,13 @@ def task_of(workload: Any) -> TaskInstanceKey | None:
     return TaskInstanceKey(ti.dag_id, ti.task_id, ti.run_id, ti.try_number, ti.map_index)
 
 
+def is_queued_by_nobody(ti: Any) -> bool:
+    """Does the task instance lack the job id of a scheduler? The scheduler's own query leaves that column out, because it
+    selects by it: a column that is not loaded is set, and loading it would cost a query for each task instance.
+    """
+    return vars(ti).get("queued_by_job_id", "not loaded") is None
+
+
 def record_event(executor: Any, key: Any, state: Any, info: Any) -> None:
     """Send an event to the scheduler. Nothing else knows the format of events."""
     record = getattr(executor, "record_event", None)  # proposed for a later release, whose events have three parts

@@ -24,10 +24,10 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.scheduling.context import HeartbeatContext, Identity, read_policy
-from podrelay.scheduling.dispatch import WorkItem
 from podrelay.scheduling.heartbeat import Heartbeat
 from podrelay.scheduling.heartbeat_budget import HeartbeatBudget
 from podrelay.scheduling.launch_registry import Launch, LaunchRegistry, slot_only
+from podrelay.scheduling.queued_check import WorkItem
 from podrelay.settings import load_settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import check, connect
@@ -215,6 +215,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         if key in self.running:  # the scheduler repeats the call after a database error
             return True
         launch_id = ti.external_executor_id
+        if compat.is_queued_by_nobody(ti):
+            return False
         if launch_id and identifiers.is_launch_id(launch_id):
             launch = Launch(launch_id, key, "task", str(ti.id), task=ti.key)
         elif ti.state in (TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING):

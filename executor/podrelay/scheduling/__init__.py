@@ -2,6 +2,7 @@
 
 Handing over:
   dispatch          workloads become requests, are offered to Redis and registered
+  queued_check      which workloads the database shows as queued by this scheduler
   request_builder   what a launcher receives: first attempts, next attempts, requests rebuilt from the database
 Following:
   results           processes pod reports: decides, acknowledges, emits events to Airflow

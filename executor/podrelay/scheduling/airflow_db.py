@@ -64,6 +64,19 @@ def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
     return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(ids))} if ids else {}
 
 
+def queued_by(owner: int, ids: Sequence[str]) -> dict[str, tuple[int, str | None]]:
+    """Try and launch id of those task instances that the database shows as queued by this scheduler, by id."""
+    columns = (TaskInstance.id, TaskInstance.try_number, TaskInstance.external_executor_id)
+    query = select(*columns).where(
+        TaskInstance.id.in_([UUID(ti_id) for ti_id in ids]),
+        TaskInstance.state == TaskInstanceState.QUEUED,
+        TaskInstance.queued_by_job_id == owner,
+        *compat.only_current(),
+    )
+    with create_session(scoped=False) as session:
+        return {str(ti_id): (try_number, launch_id) for ti_id, try_number, launch_id in session.execute(query)}
+
+
 def is_task_id(subject: str) -> bool:
     try:
         UUID(subject)

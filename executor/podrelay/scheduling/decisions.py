@@ -8,7 +8,7 @@ Used by the result processor, the reconciler and the orphan collector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from podrelay.protocol.messages import CleanupAction, PodReport
@@ -19,6 +19,8 @@ WANTED = frozenset({"queued", "running", "restarting"})
 _BEGUN = frozenset({"running", "restarting"})
 # Airflow stores the info of QUEUED and RUNNING events as the launch id of the task instance.
 _NEVER_REPORTED = frozenset({"queued", "running"})
+# The reason of a pod that ended although its task's row still says running.
+NO_STATE = "NoStateReported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,27 @@ def runs_elsewhere(launch_id: str, attempt: int, try_number: int, row: TaskRow |
         and row.state in _BEGUN
         and row.host not in (None, (launch_id, attempt))
     )
+
+
+def ended_without_state(report: PodReport, try_number: int, row: TaskRow | None) -> bool:
+    """Did the pod end well while the row says that the task runs in it? Its process exits with 0 whatever became of the task,
+    so a task that was killed, or left by `os._exit`, looks like this; so does a row that is about to change.
+    """
+    return (
+        row is not None
+        and report.outcome == "succeeded"
+        and row.state == "running"
+        and row.try_number == try_number
+        and row.host == (report.launch_id, report.attempt)
+    )
+
+
+def without_state(report: PodReport) -> PodReport:
+    """The failure that such an end is, once the row had time to change."""
+    return replace(
+        report, outcome="failed", reason=NO_STATE, container_reason="", failure_class="application",
+        message="the task's process ended without reporting a state",
+    )  # fmt: skip
 
 
 def decide(report: PodReport, try_number: int, relaunches: int, row: TaskRow | None, policy: Policy) -> Decision:

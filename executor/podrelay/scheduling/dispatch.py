@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, NamedTuple
 
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
@@ -17,9 +16,11 @@ from airflow.utils.state import TaskInstanceState
 from podrelay import compat
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
+from podrelay.protocol.redis_values import chunks
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.context import HeartbeatContext
-from podrelay.scheduling.launch_registry import Launch, LaunchState
+from podrelay.scheduling.launch_registry import Launch, LaunchState, renewed
+from podrelay.scheduling.queued_check import QueuedCheck, WorkItem
 from podrelay.scheduling.request_builder import (
     INVALID_EXECUTOR_CONFIG,
     InvalidExecutorConfig,
@@ -30,15 +31,6 @@ from podrelay.scheduling.results import ResultProcessor
 from podrelay.scheduling.revocations import Revocations
 
 log = logging.getLogger(__name__)
-
-
-class WorkItem(NamedTuple):
-    """A workload as Airflow hands it over; `key` is Airflow's name for it."""
-
-    key: Any
-    workload: Any
-    queue: str | None
-    executor_config: Any
 
 
 class Dispatcher:
@@ -55,6 +47,7 @@ class Dispatcher:
         self._requests = requests
         self._results = results
         self._revocations = revocations
+        self._check = QueuedCheck(context)
 
     def hand_over(self, items: Iterable[WorkItem]) -> None:
         """Offer workloads in one round trip and register those that were offered.
@@ -72,23 +65,32 @@ class Dispatcher:
         # The stock executor creates pods in this time; here it is a round trip to Redis.
         Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - began_s))
         Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(built))
-        for launch, reply in zip(built, replies, strict=True):
+        for offered, reply in zip(built, replies, strict=True):
+            launch = offered
+            if reply in ("withdrawn", "acknowledged"):
+                launch = renewed(offered, offered.launch_id)
             self._register(launch)
             self._warn_of_namespace(launch)
             log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, reply)
 
     def _build(self, items: Iterable[WorkItem], built: list[Launch]) -> Iterator[tuple[LaunchRequest, int]]:
-        """Requests of workloads, built one by one while the time slice lasts; their launches are added to `built`."""
-        time_slice = heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
+        """Requests of workloads, built one by one while the time slice lasts; their launches are added to `built`. The slice
+        begins after the first query, or a distant database would leave time for one launch in each heartbeat.
+        """
         # While Redis has an older launch of the same task instance, its pod could be created beside that of the newer one.
         blocked = self._revocations.pending_subjects()
-        for item in items:
-            if blocked and compat.subject_of(item.workload) in blocked:
-                continue
-            launch = self._launch_of(item)
-            if launch is not None and launch.request is not None:
-                built.append(launch)
-                yield launch.request, 0
+        free = (item for item in items if not blocked or compat.subject_of(item.workload) not in blocked)
+        time_slice = None
+        for batch in chunks(free, heartbeat_budget.HAND_OVER_BATCH):
+            passed = self._check.passed(batch)
+            time_slice = time_slice or heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
+            for item in passed:
+                launch = self._launch_of(item)
+                if launch is not None and launch.request is not None:
+                    built.append(launch)
+                    yield launch.request, 0
+                if time_slice.over:
+                    return
             if time_slice.over:
                 return
 

@@ -23,14 +23,16 @@ from typing import Protocol
 # No part starts that would end later than HEARTBEAT_LIMIT_S after the heartbeat began: its round trips, and WORK_S for the
 # work on what they return.
 HEARTBEAT_LIMIT_S, WORK_S = 0.05, 0.008
-# Time slices of the parts: about 150 launches, 40 results and 200 comparisons on a slow core.
+# Time slices of the parts: about 150 launches, 40 results and 200 comparisons on a slow core. That of the hand-over begins
+# after its first query.
 HAND_OVER_S = 0.008
 RESULTS_S = 0.006
 COMPARISON_S = 0.005
 WITHDRAWALS_S = 0.005
 # If a round trip takes less than this, all that fit into a heartbeat are short together, and only the slices limit it.
 NEARBY_S = 0.002
-# Items in one batch: few enough to end soon after the time slice, enough to be worth the round trips.
+# Items in one batch: few enough to end soon after the time slice, enough to be worth the round trips and queries.
+HAND_OVER_BATCH = 100
 RESULT_BATCH = 40
 COMPARISON_BATCH = 100
 WITHDRAWAL_BATCH = 100

@@ -6,6 +6,7 @@ The truth is elsewhere (the database, Kubernetes). This memory is what allows a 
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.scheduling.decisions import TaskRow
+
+log = logging.getLogger(__name__)
 
 
 class LaunchState(Enum):
@@ -63,6 +67,8 @@ class Launch:
     former_row_id: str | None = None
     # When its task was first found to be over (monotonic).
     _over_since_s: float = 0.0
+    # When the end of this attempt's pod was first processed without effect (monotonic).
+    _end_seen_s: float = 0.0
     # Reasons in the task's event log, with the time of the last entry (monotonic). Most launches have none.
     _reported: dict[str, float] | None = field(default=None, repr=False)
 
@@ -88,13 +94,13 @@ class Launch:
         attempt = self.attempt + 1
         return replace(
             self, attempt=attempt, request=replace(request, attempt=attempt), workload=workload,
-            relaunches=self.relaunches + relaunched,
+            relaunches=self.relaunches + relaunched, _end_seen_s=0.0,
             state=LaunchState.WITHDRAWN if self.is_withdrawn else LaunchState.REQUESTED,
         )  # fmt: skip
 
     def catch_up(self, attempt: int, relaunches: int) -> None:
         """Another process has offered a later attempt. The state stays, whatever it is."""
-        self.attempt, self.relaunches = attempt, relaunches
+        self.attempt, self.relaunches, self._end_seen_s = attempt, relaunches, 0.0
 
     def mark_task_over(self, now_s: float) -> float:
         """The database says that the task is over, while the end of its pod is unknown.
@@ -107,6 +113,14 @@ class Launch:
         elif self.state is not LaunchState.TASK_OVER:
             raise self._illegal("outlive its task")
         return now_s - self._over_since_s
+
+    def mark_end_seen(self, now_s: float) -> float:
+        """The pod of this attempt has ended, and the row does not show what became of the task.
+
+        :return: when this was first found; now if it was not found before.
+        """
+        self._end_seen_s = self._end_seen_s or now_s
+        return self._end_seen_s
 
     def withdraw(self) -> None:
         """A request to take it back was sent to Redis, or will be. Possible in every state, and more than once."""
@@ -124,6 +138,16 @@ class Launch:
     def is_followed(self) -> bool:
         """Does this executor wait for reports about its pod, and act on them?"""
         return self.state is not LaunchState.WITHDRAWN and self.state is not LaunchState.SLOT_ONLY
+
+    def belongs_to_another(self, owner: str, row: TaskRow | None) -> bool:
+        """Has another scheduler adopted it, according to the row? That one acts on its end.
+
+        :param owner: the job id of this scheduler. It is no number where Airflow tests a DAG without a scheduler.
+        """
+        if row is None or self.kind != "task" or self.is_withdrawn or not owner.isdigit():
+            return False
+        in_row = self.foreign_id if self.state is LaunchState.SLOT_ONLY else self.launch_id
+        return row.queued_by not in (None, int(owner)) and (row.launch_id or "") == in_row
 
     def is_unknown_to(self, row: TaskRow | None) -> bool:
         """Does the row still hold the launch id from before this launch?"""
@@ -210,6 +234,18 @@ class LaunchRegistry:
     @property
     def round_is_over(self) -> bool:
         return not self._round
+
+
+def renewed(launch: Launch, row_launch_id: str) -> Launch:
+    """The launch under another id, for a task that was queued again under an id whose launch is over or was taken back. The
+    next comparison offers it, and has the scheduler write the new id to the task's row.
+
+    :param row_launch_id: the launch id in the task's row.
+    """
+    log.warning("Launch %s of %s is over, and its task is queued again under the same id: launching it under another id",
+                launch.launch_id, launch.key)  # fmt: skip
+    return Launch(identifiers.new_launch_id(), launch.key, launch.kind, launch.subject, task=launch.task,
+                  former_row_id=row_launch_id)  # fmt: skip
 
 
 def slot_only(key: Any, subject: str, task: Any, row_launch_id: str | None) -> Launch:

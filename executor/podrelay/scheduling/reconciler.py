@@ -20,7 +20,7 @@ from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import rows_by_subject
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import WANTED, TaskRow, runs_elsewhere, superseded
-from podrelay.scheduling.launch_registry import Launch, LaunchState
+from podrelay.scheduling.launch_registry import Launch, LaunchState, renewed
 from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.request_builder import RequestBuilder, is_watched
 from podrelay.scheduling.results import REPEAT_REASON_AFTER_S, ResultProcessor
@@ -61,6 +61,7 @@ class Reconciler:
         self._cluster = context.identity.cluster
         of_team = "" if self._cluster == DEFAULT_CLUSTER else f" --team {self._cluster}"
         self._no_launcher = NO_LAUNCHER.format(of_team)
+        self._owner = context.identity.owner
         self._interval_s = context.settings.reconcile_interval_s
         self._kube_config = context.kube_config
         self._budget = context.budget
@@ -150,6 +151,10 @@ class Reconciler:
 
         :param gone: what the ledger lacks (`Finding.what`); empty if nothing is wrong.
         """
+        if self._launches.is_newest(launch) and launch.belongs_to_another(self._owner, row):
+            log.info("Launch %s of %s: another scheduler has adopted it; slot freed", launch.launch_id, launch.key)
+            self._launches.release(launch, self._executor.running)
+            return False
         row = launch.as_known_to(row)
         if not gone and self._task_is_over(launch, row):
             self._release_if_unwatched(launch)
@@ -158,9 +163,20 @@ class Reconciler:
             self._take_back(launch, row, gone)
             return False
         if gone == "withdrawn" and not (row is not None and row.state in ("running", "restarting")):
-            self._launches.release(launch, self._executor.running)
+            self._release_withdrawn(launch, row)
             return False
         return bool(gone) and (launch.kind != "task" or (row is not None and row.state == "queued"))
+
+    def _release_withdrawn(self, launch: Launch, row: TaskRow | None) -> None:
+        """Somebody took it back. If its task still waits for it, that scheduler died before the database showed why, or the
+        task was queued again under the same id.
+        """
+        if launch.kind == "task" and row is not None:
+            self._launches.forget(launch)
+            self._launches.add(renewed(launch, row.launch_id or ""))
+            return
+        log.warning("Launch %s of %s was taken back; slot freed", launch.launch_id, launch.key)
+        self._launches.release(launch, self._executor.running)
 
     def _take_back(self, launch: Launch, row: TaskRow | None, gone: str) -> None:
         newest = self._launches.is_newest(launch)
@@ -173,12 +189,19 @@ class Reconciler:
 
     def _repeat_lost_ids(self, batch: Sequence[Launch], rows: Mapping[str, TaskRow]) -> None:
         """Send launch ids to the scheduler until the rows hold them. It loses an event if another scheduler holds the row."""
-        events = self._executor.event_buffer
+        executor = self._executor
         for launch in batch:
             row = rows.get(launch.subject)
-            newest = launch.kind == "task" and self._launches.is_newest(launch) and launch.key not in events
-            if row is not None and row.state in WANTED and launch.is_unknown_to(row) and newest:
-                compat.record_event(self._executor, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
+            if (
+                row is None
+                or row.state not in WANTED
+                or not launch.is_unknown_to(row)
+                or self._is_queued_elsewhere(row)
+            ):
+                continue
+            newest = launch.kind == "task" and self._launches.is_newest(launch)
+            if newest and launch.key in executor.running and launch.key not in executor.event_buffer:
+                compat.record_event(executor, launch.key, TaskInstanceState.QUEUED, launch.launch_id)
 
     def _task_is_over(self, launch: Launch, row: TaskRow | None) -> bool:
         """The task ended in the pod of this launch, whose end is not reported yet: it may still be writing its log."""
@@ -210,7 +233,13 @@ class Reconciler:
             return True
         if launch.state is LaunchState.SLOT_ONLY:
             return (row.launch_id or "") != launch.foreign_id or row.state not in ("running", "restarting")
+        if row.state == "queued" and self._is_queued_elsewhere(row):
+            return True
         return row.state not in WANTED or superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
+
+    def _is_queued_elsewhere(self, row: TaskRow) -> bool:
+        """Did another scheduler queue the task, or none? Where Airflow tests a DAG without a scheduler, no row names one."""
+        return self._owner.isdigit() and row.queued_by != int(self._owner)
 
     def _runs_elsewhere(self, launch: Launch, row: TaskRow) -> bool:
         return (

@@ -92,8 +92,10 @@ class RequestBuilder:
 
     def _fail(self, launch: Launch, error: Exception) -> None:
         log.error("Invalid executor_config for %s: %s", launch.key, error)
+        expected = self._launches.is_newest(launch) and launch.key in self._executor.running
         self._launches.forget(launch)
-        self._executor.fail(launch.key, INVALID_EXECUTOR_CONFIG)
+        if expected:
+            self._executor.fail(launch.key, INVALID_EXECUTOR_CONFIG)
 
 
 def request_for(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,7 +24,17 @@ from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import coordinates, rows_by_key
 from podrelay.scheduling.context import HeartbeatContext
-from podrelay.scheduling.decisions import WANTED, Decision, TaskRow, cleanup_for, decide, describe_failure, superseded
+from podrelay.scheduling.decisions import (
+    WANTED,
+    Decision,
+    TaskRow,
+    cleanup_for,
+    decide,
+    describe_failure,
+    ended_without_state,
+    superseded,
+    without_state,
+)
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
 from podrelay.scheduling.unreadable import limit
@@ -35,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # The same reason for waiting is written to a task's event log at most once in this time.
 REPEAT_REASON_AFTER_S = 60.0
+# A row that says running after its pod's end is read again after this time: the API server may be about to commit the state.
+SECOND_LOOK_AFTER_S = 3.0
 
 
 class _Decided(NamedTuple):
@@ -58,6 +70,7 @@ class ResultProcessor:
 
     def __init__(self, context: HeartbeatContext, requests: RequestBuilder) -> None:
         self._executor = context.executor
+        self._owner = context.identity.owner
         self._settings = context.settings
         self._policy = context.policy
         self._budget = context.budget
@@ -67,11 +80,15 @@ class ResultProcessor:
         self._requests = requests
         self._tags = metric_tags(context.identity.team)
         self._unprocessed: deque[PodReport] = deque()
+        # When they are to be processed again (monotonic), in this order, and reports whose row has to be read again.
+        self._second_looks: deque[tuple[float, PodReport]] = deque()
         # By task key.
         self._unconfirmed: dict[Any, _FailureEvent] = {}
 
     def process_stream(self) -> None:
         """Process the next reports of the stream, in batches while the time slice lasts."""
+        while self._second_looks and self._second_looks[0][0] <= time.monotonic():
+            self._unprocessed.append(self._second_looks.popleft()[1])
         time_slice, left = heartbeat_budget.TimeSlice(heartbeat_budget.RESULTS_S), self._settings.result_batch_size
         while left > 0:
             most = min(heartbeat_budget.RESULT_BATCH, left)
@@ -105,8 +122,9 @@ class ResultProcessor:
                 ended.append((launch, report))
             else:
                 self.report_progress(launch, report)
-        if ended:
-            self._close(self._decide(ended))
+        decided = self._decide(ended) if ended else []
+        if decided:
+            self._close(decided)
 
     def process_unreadable(self, reports: Sequence[PodReport]) -> list[Launch]:
         """Act on stand-ins for reports that cannot be decrypted, as far as they suffice.
@@ -158,10 +176,12 @@ class ResultProcessor:
         rows = rows_by_key(failure.launch.task for failure in due.values())
         for key, failure in due.items():
             launch = failure.launch
-            row = launch.as_known_to(rows.get(coordinates(launch.task)))
+            row = rows.get(coordinates(launch.task))
+            others = launch.belongs_to_another(self._owner, row)
+            row = launch.as_known_to(row)
             gone = superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
             del self._unconfirmed[key]
-            if gone or row is None or row.state not in WANTED:
+            if gone or others or row is None or row.state not in WANTED:
                 continue
             self._unconfirmed[key] = failure._replace(emitted_s=now_s)
             if key not in self._executor.running and not compat.queued(self._executor, key):
@@ -170,7 +190,8 @@ class ResultProcessor:
     def report_progress(self, launch: Launch, report: PodReport) -> None:
         """Write to a task's event log why its pod waits; notify the scheduler that a callback runs."""
         if report.outcome == "started" and launch.kind == "callback":
-            self._executor.running_state(launch.key)
+            if launch.key in self._executor.running:
+                self._executor.running_state(launch.key)
         elif report.outcome == "pending" and launch.kind == "task":
             if not launch.should_report(report.reason, REPEAT_REASON_AFTER_S):
                 return
@@ -181,18 +202,35 @@ class ResultProcessor:
 
     def _decide(self, ended: Sequence[tuple[Launch, PodReport]]) -> list[_Decided]:
         rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
-        decided = []
-        for launch, report in ended:
-            row = None
-            if launch.kind != "task":
-                decision = self._decide_without_row(report)
-            elif not self._launches.is_newest(launch):
-                decision = Decision(cleanup=cleanup_for(report, self._policy))
-            else:
-                row = launch.as_known_to(rows.get(coordinates(launch.task)))
-                decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
-            decided.append(_Decided(launch, report, decision, row))
-        return decided
+        decided = [self._decide_one(launch, report, rows) for launch, report in ended]
+        return [one for one in decided if one is not None]
+
+    def _decide_one(self, launch: Launch, report: PodReport, rows: Mapping[Any, TaskRow]) -> _Decided | None:
+        """None where nothing is to be done, or nothing yet."""
+        if launch.kind != "task":
+            return _Decided(launch, report, self._decide_without_row(report), None)
+        if not self._launches.is_newest(launch):
+            return _Decided(launch, report, Decision(cleanup=cleanup_for(report, self._policy)), None)
+        row = rows.get(coordinates(launch.task))
+        if launch.belongs_to_another(self._owner, row):
+            self._launches.release(launch, self._executor.running)
+            return None
+        row = launch.as_known_to(row)
+        if ended_without_state(report, launch.task.try_number, row):
+            if self._is_early(launch, report):
+                return None
+            report = without_state(report)
+        decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
+        return _Decided(launch, report, decision, row)
+
+    def _is_early(self, launch: Launch, report: PodReport) -> bool:
+        """Has the row had no time yet to show what became of the task? Then it is read again later."""
+        now_s = time.monotonic()
+        seen_s = launch.mark_end_seen(now_s)
+        due_s = seen_s + SECOND_LOOK_AFTER_S
+        if seen_s == now_s:
+            self._second_looks.append((due_s, report))
+        return now_s < due_s
 
     def _decide_without_row(self, report: PodReport) -> Decision:
         """A callback or a connection test has no task instance: only the end of its pod counts."""
@@ -248,11 +286,13 @@ class ResultProcessor:
         self._launches.forget(launch)
         if not newest:
             return
+        # Airflow may have taken the slot back, or failed the task: then it expects no event, as from other executors.
+        expected = launch.key in self._executor.running
         self._executor.running.discard(launch.key)
         if report.outcome == "failed":
             self._log_failure(launch, report)
         # A next attempt that was wanted and could not be built: the database no longer has the task in state queued.
-        if decision.event is not None and not decision.next_attempt:
+        if expected and decision.event is not None and not decision.next_attempt:
             self._emit(launch, report, *decision.event)
 
     def _emit(self, launch: Launch, report: PodReport, state: str | None, info: str | None) -> None:

@@ -20,7 +20,7 @@ from podrelay.store import scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.scripts import AcknowledgedLaunch, OfferedLaunch
 
-Answer = Literal["offered", "known", "finished", "withdrawn"]
+Answer = Literal["offered", "known", "finished", "acknowledged", "withdrawn"]
 
 # Launches per script run, so that Redis stays responsive to others. All chunks of a heartbeat share one round trip.
 _CHUNK = 128

@@ -122,7 +122,7 @@ class Relayed(RuleBasedStateMachine):
 
     # --- pods
     @precondition(lambda self: self.world.pods)
-    @rule(which=ANY, what=st.sampled_from(["start", "start", "end", "end", "break", "vanish", "stick"]))
+    @rule(which=ANY, what=st.sampled_from(["start", "start", "end", "end", "break", "crash", "vanish", "stick"]))
     def pod(self, which: int, what: str) -> None:
         pod = list(self.world.pods.values())[which % len(self.world.pods)]
         getattr(self.world, f"{what}_pod")(pod)
@@ -159,6 +159,7 @@ def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatc
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
     monkeypatch.setenv("AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S", "0.2")
     monkeypatch.setattr("podrelay.executor.CircuitBreaker", LossyRelay)
+    monkeypatch.setattr("podrelay.scheduling.results.SECOND_LOOK_AFTER_S", 0.0)
     logging.disable(logging.CRITICAL)
     Relayed.url = redis_url
     quick = settings(

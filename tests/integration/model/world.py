@@ -375,6 +375,12 @@ class World:
             update(pod.subject, state="success")
             pod.phase = "Succeeded"
 
+    def crash_pod(self, pod: Pod) -> None:
+        """The task's process is killed: its supervisor ends the pod well and reports nothing."""
+        if pod.phase == "Running":
+            self.broken[pod.subject] += 1
+            pod.phase = "Succeeded"
+
     def break_pod(self, pod: Pod) -> None:
         """It dies before its task begins: a node is lost, an image is missing."""
         if pod.phase == "Pending":

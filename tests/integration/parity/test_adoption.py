@@ -80,11 +80,13 @@ def test_a_repeated_call_refuses_nothing(rigs: Rigs, which: str) -> None:
 
 
 @both
-def test_a_task_that_nobody_queued_is_refused(rigs: Rigs, which: str) -> None:
+@pytest.mark.parametrize("left", [{}, {"external_executor_id": None}])
+def test_a_task_that_nobody_queued_is_refused(rigs: Rigs, which: str, left: dict[str, Any]) -> None:
+    """Whether or not its row still names a launch."""
     rig = rigs(which)
     task, _ = pending(rig)
     rig.successor()
-    update(task.ti_id, queued_by_job_id=None, external_executor_id=None)
+    update(task.ti_id, queued_by_job_id=None, **left)
     assert rig.adopt(task) == [task.ti_id]
 
 

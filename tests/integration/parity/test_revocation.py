@@ -96,6 +96,8 @@ STALE: dict[str, dict[str, Any]] = {
     "cleared": {"state": None, "external_executor_id": None},
     "marked as success": {"state": "success"},
     "another try": {"try_number": 2},
+    "another scheduler's": {"queued_by_job_id": 1},
+    "no scheduler's": {"queued_by_job_id": None},
 }
 
 

@@ -131,6 +131,33 @@ def test_a_pod_that_ended_well_beside_a_running_row_fails_nothing(rigs: Rigs, wh
     assert event == (None if which == "podrelay" else (TaskInstanceState.RUNNING, None))
 
 
+def test_a_pod_that_ended_well_beside_its_running_task_fails_it(ours: Rig) -> None:
+    """Where the row names the pod. The stock executor leaves the task to Airflow's heartbeat timeout, 300 s."""
+    task, pod = ours.run()
+    update(task.ti_id, hostname=pod["metadata"]["name"])
+    ours.end_pod(pod, exit_code=0)
+    state, info = ours.event(task, most_s=20.0)
+    assert state == FAILED
+    assert "without reporting a state" in str(info)
+    assert "exit code 0" in str(info)
+    assert ours.look(pod) is not None
+
+
+@both
+@pytest.mark.parametrize("how", ["taken out", "failed"])
+def test_a_key_that_airflow_took_out_of_running_gets_no_event(rigs: Rigs, which: str, how: str) -> None:
+    """As it does with a task without heartbeats (94)."""
+    rig = rigs(which)
+    task, pod = rig.run()
+    if how == "failed":
+        rig.executor.change_state(task.key, FAILED, remove_running=True)
+    else:
+        rig.executor.running.discard(task.key)
+    rig.executor.get_event_buffer()
+    rig.end_pod(pod, exit_code=1)
+    rig.quiet(lambda: not rig.ended(task), 2.0)
+
+
 # --- what a waiting pod waits for (79, 80, 81) --------------------------------------------------------------------------
 def waiting(reason: str, message: str = "", key: str = "containerStatuses") -> dict[str, Any]:
     container = {

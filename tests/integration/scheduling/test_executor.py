@@ -518,6 +518,8 @@ def test_a_dead_schedulers_launches_are_adopted(
     tis = [load(ti_id) for ti_id in (waiting, ended, never, stock)]
     refused = second.try_adopt_task_instances(tis)
     assert [ti.task_id for ti in refused] == ["task_3"]
+    for ti_id in (waiting, ended, never):
+        update(ti_id, queued_by_job_id=OWNER + 1)
     beat(second, until=lambda: ended_key in second.event_buffer)
     assert second.event_buffer[ended_key][0] == FAILED
     assert waiting_key in second.running

@@ -186,7 +186,7 @@ def test_a_scheduler_that_dies_after_revoking(
 ) -> None:
     """It had not withdrawn the launch in Redis yet; the newer launch by another scheduler withdraws it."""
     first, second = start_executor(1), start_executor(2)
-    ti_id = make_task_instances()[0]
+    ti_id = make_task_instances(queued_by_job_id=1)[0]
     _, older = queue(first, ti_id)
     first.heartbeat()
     first.revoke_task(ti=load(ti_id))

@@ -101,7 +101,7 @@ def test_a_living_schedulers_pods_are_its_own(start_executor: Start, outside: Ou
         session.flush()
         alive = int(job.id)
     first = start_executor(alive)
-    ti_id = make_task_instances()[0]
+    ti_id = make_task_instances(queued_by_job_id=alive)[0]
     _, launch_id = hand_over(first, ti_id)
     outside.create(launch_id)
     outside.redis.zadd(outside.names.live("default"), {launch_id: 1.0})

@@ -8,7 +8,16 @@ import pytest
 
 from podrelay.protocol.identifiers import launch_of_pod, pod_name
 from podrelay.protocol.messages import PodReport
-from podrelay.scheduling.decisions import Decision, Policy, TaskRow, cleanup_for, decide, describe_failure
+from podrelay.scheduling.decisions import (
+    Decision,
+    Policy,
+    TaskRow,
+    cleanup_for,
+    decide,
+    describe_failure,
+    ended_without_state,
+    without_state,
+)
 
 LAUNCH = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"
@@ -166,6 +175,36 @@ def test_the_host_of_an_earlier_run_says_nothing_while_the_task_waits() -> None:
     failed = PodReport(LAUNCH, 0, "failed", pod="p", namespace="n", container_reason="ErrImagePull")
     decision = decide(failed, 1, 0, TaskRow("queued", 1, LAUNCH, host=ELSEWHERE), Policy())
     assert decision == Decision(next_attempt="relaunch", cleanup="done")
+
+
+@pytest.mark.parametrize(
+    ("row_", "outcome", "silent"),
+    [
+        (TaskRow("running", 1, LAUNCH, host=EARLIER), "succeeded", True),
+        (TaskRow("running", 1, OTHER, host=EARLIER), "succeeded", True),
+        (TaskRow("running", 1, LAUNCH, host=HERE), "succeeded", False),  # another attempt
+        (TaskRow("running", 1, LAUNCH, host=ELSEWHERE), "succeeded", False),
+        (TaskRow("running", 1, LAUNCH, host=None), "succeeded", False),
+        (TaskRow("running", 2, LAUNCH, host=EARLIER), "succeeded", False),
+        (TaskRow("running", 1, LAUNCH, host=EARLIER), "failed", False),
+        *((TaskRow(state, 1, LAUNCH, host=EARLIER), "succeeded", False)
+          for state in ("queued", "scheduled", "restarting", "deferred", "up_for_reschedule", "up_for_retry", "success",
+                        "failed", None)),
+        (None, "succeeded", False),
+    ],
+)  # fmt: skip
+def test_a_pod_that_ended_beside_its_running_task(row_: TaskRow | None, outcome: str, silent: bool) -> None:
+    assert ended_without_state(result(outcome), 1, row_) is silent
+
+
+def test_an_end_without_a_state_is_a_failure() -> None:
+    failed = without_state(result("succeeded", container="base", container_reason="Completed", exit_code=0))
+    decision = decide(failed, 1, 0, TaskRow("running", 1, LAUNCH, host=EARLIER), Policy())
+    assert decision == Decision(event=("failed", describe_failure(failed)), cleanup="done")
+    text = describe_failure(failed)
+    assert "the task's process ended without reporting a state" in text
+    assert "exit code 0" in text
+    assert "Completed" not in text
 
 
 def test_a_host_name_tells_the_launch() -> None:

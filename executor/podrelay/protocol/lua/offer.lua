@@ -6,7 +6,7 @@
 --       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 cluster  11 owner
 --       12 ledger ttl (s)  13 rq:scheduled prefix  14 suffix that turns a level's queue into the owner's fair queue
 --       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
--- Returns one word per launch: offered | known (already waiting, leased or created) | finished | withdrawn
+-- Returns one word per launch: offered | known (already waiting, leased or created) | finished | acknowledged | withdrawn
 -- A full Redis refuses the whole offer: its first write needs memory.
 -- The launch that `current` named before is withdrawn in the same step: a task instance never has two wanted launches.
 local launch_prefix, job_prefix, list_prefix, now, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[11]
@@ -60,8 +60,7 @@ for i = 15, #ARGV, 11 do
   if known > tonumber(attempt) then
     answer = 'known'
   elseif known == tonumber(attempt) and state then
-    if state == 'finished' or state == 'acknowledged' then answer = 'finished'
-    elseif state == 'withdrawn' then answer = 'withdrawn'
+    if state == 'finished' or state == 'acknowledged' or state == 'withdrawn' then answer = state
     elseif state == 'created' or state == 'started' then answer = 'known'
     elseif redis.call('EXISTS', job_key) == 1 then
       local status = redis.call('HGET', job_key, 'status')
