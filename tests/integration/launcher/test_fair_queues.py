@@ -14,7 +14,8 @@ from podrelay.cli.status import overview
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.store.connection import connect_async
-from podrelay_workers.launcher.job_queue import Job, JobQueue, back, created, done, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Job, back, created, done, wait
 from tests.harness.launcher_rig import LauncherRig
 from tests.harness.waiting import until
 

@@ -15,7 +15,8 @@ from podrelay.errors import RedisUnavailable
 from podrelay.protocol import redis_keys
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher import registration
-from podrelay_workers.launcher.job_queue import Job, JobQueue, back, created, done, failed, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Job, back, created, done, failed, wait
 from podrelay_workers.launcher.leases import Leases
 from tests.harness.launcher_rig import LauncherRig
 from tests.harness.pod_api import status

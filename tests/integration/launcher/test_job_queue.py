@@ -13,7 +13,8 @@ import pytest
 from podrelay.protocol import redis_keys
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher import job_queue as module
-from podrelay_workers.launcher.job_queue import Job, JobQueue, back, created, done, failed, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Job, back, created, done, failed, wait
 from tests.harness.launcher_rig import LauncherRig
 
 Scenario = Callable[[JobQueue, JobQueue], Awaitable[Any]]

@@ -34,7 +34,8 @@ from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import connect_async
-from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, Kind, back, created, done, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Disposition, Job, Kind, back, created, done, wait
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_state import Rules

@@ -5,17 +5,19 @@ launcher       the parts of one launcher, their loops and their shutdown
 registration   its registration as an RQ worker
 job_loop       the loop of one kind of jobs: claim, start a task for each, repeat
 job_queue      RQ's data in Redis: claim by lease, renew, finish, put back
+leased_job     a claimed job, and the dispositions that end it (pure)
 job_clock      the clocks that count for a job: Redis' and the scheduler's
 leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
 token_check    whether the task's token is valid for long enough (pure)
+launch_messages  a launch's report, and the order to revoke its pod (pure)
 unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
 pod_template   template files, read once per version
 pod_creation   creation of the pod, at most once
 pod_ownership  whether a pod belongs to a launch
-last_look      what is looked up before a launch fails for good
+final_checks   what is looked up before a launch fails for good
 refusals       since when a job, or a kind of clean-up, is refused
 error_policy   what an error of the API server means: who waits, how long, or why it fails (pure)
 throttle       the waits that the API server asked for, shared by all launchers

@@ -21,7 +21,8 @@ from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Conflict, NotFound
 from podrelay_workers.launcher.error_policy import classify_error, may_settle
-from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, back, done, failed, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Disposition, Job, back, done, failed, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import mismatch
 from podrelay_workers.launcher.refusals import Refusals

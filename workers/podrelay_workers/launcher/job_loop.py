@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from podrelay.errors import RedisUnavailable
 from podrelay_workers.launcher.concurrency import Slots
-from podrelay_workers.launcher.job_queue import Claim, Disposition, Job, JobQueue, QuotaNotice, back, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Claim, Disposition, Job, QuotaNotice, back, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.runtime.backoff import Backoff

@@ -6,17 +6,13 @@ Used by the launcher's job loops. A claim is a lease, not a removal: a job leave
 
 from __future__ import annotations
 
-import base64
 import time
 import uuid
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import redis.asyncio
 
-from podrelay.protocol import identifiers, jobs
+from podrelay.protocol import jobs
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -29,9 +25,7 @@ from podrelay.store.outage_log import OutageLog
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.scripts import HeldJob, ThrottleEvent
 from podrelay_workers.launcher.job_clock import JobClock
-
-Kind = Literal["launch", "cleanup"]
-What = Literal["created", "done", "failed", "back", "wait", "abandon", "order"]
+from podrelay_workers.launcher.leased_job import Claim, Disposition, Job, Kind, QuotaNotice, What
 
 # A job that lost this many launchers is considered their cause of death.
 LOSSES_MAX = 10
@@ -45,80 +39,6 @@ NEWS_S = 60.0
 CHUNK = 64
 # Expired leases per queue and script run.
 _REAPED_MAX = 256
-
-
-@dataclass
-class Job:
-    """A leased job. `held_at_s` (monotonic) is the latest known start of its lease; it never decreases.
-
-    lost: another launcher holds it. unwanted: its launch was withdrawn or superseded. given: its disposition is queued.
-    sent: its request was sent to the API server.
-    overdue: reason and message of a wait for quota that lasted too long.
-    """
-
-    id: str
-    queue: str
-    kind: Kind
-    execution: str
-    data: bytes = field(repr=False)
-    held_at_s: float
-    tries: int = 0
-    offered_at_s: float = 0.0
-    told_at_s: float = 0.0
-    probe: bool = False
-    overdue: tuple[str, str] | None = None
-    clock: JobClock = field(default_factory=JobClock)
-    lost: bool = False
-    unwanted: bool = False
-    given: bool = False
-    sent: bool = False
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds since the launch was offered first."""
-        return max(0.0, self.clock.scheduler_s() - self.offered_at_s)
-
-    @property
-    def launch_id(self) -> str:
-        parsed = identifiers.parse_job_id(self.id)
-        return parsed[0] if parsed else ""
-
-
-@dataclass(frozen=True)
-class QuotaNotice:
-    """A launch that waits for its namespace's quota, due for an event in its task's log."""
-
-    launch_id: str
-    attempt: int
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The result of a claim.
-
-    wait_s: nothing may be created before, if positive. failures: of the API server, in a row. due_s: until the next
-    delayed launch, negative if there is none. more: the queues hold more jobs. dropped: superseded jobs removed.
-    news: launches whose wait for quota is to be reported.
-    """
-
-    jobs: list[Job]
-    wait_s: float = 0.0
-    failures: int = 0
-    due_s: float = -1.0
-    more: bool = False
-    dropped: int = 0
-    news: tuple[QuotaNotice, ...] = ()
-
-
-@dataclass(frozen=True)
-class Disposition:
-    """What became of a job; `args` are those of `finish.lua`, built only by the functions at the end of this module."""
-
-    job: Job
-    what: What
-    args: tuple[str | int, ...] = ()
 
 
 class JobQueue:
@@ -332,28 +252,3 @@ class JobQueue:
         :raises MessageError: as `open_launch`, or the pod belongs to another launch or attempt.
         """
         return jobs.read_cleanup(job.data, job.id, self.cluster, self._cipher)
-
-
-def created(job: Job, pod: str, namespace: str, uid: str) -> Disposition:
-    return Disposition(job, "created", (pod, namespace, uid, f"{time.time():.6f}"))
-
-
-def done(job: Job) -> Disposition:
-    return Disposition(job, "done")
-
-
-def failed(job: Job, why: str) -> Disposition:
-    return Disposition(job, "failed", (base64.b64encode(zlib.compress(why.encode())).decode("ascii"),))
-
-
-def back(job: Job) -> Disposition:
-    """Nothing was tried: to the front of its queue."""
-    return Disposition(job, "back")
-
-
-def wait(job: Job, seconds: float, reason: str, message: str, news: str = "", tried: bool = True) -> Disposition:
-    """Try again after some seconds.
-
-    :param news: an encrypted pending report, if one is due.
-    """
-    return Disposition(job, "wait", (f"{seconds:.3f}", reason, message, news, int(tried)))

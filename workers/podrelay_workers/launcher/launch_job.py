@@ -31,20 +31,19 @@ from podrelay_workers.launcher.error_policy import (
     printable,
     shared_message,
 )
-from podrelay_workers.launcher.job_queue import (
-    NEWS_S,
-    PROBE_S,
+from podrelay_workers.launcher.final_checks import FinalChecks
+from podrelay_workers.launcher.job_queue import NEWS_S, PROBE_S, JobQueue
+from podrelay_workers.launcher.launch_messages import launch_report, revocation_of
+from podrelay_workers.launcher.leased_job import (
     Disposition,
     Job,
-    JobQueue,
     QuotaNotice,
     back,
-    created,
+    created_pod,
     done,
     failed,
     wait,
 )
-from podrelay_workers.launcher.last_look import LastLook
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_creation import PodCreator, SendBlocked, Unconfirmed
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
@@ -90,7 +89,7 @@ class LaunchHandler:
         self._leases = leases
         self._creator = PodCreator(pods, leases, throttle)
         self._manifests = manifests
-        self._last_look = LastLook(pods, manifests)
+        self._final_checks = FinalChecks(pods, manifests)
         self._refusals = Refusals()
         self._concurrency = concurrency
         self._health = ApiServerHealth()
@@ -193,10 +192,12 @@ class LaunchHandler:
         if pause_s:
             message = explain(request, now_s, self._token_margin_s)
             log.warning("Launch %s waits %.0f s: %s", job.id, pause_s, message)
-            report = self._queue.sealed(_report(request, "pending", "TokenExpired", message))
+            report = self._queue.sealed(launch_report(request, "pending", "TokenExpired", message))
             return wait(job, pause_s, "TokenExpired", message, report)
         log.info("Launch %s needs a new token: its own would expire too soon; no pod created", job.id)
-        await self._publish(request, "expired", "TokenExpired", "the task's token was about to expire")
+        await self._queue.publish(
+            launch_report(request, "expired", "TokenExpired", "the task's token was about to expire")
+        )
         return done(job)
 
     # --- creation -----------------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ class LaunchHandler:
         if job.offered_at_s:
             Stats.timing("podrelay.launch_wait", job.waited_s * 1000.0, tags=self._tags)
         await self._end_shared_waits(job, request)
-        return _created(job, found)
+        return self._created(job, found)
 
     async def _end_shared_waits(self, job: Job, request: LaunchRequest) -> None:
         """Let the other launchers go on, if they wait for a creation that succeeds."""
@@ -247,7 +248,7 @@ class LaunchHandler:
         if policy.slower:
             self._concurrency.failed(began_s, time.monotonic())
         if policy.scope == "never":
-            reason, message = await self._last_look.explain(error, namespace_of(pod), policy.message)
+            reason, message = await self._final_checks.explain(error, namespace_of(pod), policy.message)
             return await self._reject(job, request, reason, message, pod)
         seconds = await self._share_wait(request, pod, policy)
         waited_s = job.waited_s
@@ -269,11 +270,11 @@ class LaunchHandler:
 
     async def _end_wait(self, job: Job, request: LaunchRequest, pod: Json, policy: ErrorPolicy) -> Disposition:
         """Give up a launch that waited too long, unless its pod exists or may exist."""
-        instead = await self._last_look.instead_of_failure(job, request, policy.reason, policy.message, pod)
+        instead = await self._final_checks.instead_of_failure(job, request, policy.reason, policy.message, pod)
         if instead is not None:
             return instead
         if policy.ambiguous:  # the server may still be working on this request, and nothing would clean the pod up
-            self._leases.finish(self._queue.order(job, _revocation(request, pod), request.attempt))
+            self._leases.finish(self._queue.order(job, revocation_of(request, pod), request.attempt))
         return await self._give_up(job, request, policy.reason, policy.message)
 
     def _wait(
@@ -284,7 +285,7 @@ class LaunchHandler:
         Stats.incr("podrelay.launch_waits", tags={"reason": policy.reason, **self._tags})
         report = ""
         if job.clock.redis_s() - job.told_at_s > NEWS_S and waited_s + seconds > _REPORT_AFTER_S:
-            report = self._queue.sealed(_report(request, "pending", policy.reason, policy.message))
+            report = self._queue.sealed(launch_report(request, "pending", policy.reason, policy.message))
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
         return wait(job, seconds + spread_s, policy.reason, policy.message, report, tried=not policy.settles)
 
@@ -312,7 +313,7 @@ class LaunchHandler:
         self, job: Job, request: LaunchRequest, reason: str, message: str, pod: Json | None = None
     ) -> Disposition:
         """Fail a launch that can never succeed, unless an earlier try has created its pod after all."""
-        instead = await self._last_look.instead_of_failure(job, request, reason, message, pod)
+        instead = await self._final_checks.instead_of_failure(job, request, reason, message, pod)
         return instead or await self._fail(job, request, reason, message, "configuration")
 
     async def _give_up(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
@@ -321,7 +322,7 @@ class LaunchHandler:
 
     async def _fail_overdue(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
         """Give up a launch that waited too long, unless an earlier try has created its pod after all."""
-        instead = await self._last_look.instead_of_failure(job, request, reason, message)
+        instead = await self._final_checks.instead_of_failure(job, request, reason, message)
         return instead or await self._give_up(job, request, reason, message)
 
     async def _retry_fault(self, job: Job, request: LaunchRequest, error: str) -> Disposition:
@@ -335,34 +336,13 @@ class LaunchHandler:
     ) -> Disposition:
         """Publish the failure; only then may the job leave Redis (invariant I2, docs/architecture.md)."""
         log.warning("Launch %s (%s) failed (%s: %s)", job.id, request.description, reason, message)
-        await self._publish(request, "failed", reason, message, failure_class)
+        await self._queue.publish(launch_report(request, "failed", reason, message, failure_class))
         return failed(job, f"{reason}: {message}")
-
-    async def _publish(
-        self, request: LaunchRequest, outcome: Outcome, reason: str, message: str, failure_class: FailureClass = ""
-    ) -> None:
-        await self._queue.publish(_report(request, outcome, reason, message, failure_class))
 
     def _count(self, what: str, status: str) -> None:
         Stats.incr(f"kubernetes_executor.{what}", tags={"status": status, **self._tags})
 
-
-def _created(job: Job, pod: Json) -> Disposition:
-    metadata = pod["metadata"]
-    log.debug("Launch %s: pod %s/%s created", job.id, metadata["namespace"], metadata["name"])
-    return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
-
-
-def _report(
-    request: LaunchRequest, outcome: Outcome, reason: str, message: str, failure_class: FailureClass = ""
-) -> PodReport:
-    return PodReport(
-        request.launch_id, request.attempt, outcome, reason=reason, message=message, failure_class=failure_class,
-        namespace=request.namespace, seen_at_s=time.time(), cluster=request.cluster,
-    )  # fmt: skip
-
-
-def _revocation(request: LaunchRequest, pod: Json) -> CleanupRequest:
-    return CleanupRequest(
-        request.launch_id, "revoke", namespace_of(pod), pod["metadata"]["name"], cluster=request.cluster
-    )
+    @staticmethod
+    def _created(job: Job, pod: Json) -> Disposition:
+        log.debug("Launch %s: pod %s/%s created", job.id, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        return created_pod(job, pod)

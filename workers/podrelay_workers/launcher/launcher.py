@@ -28,8 +28,9 @@ from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.cleanup_job import CleanupHandler
 from podrelay_workers.launcher.concurrency import Concurrency, FixedSlots
 from podrelay_workers.launcher.job_loop import JobLoop
-from podrelay_workers.launcher.job_queue import Job, JobQueue
+from podrelay_workers.launcher.job_queue import JobQueue
 from podrelay_workers.launcher.launch_job import LaunchHandler
+from podrelay_workers.launcher.leased_job import Job
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.registration import Registration, unique_name

@@ -11,7 +11,8 @@ from redis.exceptions import ResponseError
 
 from podrelay.errors import RedisUnavailable
 from podrelay.store.connection import unavailable
-from podrelay_workers.launcher.job_queue import CHUNK, Disposition, Job, JobQueue, back
+from podrelay_workers.launcher.job_queue import CHUNK, JobQueue
+from podrelay_workers.launcher.leased_job import Disposition, Job, back
 from podrelay_workers.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from podrelay_workers.kube.errors import (
     Unreachable,
 )
 from podrelay_workers.kube.send_guard import before_send
-from podrelay_workers.launcher.job_queue import Job
+from podrelay_workers.launcher.leased_job import Job
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import find_own_pod, namespace_of
 from podrelay_workers.launcher.throttle import Throttle

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from podrelay.errors import DecryptionError
-from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, failed, wait
+from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.leased_job import Disposition, Job, failed, wait
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 
 log = logging.getLogger(__name__)

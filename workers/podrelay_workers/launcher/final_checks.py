@@ -7,7 +7,7 @@ from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, NotFound, Refused
 from podrelay_workers.kube.send_guard import before_send
 from podrelay_workers.launcher.error_policy import may_settle
-from podrelay_workers.launcher.job_queue import Disposition, Job, created, wait
+from podrelay_workers.launcher.leased_job import Disposition, Job, created_pod, wait
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_ownership import find_own_pod
 from podrelay_workers.runtime.backoff import exponential_s
@@ -16,7 +16,7 @@ from podrelay_workers.runtime.backoff import exponential_s
 _FIRST_S, _MOST_S = 1.0, 15.0
 
 
-class LastLook:
+class FinalChecks:
     """Looks at the API server before a launch is reported as failed."""
 
     def __init__(self, pods: PodClient, manifests: ManifestRenderer) -> None:
@@ -42,8 +42,7 @@ class LastLook:
             return wait(job, seconds, reason, f"{message}; whether its pod exists is unknown: {error}")
         if found is None:
             return None
-        metadata = found["metadata"]
-        return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
+        return created_pod(job, found)
 
     async def _manifest(self, request: LaunchRequest) -> Json:
         try:
