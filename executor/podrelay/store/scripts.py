@@ -69,21 +69,19 @@ class Fence(NamedTuple):
 UNFENCED = Fence()
 
 
+def _new_jobs(keys: RedisKeys, cluster: str, now_s: float) -> tuple[str | int | float, ...]:
+    """What every script that makes RQ jobs begins its arguments with."""
+    queues = (redis_keys.RQ_JOB_PREFIX, redis_keys.rq_queue(""), keys.wake(cluster))
+    return (keys.launch_prefix, *queues, f"{now_s:.3f}", rq_time(now_s), RESULT_TTL_S, FAILURE_TTL_S, RETRIES_LEFT)
+
+
 # --- executor -----------------------------------------------------------------------------------------------------
 def offer(
     keys: RedisKeys, *, cluster: str, owner: str, now_s: float, ledger_ttl_s: float, launches: Iterable[OfferedLaunch]
 ) -> ScriptCall:
     """Offer launches of one owner."""
     args: list[str | int | float] = [
-        keys.launch_prefix,
-        redis_keys.RQ_JOB_PREFIX,
-        redis_keys.rq_queue(""),
-        keys.wake(cluster),
-        f"{now_s:.3f}",
-        rq_time(now_s),
-        RESULT_TTL_S,
-        FAILURE_TTL_S,
-        RETRIES_LEFT,
+        *_new_jobs(keys, cluster, now_s),
         cluster,
         owner,
         int(ledger_ttl_s),
@@ -102,15 +100,7 @@ def acknowledge(
 ) -> ScriptCall:
     """Close launches in the ledger and queue the clean-up of their pods."""
     args: list[str | int | float] = [
-        keys.launch_prefix,
-        redis_keys.RQ_JOB_PREFIX,
-        redis_keys.rq_queue(""),
-        keys.wake(cluster),
-        f"{now_s:.3f}",
-        rq_time(now_s),
-        RESULT_TTL_S,
-        FAILURE_TTL_S,
-        RETRIES_LEFT,
+        *_new_jobs(keys, cluster, now_s),
         keys.cleanup_queue(cluster),
         int(ledger_ttl_s),
     ]

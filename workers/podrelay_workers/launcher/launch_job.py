@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import Stats
 
 from podrelay.errors import DecryptionError, MessageError, RedisUnavailable
 from podrelay.protocol import identifiers
-from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, Outcome, PodReport
+from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, PodReport
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Overloaded
