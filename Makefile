@@ -1,8 +1,8 @@
 # Each target installs what it needs into .venv.
-# PYTHON=... selects the interpreter (3.10 to 3.13). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
+# PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast unit lint options real-cluster bench chaos constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options real-cluster bench chaos constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -22,6 +22,8 @@ help:
 	@echo 'make test       lint and all tests (PYTEST="tests/unit -k NAME": only these)'
 	@echo 'make test-fast  lint and unit tests, for the daily loop'
 	@echo 'make unit       unit tests only'
+	@echo 'make test-redis SERVER=valkey-9   some suites on another server: redis, redis-6, redis-8, valkey-8, valkey-9 or a path'
+	@echo 'make redis-matrix   the same on each of these servers'
 	@echo 'make lint       style, format, types and import rules only'
 	@echo 'make options    write docs/options.md from the option descriptions'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
@@ -58,6 +60,18 @@ test-fast: lint unit
 test: lint
 	$(call pytest,$(ALL_TESTS))
 
+# The suites that exercise the Lua scripts most: launchers, and the model of the whole protocol.
+SERVER := redis
+REDIS_SUITES := tests/integration/store tests/integration/launcher tests/integration/model
+SERVERS := redis redis-6 redis-8 valkey-8 valkey-9
+
+test-redis: $(DEV)
+	PODRELAY_REDIS_SERVER='$(SERVER)' $(call pytest,$(REDIS_SUITES))
+
+redis-matrix: $(DEV)
+	@demo/install dev,redis-servers
+	@for server in $(SERVERS); do $(MAKE) --no-print-directory test-redis SERVER=$$server || exit 1; done
+
 # Documents the options; a unit test fails while the page is out of date.
 options: $(DEV)
 	$(BIN)/python -m docs.options_page
@@ -74,7 +88,7 @@ bench: $(DEV)
 chaos: $(DEV)
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-# Pins for Python 3.10 to 3.13 in one file, resolved from the ranges in pyproject.toml.
+# Pins for Python 3.10 to 3.14 in one file, resolved from the ranges in pyproject.toml.
 constraints: $(DEV)
 	@echo 'apache-airflow==$(AIRFLOW)' >.venv/airflow.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade --no-header --no-annotate \

@@ -11,6 +11,7 @@ cli                `airflow podrelay ...`
 pod_labels         labels of the stock executor, valid for every id
 pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
+redis_address      redis_url and redis_sentinels, parsed
 teams              what differs between teams: options, cluster, namespaces, metric tags
 health             the files that readiness probes read
 compat             differences between Airflow releases

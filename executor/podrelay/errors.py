@@ -22,9 +22,18 @@ class DecryptionError(MessageError):
 class RedisUnavailable(PodrelayError):
     """Redis did not answer in time or rejected the command. Whether it executed the last command is unknown.
 
-    `retry_after_s` is how long the caller should wait before its next call.
+    `retry_after_s` is how long the caller should wait before its next call. `cause` is the same for errors with the same
+    remedy, whatever their text says. `answered`: Redis replied, so other commands may succeed meanwhile.
     """
 
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float = 0.0, *, cause: str = "unreachable", answered: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.cause = cause
+        self.answered = answered
+
+
+class RedisFull(RedisUnavailable):
+    """Redis has reached its maxmemory and refused the command, which changed nothing."""

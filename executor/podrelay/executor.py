@@ -7,7 +7,6 @@ the scheduler's loop.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,17 +31,16 @@ from podrelay.scheduling.launch_registry import Launch, LaunchRegistry, slot_onl
 from podrelay.settings import load_settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import check, connect
+from podrelay.store.key_rings import key_ring
 from podrelay.store.launch_queue import LaunchQueue
 from podrelay.store.ledger import Ledger
+from podrelay.store.outage_log import OutageLog
 from podrelay.store.result_stream import ResultStream
 from podrelay.teams import cluster_of, metric_tags
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import GroupCommand
     from airflow.models.taskinstance import TaskInstance
-
-# An outage of Redis is logged at most once in this time.
-_OUTAGE_LOG_INTERVAL_S = 10.0
 
 
 class RedisKubernetesExecutor(BaseExecutor):
@@ -84,7 +82,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.launches = LaunchRegistry()
         self._started = False
         self._event_logs = compat.EventLogKeeper()
-        self._outage_logged_s = float("-inf")
+        self._outages = OutageLog(self.log, "Launches stay queued until Redis accepts them.")
 
     # --- life cycle ---------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -106,8 +104,9 @@ class RedisKubernetesExecutor(BaseExecutor):
                     self.log.warning("%s", warning)
             self._breaker.load("offer", "acknowledge", "withdraw", "survey")
             context.results.skip_to_end()
+            self.parts.key_check.run_once()  # before the first offer: a launcher that cannot read it must know why
         except RedisUnavailable as error:
-            self._log_outage(error)
+            self._outages.failed(error)
         self._started = True
         self.log.info("podrelay: deployment %s, scheduler job %s", self.settings.deployment, self.scheduler_job_id)
 
@@ -126,6 +125,9 @@ class RedisKubernetesExecutor(BaseExecutor):
             queue=LaunchQueue(self._breaker, keys, cipher, cluster, self.settings.ledger_ttl_s, delete_options),
             ledger=Ledger(self._breaker, keys),
             results=ResultStream(self._breaker, keys, cipher),
+            breaker=self._breaker,
+            keys=keys,
+            key_ring=key_ring(f"scheduler {self.job_id}", cipher),
         )
 
     def end(self) -> None:
@@ -178,6 +180,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         self._sync_has_priority = not self.budget.has_room()
         with self.budget, self._contained():
             self.parts.run()
+            self._outages.worked()
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
@@ -185,7 +188,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         try:
             yield
         except RedisUnavailable as error:
-            self._log_outage(error)
+            self._outages.failed(error)
         except SQLAlchemyError as error:
             self.log.warning("Database unavailable (%s); will retry with the next heartbeat", type(error).__name__)
         except Exception:  # the scheduler's loop serves other executors too
@@ -267,9 +270,3 @@ class RedisKubernetesExecutor(BaseExecutor):
         from podrelay.cli.definitions import get_podrelay_cli_commands
 
         return get_podrelay_cli_commands()
-
-    # --- helpers ------------------------------------------------------------------------------------------------------
-    def _log_outage(self, error: RedisUnavailable) -> None:
-        if time.monotonic() - self._outage_logged_s >= _OUTAGE_LOG_INTERVAL_S:
-            self._outage_logged_s = time.monotonic()
-            self.log.error("%s Launches stay queued until Redis answers.", error)

@@ -26,16 +26,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "string",
         "redis://127.0.0.1:6379/0",
         "URL of the Redis that carries launches and results: redis://, rediss:// (TLS) or unix://, with user and password "
-        "where Redis requires them. Redis 6.2 or newer, or Valkey, standalone or under Sentinel; not Redis Cluster.",
+        "where Redis requires them. docs/redis.md lists the options that may follow a ?. Redis 6.2 or newer, or Valkey, "
+        "standalone or under Sentinel; not Redis Cluster.",
         example="rediss://podrelay:password@redis.internal:6379/0",
         sensitive=True,
     ),
     "redis_sentinels": _option(
         "string",
         "",
-        "Addresses (host:port) of the Sentinels, separated by commas. Leave empty without Sentinel. Host and port of the "
-        "master then come from the Sentinels, which are contacted without TLS and password. User, password, database "
-        "and TLS of the master are those of redis_url.",
+        "Addresses (host:port, [::1]:port for IPv6) of the Sentinels, separated by commas. Leave empty without "
+        "Sentinel. Host and port of the master then come from the Sentinels, which are contacted without TLS and password. "
+        "User, password, database and TLS of the master are those of redis_url.",
         example="sentinel-0:26379,sentinel-1:26379,sentinel-2:26379",
     ),
     "redis_sentinel_master": _option(

@@ -25,7 +25,7 @@ STALE_AFTER_S = 15.0
 class ProcessHealth:
     """The record of one process. Times are wall-clock seconds of this host, 0 for never.
 
-    `trouble` is why the process cannot do its work although Redis answers; empty if it can.
+    `trouble` is why the process cannot do its work although Redis answers; empty if it can. `place` is `Settings.place`.
     """
 
     kind: str
@@ -34,24 +34,27 @@ class ProcessHealth:
     last_reply_s: float
     written_s: float
     trouble: str = ""
+    place: str = ""
 
     def why_not_ready(self, now_s: float) -> str:
         """The reason in a few words; empty if the process is ready."""
         if now_s - self.written_s > STALE_AFTER_S:
             return f"not responding: last update {now_s - self.written_s:.0f} s ago"
         if not self.last_reply_s:
-            return "no reply from Redis yet"
+            return self.trouble or "no reply from Redis yet"
         if now_s - self.last_reply_s > STALE_AFTER_S:
             return f"no reply from Redis for {now_s - self.last_reply_s:.0f} s"
         return self.trouble
 
 
-def write(kind: str, team: str | None, last_reply_s: float, trouble: str = "") -> None:
+def write(kind: str, team: str | None, place: str, last_reply_s: float, trouble: str = "") -> None:
     """Record the health of this process. A folder that cannot be written to does not stop the process."""
     with contextlib.suppress(OSError):
         path = _own_file(kind)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(ProcessHealth(kind, team, os.getpid(), last_reply_s, time.time(), trouble))))
+        new.write_text(
+            json.dumps(asdict(ProcessHealth(kind, team, os.getpid(), last_reply_s, time.time(), trouble, place)))
+        )
         new.replace(path)
 
 
@@ -61,8 +64,8 @@ def remove(kind: str) -> None:
         _own_file(kind).unlink(missing_ok=True)
 
 
-def read(kind: str, team: str | None) -> list[ProcessHealth]:
-    """Every live process of this kind and team on this host. Files of dead processes are removed."""
+def read(kind: str, team: str | None, place: str) -> list[ProcessHealth]:
+    """Every live process of this kind, team and deployment on this host. Files of dead processes are removed."""
     found = []
     with contextlib.suppress(OSError):
         for path in sorted(_folder().glob(f"{kind}-*.json")):
@@ -70,7 +73,7 @@ def read(kind: str, team: str | None) -> list[ProcessHealth]:
                 record = ProcessHealth(**json.loads(path.read_text()))
                 if not _exists(record.pid):
                     path.unlink(missing_ok=True)
-                elif record.team == team:
+                elif (record.team, record.place) == (team, place):
                     found.append(record)
     return found
 

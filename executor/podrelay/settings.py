@@ -6,12 +6,15 @@ declared here. Seconds are floats named `_s`; no secret appears in a repr.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from podrelay.errors import ConfigError
 from podrelay.get_provider_info import default_of
+from podrelay.redis_address import parse_redis_url, parse_sentinels
 
 SECTION = "podrelay"
 
@@ -51,6 +54,13 @@ class Settings:
     failure_log_lines: int = 20
     cleanup_concurrency: int = 16
 
+    @property
+    def place(self) -> str:
+        """Identifies this deployment: two of one user may have the same name on different servers. Holds no secret."""
+        address = re.sub("//.*@", "//", self.redis_url).partition("?")[0]
+        text = repr((address, self.redis_sentinels, self.redis_sentinel_master))
+        return f"{self.deployment}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
 
 def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
     """Read and validate `[podrelay]`.
@@ -59,11 +69,12 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
     :raises ConfigError: an option is invalid.
     """
     read = _Reader(conf)
-    url = read.text("redis_url")
-    if not re.match(r"^(rediss?|unix)://", url):
+    _require_prefix_of_rq()
+    url, sentinels = read.text("redis_url"), parse_sentinels(read.text("redis_sentinels"))
+    parse_redis_url(url)
+    if read.text("redis_sentinel_master") and not sentinels:
         raise ConfigError(
-            f"[{SECTION}] redis_url must start with redis://, rediss:// (TLS) or unix://, "
-            "for example redis://user:password@host:6379/0."
+            f"[{SECTION}] redis_sentinel_master is set, but redis_sentinels is empty: set both, or neither."
         )
     deployment = read.text("deployment")
     if not _DEPLOYMENT.match(deployment):
@@ -76,7 +87,7 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         fernet_key=read.text("fernet_key") or core_fernet_key or "",
         deployment=deployment,
         redis_timeout_s=read.number("redis_timeout_s", 0.05, 1.0),
-        redis_sentinels=_sentinels(read.text("redis_sentinels")),
+        redis_sentinels=sentinels,
         redis_sentinel_master=read.text("redis_sentinel_master"),
         launcher_concurrency=read.count("launcher_concurrency", 1, 1024),
         launch_lease_s=read.number("launch_lease_s", 1.0, 600.0),
@@ -126,13 +137,10 @@ class _Reader:
         return value
 
 
-def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
-    found = []
-    for part in filter(None, (item.strip() for item in text.split(","))):
-        host, _, port = part.rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigError(
-                f"[{SECTION}] redis_sentinels: {part!r} is not host:port. Separate several addresses by commas."
-            )
-        found.append((host, int(port)))
-    return tuple(found)
+def _require_prefix_of_rq() -> None:
+    prefix = os.environ.get("RQ_KEY_PREFIX", "rq")
+    if prefix != "rq":
+        raise ConfigError(
+            f"The environment sets RQ_KEY_PREFIX to {prefix!r}, but podrelay's keys use RQ's own prefix, rq: unset it. "
+            f"[{SECTION}] deployment separates several Airflows in one Redis."
+        )

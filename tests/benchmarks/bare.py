@@ -32,7 +32,7 @@ async def post(dag_id: str, count: int, namespace: str, concurrency: int) -> dic
     access = await load_credentials()
     url = f"{access.host}/api/v1/namespaces/{namespace}/pods"
     headers = {**await access.headers(), "Content-Type": "application/json"}
-    connector = aiohttp.TCPConnector(limit=0, ssl=access._tls())
+    connector = aiohttp.TCPConnector(limit=0, ssl=access.tls)
     waiting = iter(ready)
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
 

@@ -234,13 +234,20 @@ def redis_freeze(turn: Turn) -> None:
 
 @fault("redis-full", 20)
 def redis_full(turn: Turn) -> None:
-    """Maxmemory reached: every write is refused."""
+    """Maxmemory reached, while launches wait for a busy API server and a launcher that stops gives its jobs back."""
     turn.wait(min(2.0, turn.seconds / 5))
     client = turn.rig.client()
     turn.note("maxmemory reached")
     client.config_set("maxmemory", 1)
     try:
-        turn.wait(turn.seconds)
+        with faulty(turn, verbs=["create"], status=503, probability=0.3):
+            for name in turn.rig.of("launcher")[:1]:
+                turn.wait(turn.seconds / 3)
+                turn.rig.signal(name, signal.SIGTERM)
+                turn.wait(turn.seconds / 3)
+                turn.rig.kill(name)
+                turn.rig.launch(name)
+            turn.wait(turn.seconds)
     finally:
         client.config_set("maxmemory", 0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from podrelay import health
+from podrelay.settings import Settings
 from tests.chaos import fork_server
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.redis_server import RedisServer
@@ -30,7 +31,7 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 def until(condition: Callable[[], bool], most_s: float) -> None:
     end_s = time.monotonic() + most_s
     while not condition():
-        assert time.monotonic() < end_s, [health.read(kind, None) for kind in ("launcher", "watcher")]
+        assert time.monotonic() < end_s
         time.sleep(0.2)
 
 
@@ -47,12 +48,13 @@ def test_red_while_deaf(
         "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(cluster.kubeconfig),
         "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(tmp_path / "template.yaml"),
     }
+    place = Settings(redis_url, "key").place
     kinds = ("launcher", "watcher")
     processes = {kind: fork_server.start(kind, environment, tmp_path / f"{kind}.log") for kind in kinds}
 
     def deaf(kind: str) -> str:
         """What this very process says; others of this machine are not asked."""
-        own = [found for found in health.read(kind, None) if found.pid == processes[kind].pid]
+        own = [found for found in health.read(kind, None, place) if found.pid == processes[kind].pid]
         return own[0].why_not_ready(time.time()) if own else "not there"
 
     try:

@@ -32,6 +32,8 @@ class PodApi:
         self.latency_s = 0.0
         self.quota: dict[str, int] = {}
         self.fault: Callable[[web.Request, Json], web.Response | None] | None = None
+        self.look_fault: Callable[[web.Request], web.Response | None] | None = None  # of each GET
+        self.namespaces: set[str] | None = None  # those that exist; None: every one
         self.lose_answers = 0  # so many creates take effect, but their connection breaks before the answer
         self.port = 0
         self._ready = threading.Event()
@@ -68,6 +70,7 @@ class PodApi:
         app.router.add_post(pods, self._create)
         for method, handler in (("GET", self._get), ("PATCH", self._patch), ("DELETE", self._delete)):
             app.router.add_route(method, pods + "/{name}", handler)
+        app.router.add_get("/api/v1/namespaces/{namespace}", self._get_namespace)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -103,8 +106,18 @@ class PodApi:
 
     async def _get(self, request: web.Request) -> web.Response:
         self.calls["get"] += 1
+        refused = self.look_fault(request) if self.look_fault else None
+        if refused is not None:
+            return refused
         pod = self.pods.get((request.match_info["namespace"], request.match_info["name"]))
         return web.json_response(pod) if pod else status(404, "NotFound", "no such pod")
+
+    async def _get_namespace(self, request: web.Request) -> web.Response:
+        refused = self.look_fault(request) if self.look_fault else None
+        name = request.match_info["namespace"]
+        if refused is None and self.namespaces is not None and name not in self.namespaces:
+            return status(404, "NotFound", f'namespaces "{name}" not found')
+        return refused or web.json_response({"kind": "Namespace", "metadata": {"name": name}})
 
     async def _patch(self, request: web.Request) -> web.Response:
         self.calls["patch"] += 1

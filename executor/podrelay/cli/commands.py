@@ -103,9 +103,12 @@ def status(args: argparse.Namespace) -> int:
 
 
 def _probe(kind: str, team: str | None) -> int:
-    from podrelay.cli.probe import probe
+    from airflow.configuration import conf
 
-    ready, line = probe(kind, team)
+    from podrelay.cli.probe import probe
+    from podrelay.settings import load_settings
+
+    ready, line = probe(kind, team, load_settings(conf, conf.get("core", "fernet_key", fallback="")).place)
     print(line)
     return 0 if ready else FAILURE
 

@@ -76,7 +76,7 @@ def jobs_page(
 def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
     """Build the WSGI application.
 
-    :param client: what the pages read from instead of `redis_url`: needed under Sentinel, which rq-dashboard cannot use.
+    :param client: what the pages read from in place of `redis_url`: rq-dashboard cannot use Sentinels.
     :raises ConfigError: rq-dashboard is not installed.
     """
     web = import_optional("rq_dashboard.web", _REMEDY)
@@ -96,7 +96,7 @@ def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
 def run_dashboard(bind: str, port: int) -> int:
     """Serve until interrupted."""
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
-    client = connect(settings, timeout_s=_TIMEOUT_S) if settings.redis_sentinels else None
+    client = connect(settings, timeout_s=_TIMEOUT_S)
     app = make_app(settings.redis_url, client)
     server = _listen(bind, port, app)
     print(f"rq-dashboard listens on {_url(bind, server.port)} (Ctrl-C stops it)", flush=True)

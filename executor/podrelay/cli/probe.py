@@ -7,9 +7,11 @@ import time
 from podrelay import health
 
 
-def probe(kind: str, team: str | None) -> tuple[bool, str]:
-    """Whether every process of this kind is ready, and one line about each. Without any process the answer is no."""
-    records = health.read(kind, team)
+def probe(kind: str, team: str | None, place: str) -> tuple[bool, str]:
+    """Whether every process of this kind and deployment is ready, and one line about each. Without any process the answer
+    is no.
+    """
+    records = health.read(kind, team, place)
     if not records:
         return False, f"no {kind} process on this host"
     reasons = [(record.pid, record.why_not_ready(time.time())) for record in records]

@@ -16,10 +16,14 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect, unavailable
+from podrelay.store.key_rings import KeyRing, announce, mismatches, read_rings
 from podrelay.store.liveness import registered_launchers
+from podrelay.store.script_table import evaluate
 
 # A command may wait longer than a heartbeat of the scheduler.
 _TIMEOUT_S = 5.0
+# A refused clean-up is tried again sooner than this.
+_REFUSED_CLEANUP_S = 900.0
 
 
 def overview(team: str | None, now_s: float) -> Json:
@@ -37,12 +41,14 @@ def overview(team: str | None, now_s: float) -> Json:
             "launchers": _launchers(client, keys, cluster),
             "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
+            "refused_cleanups": _refused_cleanups(_hash(client, keys.throttle(cluster)), now_s),
+            "key_mismatches": mismatches(_key_rings(client, keys)),
             "unacknowledged": client.zcard(keys.unacknowledged),
             "results": client.xlen(keys.results),
             "quarantine": client.xlen(keys.quarantine),
         }
     except RedisError as error:
-        raise unavailable(error) from error
+        raise unavailable(error, client) from error
 
 
 def describe_launch(launch_or_pod: str) -> dict[str, str]:
@@ -57,7 +63,7 @@ def describe_launch(launch_or_pod: str) -> dict[str, str]:
         if not entry and (launch := identifiers.launch_of_pod(launch_or_pod)):
             entry = _hash(client, keys.launch(launch[0]))
     except RedisError as error:
-        raise unavailable(error) from error
+        raise unavailable(error, client) from error
     entry.pop("result", None)
     return entry
 
@@ -120,6 +126,10 @@ def _watcher(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -
     }
 
 
+def _key_rings(client: redis.Redis, keys: RedisKeys) -> list[KeyRing]:
+    return read_rings(evaluate(client, announce(keys, None)))
+
+
 def _throttles(entry: dict[str, str], now_s: float) -> list[str]:
     """One line for each pause in force: the whole cluster's, and those of namespaces."""
     lines = []
@@ -129,6 +139,16 @@ def _throttles(entry: dict[str, str], now_s: float) -> list[str]:
         scope = f"namespace {name[6:]}" if name.startswith("until:") else "all launches"
         reason = entry.get(name.replace("until", "reason"), "")
         lines.append(f"{scope}, for another {float(value) - now_s:.1f} s: {reason}")
+    return lines
+
+
+def _refused_cleanups(entry: dict[str, str], now_s: float) -> list[str]:
+    """One line for each namespace in which the API server refuses clean-ups; launchers try them again all the same."""
+    lines = []
+    for name, message in sorted(entry.items()):
+        ago_s = _ago(entry.get(f"cleanup_at:{name[8:]}"), now_s)
+        if name.startswith("cleanup:") and ago_s is not None and ago_s < _REFUSED_CLEANUP_S:
+            lines.append(f"{message} (last refused {ago_s:.0f} s ago)")
     return lines
 
 

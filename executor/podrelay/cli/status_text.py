@@ -27,7 +27,9 @@ def render_overview(found: Json) -> str:
             "",
             *_launcher_lines(found["launchers"], _team_option(found)),
             *_watcher_lines(found["watcher"], _team_option(found)),
+            *(f"Fernet keys differ: {sentence}" for sentence in found["key_mismatches"]),
             *(f"throttled: {throttle}" for throttle in found["throttle"]),
+            *(f"clean-ups refused: cannot {refusal}" for refusal in found["refused_cleanups"]),
             f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}",
         ]
     )

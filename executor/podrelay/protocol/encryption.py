@@ -2,10 +2,14 @@
 
 A reader of Redis learns no token, and a writer to Redis cannot forge a launch. Keys have Airflow's form: comma-separated, the
 first one encrypts, each of them decrypts. To rotate keys, put the new one first, restart every process, and remove the
-old one when no launch that it encrypted is waiting any more.
+old one when no launch that it encrypted is waiting any more. `fingerprints` identifies the keys, that of the encrypting
+one first; podrelay.store.key_rings compares those of all processes.
 """
 
 from __future__ import annotations
+
+import base64
+import hashlib
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -27,6 +31,7 @@ class PayloadCipher:
             )
         try:
             self._fernet = MultiFernet([Fernet(part) for part in parts])
+            self.fingerprints = tuple(map(_fingerprint, parts))
         except ValueError as error:
             raise ConfigError(
                 "[podrelay] fernet_key (or [core] fernet_key) contains a malformed key: each key must be 32 bytes in "
@@ -49,3 +54,9 @@ class PayloadCipher:
             return self._fernet.decrypt(sealed)
         except (InvalidToken, TypeError, ValueError) as error:
             raise DecryptionError("payload is not encrypted with a key of this deployment") from error
+
+
+def _fingerprint(key: str) -> str:
+    """Tells keys apart without revealing them: 32 bits of a hash of 256 random bits."""
+    secret = base64.urlsafe_b64decode(key)
+    return hashlib.sha256(b"podrelay key fingerprint\0" + secret).hexdigest()[:8]

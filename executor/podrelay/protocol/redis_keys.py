@@ -49,11 +49,11 @@ class RedisKeys:
 
         Fields: state, attempt, relaunches (attempts after a pod that died before its task began), cluster, owner (job id
         of the scheduler), subject, key (JSON of the workload key), kind, namespace, queue (RQ queue), pod, uid, node,
-        launcher, reason, message, outcome and result (of the end; the result is encrypted), started (1 once a container
-        ran), wait and t_wait (a wait that may become the end, and its start), t_pending (when a wait was last reported),
-        and the wall-clock times t_offered, t_claimed, t_created, t_scheduled, t_started, t_finished, t_reported,
-        t_acknowledged in seconds since the epoch. By Redis' clock, t_attempt is when this attempt was offered; clock_skew is
-        how far that clock was ahead of the owner's then.
+        launcher, reason, message, outcome and result (of the end; the result is encrypted), result_key (fingerprint of the
+        key that encrypted it), started (1 once a container ran), wait and t_wait (a wait that may become the end, and its
+        start), t_pending (when a wait was last reported), and the wall-clock times t_offered, t_claimed, t_created,
+        t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch. By Redis' clock,
+        t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the owner's then.
         """
         return self.key("launch:")
 
@@ -115,6 +115,15 @@ class RedisKeys:
         """String, written and read by `airflow podrelay check` to test write access. Bounded: expires within seconds."""
         return self.key("check")
 
+    @property
+    def key_rings(self) -> str:
+        """Hash: process -> fingerprints of its Fernet keys and the time of the announcement. Never a key.
+
+        Written by every process every few seconds (`announce`); read by every process, `status` and `check`. Bounded:
+        an announcement is removed after 30 s, the whole key expires after an hour.
+        """
+        return self.key("key_rings")
+
     def watch(self, cluster: str) -> str:
         """Hash: leader, fence (a number that grows with each change of leader), expires (by Redis' clock), version, t_listed,
         t_event, pods (number of known pods), unsent (reports that wait for Redis), trouble (why it does not observe pods).
@@ -126,7 +135,8 @@ class RedisKeys:
     def throttle(self, cluster: str) -> str:
         """Hash: `until`, `reason` and `failures` (in a row) for the whole cluster; per namespace with an exhausted quota
         `until:<namespace>`, `reason:`, `message:`, `allow:` (how many may try), `probing:`, `window:` (the present wait) and
-        `passed:` (since the last refusal).
+        `passed:` (since the last refusal); per namespace with refused clean-ups `cleanup:<namespace>` (the message) and
+        `cleanup_at:`.
 
         Written and read by launchers; read by `status`. Bounded: expires an hour after the last write.
         """

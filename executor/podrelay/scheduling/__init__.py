@@ -6,8 +6,10 @@ Handing over:
 Following:
   results           processes pod reports: decides, acknowledges, emits events to Airflow
   decisions         pure: what a pod's end means for its task
+  unreadable        pure: what an end means whose report cannot be decrypted
   revocations       takes launches back, and deletes pods whose task has not begun
   reconciler        compares the registry with the ledger and the database, and repairs the differences
+  key_check         announces this scheduler's keys and warns of processes with others
   orphans           finds what dead schedulers and launchers left behind
 Shared:
   heartbeat         creates the parts and runs them in order

@@ -7,11 +7,14 @@ from typing import Any
 
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
+from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.scheduling.decisions import Policy
 from podrelay.scheduling.heartbeat_budget import HeartbeatBudget
 from podrelay.scheduling.launch_registry import LaunchRegistry
 from podrelay.scheduling.port import ExecutorPort
 from podrelay.settings import Settings
+from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.key_rings import KeyRing
 from podrelay.store.launch_queue import LaunchQueue
 from podrelay.store.ledger import Ledger
 from podrelay.store.result_stream import ResultStream
@@ -44,6 +47,9 @@ class HeartbeatContext:
     queue: LaunchQueue
     ledger: Ledger
     results: ResultStream
+    breaker: CircuitBreaker
+    keys: RedisKeys
+    key_ring: KeyRing
 
 
 def read_policy(conf: Any, kube_config: KubeConfig) -> Policy:

@@ -6,6 +6,7 @@ from collections import deque
 
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.dispatch import Dispatcher
+from podrelay.scheduling.key_check import KeyCheck
 from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.reconciler import Reconciler
 from podrelay.scheduling.request_builder import RequestBuilder
@@ -21,6 +22,7 @@ class Heartbeat:
         requests = RequestBuilder(context)
         self.revocations = Revocations(context)
         self.results = ResultProcessor(context, requests)
+        self.key_check = KeyCheck(context)
         orphans = OrphanCollector(context, self.results, self.revocations)
         self.reconciler = Reconciler(context, requests, self.results, self.revocations, orphans)
         self.dispatcher = Dispatcher(context, requests, self.results, self.revocations)
@@ -28,7 +30,7 @@ class Heartbeat:
         # In the order in which they run. A part that does not fit is the first of the next heartbeat.
         self._parts = deque(
             (self._first, self.results.process_stream, self.reconciler.run_once,
-             self.reconciler.report_missing_launcher, orphans.run_once)
+             self.reconciler.report_missing_launcher, orphans.run_once, self.key_check.run_once)
         )  # fmt: skip
 
     def run(self) -> None:

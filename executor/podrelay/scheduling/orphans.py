@@ -20,6 +20,7 @@ from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import WANTED, TaskRow, cleanup_for
 from podrelay.scheduling.results import ResultProcessor
 from podrelay.scheduling.revocations import Revocations
+from podrelay.scheduling.unreadable import stand_in
 from podrelay.store.launch_queue import Acknowledgement
 
 # A result without acknowledgement for this long may belong to a dead scheduler. It is found after at most half as long again,
@@ -90,14 +91,19 @@ class OrphanCollector:
             time.time() - ABANDONED_AFTER_S, self._passed_over, heartbeat_budget.COMPARISON_BATCH
         )
         acknowledgements: list[Acknowledgement] = []
+        unreadable: dict[str, Entry] = {}
         for launch_id, entry in self._without_owner(found).items():
             if not entry:
                 acknowledgements.append(Acknowledgement(launch_id, 0, ""))  # the ledger entry has expired
             elif entry.get("result"):
                 acknowledgement = self._acknowledgement(launch_id, entry)
-                acknowledgements += [acknowledgement] if acknowledgement is not None else []
+                if acknowledgement is None:
+                    unreadable[launch_id] = entry
+                else:
+                    acknowledgements.append(acknowledgement)
             elif entry.get("state") == "withdrawn":
                 self._revocations.request(launch_id, entry.get("subject", ""), "unwanted")
+        acknowledgements += self._acknowledge_unreadable(unreadable)
         self._acknowledgements = acknowledgements
         more = len(found) == heartbeat_budget.COMPARISON_BATCH
         self._passed_over = self._passed_over + len(found) - len(acknowledgements) if more else 0
@@ -148,6 +154,18 @@ class OrphanCollector:
         return self._results.acknowledgement(
             launch_id, entry.get("subject", ""), report, cleanup_for(report, self._policy)
         )
+
+    def _acknowledge_unreadable(self, entries: Mapping[str, Entry]) -> list[Acknowledgement]:
+        """Close those among these launches whose task is over, as the database says; their reports cannot be decrypted."""
+        subjects = {launch_id: entry.get("subject", "") for launch_id, entry in entries.items()}
+        rows = rows_by_subject([subject for subject in subjects.values() if is_task_id(subject)]) if subjects else {}
+        found = []
+        for launch_id, entry in entries.items():
+            row, report = rows.get(subjects[launch_id]), stand_in(launch_id, entry)
+            if report is not None and row is not None and row.launch_id == launch_id and row.state not in WANTED:
+                cleanup = cleanup_for(report, self._policy)
+                found.append(self._results.acknowledgement(launch_id, subjects[launch_id], report, cleanup))
+        return found
 
 
 def is_wanted(launch_id: str, row: TaskRow | None) -> bool:

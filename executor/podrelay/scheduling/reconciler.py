@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from airflow.utils.state import TaskInstanceState
@@ -22,14 +23,26 @@ from podrelay.scheduling.decisions import WANTED, TaskRow, runs_elsewhere, super
 from podrelay.scheduling.launch_registry import Launch, LaunchState
 from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.request_builder import RequestBuilder, is_watched
-from podrelay.scheduling.results import ResultProcessor
+from podrelay.scheduling.results import REPEAT_REASON_AFTER_S, ResultProcessor
 from podrelay.scheduling.revocations import Revocations
+from podrelay.scheduling.unreadable import NOTICE, stand_in
 from podrelay.store.ledger import Finding
 
 log = logging.getLogger(__name__)
 
 # A task that is over keeps its slot for at most this long if no watcher follows its pod: by then its log is written.
 UNWATCHED_END_S = 120.0
+KEY_MISMATCH = (
+    "a launcher lacks the key with which this scheduler encrypts launches; give both the same [podrelay] fernet_key or "
+    "[core] fernet_key (airflow podrelay check compares the keys)"
+)
+# What the ledger lacks, and what the log says about it.
+_GONE = {
+    "missing": "without an entry in Redis",
+    "lost": "whose job in Redis is gone",
+    "rejected": "whose job a launcher could not read",
+    "withdrawn": "withdrawn in Redis",
+}
 NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher{}"
 
 
@@ -103,9 +116,8 @@ class Reconciler:
         rows = rows_by_subject([launch.subject for launch in batch if launch.kind == "task"])
         self._repeat_lost_ids(batch, rows)
         held = self._process_found_results(findings)
-        gone = {
-            finding.launch_id: finding.what for finding in findings if finding.what in ("missing", "lost", "withdrawn")
-        }
+        gone = {finding.launch_id: finding.what for finding in findings if finding.what in _GONE}
+        self._report_unreadable_launches(findings)
         self._offer(
             [
                 launch
@@ -113,7 +125,8 @@ class Reconciler:
                 if launch.launch_id not in held
                 and self._launches.get(launch.launch_id) is launch
                 and self._needs_offer(launch, rows.get(launch.subject), gone.get(launch.launch_id, ""))
-            ]
+            ],
+            gone,
         )
 
     def _notice_epoch(self, epoch: str) -> None:
@@ -123,11 +136,13 @@ class Reconciler:
             self._launches.restart_round()
         self._epoch = epoch
 
-    def _offer(self, launches: Sequence[Launch]) -> None:
+    def _offer(self, launches: Sequence[Launch], gone: Mapping[str, str]) -> None:
         self._requests.rebuild(launch for launch in launches if launch.request is None)
         offers = [(launch.request, launch.relaunches) for launch in launches if launch.request is not None]
         if offers:
-            log.warning("Launches without an entry in Redis: %d; handing them over again", len(offers))
+            whats = Counter(_GONE[gone[launch.launch_id]] for launch in launches if launch.request is not None)
+            reasons = ", ".join(f"{count} {what}" for what, count in whats.items())
+            log.warning("Handing over launches again: %s", reasons)
             self._queue.offer(offers)
 
     def _needs_offer(self, launch: Launch, row: TaskRow | None, gone: str) -> bool:
@@ -210,7 +225,7 @@ class Reconciler:
 
         :return: launches whose results wait for the next heartbeat, because this one has no budget for them.
         """
-        reports = []
+        reports, unreadable = [], []
         for finding in findings:
             launch = self._launches.get(finding.launch_id)
             if launch is None:
@@ -220,13 +235,35 @@ class Reconciler:
             if finding.sealed_result:
                 try:
                     reports.append(self._stream.open(finding.sealed_result))
-                except MessageError as error:
-                    log.warning("Result of launch %s in the ledger rejected: %s", finding.launch_id, error)
+                except MessageError:
+                    unreadable.append(finding.launch_id)
+        self._process_unreadable(unreadable)
         if self._budget.has_room(3):
             self._results.process(reports)
             return set()
         self._results.hold(reports)
         return {report.launch_id for report in reports}
+
+    def _process_unreadable(self, launch_ids: Sequence[str]) -> None:
+        """Use what the ledger says unencrypted about the end of these launches. One readable report later replaces it."""
+        if not launch_ids or not self._budget.has_room(3):
+            return
+        entries = zip(launch_ids, self._ledger.entries(launch_ids), strict=True)
+        reports = [report for launch_id, entry in entries if (report := stand_in(launch_id, entry)) is not None]
+        for launch in self._results.process_unreadable(reports):
+            if launch.kind == "task" and launch.should_report(NOTICE, REPEAT_REASON_AFTER_S):
+                launch.mark_reported(NOTICE)
+                log.warning("The pod of %s has ended, but %s", launch.key, NOTICE)
+                self._executor.log_task_event(event="report unreadable", extra=NOTICE, ti_key=launch.task)
+
+    def _report_unreadable_launches(self, findings: Sequence[Finding]) -> None:
+        """Tell tasks that wait because a launcher lacks the key of this scheduler."""
+        for finding in findings:
+            launch = self._launches.get(finding.launch_id)
+            if finding.what == "unreadable" and launch is not None and launch.kind == "task":
+                self._results.report_progress(
+                    launch, PodReport(launch.launch_id, launch.attempt, "pending", "KeyMismatch", KEY_MISMATCH)
+                )
 
     def _free_slots_without_launch(self) -> None:
         running = self._executor.running

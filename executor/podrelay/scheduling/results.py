@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat
+from podrelay.errors import RedisFull
 from podrelay.protocol.lifecycle import METRIC
 from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
@@ -26,6 +27,7 @@ from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import WANTED, Decision, TaskRow, cleanup_for, decide, describe_failure, superseded
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
+from podrelay.scheduling.unreadable import limit
 from podrelay.store.launch_queue import Acknowledgement
 from podrelay.teams import metric_tags
 
@@ -105,6 +107,28 @@ class ResultProcessor:
                 self.report_progress(launch, report)
         if ended:
             self._close(self._decide(ended))
+
+    def process_unreadable(self, reports: Sequence[PodReport]) -> list[Launch]:
+        """Act on stand-ins for reports that cannot be decrypted, as far as they suffice.
+
+        :return: the launches that they cannot end, because the task runs.
+        """
+        found = [(self._launches.get(report.launch_id), report) for report in reports]
+        ended = [
+            (launch, report) for launch, report in found if launch is not None and report.attempt == launch.attempt
+        ]
+        possible, left = [], []
+        for item in self._decide(ended) if ended else ():
+            decision: Decision | None = item.decision
+            if item.launch.kind == "task":
+                decision = limit(item.decision, item.report, item.launch.task.try_number, item.row)
+            if decision is None:
+                left.append(item.launch)
+            else:
+                possible.append(item._replace(decision=decision))
+        if possible:
+            self._close(possible)
+        return left
 
     def acknowledgement(
         self, launch_id: str, subject: str, report: PodReport, cleanup: CleanupAction | None, *, over: bool = True
@@ -193,7 +217,8 @@ class ResultProcessor:
         )  # fmt: skip
         for seconds in waited_s:
             Stats.timing(METRIC + "acknowledged", seconds * 1000.0, tags=self._tags)
-        self._offer(next_attempts)
+        refused = self._offer(next_attempts)
+        self.hold([d.report for d in decided if d.launch.launch_id in refused])
         for launch, report, decision, row in decided:
             if decision.elsewhere and row is not None and row.host is not None:
                 log.warning("Launch %s of %s superseded: the task runs in the pod of launch %s, attempt %d",
@@ -204,11 +229,19 @@ class ResultProcessor:
             elif decision.next_attempt == "relaunch":
                 self._log_failure(launch, report, "pod replaced")
 
-    def _offer(self, next_attempts: dict[str, Launch]) -> None:
-        self._queue.offer([(launch.request, launch.relaunches) for launch in next_attempts.values() if launch.request])
+    def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:
+        """Returns the launches whose next attempt a full Redis refused. The end of the others must not wait for them."""
+        try:
+            self._queue.offer(
+                [(launch.request, launch.relaunches) for launch in next_attempts.values() if launch.request]
+            )
+        except RedisFull as error:
+            log.debug("%d next attempts wait: %s", len(next_attempts), error)
+            return set(next_attempts)
         for launch in next_attempts.values():
             self._launches.add(launch)
             log.info("Launch %s of %s: attempt %d handed over", launch.launch_id, launch.key, launch.attempt + 1)
+        return set()
 
     def _finish(self, launch: Launch, report: PodReport, decision: Decision) -> None:
         newest = self._launches.is_newest(launch)

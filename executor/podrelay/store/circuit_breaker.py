@@ -13,7 +13,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, RedisError
 
-from podrelay.errors import RedisUnavailable
+from podrelay.errors import RedisFull, RedisUnavailable
 from podrelay.settings import Settings
 from podrelay.store.connection import connect, unavailable
 from podrelay.store.script_table import ScriptCall, evalsha, queue_calls, queue_loads
@@ -35,7 +35,7 @@ class CircuitBreaker:
         self._loaded: set[str] = set()
         self._open_until_s = 0.0
         self._failures = 0
-        self._why = ""
+        self._failure = RedisUnavailable("")
         # Successful round trips since the start, and the durations of the latest, in seconds.
         self.trips = 0
         self._durations_s: deque[float] = deque(maxlen=8)
@@ -67,12 +67,15 @@ class CircuitBreaker:
     def call(self, command: Callable[[redis.Redis], Any]) -> Any:
         """Run any other command, or pipeline of commands."""
         if not self.available:
-            raise RedisUnavailable(self._why, self._open_until_s - time.monotonic())
+            raise self._waiting(self._open_until_s - time.monotonic())
         started_s = time.monotonic()
         try:
             reply = command(self._client)
         except (RedisError, OSError) as error:
-            raise self._open(error) from error
+            failure = unavailable(error, self._client)
+            if isinstance(failure, RedisFull):  # it answers, and what frees memory must go on
+                raise failure from error
+            raise self._open(failure) from error
         self._failures = 0
         self.trips += 1
         self._durations_s.append(time.monotonic() - started_s)
@@ -81,11 +84,15 @@ class CircuitBreaker:
     def close(self) -> None:
         self._client.close()
 
-    def _open(self, error: Exception) -> RedisUnavailable:
+    def _open(self, failure: RedisUnavailable) -> RedisUnavailable:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._failures)
         self._failures += 1
-        self._open_until_s, self._why = time.monotonic() + pause_s, str(unavailable(error))
-        return RedisUnavailable(self._why, pause_s)
+        self._open_until_s, self._failure = time.monotonic() + pause_s, failure
+        return self._waiting(pause_s)
+
+    def _waiting(self, seconds: float) -> RedisUnavailable:
+        failure = self._failure
+        return RedisUnavailable(str(failure), seconds, cause=failure.cause, answered=failure.answered)
 
     def _run(self, calls: list[ScriptCall], send: Callable[[redis.Redis], Any]) -> Any:
         names = {call.name for call in calls}

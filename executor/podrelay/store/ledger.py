@@ -19,14 +19,15 @@ from podrelay.protocol.redis_values import number_of, text
 from podrelay.store import liveness, scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 
-What = Literal["missing", "lost", "finished", "withdrawn", "ahead"]
+What = Literal["missing", "lost", "rejected", "unreadable", "finished", "withdrawn", "ahead"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A launch on which the executor and the ledger disagree. `sealed_result` is empty unless there is one.
 
-    missing: no entry for this attempt. lost: it waits, but its RQ job is gone. finished: its result is there.
+    missing: no entry for this attempt. lost: it waits, but its RQ job is gone. rejected: a launcher could not read the job.
+    unreadable: it waits for a launcher that has its key. finished: its result is there.
     withdrawn: it was withdrawn. ahead: the ledger is at a later attempt, after this many relaunches.
     """
 

@@ -1,21 +1,32 @@
 """The quarantine stream: entries that could not be trusted or read, each with its reason and never with its payload.
 
-Everyone appends, operators read. Lua scripts append by the same rules, see prelude.lua.
+Everyone appends, operators read. Lua scripts append by the same rules, see prelude.lua. A full Redis takes these entries too:
+a forged job must not come back again and again because its quarantine is refused.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.retention import QUARANTINE_MAX
+from podrelay.store.script_table import ScriptCall
 
 Source = Literal["job", "launch", "stream_entry"]
 
 
-def quarantine(target: Any, keys: RedisKeys, source: Source, name: str, reason: str) -> Any:
-    """Append an entry through a client, or queue it on a pipeline. An asyncio client returns an awaitable.
+class Quarantined(NamedTuple):
+    """One entry. `source` is what `name` identifies; it becomes the entry's field."""
 
-    :param source: what `name` identifies; it becomes the entry's field.
-    """
-    return target.xadd(keys.quarantine, {source: name, "why": reason}, maxlen=QUARANTINE_MAX, approximate=True)
+    source: Source
+    name: str
+    reason: str
+
+
+def quarantine(keys: RedisKeys, entries: Iterable[Quarantined]) -> ScriptCall:
+    """Append these entries; for either script runner."""
+    args: list[str | int | float] = [QUARANTINE_MAX]
+    for entry in entries:
+        args += entry
+    return ScriptCall("quarantine", [keys.quarantine], args)

@@ -7,17 +7,22 @@ later, or the stream was trimmed or lost) is in the ledger, where reconciliation
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 from typing import Any
 
-from podrelay.errors import MessageError
+from podrelay.errors import DecryptionError, MessageError
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.quarantine import quarantine
+from podrelay.store.quarantine import Quarantined, quarantine
 
 log = logging.getLogger(__name__)
+
+# Reports that cannot be decrypted are logged at most once in this time.
+_REMIND_S = 60.0
 
 
 class ResultStream:
@@ -28,6 +33,7 @@ class ResultStream:
         self._keys = keys
         self._cipher = cipher
         self._cursor: str | None = None
+        self._noted_s = float("-inf")
 
     def skip_to_end(self) -> None:
         """Start after the present entries: a scheduler that starts reads older reports from the ledger."""
@@ -44,12 +50,16 @@ class ResultStream:
             self.skip_to_end()
         position: Any = {self._keys.results: self._cursor}
         entries = _entries(self._breaker.call(lambda client: client.xread(position, count=most)))
-        reports = []
+        reports, rejected, unreadable = [], [], 0
         for entry_id, fields in entries:
             try:
                 reports.append(self.open(fields[b"result"]))
+            except DecryptionError:
+                unreadable += 1  # perhaps of a process with another key: the ledger holds this report too
             except (MessageError, KeyError) as error:
-                self._quarantine(text(entry_id), error)
+                rejected.append(Quarantined("stream_entry", text(entry_id), str(error) or type(error).__name__))
+        self._quarantine(rejected)
+        self._note_unreadable(unreadable, text(entries[-1][0]) if entries else "")
         if entries:
             self._cursor = text(entries[-1][0])
         return reports
@@ -61,10 +71,23 @@ class ResultStream:
         """
         return PodReport.decode(self._cipher.decrypt(sealed))
 
-    def _quarantine(self, entry_id: str, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        log.warning("Quarantined entry %s of the results stream: %s", entry_id, reason)
-        self._breaker.call(lambda client: quarantine(client, self._keys, "stream_entry", entry_id, reason))
+    def _quarantine(self, rejected: Sequence[Quarantined]) -> None:
+        """Record these entries, in one round trip."""
+        if not rejected:
+            return
+        for _, entry_id, reason in rejected:
+            log.warning("Quarantined entry %s of the results stream: %s", entry_id, reason)
+        self._breaker.run(quarantine(self._keys, rejected))
+
+    def _note_unreadable(self, count: int, last: str) -> None:
+        """One entry for all of a batch: with a wrong key there may be thousands."""
+        if count:
+            reason = f"{count} reports up to this one are not encrypted with a key of this scheduler"
+            self._breaker.run(quarantine(self._keys, [Quarantined("stream_entry", last, reason)]))
+            now_s = time.monotonic()
+            if now_s - self._noted_s >= _REMIND_S:
+                self._noted_s = now_s
+                log.warning("%s; using the ledger's unencrypted fields", reason)
 
 
 def _entries(reply: Any) -> list[Any]:

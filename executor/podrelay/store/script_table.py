@@ -23,7 +23,9 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class ScriptCall:
-    """One execution of a script, with KEYS and ARGV in the script's order. Built by `podrelay.store.scripts` only."""
+    """One execution of a script, with KEYS and ARGV in the script's order. Only `podrelay.store` builds it: `scripts`,
+    `quarantine` and `key_rings`.
+    """
 
     name: str
     keys: Sequence[str]
@@ -43,6 +45,11 @@ def script(name: str) -> Script:
 def evalsha(target: Any, call: ScriptCall) -> Any:
     """Send the call to a client, or queue it on a pipeline. An asyncio client returns an awaitable."""
     return target.evalsha(script(call.name).sha, len(call.keys), *call.keys, *call.args)
+
+
+def evaluate(client: Any, call: ScriptCall) -> Any:
+    """Run the call once, for a command that does not keep the script loaded."""
+    return client.eval(script(call.name).text, len(call.keys), *call.keys, *call.args)
 
 
 def queue_calls(pipeline: Any, calls: Iterable[ScriptCall]) -> Any:

@@ -17,7 +17,9 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.retention import FAILURE_TTL_S, FINISHED_MAX, RESULT_TTL_S, RETRIES_LEFT
 from podrelay.store.script_table import ScriptCall
 
-ThrottleEvent = Literal["pause", "stumble", "remind", "recover", "refused", "passed"]
+ThrottleEvent = Literal[
+    "pause", "stumble", "remind", "recover", "refused", "passed", "cleanup_refused", "cleanup_worked"
+]
 
 
 class OfferedLaunch(NamedTuple):

@@ -96,7 +96,7 @@ REFUSALS: list[tuple[Step, type[ApiError], dict[str, Any]]] = [
 def test_answers_become_errors(
     step: Step, error: type[ApiError], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def no_other(team: str | None) -> Credentials:
+    async def no_other(team: str | None, on_wait: Any) -> Credentials:
         raise ConfigError("no other credentials")
 
     monkeypatch.setattr(kube_connection, "load_credentials", no_other)
@@ -258,7 +258,7 @@ def test_a_401_reads_the_credentials_once_for_many_requests(monkeypatch: pytest.
         loads = []
         async with scripted(step) as (script, api):
 
-            async def load(team: str | None) -> Credentials:
+            async def load(team: str | None, on_wait: Any) -> Credentials:
                 loads.append(team)
                 await asyncio.sleep(0.05)
                 return Credentials(configuration(script.url, "new"))
@@ -389,5 +389,15 @@ def test_delete_options_are_named_as_in_the_api_at_every_depth() -> None:
             sent = json.loads(script.bodies[0])
         assert sent["preconditions"] == {"resourceVersion": "7", "uid": "u"}
         assert (sent["gracePeriodSeconds"], sent["propagationPolicy"]) == (3, "Orphan")
+
+    run(test)
+
+
+def test_a_log_without_content_is_empty() -> None:
+    """The API server answers 204 for a pod that no node was chosen for."""
+
+    async def test() -> None:
+        async with scripted(answers("", 204)) as (_, api):
+            assert await api.read_log_tail("default", "a") == []
 
     run(test)

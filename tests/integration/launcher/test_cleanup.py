@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import uuid
 from typing import Any
 
@@ -170,22 +171,70 @@ def test_a_thousand_pods_cost_a_thousand_requests(rig: LauncherRig) -> None:
     assert {method for method, _ in asked} == {"DELETE"}
 
 
-def test_a_refusal_is_told_once_and_disturbs_nothing(rig: LauncherRig, caplog: pytest.LogCaptureFixture) -> None:
-    for number in range(5):
+CANNOT_DELETE = (
+    'pods "p" is forbidden: User "u" cannot delete resource "pods" in API group "" in the namespace "default"'
+)
+
+
+def test_refused_clean_ups_are_tried_again_at_a_low_rate_until_they_work(
+    rig: LauncherRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They disturb nothing meanwhile, are logged once, and `status` shows them."""
+    from podrelay.cli import status as cli_status
+
+    for number in range(40):
         put_pod(rig, f"p{number}")
+    put_pod(rig, "other")
+    refusing = True
     rig.api.fault = lambda request, _: (
-        status(403, "Forbidden", "pods is forbidden: cannot delete") if request.method == "DELETE" else None
+        status(403, "Forbidden", CANNOT_DELETE) if refusing and request.method == "DELETE" else None
     )
-    jobs = [order(rig, "delete", f"p{number}") for number in range(5)]
-    requests = rig.offer_many(20)
+    jobs = [order(rig, "delete", f"p{number}") for number in range(40)]
+    label = order(rig, "done", "other")
+
+    async def scenario() -> None:
+        nonlocal refusing
+        async with rig.launcher():
+            await until(lambda: rig.api.calls["delete"] and statuses(rig, [label]) == {"finished"})
+            requests = rig.offer_many(20)
+            await until(lambda: rig.states(requests) == {"created": 20})
+            await asyncio.sleep(4.0)
+            assert rig.api.calls["delete"] <= 16 + 6, "those in flight at first, then one at a time"
+            (shown,) = cli_status.overview(None, time.time())["refused_cleanups"]
+            assert "cannot delete resource" in shown
+            refusing = False
+            await until(lambda: statuses(rig, jobs) == {"finished"}, 30)
+            assert not cli_status.overview(None, time.time())["refused_cleanups"]
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scenario())
+    assert len([record for record in caplog.records if "Clean-up refused" in record.getMessage()]) == 1
+    assert [record for record in caplog.records if "work again" in record.getMessage()]
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_no_refusal_of_one_request_ends_a_clean_up(rig: LauncherRig, method: str) -> None:
+    """A server that has just started refuses all; a policy or a webhook may refuse one pod for a while."""
+    answers = [
+        status(403, "Forbidden", 'pods "a" is forbidden: not yet ready to handle request'),
+        status(403, "Forbidden", 'admission webhook "w" denied the request: no'),
+        status(400, "BadRequest", "bad"),
+    ]
+
+    def refuse(request: web.Request, _: Any = None) -> web.Response | None:
+        return answers.pop() if answers and request.method == method else None
+
+    rig.api.fault, rig.api.look_fault = refuse, refuse
+    put_pod(rig, "a")
+    job = order(rig, "revoke", "a", subject="ti-a")
 
     async def scenario() -> None:
         async with rig.launcher():
-            await until(lambda: statuses(rig, jobs) == {"failed"} and rig.states(requests) == {"created": 20})
+            await until(lambda: statuses(rig, [job]) == {"finished"}, 20)
 
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(scenario())
-    assert len([record for record in caplog.records if "Clean-up refused" in record.getMessage()]) == 1
+    asyncio.run(scenario())
+    assert not rig.api.pods
+    assert not answers
 
 
 def test_a_failing_server_is_waited_for(rig: LauncherRig) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from podrelay_workers.launcher import error_policy
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import Json, status
@@ -163,3 +165,165 @@ def test_a_server_that_ends_its_connections_between_requests_gets_each_pod_once(
     assert set(rig.api.names.values()) == {1}
     assert not rig.redis.hget(rig.names.throttle("default"), "failures")
     assert not rig.results()
+
+
+# --- roles that are not there yet -------------------------------------------------------------------------------------
+def forbidden(verb: str, what: str = "pods", why: str = "") -> web.Response:
+    user = 'User "system:serviceaccount:airflow:podrelay"'
+    return status(403, "Forbidden", f'{what} is forbidden: {user} cannot {verb} resource "{what}" in API group ""{why}')
+
+
+def nobody_knows(rig: LauncherRig, until_s: float) -> None:
+    """Refuse everything, as a server whose role caches are not filled yet does."""
+    verbs = {"POST": "create", "GET": "get", "PATCH": "patch", "DELETE": "delete"}
+
+    def refuse(request: web.Request) -> web.Response | None:
+        return forbidden(verbs[request.method]) if time.monotonic() < until_s else None
+
+    rig.api.fault = lambda request, _: refuse(request)
+    rig.api.look_fault = refuse
+
+
+def test_a_server_that_does_not_know_its_roles_yet_fails_no_launch(rig: LauncherRig) -> None:
+    """The pods exist already: the first try's answer was lost, and the look for them is refused as well."""
+    requests = rig.offer_many(20)
+    rig.api.lose_answers = 20
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: len(rig.api.pods) == 20)
+            nobody_knows(rig, time.monotonic() + 3.0)
+            await until(lambda: rig.states(requests) == {"created": 20}, 20)
+
+    asyncio.run(scenario())
+    assert not [result for result in rig.results() if result.terminal]
+    assert set(rig.api.names.values()) == {1}
+
+
+def test_a_role_that_is_bound_after_many_tries_for_quota_is_waited_for(rig: LauncherRig) -> None:
+    """Earlier waits do not use up the time."""
+    requests = rig.offer_many(5)
+    for request in requests:
+        rig.redis.hset(f"rq:job:{request.launch_id}_0", "waits", 40)
+    nobody_knows(rig, time.monotonic() + 4.0)
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states(requests) == {"created": 5}, 20)
+
+    asyncio.run(scenario())
+    assert not [result for result in rig.results() if result.terminal]
+
+
+@pytest.fixture
+def settled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are final after one second."""
+    monkeypatch.setattr(error_policy, "SETTLE_S", 1.0)
+
+
+def ends(rig: LauncherRig) -> list[Any]:
+    return [result for result in rig.results() if result.terminal]
+
+
+def test_a_launch_whose_pod_may_exist_is_not_reported_as_failed(
+    rig: LauncherRig, settled_soon: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of these has an answer that left open whether the pod exists; the look for it is refused from then on."""
+    lost, limited, broken = rig.request(1), rig.request(2), rig.request(3)
+    asked: dict[str, int] = {}
+
+    def fault(_: web.Request, pod: Json) -> web.Response | None:
+        task = pod["metadata"]["annotations"]["task_id"]
+        asked[task] = asked.get(task, 0) + 1
+        if asked[task] == 1:
+            pod["metadata"] |= {"namespace": "default", "uid": f"u-{task}", "resourceVersion": "1"}
+            rig.api.pods["default", pod["metadata"]["name"]] = pod
+            return status(504, "Timeout", "Timeout: request did not complete within requested timeout", "0")
+        if task == "load2":
+            return status(503, "ServiceUnavailable", "not now", "0")
+        return forbidden("create") if task == "load1" else status(422, "Invalid", "spec: Invalid value")
+
+    rig.api.fault = fault
+    rig.api.look_fault = lambda _: forbidden("get")
+    requests = [lost, limited, broken]
+    rig.offer(*requests)
+
+    async def scenario() -> None:
+        async with rig.launcher(wait_limit=WaitLimit(2.0)):
+            await until(lambda: len(asked) == 3)
+            await asyncio.sleep(5.0)
+            assert not ends(rig)
+            rig.api.look_fault = None
+            await until(lambda: rig.states(requests) == {"created": 3}, 20)
+
+    asyncio.run(scenario())
+    assert not ends(rig)
+
+
+def test_a_pod_of_a_launcher_that_was_killed_is_looked_for_before_its_launch_fails(rig: LauncherRig) -> None:
+    """The launcher died between the request and its answer; the next one finds the permission gone."""
+    request = rig.request()
+    rig.api.latency_s = 30.0
+    rig.offer(request)
+    process = rig.start_process()
+
+    async def scenario() -> None:
+        await until(lambda: rig.api.creates, 60)
+        process.kill()
+        rig.api.latency_s = 0.0
+        name = rig.api.creates[0][1]
+        labels = {"podrelay/launch-id": request.launch_id, "podrelay/deployment": "default", "podrelay/attempt": "0"}
+        metadata = {"name": name, "namespace": "default", "uid": "u-dead", "resourceVersion": "1", "labels": labels}
+        rig.api.fault = lambda *_: status(422, "Invalid", "spec: Invalid value")
+        rig.api.pods["default", name] = {"metadata": metadata}
+        async with rig.launcher():
+            await until(lambda: rig.states([request]) == {"created": 1}, 20)
+
+    asyncio.run(scenario())
+    assert not ends(rig)
+    assert rig.ledger(request)["uid"] == "u-dead"
+
+
+# --- namespaces that do not exist -------------------------------------------------------------------------------------
+def failure_in(rig: LauncherRig, namespace: str) -> Any:
+    rig.offer(rig.request(namespace=namespace))
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: ends(rig), 20)
+
+    asyncio.run(scenario())
+    return ends(rig)[0]
+
+
+def test_a_namespace_that_does_not_exist_is_named(rig: LauncherRig) -> None:
+    rig.api.fault = lambda *_: status(404, "NotFound", 'namespaces "nowhere" not found')
+    result = failure_in(rig, "nowhere")
+    assert result.reason == "NamespaceNotFound"
+    assert result.message == 'namespace nowhere does not exist: namespaces "nowhere" not found'
+
+
+def test_a_namespace_that_does_not_exist_is_named_where_only_a_role_is_missing(
+    rig: LauncherRig, settled_soon: None
+) -> None:
+    rig.api.fault = lambda *_: forbidden("create", why=' in the namespace "nowhere"')
+    rig.api.namespaces = {"default"}
+    result = failure_in(rig, "nowhere")
+    assert result.reason == "NamespaceNotFound"
+    assert result.message.startswith("namespace nowhere does not exist: pods is forbidden")
+    assert "cannot get" not in result.message
+
+
+def test_both_causes_are_named_where_the_server_does_not_say_which(rig: LauncherRig, settled_soon: None) -> None:
+    rig.api.fault = lambda *_: forbidden("create", why=' in the namespace "nowhere"')
+    rig.api.look_fault = lambda request: forbidden("get", "namespaces" if "name" not in request.match_info else "pods")
+    result = failure_in(rig, "nowhere")
+    assert result.reason == "PodRefused"
+    assert "either namespace nowhere does not exist, or the launcher's user has no Role there" in result.message
+    assert "cannot create" in result.message
+
+
+def test_a_namespace_that_exists_is_not_called_missing(rig: LauncherRig, settled_soon: None) -> None:
+    rig.api.fault = lambda *_: forbidden("create", why=' in the namespace "default"')
+    result = failure_in(rig, "default")
+    assert (result.reason, result.message[:15]) == ("PodRefused", "pods is forbidd")

@@ -83,7 +83,7 @@ def test_a_refused_deletion_disturbs_nothing(rigs: Rigs) -> None:
     rig.until(lambda: rig.requests("delete", pod))
     _, other = ended(rig, well=True)
     rig.until(lambda: rig.look(other) is None)
-    assert len(rig.requests("delete", pod)) == 1
+    assert 1 <= len(rig.requests("delete", pod)) <= 5, "tried again, ever more rarely"
 
 
 def test_a_refused_deletion_holds_the_stock_scheduler(rigs: Rigs) -> None:

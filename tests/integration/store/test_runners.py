@@ -10,15 +10,16 @@ import pytest
 import redis
 from cryptography.fernet import Fernet
 
-from podrelay.errors import RedisUnavailable
+from podrelay.errors import RedisFull, RedisUnavailable
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import connect_async
-from podrelay.store.quarantine import quarantine
+from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
+from podrelay.store.scripts import OfferedLaunch
 
 KEY = Fernet.generate_key().decode()
 KEYS = RedisKeys("runners")
@@ -81,25 +82,38 @@ def test_a_wrong_password_is_reported_alike(redis_url: str, run: Run) -> None:
 @both
 def test_an_unreachable_redis_is_reported_alike(run: Run) -> None:
     with pytest.raises(RedisUnavailable, match="Redis unavailable.*redis_url"):
-        run("redis://127.0.0.1:1/wrong", [SURVEY])
+        run("redis://wrong@127.0.0.1:1/0", [SURVEY])
 
 
-def test_quarantine_is_the_same_through_each_client(redis_url: str) -> None:
-    client = redis.Redis.from_url(redis_url, decode_responses=True)
+@both
+def test_quarantine_is_the_same_through_each_runner(redis_url: str, run: Run) -> None:
+    run(redis_url, [quarantine(KEYS, [Quarantined("launch", "l", "a"), Quarantined("job", "j", "b")])])
+    entries: Any = redis.Redis.from_url(redis_url, decode_responses=True).xrange(KEYS.quarantine)
+    assert [fields for _, fields in entries] == [{"launch": "l", "why": "a"}, {"job": "j", "why": "b"}]
 
-    async def asynchronously() -> None:
-        other = connect_async(Settings(redis_url, KEY))
-        await AsyncScripts(other).call(lambda client: quarantine(client, KEYS, "job", "j", "b"))
-        await other.aclose()
 
-    quarantine(client, KEYS, "launch", "l", "a")
-    asyncio.run(asynchronously())
-    pipeline = client.pipeline()
-    quarantine(pipeline, KEYS, "stream_entry", "0-1", "c")
-    pipeline.execute()
-    entries: Any = client.xrange(KEYS.quarantine)
-    assert [fields for _, fields in entries] == [
-        {"launch": "l", "why": "a"},
-        {"job": "j", "why": "b"},
-        {"stream_entry": "0-1", "why": "c"},
-    ]
+@both
+def test_a_full_redis_is_reported_alike_and_answers_reads(redis_url: str, run: Run) -> None:
+    client = redis.Redis.from_url(redis_url)
+    launch = OfferedLaunch("l", 0, "l_0", "s", "q", "data", "text", "[]", "task", "n", 0)
+    offer = scripts.offer(KEYS, cluster="c", owner="o", now_s=1.0, ledger_ttl_s=60.0, launches=[launch])
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RedisFull, match="Redis is full"):
+            run(redis_url, [SURVEY, offer])
+        assert run(redis_url, [SURVEY])[0][1:3] == [b"l", b"missing"]
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_a_full_redis_does_not_open_the_breaker(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    breaker = CircuitBreaker(Settings(redis_url, KEY))
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RedisFull):
+            breaker.call(lambda client: client.set("k", "v"))
+        assert breaker.available
+    finally:
+        client.config_set("maxmemory", 0)
+        breaker.close()

@@ -111,6 +111,12 @@ SCRIPTS: dict[str, tuple[list[Step], list[str], list[str]]] = {
         ["complete 0", "complete 0", "ADDED b"],
         ["90", "30"],
     ),
+    "a server that has just started, and does not know its roles yet": (
+        [refuses(403, "Forbidden", "pods is forbidden: not yet ready to handle request"), refuses(403), lists(),
+         refuses(403), refuses(403), streams(event("ADDED", "a", "11")), HANG],
+        ["complete 0", "ADDED a"],
+        ["10", "10", "10"],
+    ),
     "a watch that is refused for long leaves the lists": (
         [lists(), refuses(403), refuses(404), refuses(403), lists(pod("a")), refuses(403), refuses(403), refuses(403),
          lists(pod("b"), version="20"), streams(event("ADDED", "c", "21")), HANG],

@@ -9,7 +9,8 @@ import pytest
 from podrelay.cli.status_text import launch_as_json, render_launch, render_overview
 
 QUIET: dict[str, Any] = {
-    "deployment": "prod", "cluster": "default", "queues": {}, "launchers": [], "throttle": [],
+    "deployment": "prod", "cluster": "default", "queues": {}, "launchers": [], "throttle": [], "refused_cleanups": [],
+    "key_mismatches": [],
     "watcher": {"leader": "", "pods": 0, "listed_s_ago": None, "event_s_ago": None, "trouble": ""},
     "unacknowledged": 2, "results": 9, "quarantine": 1,
 }  # fmt: skip

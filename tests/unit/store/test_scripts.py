@@ -10,6 +10,8 @@ import pytest
 from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.store import scripts
+from podrelay.store.key_rings import announce
+from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall, script
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch
 
@@ -40,6 +42,8 @@ CALLS = [
     scripts.restore(KEYS, cluster="c", fence=FENCE, launch_id="l", attempt=0, created="1.0", fields={}),
     scripts.live(KEYS, cluster="c", cursor="0", count=1, before_s=1.0),
     scripts.lead(KEYS, cluster="c", candidate="a", lease_s=1.0, fresh_epoch="e", known_epoch="", fields={}),
+    quarantine(KEYS, []),
+    announce(KEYS, None),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip
 
@@ -78,6 +82,8 @@ def test_repeated_arguments_follow_in_the_order_of_the_header() -> None:
     assert list(acknowledge.args[11:]) == ["l", 0, "s", "1", "id", "data", "text", "m", 1, "t", "0", "", "", ""]
     renew = scripts.renew(KEYS, lease_s=6.0, jobs=[HeldJob("j", "e", "q", "launch")])
     assert list(renew.args[3:]) == ["j", "e", "q", "launch"]
+    entries = [Quarantined("job", "j", "why"), Quarantined("launch", "l", "because")]
+    assert list(quarantine(KEYS, entries).args[1:]) == ["job", "j", "why", "launch", "l", "because"]
     survey = scripts.survey(KEYS, fresh_epoch="e", launches=[("l", 0)])
     assert list(survey.args[3:]) == ["l", 0]
 

@@ -1,10 +1,13 @@
 """Requests to the Kubernetes API server, in the order in which a request passes through the modules.
 
-client       the requests: create, get, list, watch, patch and delete pods, read logs and events
-encoding     request bodies to JSON, answers from JSON (pure)
-connection   one HTTP request: connections, renewed credentials, errors
-credentials  address, credentials, proxy and timeouts from `[kubernetes_executor]`
-send_guard   a check at the moment a request is sent
-errors       error classes for the server's answers (pure)
-pod_decoder  fast decoding of the fields that the watcher reads (pure)
+client          the requests: create, get, list, watch, patch and delete pods, read logs and events
+encoding        request bodies to JSON, answers from JSON (pure)
+connection      one HTTP request: connections, renewed credentials, errors
+credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
+authorization   authorization headers, renewed by the client's hook
+client_headers  headers that a user's client or kubeconfig adds (pure)
+unbounded_call  code that may never return, in threads
+send_guard      a check at the moment a request is sent
+errors          error classes for the server's answers (pure)
+pod_decoder     fast decoding of the fields that the watcher reads (pure)
 """

@@ -43,12 +43,24 @@ class PodClient:
         self._connection = ApiConnection(credentials, limit, role)
 
     @classmethod
-    async def connect(cls, team: str | None = None, limit: int = 100, role: str = "client") -> PodClient:
-        """Load `[kubernetes_executor]`; no connection is opened yet.
+    async def connect(
+        cls,
+        team: str | None = None,
+        limit: int = 100,
+        role: str = "client",
+        on_wait: Callable[[str], None] | None = None,
+    ) -> PodClient:
+        """Load `[kubernetes_executor]`, however long that takes; no connection is opened yet.
 
+        :param on_wait: called every few seconds while the credentials are waited for, with what is waited for.
         :raises ConfigError: names the option to change.
         """
-        return cls(await load_credentials(team), limit, role)
+        return cls(await load_credentials(team, on_wait), limit, role)
+
+    @property
+    def trouble(self) -> str:
+        """Why the API server gets no valid credentials; empty if it does."""
+        return self._connection.trouble
 
     async def close(self) -> None:
         await self._connection.close()
@@ -200,6 +212,10 @@ class PodClient:
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
         document = await self._connection.request_json("GET", path, query=query)
         return document.get("items") or []
+
+    async def get_namespace(self, namespace: str) -> Json:
+        """:raises NotFound: it does not exist."""
+        return await self._connection.request_json("GET", f"/api/v1/namespaces/{quote(namespace, safe='')}")
 
     async def server_version(self) -> Json:
         """The version of Kubernetes: the cheapest proof that address and credentials are right."""

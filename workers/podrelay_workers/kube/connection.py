@@ -23,13 +23,15 @@ from podrelay.errors import ConfigError
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.credentials import Credentials, load_credentials
 from podrelay_workers.kube.encoding import decode_answer, encode
-from podrelay_workers.kube.errors import MESSAGE_MAX, Silent, Unauthorized, Unreachable, error_of
+from podrelay_workers.kube.errors import MESSAGE_MAX, Silent, Unreachable, error_of
 from podrelay_workers.kube.send_guard import GuardedBody, guarded_body
 
 log = logging.getLogger(__name__)
 
 # Rejected credentials are loaded again at most this often: an exec plugin may be a costly login.
 RELOAD_PAUSE_S = 5.0
+# A rejected request waits so long for new credentials, which are loaded beside it and may take any time.
+RELOAD_WAIT_S = 5.0
 # Each warning of the server is logged once, and at most this many warnings.
 _WARNINGS_MAX = 100
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
@@ -48,11 +50,21 @@ class ApiConnection:
         self._limit = limit
         self._session = credentials.session(limit)
         self._retired: aiohttp.ClientSession | None = None
-        self._reload = asyncio.Lock()
+        self._reload: asyncio.Task[None] | None = None
+        self._trouble = ""
         self._reloaded_at_s: float | None = None
         self._warnings: set[str] = set()
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the credentials; empty if the server accepts them."""
+        return self._trouble or self._credentials.authorization.trouble
+
     async def close(self) -> None:
+        if self._reload is not None:
+            self._reload.cancel()
+            await asyncio.wait({self._reload})
+        await self._credentials.authorization.close()
         for session in filter(None, (self._session, self._retired)):
             await session.close()
 
@@ -108,7 +120,7 @@ class ApiConnection:
         :raises ApiError: the request failed, or reading the answer in the block failed.
         """
         timeout = timeout or self.timeout()
-        headers = {"Accept": accept, "User-Agent": self._user_agent}
+        headers = {"Accept": accept}
         if data is not None:
             headers["Content-Type"] = content_type
         params = {key: value for key, value in (query or {}).items() if value}
@@ -144,13 +156,27 @@ class ApiConnection:
             if not await self._reload_credentials(credentials, for_trust=True):
                 raise
         else:
-            if answer.status != 401 or not await self._reload_credentials(credentials):
+            if answer.status != 401:
+                self._accepted(credentials)
+                return answer
+            if not await self._reload_credentials(credentials):
+                self._trouble = self._trouble or "the API server rejects the credentials (401)"
                 return answer
             answer.release()
-        return await self._send_as(self._credentials, self._session, method, path, headers, request)
+        answer = await self._send_as(self._credentials, self._session, method, path, headers, request)
+        if answer.status == 401:
+            self._trouble = self._trouble or "the API server rejects the credentials (401), also after a reload"
+        else:
+            self._accepted(self._credentials)
+        return answer
 
-    @staticmethod
+    def _accepted(self, credentials: Credentials) -> None:
+        if self._trouble and credentials is self._credentials and self._reload is None:
+            log.info("The API server accepts the credentials again")
+            self._trouble = ""
+
     async def _send_as(
+        self,
         credentials: Credentials,
         session: aiohttp.ClientSession,
         method: str,
@@ -160,43 +186,50 @@ class ApiConnection:
     ) -> aiohttp.ClientResponse:
         from yarl import URL
 
-        try:
-            authorization = await credentials.headers()
-        except Exception as error:  # noqa: BLE001 - a user's refresh hook may raise anything
-            raise Unauthorized(f"cannot renew the credentials: {_cause(error)}", status=401) from error
+        sent = await credentials.all_headers(self._user_agent, headers)
         url = URL(credentials.host + path, encoded=True)
         # A redirect leads to a page for people and would turn a POST into a GET.
         request |= {"allow_redirects": False, **credentials.request_options()}
-        return await session.request(method, url, headers=headers | authorization, **request)
+        return await session.request(method, url, headers=sent, **request)
 
     async def _reload_credentials(self, rejected: Credentials, for_trust: bool = False) -> bool:
         """True if there are newer credentials than the rejected ones. Concurrent requests load them once.
 
         :param for_trust: only a different certificate authority would help.
         """
-        async with self._reload:
-            if self._credentials is not rejected:
-                return True
+        if self._credentials is not rejected:
+            return True
+        if self._reload is None:
             now_s = time.monotonic()
             if self._reloaded_at_s is not None and now_s - self._reloaded_at_s < RELOAD_PAUSE_S:
                 return False
             self._reloaded_at_s = now_s
-            try:
-                credentials = await load_credentials(rejected.team)
-                if for_trust and credentials.authority == rejected.authority:
-                    return False
-                session = credentials.session(self._limit)
-            except ConfigError as error:
-                log.warning("Cannot reload the credentials for the API server: %s", error)
-                return False
-            log.info(
-                "%s; credentials reloaded", "Server certificate untrusted" if for_trust else "Credentials rejected"
-            )
-            retired, self._retired = self._retired, self._session
-            self._credentials, self._session = credentials, session
+            self._reload = asyncio.create_task(self._load_again(rejected, for_trust), name="load the credentials")
+        await asyncio.wait({self._reload}, timeout=RELOAD_WAIT_S)
+        return self._credentials is not rejected
+
+    async def _load_again(self, rejected: Credentials, for_trust: bool) -> None:
+        """Replace the rejected credentials, however long it takes to load others; requests go on with the old ones."""
+        try:
+            credentials = await load_credentials(rejected.team, self._set_trouble)
+            if for_trust and credentials.authority == rejected.authority:
+                return
+            session = credentials.session(self._limit)
+        except ConfigError as error:
+            log.warning("Cannot reload the credentials for the API server: %s", error)
+            self._set_trouble(f"cannot reload the credentials: {error}")
+            return
+        finally:
+            self._reload = None
+        log.info("%s; credentials reloaded", "Server certificate untrusted" if for_trust else "Credentials rejected")
+        retired, self._retired = self._retired, self._session
+        self._credentials, self._session, self._trouble = credentials, session, ""
+        await rejected.authorization.close()
         if retired is not None:  # from two reloads ago: a request that still uses it connects again
             await retired.close()
-        return True
+
+    def _set_trouble(self, trouble: str) -> None:
+        self._trouble = trouble[:_CAUSE_MAX]
 
 
 def _cause(error: BaseException) -> str:

@@ -7,10 +7,13 @@ ssl_ca_cert and the client factories mean exactly what they mean to the stock ex
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import logging
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +25,12 @@ import aiohttp
 from requests.utils import should_bypass_proxies
 
 from podrelay.errors import ConfigError
+from podrelay_workers.kube.authorization import Authorization
+from podrelay_workers.kube.client_headers import Headers, headers_of_client, impersonation, merged
 from podrelay_workers.kube.send_guard import GuardedConnector
+from podrelay_workers.kube.unbounded_call import until_returned
+
+log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # a reachable node accepts a connection in far less
 REQUEST_S = 60.0  # the API server's own time limit for one request
@@ -31,6 +39,8 @@ REQUEST_S = 60.0  # the API server's own time limit for one request
 @dataclass(frozen=True)
 class Credentials:
     """The Kubernetes client's `configuration`, which holds the credentials and refreshes them by its hooks.
+
+    `client` is the user's client itself, whose headers are sent with every request; `impersonated` are those of a kubeconfig.
 
     `request_s` and `connect_s` bound one request; `read_s` bounds the silence within it, None if not configured (a watch
     sets its own limit). `authority` is the certificate authority of the server as it was loaded.
@@ -43,27 +53,29 @@ class Credentials:
     read_s: float | None = None
     keepalive: tuple[tuple[int, int, int], ...] = ()
     authority: bytes = field(default=b"", repr=False)
+    client: Any = field(default=None, repr=False)
+    impersonated: tuple[tuple[str, str], ...] = ()
 
     @property
     def host(self) -> str:
         return str(self.configuration.host).rstrip("/")
 
     async def headers(self) -> dict[str, str]:
-        """The authorization headers of one request; the client's hook has read a rotated token file again."""
-        refresh = getattr(self.configuration, "refresh_api_key_hook", None)
-        if refresh is not None:
-            result = refresh(self.configuration)
-            if inspect.isawaitable(result):
-                await result
-        keys = self.configuration.api_key
-        # The two client libraries use different names for the same entry.
-        name = next((name for name in ("BearerToken", "authorization") if keys.get(name)), None)
-        if name is not None:
-            prefix = self.configuration.api_key_prefix.get(name)
-            return {"Authorization": f"{prefix} {keys[name]}" if prefix else keys[name]}
-        if self.configuration.username and self.configuration.password:
-            return {"Authorization": self.configuration.get_basic_auth_token()}
-        return {}
+        """The authorization headers of one request; the client's hook has read a rotated token file again.
+
+        :raises Unauthorized: the client's hook fails or hangs, and there are none of before.
+        """
+        return await self.authorization.headers()
+
+    @cached_property
+    def authorization(self) -> Authorization:
+        return Authorization(self.configuration)
+
+    async def all_headers(self, user_agent: str, request: dict[str, str]) -> Headers:
+        """The headers of one request: those of the user's client, of the request itself, and the authorization."""
+        authorization = await self.headers()
+        own = headers_of_client(self.client, user_agent)
+        return merged(own, self.impersonated, request.items(), authorization.items())
 
     def session(self, limit: int) -> aiohttp.ClientSession:
         """A new pool of connections.
@@ -73,7 +85,7 @@ class Credentials:
         options: dict[str, Any] = {}
         if self.keepalive and "socket_factory" in inspect.signature(aiohttp.TCPConnector.__init__).parameters:
             options["socket_factory"] = self._socket
-        connector = GuardedConnector(limit=limit, ssl=self._tls(), keepalive_timeout=30.0, **options)
+        connector = GuardedConnector(limit=limit, ssl=self.tls, keepalive_timeout=30.0, **options)
         # A pod may be as large as etcd allows (1.5 MB): one watch event should not need many reads.
         return aiohttp.ClientSession(connector=connector, read_bufsize=2**20)
 
@@ -111,7 +123,9 @@ class Credentials:
             new.setsockopt(level, option, value)
         return new
 
-    def _tls(self) -> ssl.SSLContext | bool:
+    @cached_property
+    def tls(self) -> ssl.SSLContext | bool:
+        """:raises ConfigError: a certificate or key cannot be read."""
         if not self.host.startswith("https"):
             return True
         configuration = self.configuration
@@ -132,27 +146,100 @@ class Credentials:
         return context
 
 
-async def load_credentials(team: str | None = None) -> Credentials:
+async def load_credentials(team: str | None = None, on_wait: Callable[[str], None] | None = None) -> Credentials:
     """Load the credentials that `[kubernetes_executor]` (of the team, if given) refers to.
 
+    It may take any time, which the caller limits: an exec plugin or a client factory may wait for a login.
+
+    :param on_wait: called every few seconds while they are waited for, with what is waited for.
     :raises ConfigError: no kubeconfig, unknown context, not inside a cluster, a factory that cannot be imported.
     """
+    told: set[str] = set()
+
+    def wait(seconds: float, program: str) -> None:
+        trouble = f"waiting for the credentials for {seconds:.0f} s: {_source(team)}"
+        trouble += f" runs {program}, which has not returned" if program else " has not returned"
+        if program not in told:
+            log.warning("No credentials for the API server; %s", trouble)
+        told.add(program)
+        if on_wait is not None:
+            on_wait(trouble)
+
+    credentials = await until_returned(lambda: asyncio.run(_load(team)), wait)
+    if told:
+        log.info("Credentials for the API server loaded")
+    return credentials
+
+
+async def _load(team: str | None) -> Credentials:
     from airflow.providers.common.compat.sdk import AirflowConfigException, conf
 
     try:
-        configuration = await _configuration(conf, team)
+        client = await _client(conf, team)
+        user = _kubeconfig_user(conf, team)
+        impersonated = tuple(impersonation(user))
+        _check_plugin(user, client.configuration)
+    except ConfigError as error:
+        raise ConfigError(f"Cannot use {_source(team)}: {error}.") from error
     except AirflowConfigException as error:
         raise ConfigError(f"Cannot use [kubernetes_executor]: {error}") from error
-    except Exception as error:  # noqa: BLE001 - kubeconfig loaders raise whatever a malformed file makes them
-        raise ConfigError(_remedy(conf, error)) from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - kubeconfig loaders and factories may raise anything
+        raise ConfigError(_remedy(conf, error, _source(team))) from error
+    configuration = client.configuration
     authority = _read_authority(configuration.ssl_ca_cert)
     credentials = Credentials(
-        configuration, team, keepalive=_keepalive(conf), authority=authority, **_timeouts(conf, team)
-    )
+        configuration, team, keepalive=_keepalive(conf), authority=authority, client=client, impersonated=impersonated,
+        **_timeouts(conf, team),
+    )  # fmt: skip
     scheme = urlsplit(credentials.proxy or "http:").scheme
     if scheme not in ("http", "https"):
         raise ConfigError(f"Only an HTTP proxy is supported, not {scheme}: change proxy-url in the kubeconfig.")
+    with contextlib.suppress(ConfigError):  # raised again where it is used
+        credentials.tls  # noqa: B018 - reads files, which may take any time
     return credentials
+
+
+def _source(team: str | None) -> str:
+    """The option that the credentials come from."""
+    from airflow.providers.common.compat.sdk import conf
+
+    for option in ("async_client_factory", "client_factory"):
+        if factory := conf.get("kubernetes_executor", option, fallback=None, **_team_options(team)):
+            return f"[kubernetes_executor] {option} = {factory}"
+    if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
+        return "the service account of this pod"
+    path = conf.get("kubernetes_executor", "config_file", fallback=None) or "~/.kube/config"
+    return f"[kubernetes_executor] config_file = {path}"
+
+
+def _team_options(team: str | None) -> dict[str, str]:
+    return {"team_name": team} if team else {}
+
+
+def _kubeconfig_user(conf: Any, team: str | None) -> dict[str, Any]:
+    """The entry of the user in the kubeconfig that is used; empty where a factory or a service account is used instead."""
+    if "factory = " in _source(team) or conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
+        return {}
+    from kubernetes_asyncio.config import kube_config
+
+    path = conf.get("kubernetes_executor", "config_file", fallback=None) or kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+    found = kube_config.KubeConfigMerger(path).config
+    document = found.value if found is not None else {}
+    context = conf.get("kubernetes_executor", "cluster_context", fallback=None) or document.get("current-context")
+    of_context = _named(document, "contexts", context).get("context") or {}
+    return _named(document, "users", of_context.get("user")).get("user") or {}
+
+
+def _check_plugin(user: dict[str, Any], configuration: Any) -> None:
+    """:raises ConfigError: an exec plugin failed, which the client library only logs."""
+    plugin = user.get("exec")
+    if isinstance(plugin, dict) and not (configuration.api_key or configuration.cert_file):
+        raise ConfigError(f"its exec plugin {plugin.get('command')} gave no credentials; the log above may say why")
+
+
+def _named(document: Any, kind: str, name: Any) -> Any:
+    items = [getattr(item, "value", item) for item in document.get(kind) or []]  # merged entries are ConfigNodes
+    return next((item for item in items if item.get("name") == name), {})
 
 
 def _read_authority(path: str | None) -> bytes:
@@ -162,15 +249,15 @@ def _read_authority(path: str | None) -> bytes:
         return b""
 
 
-async def _configuration(conf: Any, team: str | None) -> Any:
+async def _client(conf: Any, team: str | None) -> Any:
+    """The `ApiClient` of either library; closed, because only its configuration and its headers are used."""
     from airflow.providers.cncf.kubernetes import kube_client
 
-    team_options = {"team_name": team} if team else {}
+    team_options = _team_options(team)
     own_async = conf.get("kubernetes_executor", "async_client_factory", fallback=None, **team_options)
     own_sync = conf.get("kubernetes_executor", "client_factory", fallback=None, **team_options)
     if own_sync and not own_async:
-        # The user's factory makes a blocking client, of which only the configuration is needed.
-        client = await asyncio.to_thread(conf.getimport("kubernetes_executor", "client_factory", **team_options))
+        client = conf.getimport("kubernetes_executor", "client_factory", **team_options)()
     elif hasattr(kube_client, "_get_executor_async_kube_client"):
         client = await kube_client._get_executor_async_kube_client(team_name=team)
     elif own_async:
@@ -178,17 +265,19 @@ async def _configuration(conf: Any, team: str | None) -> Any:
     else:
         client = await kube_client.get_async_kube_client()
     api_client = client.api_client
-    closing = api_client.close()  # only its configuration is used
+    closing = api_client.close()
     if inspect.isawaitable(closing):
         await closing
     if not (own_sync or own_async or conf.getboolean("kubernetes_executor", "verify_ssl", fallback=True)):
         # In the stock executor's client the option overrides the kubeconfig; in the asynchronous client it does not.
         api_client.configuration.verify_ssl = False
-    return api_client.configuration
+    return api_client
 
 
-def _remedy(conf: Any, error: Exception) -> str:
+def _remedy(conf: Any, error: BaseException, source: str) -> str:
     why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    if "factory = " in source:
+        return f"No client for Kubernetes: {source} failed ({type(error).__name__}: {why})."
     if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
         return (
             f"No access to Kubernetes from inside a cluster ({why}): run in a pod with a service account, or set "
@@ -223,8 +312,9 @@ def _keepalive(conf: Any) -> tuple[tuple[int, int, int], ...]:
 
 def _timeouts(conf: Any, team: str | None) -> dict[str, Any]:
     """The `_request_timeout` in kube_client_request_args: one number for the whole request, or [connect, read]."""
-    team_options = {"team_name": team} if team else {}
-    arguments = conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **team_options) or {}
+    arguments = (
+        conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **_team_options(team)) or {}
+    )
     limit = arguments.get("_request_timeout") if isinstance(arguments, dict) else None
     if isinstance(limit, (int, float)) and limit > 0:
         return {"request_s": float(limit), "read_s": float(limit)}

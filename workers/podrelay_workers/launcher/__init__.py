@@ -10,10 +10,13 @@ leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
 token_check    whether the task's token is valid for long enough (pure)
+unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
 pod_template   template files, read once per version
 pod_creation   creation of the pod, at most once
 pod_ownership  whether a pod belongs to a launch
+last_look      what is looked up before a launch fails for good
+refusals       since when a job, or a kind of clean-up, is refused
 error_policy   what an error of the API server means: who waits, how long, or why it fails (pure)
 throttle       the waits that the API server asked for, shared by all launchers
 wait_limit     how long and how often to try a launch

@@ -7,24 +7,28 @@ Only an executor that has finished with a pod requests such jobs, or a launcher 
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import MessageError
+from podrelay.errors import DecryptionError, MessageError
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Conflict, NotFound
-from podrelay_workers.launcher.error_policy import classify_error
+from podrelay_workers.launcher.error_policy import classify_error, may_settle
 from podrelay_workers.launcher.job_queue import Disposition, Job, JobQueue, back, done, failed, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import mismatch
+from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.throttle import Throttle
+from podrelay_workers.launcher.unreadable_job import handle_unreadable
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,10 @@ _LOGGED_MAX = 100
 _READS_MAX = 5
 # How long the revocation of such a pod waits.
 _CHANGING_S = 1.0
+# The longest wait between two tries of one clean-up that is refused, for another reason than a missing permission.
+_REFUSED_MOST_S = 600.0
+# Clean-ups that wait for a refusal to pass are tried again this much apart.
+_SPREAD_S = 5.0
 
 
 class PodKeepsChanging(Exception):  # noqa: N818 - not an error
@@ -58,6 +66,7 @@ class CleanupHandler:
         pods: PodClient,
         throttle: Throttle,
         shutdown: Shutdown,
+        announcer: KeyAnnouncer,
         deployment: str,
         team: str | None = None,
     ) -> None:
@@ -66,9 +75,12 @@ class CleanupHandler:
         self._pods = pods
         self._throttle = throttle
         self._shutdown = shutdown
+        self._announcer = announcer
         self._deployment = deployment
         self._tags = metric_tags(team)
         self._logged: set[str] = set()
+        # Per namespace and action: while all are refused, only one of them is sent now and then.
+        self._refusals = Refusals()
 
     async def handle(self, job: Job) -> None:
         """Run one claimed clean-up to its end.
@@ -85,16 +97,21 @@ class CleanupHandler:
         """What became of the job; None if the lease was lost."""
         try:
             request = self._queue.open_cleanup(job)
+        except DecryptionError as error:
+            return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
             return await self._quarantine(job, str(error))
         if self._shutdown.requested or self._throttle.remaining_s:
             return back(job)
+        closed_s = self._refusals.pass_gate((request.namespace, request.action))
+        if closed_s:
+            return wait(job, _spread(closed_s), "CleanupRefused", "clean-ups of this kind are refused", tried=False)
         if not await self._leases.holds(job):
             return None
         try:
             await self._apply(request)
         except NotFound:
-            return done(job)
+            return await self._done(job, request)
         except PodMismatch as error:
             return await self._quarantine(job, str(error))
         except PodKeepsChanging:
@@ -102,10 +119,16 @@ class CleanupHandler:
         except ApiError as error:
             try:
                 if isinstance(error, Conflict) and await self._is_gone(request):
-                    return done(job)
+                    return await self._done(job, request)
             except ApiError as another:
                 error = another
             return await self._handle_error(job, request, error)
+        return await self._done(job, request)
+
+    async def _done(self, job: Job, request: CleanupRequest) -> Disposition:
+        if self._refusals.worked((request.namespace, request.action)):
+            log.info("Clean-ups (%s) in namespace %s work again", request.action, request.namespace)
+            await self._queue.throttle("cleanup_worked", request.namespace)
         return done(job)
 
     async def _quarantine(self, job: Job, why: str) -> Disposition:
@@ -200,11 +223,8 @@ class CleanupHandler:
 
     async def _handle_error(self, job: Job, request: CleanupRequest, error: ApiError) -> Disposition:
         policy = classify_error(error, job.tries)
-        if policy.scope == "never":
-            self._log_refusal(
-                f"{request.action} pods in {request.namespace}: {policy.message.replace(request.pod, '*')}"
-            )
-            return failed(job, f"{policy.reason}: {policy.message}")
+        if policy.scope == "never" or policy.settles:
+            return await self._refused(job, request, error, policy.message)
         if policy.scope == "cluster":
             seconds = await self._throttle.publish_pause(self._queue, policy)
         else:
@@ -212,10 +232,26 @@ class CleanupHandler:
         log.debug("Clean-up %s waits %.1f s (%s: %s)", job.id, seconds, policy.reason, policy.message)
         return wait(job, seconds, policy.reason, policy.message)
 
+    async def _refused(self, job: Job, request: CleanupRequest, error: ApiError, message: str) -> Disposition:
+        """Try again, for ever and ever more rarely: nothing else would remove this pod."""
+        refusal = f"{request.action} pods in {request.namespace}: {message.replace(request.pod, '*')}"
+        self._log_refusal(refusal)
+        if may_settle(error):
+            seconds = self._refusals.close((request.namespace, request.action))
+        else:
+            self._refusals.refused((request.namespace, request.action))  # so that a success is noticed
+            seconds = exponential_s(job.tries + 1, 1.0, _REFUSED_MOST_S)
+        await self._queue.throttle("cleanup_refused", request.namespace, reason="CleanupRefused", message=refusal)
+        return wait(job, _spread(seconds), "CleanupRefused", message)
+
     def _log_refusal(self, refusal: str) -> None:
         if refusal not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(refusal)
-            log.error("Clean-up refused: cannot %s", refusal)
+            log.error("Clean-up refused; trying again, ever more rarely: cannot %s", refusal)
+
+
+def _spread(seconds: float) -> float:
+    return seconds + random.random() * min(_SPREAD_S, seconds)
 
 
 def has_started(pod: Json) -> bool:

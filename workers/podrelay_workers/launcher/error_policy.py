@@ -26,10 +26,15 @@ STUMBLE_FIRST_S, STUMBLE_MOST_S = 0.25, 15.0
 QUOTA_FIRST_S, QUOTA_MOST_S = 1.0, 15.0
 # The longest pause that one Retry-After header may cause.
 PAUSE_MOST_S = 600.0
-# Some refusals pass in a namespace or a deployment that was just created; a launch is tried this many times, about ten
-# seconds in all, before such a refusal is final.
-SETTLE_TRIES = 6
-_SETTLING = ("error looking up service account", "cannot create resource")
+# Some refusals pass: an API server that has just started does not know its roles for some seconds, and a role or a service
+# account may be created after the launch. Only such a refusal that lasts this long is final.
+SETTLE_S = 30.0
+_SETTLE_FIRST_S, _SETTLE_MOST_S = 0.5, 4.0
+_SETTLING = re.compile(
+    r"cannot \w+ (?:sub)?resource |\bRBAC: |not yet ready to handle request|error looking up service account"
+)
+# The pause after rejected credentials, which are loaded again meanwhile: launches go on soon after that.
+UNAUTHORIZED_S = 3.0
 # An admission webhook refused the request or could not be called; that mostly concerns one namespace or one kind of pod.
 _WEBHOOK = ("denied the request", "failed calling webhook")
 _EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (.*?), used: .*?, limited: (.*)")
@@ -45,7 +50,8 @@ Scope = Literal["cluster", "namespace", "launch", "never"]
 class ErrorPolicy:
     """What follows from an error. `scope` names who waits; `never` fails the job. `seconds` None: Redis computes the wait.
 
-    slower: send fewer creations at once. ambiguous: the pod may exist nevertheless.
+    slower: send fewer creations at once. ambiguous: the pod may exist nevertheless. settles: a refusal that certainly made
+    no pod, and that ends within `SETTLE_S` or becomes final.
     """
 
     scope: Scope
@@ -54,6 +60,7 @@ class ErrorPolicy:
     seconds: float | None = None
     slower: bool = False
     ambiguous: bool = False
+    settles: bool = False
 
 
 class ApiServerHealth:
@@ -73,11 +80,17 @@ class ApiServerHealth:
         return alone
 
 
-def classify_error(error: ApiError, tries: int, alone: bool = False) -> ErrorPolicy:
+def may_settle(error: ApiError) -> bool:
+    """Is this a refusal that passes once the server, a role or a service account is there?"""
+    return error.status == 403 and bool(_SETTLING.search(error.message))
+
+
+def classify_error(error: ApiError, tries: int, alone: bool = False, refused_s: float = 0.0) -> ErrorPolicy:
     """Wait for anything that may pass; fail at once only what can never succeed.
 
     :param tries: how often this job was tried before.
     :param alone: the server works for other launches (`ApiServerHealth`).
+    :param refused_s: seconds since the first refusal of this job.
     """
     message = printable(error.message or type(error).__name__)
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
@@ -95,15 +108,16 @@ def classify_error(error: ApiError, tries: int, alone: bool = False) -> ErrorPol
     if isinstance(error, Unreachable):
         return ErrorPolicy("cluster", "ApiServerUnreachable", message, slower=True, ambiguous=True)
     if isinstance(error, Unauthorized):
-        return ErrorPolicy("cluster", "Unauthorized", message)
+        return ErrorPolicy("cluster", "Unauthorized", message, UNAUTHORIZED_S)
     if isinstance(error, QuotaExceeded) and exceeds_alone(message):  # smaller pods of the namespace may fit
         return ErrorPolicy("launch", "QuotaExceeded", message, exponential_s(tries + 1, QUOTA_FIRST_S, QUOTA_MOST_S))
     if isinstance(error, QuotaExceeded):
         return ErrorPolicy("namespace", "QuotaExceeded", message)
     if isinstance(error, (Conflict, Gone)):
         return ErrorPolicy("launch", "Conflict", message, exponential_s(tries + 1, 0.2, 5.0))
-    if error.status == 403 and tries < SETTLE_TRIES and any(sign in message for sign in _SETTLING):
-        return ErrorPolicy("launch", "PodRefused", message, exponential_s(tries + 1, 0.5, 8.0))
+    if may_settle(error) and refused_s < SETTLE_S:
+        longest_s = min(_SETTLE_MOST_S, max(_SETTLE_FIRST_S, refused_s / 2))
+        return ErrorPolicy("launch", "PodRefused", message, exponential_s(1, longest_s), settles=True)
     return ErrorPolicy("never", "PodRefused", message)
 
 

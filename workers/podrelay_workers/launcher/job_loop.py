@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from podrelay.errors import RedisUnavailable
 from podrelay_workers.launcher.concurrency import Slots
-from podrelay_workers.launcher.job_queue import Claim, Job, JobQueue, QuotaNotice, back, wait
+from podrelay_workers.launcher.job_queue import Claim, Disposition, Job, JobQueue, QuotaNotice, back, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.runtime.backoff import Backoff
@@ -79,14 +79,10 @@ class JobLoop:
         try:
             self._more = False
             claim = await self._queue.claim(self._slots.free, self._wait_limit_s)
-        except RedisUnavailable as error:
-            if not backoff.failures:
-                log.warning("Cannot claim jobs; will retry: %s", error)
+        except RedisUnavailable:
             await shutdown.wait(backoff.failed())
             return
-        if backoff.failures:
-            log.info("Redis available again; claiming jobs")
-            backoff.worked()
+        backoff.worked()
         self._start(claim)
         if claim.news and self._report_waits is not None:
             await self._report_waits(claim.news)
@@ -111,10 +107,10 @@ class JobLoop:
         try:
             await self._handle(job)
         except asyncio.CancelledError:
-            self._leases.finish(back(job))
+            self._leases.finish(_given_up(job))
             raise
         except RedisUnavailable:
-            self._leases.finish(back(job))
+            self._leases.finish(_given_up(job))
         except Exception as error:  # noqa: BLE001 - an error of one job must not stop the others
             log.exception("Job %s failed because of an error in the launcher; trying again in %.0f s", job.id, _FAULT_S)
             self._leases.finish(wait(job, _FAULT_S, "LauncherError", type(error).__name__))
@@ -130,6 +126,11 @@ class JobLoop:
             pass
         finally:
             self._notified.clear()
+
+
+def _given_up(job: Job) -> Disposition:
+    """For a job that was stopped: a request that was sent counts as a try, because its effect is unknown."""
+    return wait(job, 0.0, "Interrupted", "the launcher stopped during a request") if job.sent else back(job)
 
 
 def _poll_s(due_s: float) -> float:

@@ -23,8 +23,10 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, rows, text
 from podrelay.protocol.retention import FINISHED_MAX
 from podrelay.settings import Settings
-from podrelay.store import quarantine, scripts
+from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.outage_log import OutageLog
+from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.scripts import HeldJob, ThrottleEvent
 from podrelay_workers.launcher.job_clock import JobClock
 
@@ -50,6 +52,7 @@ class Job:
     """A leased job. `held_at_s` (monotonic) is the latest known start of its lease; it never decreases.
 
     lost: another launcher holds it. unwanted: its launch was withdrawn or superseded. given: its disposition is queued.
+    sent: its request was sent to the API server.
     overdue: reason and message of a wait for quota that lasted too long.
     """
 
@@ -68,6 +71,7 @@ class Job:
     lost: bool = False
     unwanted: bool = False
     given: bool = False
+    sent: bool = False
 
     @property
     def waited_s(self) -> float:
@@ -131,8 +135,9 @@ class JobQueue:
         kind: Kind,
         worker: str,
         cluster: str,
+        outages: OutageLog | None = None,
     ) -> None:
-        self._runner = AsyncScripts(client)
+        self._runner = AsyncScripts(client, outages)
         self._keys = RedisKeys(settings.deployment)
         self._cipher = cipher
         self._settings = settings
@@ -142,6 +147,10 @@ class JobQueue:
         self.queues = self._keys.launch_queues(cluster) if kind == "launch" else [self._keys.cleanup_queue(cluster)]
         self._spent_data = jobs.spent_data(jobs.LAUNCH_FUNCTION if kind == "launch" else jobs.CLEANUP_FUNCTION)
         self._low_credit = 0.0
+
+    @property
+    def outages(self) -> OutageLog:
+        return self._runner.outages
 
     @property
     def last_reply_s(self) -> float:
@@ -239,14 +248,15 @@ class JobQueue:
                 most_per_queue=_REAPED_MAX,
             )
         )
-        found = [Job(text(a), text(b), self.kind, execution, data, at_s) for a, b, data in rows(crashed, 3)]
+        found = [Job(text(a), text(b), self.kind, execution, data, at_s, LOSSES_MAX) for a, b, data in rows(crashed, 3)]
         return int(requeued), found
 
     # --- finish -------------------------------------------------------------------------------------------------------
     async def finish(self, outcomes: Sequence[Disposition]) -> list[str]:
         """Write many dispositions in one step.
 
-        :return: per job `ok`, `lost`, `unwanted` (created, but withdrawn meanwhile: still held) or `broken`.
+        :return: per job `ok`, `lost`, `unwanted` (created, but withdrawn meanwhile: still held), `broken`, or `refused` and
+            Redis' error (still held: write it again later).
         """
         items = [(item.what, item.job.id, item.job.execution, item.job.queue, *item.args) for item in outcomes]
         call = scripts.finish(
@@ -284,7 +294,7 @@ class JobQueue:
     async def publish(self, result: PodReport) -> int:
         """Publish a report: to the stream and the ledger, at most once per attempt."""
         now = f"{time.time():.6f}"
-        fields = {"reason": result.reason, "message": result.message}
+        fields = {"reason": result.reason, "message": result.message, "result_key": self._cipher.fingerprints[0]}
         if result.terminal:
             fields["t_finished"] = now
         call = scripts.publish(
@@ -307,7 +317,7 @@ class JobQueue:
 
     async def quarantine(self, job: Job, why: str) -> None:
         """Record a job that could not be trusted or read; never its payload."""
-        await self._runner.call(lambda client: quarantine.quarantine(client, self._keys, "job", job.id, why))
+        await self._runner.run(quarantine(self._keys, [Quarantined("job", job.id, why)]))
 
     def open_launch(self, job: Job) -> LaunchRequest:
         """Decrypt and verify the launch in a job.

@@ -6,7 +6,6 @@ Used by the launcher.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -15,7 +14,7 @@ from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import MessageError, RedisUnavailable
+from podrelay.errors import DecryptionError, MessageError, RedisUnavailable
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, Outcome, PodReport
 from podrelay.teams import metric_tags
@@ -28,6 +27,8 @@ from podrelay_workers.launcher.error_policy import (
     ApiServerHealth,
     ErrorPolicy,
     classify_error,
+    may_settle,
+    printable,
     shared_message,
 )
 from podrelay_workers.launcher.job_queue import (
@@ -43,15 +44,20 @@ from podrelay_workers.launcher.job_queue import (
     failed,
     wait,
 )
+from podrelay_workers.launcher.last_look import LastLook
 from podrelay_workers.launcher.leases import Leases
-from podrelay_workers.launcher.pod_creation import PodCreator, SendBlocked
+from podrelay_workers.launcher.pod_creation import PodCreator, SendBlocked, Unconfirmed
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
-from podrelay_workers.launcher.pod_ownership import find_own_pod, namespace_of
+from podrelay_workers.launcher.pod_ownership import namespace_of
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.redaction import redact
+from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.token_check import explain, is_token_ending, renewal_pause_s
+from podrelay_workers.launcher.unreadable_job import handle_unreadable
 from podrelay_workers.launcher.wait_limit import WaitLimit
+from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -75,20 +81,23 @@ class LaunchHandler:
         throttle: Throttle,
         shutdown: Shutdown,
         wait_limit: WaitLimit,
+        announcer: KeyAnnouncer,
         *,
         token_margin_s: float,
         team: str | None = None,
     ) -> None:
         self._queue = queue
         self._leases = leases
-        self._pods = pods
         self._creator = PodCreator(pods, leases, throttle)
         self._manifests = manifests
+        self._last_look = LastLook(pods, manifests)
+        self._refusals = Refusals()
         self._concurrency = concurrency
         self._health = ApiServerHealth()
         self._throttle = throttle
         self._shutdown = shutdown
         self._wait_limit = wait_limit
+        self._announcer = announcer
         self._token_margin_s = token_margin_s
         self._tags = metric_tags(team)
 
@@ -110,7 +119,8 @@ class LaunchHandler:
             self._leases.finish(failed(job, f"Quarantined: {error}"))
             return
         message = "each launcher that held this launch died"
-        self._leases.finish(await self._reject(job, request, "LauncherCrashed", message))
+        identity = self._manifests.identity(request)  # rendering the pod may be what killed them
+        self._leases.finish(await self._reject(job, request, "LauncherCrashed", message, identity))
 
     async def report_quota_waits(self, notices: Sequence[QuotaNotice]) -> None:
         """Report launches that wait for their namespace's quota; a report that Redis does not accept is dropped."""
@@ -141,6 +151,8 @@ class LaunchHandler:
         """What became of the job; None if the lease was lost or the launch was superseded."""
         try:
             request = self._queue.open_launch(job)
+        except DecryptionError as error:
+            return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
             log.warning("Job %s quarantined: %s", job.id, error)
             await self._queue.quarantine(job, str(error))
@@ -194,6 +206,8 @@ class LaunchHandler:
             found = await self._creator.create_or_find(job, pod)
         except SendBlocked:
             return back(job)
+        except Unconfirmed as error:
+            return await self._handle_error(job, request, pod, error.refusal, began_s, error)
         except ApiError as error:
             return await self._handle_error(job, request, pod, error, began_s)
         if found is None:
@@ -201,6 +215,7 @@ class LaunchHandler:
         took_s = time.monotonic() - began_s
         self._concurrency.succeeded(took_s)
         self._health.succeeded()
+        self._refusals.worked(job.id)
         Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
         self._count("pod_creation_status", "200")
         if job.offered_at_s:
@@ -219,23 +234,47 @@ class LaunchHandler:
 
     # --- errors of the API server -------------------------------------------------------------------------------------
     async def _handle_error(
-        self, job: Job, request: LaunchRequest, pod: Json, error: ApiError, began_s: float
+        self,
+        job: Job,
+        request: LaunchRequest,
+        pod: Json,
+        error: ApiError,
+        began_s: float,
+        unconfirmed: Unconfirmed | None = None,
     ) -> Disposition:
         self._count("pod_creation_status", str(error.status or "error"))
-        alone = isinstance(error, Overloaded) and self._health.failed_alone(job.launch_id)
-        policy = classify_error(error, job.tries, alone)
-        policy = replace(policy, message=redact(policy.message, request.args))
+        policy = self._policy(job, request, error, unconfirmed)
         if policy.slower:
             self._concurrency.failed(began_s, time.monotonic())
         if policy.scope == "never":
-            return await self._reject(job, request, policy.reason, policy.message)
+            reason, message = await self._last_look.explain(error, namespace_of(pod), policy.message)
+            return await self._reject(job, request, reason, message, pod)
         seconds = await self._share_wait(request, pod, policy)
         waited_s = job.waited_s
-        if self._wait_limit.exceeded(waited_s, job.tries):
-            if policy.ambiguous:  # the pod may exist, and nothing would ever clean it up
-                self._leases.finish(self._queue.order(job, _revocation(request, pod), request.attempt))
-            return await self._give_up(job, request, policy.reason, policy.message)
+        if self._wait_limit.exceeded(waited_s, job.tries) and not policy.settles:
+            return await self._end_wait(job, request, pod, policy)
         return self._wait(job, request, policy, seconds, waited_s)
+
+    def _policy(
+        self, job: Job, request: LaunchRequest, error: ApiError, unconfirmed: Unconfirmed | None
+    ) -> ErrorPolicy:
+        alone = isinstance(error, Overloaded) and self._health.failed_alone(job.launch_id)
+        refused_s = self._refusals.refused(job.id) if may_settle(error) else 0.0
+        policy = classify_error(error, job.tries, alone, refused_s)
+        if unconfirmed is not None:
+            policy = replace(policy, message=printable(str(unconfirmed)), ambiguous=True, settles=False)
+            if policy.scope == "never":
+                policy = replace(policy, scope="launch", seconds=exponential_s(job.tries + 1, FAULT_S / 10, FAULT_S))
+        return replace(policy, message=redact(policy.message, request.args))
+
+    async def _end_wait(self, job: Job, request: LaunchRequest, pod: Json, policy: ErrorPolicy) -> Disposition:
+        """Give up a launch that waited too long, unless its pod exists or may exist."""
+        instead = await self._last_look.instead_of_failure(job, request, policy.reason, policy.message, pod)
+        if instead is not None:
+            return instead
+        if policy.ambiguous:  # the server may still be working on this request, and nothing would clean the pod up
+            self._leases.finish(self._queue.order(job, _revocation(request, pod), request.attempt))
+        return await self._give_up(job, request, policy.reason, policy.message)
 
     def _wait(
         self, job: Job, request: LaunchRequest, policy: ErrorPolicy, seconds: float, waited_s: float
@@ -247,7 +286,7 @@ class LaunchHandler:
         if job.clock.redis_s() - job.told_at_s > NEWS_S and waited_s + seconds > _REPORT_AFTER_S:
             report = self._queue.sealed(_report(request, "pending", policy.reason, policy.message))
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
-        return wait(job, seconds + spread_s, policy.reason, policy.message, report)
+        return wait(job, seconds + spread_s, policy.reason, policy.message, report, tried=not policy.settles)
 
     async def _share_wait(self, request: LaunchRequest, pod: Json, policy: ErrorPolicy) -> float:
         """Make every launcher concerned wait, and return the wait in seconds."""
@@ -269,9 +308,12 @@ class LaunchHandler:
         return seconds
 
     # --- failed launches ----------------------------------------------------------------------------------------------
-    async def _reject(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
-        """Fail a launch that can never succeed."""
-        return await self._fail(job, request, reason, message, "configuration")
+    async def _reject(
+        self, job: Job, request: LaunchRequest, reason: str, message: str, pod: Json | None = None
+    ) -> Disposition:
+        """Fail a launch that can never succeed, unless an earlier try has created its pod after all."""
+        instead = await self._last_look.instead_of_failure(job, request, reason, message, pod)
+        return instead or await self._fail(job, request, reason, message, "configuration")
 
     async def _give_up(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
         text = f"no pod after {job.waited_s:.0f} s and {job.tries + 1} tries: {message}"
@@ -279,12 +321,8 @@ class LaunchHandler:
 
     async def _fail_overdue(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
         """Give up a launch that waited too long, unless an earlier try has created its pod after all."""
-        if job.tries:
-            with contextlib.suppress(ApiError, ManifestError):
-                found = await find_own_pod(self._pods, await self._manifests.make(request))
-                if found is not None:
-                    return _created(job, found)
-        return await self._give_up(job, request, reason, message)
+        instead = await self._last_look.instead_of_failure(job, request, reason, message)
+        return instead or await self._give_up(job, request, reason, message)
 
     async def _retry_fault(self, job: Job, request: LaunchRequest, error: str) -> Disposition:
         """Try again after an error in the launcher: the pod may exist, and another launcher, or a newer one, may succeed."""

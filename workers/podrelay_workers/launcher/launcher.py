@@ -21,6 +21,9 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
+from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.key_rings import key_ring
+from podrelay.store.outage_log import OutageLog
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.cleanup_job import CleanupHandler
 from podrelay_workers.launcher.concurrency import Concurrency, FixedSlots
@@ -33,6 +36,7 @@ from podrelay_workers.launcher.registration import Registration, unique_name
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.runtime.tasks import TaskSupervisor, cancel_and_wait
 
@@ -62,14 +66,22 @@ class Launcher:
         team: str | None = None,
     ) -> None:
         self._client = client
+        self._pods = pods
         self._shutdown = shutdown
         self._team = team
+        self._place = settings.place
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
         self.name = unique_name()
+        self._outages = OutageLog(log, "Jobs and their outcomes are kept and retried.")
         cipher = PayloadCipher(settings.fernet_key)
-        self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster)
-        self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster)
+        self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster, self._outages)
+        self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster, self._outages)
         self._throttle = Throttle()
+        self._announcer = KeyAnnouncer(
+            AsyncScripts(client, self._outages),
+            RedisKeys(settings.deployment),
+            key_ring(f"launcher {self.name}", cipher),
+        )
         self._launch_leases = Leases(
             self._launch_queue, settings.launch_lease_s, lambda disposition: self._launches.discard_pod(disposition)
         )
@@ -77,10 +89,17 @@ class Launcher:
         self._concurrency = concurrency = Concurrency(settings.launcher_concurrency)
         self._launches = LaunchHandler(
             self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
-            token_margin_s=settings.token_margin_s, team=team,
+            self._announcer, token_margin_s=settings.token_margin_s, team=team,
         )  # fmt: skip
         self._cleanups = CleanupHandler(
-            self._cleanup_queue, self._cleanup_leases, pods, self._throttle, shutdown, settings.deployment, team
+            self._cleanup_queue,
+            self._cleanup_leases,
+            pods,
+            self._throttle,
+            shutdown,
+            self._announcer,
+            settings.deployment,
+            team,
         )
         self._launch_loop = JobLoop(
             self._launch_queue, self._launch_leases, concurrency, self._throttle, self._launches.handle,
@@ -104,6 +123,7 @@ class Launcher:
             # The loops still run: leases are renewed and outcomes written while the last jobs end.
             await self._finish_jobs()
         await self._flush_last_outcomes()
+        await self._announcer.end()
         await self._registration.end()
         health.remove("launcher")
         log.info("Launcher %s stopped", self.name)
@@ -120,6 +140,7 @@ class Launcher:
         tasks.start("listen on the wake-up channel", self._listen_forever())
         tasks.start("republish the pause", self._throttle.republish_forever(self._launch_queue))
         tasks.start("keep the registration", self._registration.keep())
+        tasks.start("announce the keys", self._announcer.keep())
         tasks.start("write the probe file", self._write_health_forever())
 
     def _describe(self) -> Iterator[str]:
@@ -186,7 +207,7 @@ class Launcher:
         """Keep the probe file fresh. The reaper's round trips are regular, however idle the queues are."""
         while True:
             last_reply_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
-            health.write("launcher", self._team, last_reply_s)
+            health.write("launcher", self._team, self._place, last_reply_s, self._pods.trouble)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _listen_forever(self) -> None:

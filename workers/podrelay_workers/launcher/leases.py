@@ -7,7 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from redis.exceptions import ResponseError
+
 from podrelay.errors import RedisUnavailable
+from podrelay.store.connection import unavailable
 from podrelay_workers.launcher.job_queue import CHUNK, Disposition, Job, JobQueue, back
 from podrelay_workers.runtime.backoff import Backoff
 
@@ -105,14 +108,25 @@ class Leases:
     async def flush(self) -> None:
         """Write the outcomes of finished jobs.
 
-        :raises RedisUnavailable: what is left is written by the next call.
+        :raises RedisUnavailable: what is left, or was refused, is written by the next call; its leases are renewed.
         """
+        refused: list[Disposition] = []
+        error = ""
         while self._unwritten:
             batch = self._unwritten[:CHUNK]
             answers = await self._queue.finish(batch)
             del self._unwritten[: len(batch)]
             for disposition, answer in zip(batch, answers, strict=True):
-                self._written(disposition, answer)
+                if answer.startswith("refused "):
+                    refused.append(disposition)
+                    error = answer.removeprefix("refused ")
+                else:
+                    self._written(disposition, answer)
+        if refused:
+            self._unwritten += refused
+            refusal = unavailable(ResponseError(error))
+            self._queue.outages.failed(refusal)
+            raise refusal
 
     def _written(self, disposition: Disposition, answer: str) -> None:
         if answer == "unwanted" and self._discard is not None:
@@ -140,8 +154,6 @@ class Leases:
             try:
                 await self.flush()
                 backoff.worked()
-            except RedisUnavailable as error:
-                if not backoff.failures:
-                    log.warning("Cannot write outcomes; keeping them and retrying: %s", error)
+            except RedisUnavailable:
                 self._notified.set()
                 await asyncio.sleep(backoff.failed())

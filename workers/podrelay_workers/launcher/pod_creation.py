@@ -6,7 +6,15 @@ import time
 
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.client import PodClient
-from podrelay_workers.kube.errors import AlreadyExists, Conflict, NotFound, QuotaExceeded, Refused, Unreachable
+from podrelay_workers.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    NotFound,
+    QuotaExceeded,
+    Refused,
+    Unreachable,
+)
 from podrelay_workers.kube.send_guard import before_send
 from podrelay_workers.launcher.job_queue import Job
 from podrelay_workers.launcher.leases import Leases
@@ -21,6 +29,15 @@ class SendBlocked(Exception):  # noqa: N818 - not an error
     """The request was stopped just before it was sent: a pause began, or the lease may have ended."""
 
 
+class Unconfirmed(Exception):  # noqa: N818 - not an error of ours
+    """The pod of this launch may exist: its creation was refused, and so was the look for a pod of an earlier try."""
+
+    def __init__(self, refusal: ApiError, look: ApiError) -> None:
+        super().__init__(f"{refusal}; whether an earlier try made the pod is unknown: {look}")
+        self.refusal = refusal
+        self.look = look
+
+
 class PodCreator:
     """Creates pods for launches whose lease this launcher holds."""
 
@@ -33,6 +50,7 @@ class PodCreator:
         """The pod of this launch, created now or earlier; None if the lease was lost or the launch was superseded.
 
         :raises SendBlocked: nothing was sent.
+        :raises Unconfirmed: the pod may exist, and the server does not say whether it does.
         :raises ApiError: `Unreachable` and 5xx leave open whether the pod exists.
         :raises RedisUnavailable: whether the lease still holds is unknown, so nothing was sent.
         """
@@ -43,17 +61,18 @@ class PodCreator:
             if not await self._leases.holds(job):
                 return None
             began_s = time.monotonic()
+            job.sent = True
             try:
                 return await self._pods.create_pod(namespace_of(pod), pod)
             except AlreadyExists as error:
-                found = await find_own_pod(self._pods, pod)
+                found = await self._find(pod, error)
                 if found is None:
                     raise Conflict("the pod of this launch existed and is gone", status=409) from error
                 return found
-            except (QuotaExceeded, Refused, NotFound):
+            except (QuotaExceeded, Refused, NotFound) as error:
                 # Admission runs before the name is checked: the pod of an earlier try, whose answer was lost, may exist and
                 # even be the reason for this refusal.
-                found = await find_own_pod(self._pods, pod) if again or job.tries else None
+                found = await self._find(pod, error) if again or job.tries else None
                 if found is None:
                     raise
                 return found
@@ -61,6 +80,19 @@ class PodCreator:
                 if again or time.monotonic() - began_s > _BROKE_EARLY_S:
                     raise
                 again = True
+
+    async def _find(self, pod: Json, refusal: ApiError) -> Json | None:
+        """The pod that an earlier try created.
+
+        :raises Unconfirmed: unknown.
+        :raises Refused: a pod of that name belongs to something else.
+        """
+        try:
+            return await find_own_pod(self._pods, pod)
+        except ApiError as error:
+            if isinstance(error, Refused) and error.status == 409:
+                raise
+            raise Unconfirmed(refusal, error) from error
 
     def _check(self, job: Job) -> None:
         if self._throttle.remaining_s or not self._leases.certainly_holds(job):

@@ -225,6 +225,11 @@ class ManifestRenderer:
         spec = skeleton["spec"]
         return {**skeleton, "metadata": metadata, "spec": {**spec, "containers": [container, *spec["containers"][1:]]}}
 
+    def identity(self, request: LaunchRequest) -> Json:
+        """The parts of the pod that are known without rendering it: those that show whose it is."""
+        metadata = {"name": _name(request), "namespace": request.namespace, "labels": self._our_labels(request)}
+        return {"metadata": metadata}
+
     # --- parts --------------------------------------------------------------------------------------------------------
     def _our_labels(self, request: LaunchRequest) -> dict[str, str]:
         labels = {

@@ -20,7 +20,7 @@ from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.wait_limit import WaitLimit, load_wait_limit
 from podrelay_workers.runtime import process
-from podrelay_workers.runtime.shutdown import Shutdown
+from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,15 @@ async def _run_launcher(
     # A claim whose answer was not awaited stays leased until the lease ends, so wait at least as long as configured.
     timeout_s = max(process.REDIS_TIMEOUT_S, settings.redis_timeout_s)
     with shutdown.on_signals():
+        try:
+            connecting = PodClient.connect(
+                team, connections, "launcher", process.report_wait("launcher", team, settings.place)
+            )
+            connected = await shutdown.race(connecting)
+        except ShutdownRequested:
+            return 0
         async with (
-            await PodClient.connect(team, connections, "launcher") as pods,
+            connected as pods,
             process.redis_client("launcher", settings, team, shutdown, timeout_s) as client,
         ):
             launcher = Launcher(

@@ -13,7 +13,7 @@ import socket
 import uuid
 from collections.abc import Callable, Sequence
 
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rq import Worker
 from rq.serializers import JSONSerializer
 
@@ -73,8 +73,14 @@ class Registration:
         if not connection.hexists(worker.key, "birth"):  # not registered yet, or Redis lost its data
             connection.delete(worker.key)
             worker.register_birth()
+        try:
+            self._update(worker)
+        except OutOfMemoryError:  # needs no memory: a launcher that works in a full Redis must not count as dead
+            connection.expire(worker.key, REGISTRATION_TTL_S)
+
+    def _update(self, worker: Worker) -> None:
         finished, failed, busy = self._counts()
-        with connection.pipeline() as pipeline:
+        with worker.connection.pipeline() as pipeline:
             worker.heartbeat(REGISTRATION_TTL_S, pipeline=pipeline)
             worker.set_state("busy" if busy else "idle", pipeline=pipeline)
             pipeline.hincrby(worker.key, "successful_job_count", finished - self._reported[0])

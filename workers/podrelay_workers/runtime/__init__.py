@@ -5,4 +5,5 @@ shutdown  the shutdown event, set by signals, against which waits race
 state_signals  SIGUSR1 logs the state, SIGHUP is ignored
 tasks     named tasks that end together
 backoff   waiting times after failures (pure)
+key_announcer  which keys this process has, and which it lacks
 """

@@ -20,6 +20,7 @@ from podrelay import health
 from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check, connect, connect_async
+from podrelay.store.outage_log import OutageLog
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.runtime.state_signals import ignore_while_starting
@@ -68,6 +69,11 @@ def load() -> Settings:
     return load_settings(conf, conf.get("core", "fernet_key", fallback=""))
 
 
+def report_wait(role: Role, team: str | None, place: str) -> Callable[[str], None]:
+    """What to do while something is waited for before the work can begin: the probe shows it."""
+    return lambda trouble: health.write(role, team, place, 0.0, trouble)
+
+
 @asynccontextmanager
 async def redis_client(
     role: Role, settings: Settings, team: str | None, shutdown: Shutdown, timeout_s: float = REDIS_TIMEOUT_S
@@ -88,16 +94,16 @@ async def redis_client(
 
 
 async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shutdown: Shutdown) -> None:
-    backoff = Backoff(0.2, 2.0)
+    backoff, outages = Backoff(0.2, 2.0), OutageLog(log, "Waiting for Redis.")
     while not shutdown.requested:
         try:
             for warning in await asyncio.to_thread(_check_redis, settings):
                 log.warning("%s", warning)
+            outages.worked()
             return
         except RedisUnavailable as error:
-            if not backoff.failures:
-                log.warning("Waiting for Redis: %s", error)
-            health.write(role, team, 0.0)
+            outages.failed(error)
+            health.write(role, team, settings.place, 0.0)
             await shutdown.wait(backoff.failed())
 
 

@@ -100,7 +100,9 @@ class Leader:
         while True:
             try:
                 term = await self._election.claim(self._progress())
-            except RedisUnavailable:  # the outbox logs it; Redis checks the fence of reports, so the watch goes on
+            except (
+                RedisUnavailable
+            ):  # the script runner logs it; Redis checks the fence of reports, so the watch goes on
                 await asyncio.sleep(retries.failed())
                 continue
             retries.worked()
@@ -171,7 +173,7 @@ class Leader:
             try:
                 found = await self._outbox.waits(entries)
                 break
-            except RedisUnavailable:  # the outbox logs it
+            except RedisUnavailable:  # the script runner logs it
                 await asyncio.sleep(retries.failed())
         for entry, ledger in zip(entries, found, strict=True):
             self._table.continue_wait(entry, ledger, time.time(), time.monotonic())

@@ -24,7 +24,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import rows, text
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
-from podrelay.store.quarantine import quarantine
+from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
@@ -104,13 +104,9 @@ class Outbox:
             await asyncio.sleep(GATHER_S)
             try:
                 await self.flush(term)
-            except RedisUnavailable as error:
-                if not waits.failures:
-                    log.warning("%d reports not published yet; will retry: %s", len(self), error)
+            except RedisUnavailable:
                 await asyncio.sleep(waits.failed())
             else:
-                if waits.failures:
-                    log.info("Redis available again; publishing resumed")
                 waits.worked()
 
     async def flush(self, term: Term) -> None:
@@ -204,7 +200,12 @@ class Outbox:
             now=now,
             results_max=self._stream_length,
             # Empty ones too: the reason of a wait is obsolete once the pod runs.
-            fields={**publication.fields, "reason": report.reason, "message": report.message},
+            fields={
+                **publication.fields,
+                "reason": report.reason,
+                "message": report.message,
+                "result_key": self._cipher.fingerprints[0],
+            },
         )
 
     # --- reading the ledger -------------------------------------------------------------------------------------------
@@ -247,10 +248,8 @@ class Outbox:
         :raises RedisUnavailable: Redis failed.
         """
         log.warning("Quarantined launch %s: %s", launch_id, why)
-        pipeline = self._runner.client.pipeline()
-        pipeline.zrem(self._keys.live(self._cluster), launch_id)
-        quarantine(pipeline, self._keys, "launch", launch_id, why)
-        await self._runner.call(lambda _: pipeline.execute())
+        await self._runner.run(quarantine(self._keys, [Quarantined("launch", launch_id, why)]))
+        await self._runner.call(lambda client: client.zrem(self._keys.live(self._cluster), launch_id))
 
 
 def _merged(held: Publication, newer: Publication) -> Publication:

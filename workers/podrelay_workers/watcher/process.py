@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from podrelay.protocol import identifiers
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.outage_log import OutageLog
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime import process
-from podrelay_workers.runtime.shutdown import Shutdown
+from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.watcher.leader import Scope
 from podrelay_workers.watcher.pod_lookups import LOOKUPS_MAX
 from podrelay_workers.watcher.pod_state import Rules
@@ -47,13 +48,21 @@ async def run_watcher(
     """
     shutdown = shutdown or Shutdown()
     rules, scope = read_options(settings, team, cluster)
+    outages = OutageLog(log, "Reports are kept and retried.")
     connections = len(scope.namespaces) + 2 * LOOKUPS_MAX
     with shutdown.on_signals():
+        try:
+            connecting = PodClient.connect(
+                team, connections, "watcher", process.report_wait("watcher", team, settings.place)
+            )
+            connected = await shutdown.race(connecting)
+        except ShutdownRequested:
+            return 0
         async with (
-            await PodClient.connect(team, connections, "watcher") as pods,
+            connected as pods,
             process.redis_client("watcher", settings, team, shutdown) as client,
         ):
-            await Watcher(settings, pods, AsyncScripts(client), scope, rules, shutdown, team).run()
+            await Watcher(settings, pods, AsyncScripts(client, outages), scope, rules, shutdown, team).run()
     log.info("Watcher stopped")
     return 0
 

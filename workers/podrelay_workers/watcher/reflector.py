@@ -36,6 +36,8 @@ FAILURES_MAX = 3
 SILENCES_MAX = 2
 # After this many lists whose continuation expired before the last page, pods are listed without pages.
 EXPIRED_LISTS_MAX = 2
+# The longest pause after rejected credentials.
+UNAUTHORIZED_S = 3.0
 # A server may ask for a longer pause; pods would end unobserved meanwhile.
 LONGEST_PAUSE_S = 30.0
 
@@ -227,6 +229,8 @@ class Reflector:
 
     async def _pause(self, kind: str, error: ApiError) -> None:
         pause_s = min(self._retries.failed(kind, error.retry_after_s), self._longest_pause_s)
+        if isinstance(error, Unauthorized):  # the credentials are loaded again meanwhile
+            pause_s = min(pause_s, UNAUTHORIZED_S)
         self.position.trouble = f"{kind}: {error}"
         if time.monotonic() - self._trouble_logged_at >= TROUBLE_LOG_S or not self._trouble_logged_at:
             self._trouble_logged_at = time.monotonic()

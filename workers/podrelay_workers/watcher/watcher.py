@@ -14,8 +14,10 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.key_rings import key_ring
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader import DataLost, Leader, Scope
@@ -55,10 +57,12 @@ class Watcher:
         self._leader: Leader | None = None
         keys = RedisKeys(settings.deployment)
         self._election = LeaderElection(scripts, keys, rules.cluster, settings.watch_lease_s)
+        cipher = PayloadCipher(settings.fernet_key)
+        self._announcer = KeyAnnouncer(scripts, keys, key_ring(f"watcher {self._election.me}", cipher))
         self._outbox = Outbox(
             scripts,
             keys,
-            PayloadCipher(settings.fernet_key),
+            cipher,
             rules.cluster,
             settings.results_max_length,
             _metrics_enabled(),
@@ -70,10 +74,12 @@ class Watcher:
         """
         self._shutdown.describe = self._describe
         health_task = asyncio.create_task(self._write_health(), name="write health")
+        keys_task = asyncio.create_task(self._announcer.keep(), name="announce the keys")
         try:
             await self._run_terms()
         finally:
-            await cancel_and_wait(health_task)
+            await cancel_and_wait(health_task, keys_task)
+            await self._announcer.end()
             health.remove("watcher")
 
     def _describe(self) -> Iterator[str]:
@@ -89,8 +95,8 @@ class Watcher:
     async def _write_health(self) -> None:
         """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""
         while True:
-            trouble = self._leader.trouble if self._leader is not None else ""
-            health.write("watcher", self._team, self._scripts.last_reply_s, trouble)
+            trouble = (self._api.trouble or self._leader.trouble) if self._leader is not None else ""
+            health.write("watcher", self._team, self._settings.place, self._scripts.last_reply_s, trouble)
             await asyncio.sleep(health.WRITE_INTERVAL_S)
 
     async def _run_terms(self) -> None:
@@ -126,9 +132,7 @@ class Watcher:
         while True:
             try:
                 term = await self._election.claim()
-            except RedisUnavailable as error:
-                if not retries.failures:
-                    log.warning("Cannot take part in the leader election; will retry: %s", error)
+            except RedisUnavailable:
                 await asyncio.sleep(retries.failed())
                 continue
             retries.worked()

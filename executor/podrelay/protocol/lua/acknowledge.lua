@@ -9,6 +9,7 @@
 --       in which case its result decides about its pod and nothing is done here
 -- Returns for each launch that is now over the seconds since its result was published, as text.
 -- A launch whose ledger names a later attempt keeps its entry; the clean-up of the older pod is created all the same.
+run_when_full(KEYS[1])
 local launch_prefix, job_prefix, now, cleanup_queue = ARGV[1], ARGV[2], ARGV[5], ARGV[10]
 local cleanup_list = ARGV[3] .. cleanup_queue
 
@@ -36,8 +37,9 @@ for i = 12, #ARGV, 7 do
     redis.call('HDEL', KEYS[1], subject)
   end
   if job ~= '' and not ended and redis.call('EXISTS', job_prefix .. job) == 0 then
-    write_job(job_prefix .. job, 'cleanup', cleanup_queue, ARGV[i + 5], ARGV[i + 6], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
     redis.call('RPUSH', cleanup_list, job)
+    -- After the list: if Redis refuses a write, the order is not taken for one that is in its list.
+    write_job(job_prefix .. job, 'cleanup', cleanup_queue, ARGV[i + 5], ARGV[i + 6], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
     queued = true
   end
 end

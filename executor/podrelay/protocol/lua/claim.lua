@@ -17,6 +17,7 @@
 -- The fence: the ledger must name this attempt and want it, and `current` must name this launch.
 -- A level's queue and its fair queues are served round robin in equal shares; the rotation continues in the next claim, of
 -- whichever launcher. Requeued launches and those whose wait is over are at the front of the level's queue.
+run_when_full(KEYS[1])
 local most, low, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local worker, execution, text, launches = ARGV[4], ARGV[5], ARGV[6], ARGV[7] == 'launch'
 local launch_prefix, job_prefix, list_prefix, wip_prefix, scheduled_prefix = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
@@ -137,8 +138,9 @@ local function pop(queue, name, count)
   local ids = redis.call('LPOP', list_prefix .. name, count) or {}
   for _, id in ipairs(ids) do
     seen = seen + 1
-    if not pcall(admit, queue, id) then  -- a key of another type: rejects one id, not its batch
-      quarantine(KEYS[4], id, 'its keys are not of our making')
+    local succeeded, caught = pcall(admit, queue, id)
+    if not succeeded then  -- a key of another type: rejects one id, not its batch
+      quarantine(KEYS[4], id, 'its keys are not of our making: ' .. error_text(caught))
     end
   end
   return #ids == count

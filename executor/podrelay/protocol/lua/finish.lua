@@ -15,7 +15,9 @@
 --   abandon   clean-up queue, clean-up job id, its data, its description      the pod is not wanted any more
 --   order     as abandon, for a job that is not held (any more)
 -- Returns one word per job: ok | lost | unwanted (created, but withdrawn or superseded meanwhile: still held, abandon it)
---   | broken (a key of another type: the job is released)
+--   | broken (a key of another type: the job is released) | refused and the error (Redis refused a write: still held, write
+--   the same again later)
+run_when_full(KEYS[1])
 local worker, text, launch_prefix, job_prefix, list_prefix, wip_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local now = redis_time()
 local result_ttl, failure_ttl, keep = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
@@ -50,9 +52,10 @@ end
 
 local function queue_cleanup(queue, id, data, description)
   if redis.call('EXISTS', job_prefix .. id) == 1 then return end
-  write_job(job_prefix .. id, 'cleanup', queue, data, description, text, ARGV[11], ARGV[12], '1000')
   redis.call('SADD', KEYS[2], list_prefix .. queue)
   redis.call('RPUSH', list_prefix .. queue, id)
+  -- Last: if Redis refuses a write, the order is not taken for one that is in its list.
+  write_job(job_prefix .. id, 'cleanup', queue, data, description, text, ARGV[11], ARGV[12], '1000')
   woken = true
 end
 
@@ -114,18 +117,23 @@ function effects.abandon(id, queue, cleanup_queue, cleanup_id, data, description
   queue_cleanup(cleanup_queue, cleanup_id, data, description)
 end
 
+function effects.order(_, _, cleanup_queue, cleanup_id, data, description)
+  queue_cleanup(cleanup_queue, cleanup_id, data, description)
+end
+
+local function apply(what, ...)
+  local succeeded, word = pcall(effects[what], ...)
+  if succeeded then return word or 'ok' end
+  return is_data_fault(error_text(word)) and 'broken' or 'refused ' .. error_text(word)
+end
+
 for _, item in ipairs(cjson.decode(ARGV[17])) do
   local what, id, queue = item[1], item[2], item[4]
   local member = id .. ':' .. item[3]
-  local answer = 'ok'
-  if what == 'order' then
-    queue_cleanup(item[5], item[6], item[7], item[8])
-  elseif not redis.call('ZSCORE', wip_prefix .. queue, member) then
-    answer = 'lost'
-  else
-    local succeeded, word = pcall(effects[what], id, queue, item[5], item[6], item[7], item[8], item[9])
-    answer = succeeded and (word or 'ok') or 'broken'
-    if answer ~= 'unwanted' then redis.call('ZREM', wip_prefix .. queue, member) end
+  local answer = 'lost'
+  if what == 'order' or redis.call('ZSCORE', wip_prefix .. queue, member) then
+    answer = apply(what, id, queue, item[5], item[6], item[7], item[8], item[9])
+    if what ~= 'order' and (answer == 'ok' or answer == 'broken') then redis.call('ZREM', wip_prefix .. queue, member) end
   end
   answers[#answers + 1] = answer
 end

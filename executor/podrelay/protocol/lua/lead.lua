@@ -8,6 +8,7 @@
 -- A candidate that finds another epoch than it knows does not acquire leadership yet: the former leader may still hold
 -- results that were lost with the data, and gets the first chance.
 -- The fence grows with each change of leader. It never falls behind the clock (ms), so it also grows across a loss of data.
+run_when_full(KEYS[1])
 local now = redis_time()
 redis.call('SET', KEYS[2], ARGV[3], 'NX')
 local epoch = redis.call('GET', KEYS[2])

@@ -7,6 +7,7 @@
 --       12 ledger ttl (s)  13 rq:scheduled prefix  14 suffix that turns a level's queue into the owner's fair queue
 --       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
 -- Returns one word per launch: offered | known (already waiting, leased or created) | finished | withdrawn
+-- A full Redis refuses the whole offer: its first write needs memory.
 -- The launch that `current` named before is withdrawn in the same step: a task instance never has two wanted launches.
 local launch_prefix, job_prefix, list_prefix, now, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[11]
 -- By how much Redis' clock is ahead of the scheduler's: launchers compare the end of a token with the scheduler's clock.
@@ -70,9 +71,11 @@ for i = 15, #ARGV, 11 do
     answer = 'withdrawn'
   end
   if answer == 'offered' then
+    -- First: if Redis refuses a later write, this launch is not taken for one that is in its list, and is offered again.
+    redis.call('RPUSH', list_prefix .. waiting_queue(queue), job)
     write_job(job_key, 'launch', queue, ARGV[i + 5], ARGV[i + 6], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
     redis.call('PERSIST', job_key)
-    redis.call('HDEL', ledger, 'result', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
+    redis.call('HDEL', ledger, 'result', 'result_key', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
       't_wait', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
     redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', owner,
       'subject', subject, 'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue,
@@ -81,7 +84,6 @@ for i = 15, #ARGV, 11 do
     redis.call('PERSIST', ledger)
     withdraw_previous(subject, launch)
     redis.call('HSET', KEYS[1], subject, launch)
-    redis.call('RPUSH', list_prefix .. waiting_queue(queue), job)
     offered = true
   end
   answers[#answers + 1] = answer

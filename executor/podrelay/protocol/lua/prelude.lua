@@ -8,6 +8,22 @@ end
 
 local function seconds(value) return string.format('%.6f', value) end
 
+-- A full Redis refuses only the first write of a script, and only if that one may need memory. Most scripts end work that
+-- exists, and so free memory: they begin with this write, which needs none and changes nothing, and then run to their end
+-- also while Redis is full. docs/redis.md says what a full Redis accepts.
+local function run_when_full(key) redis.call('DEL', key .. ':none') end
+
+-- Is this error about the data: a key of another type, or a text that is no number? Any other is a refusal by the server.
+local function is_data_fault(text)
+  for _, sign in ipairs({ 'WRONGTYPE', 'not an integer', 'not a valid float', 'not a float', 'attempt to', 'bad argument' }) do
+    if string.find(text, sign, 1, true) then return true end
+  end
+  return false
+end
+
+-- The text of what pcall caught: a table since Redis 7, text before.
+local function error_text(caught) return tostring(type(caught) == 'table' and caught.err or caught) end
+
 -- Launch id and attempt of the RQ job of a launch; nil for any other id.
 local function parse_job_id(id) return string.match(id, '^([%w-]+)_(%d+)$') end
 
@@ -23,7 +39,7 @@ local function read_ledger(key, ...)
   return entry
 end
 
--- podrelay.store.quarantine does the same for Python.
+-- quarantine.lua does the same for Python.
 local function quarantine(stream, job, why)
   redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', 'job', job, 'why', why)
 end

@@ -5,19 +5,26 @@
 -- KEYS: 1 launch:<id>  2 results  3 unacknowledged  4 watch:<cluster>
 -- ARGV: 1 leader id, '' = unfenced   2 its fence number   3 launch id   4 attempt   5 outcome   6 encrypted report
 --       7 now (s)   8 maximum length of the stream   9.. ledger fields and values to set; t_wait? sets t_wait unless the
---       ledger already knows the start of this wait (field wait)
+--       ledger already knows the start of this wait (field wait); result_key is the fingerprint of the report's key
+-- An end that was encrypted with another key replaces the known one: schedulers may not be able to read that.
 -- Returns 1 appended; 0 already known, nothing written; -1 the attempt is superseded; -2 another watcher leads.
 if ARGV[1] ~= '' then
   local term = redis.call('HMGET', KEYS[4], 'leader', 'fence')
   if term[1] ~= ARGV[1] or term[2] ~= ARGV[2] then return -2 end
 end
+run_when_full(KEYS[1])
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
-local entry = read_ledger(KEYS[1], 'state', 'started', 'wait')
+local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key')
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]
 if known > attempt then return -1 end
 local same = known == attempt
 local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
-if same and (state == 'finished' or state == 'acknowledged') then return 0 end
+local result_key
+for i = 9, #ARGV, 2 do
+  if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
+end
+local replaces = terminal and state == 'finished' and result_key and entry[5] and entry[5] ~= result_key
+if same and (state == 'finished' or state == 'acknowledged') and not replaces then return 0 end
 if same and state == 'withdrawn' and not terminal then
   -- No report for any scheduler, but the pod must be deleted: it was created, or seen, after the withdrawal.
   for i = 9, #ARGV, 2 do
@@ -38,11 +45,12 @@ local function set(name, value) fields[#fields + 1] = name; fields[#fields + 1] 
 local same_wait = false
 for i = 9, #ARGV, 2 do
   if ARGV[i] == 'wait' then same_wait = same and wait == ARGV[i + 1] end
-  if ARGV[i] ~= 't_wait?' then set(ARGV[i], ARGV[i + 1])
+  if ARGV[i] == 'result_key' and not terminal then  -- nothing to tell apart
+  elseif ARGV[i] ~= 't_wait?' then set(ARGV[i], ARGV[i + 1])
   elseif not same_wait then set('t_wait', ARGV[i + 1]) end
 end
 if not same then
-  redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'reason', 'message')
+  redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'result_key', 'reason', 'message')
   set('attempt', ARGV[4])
 end
 if terminal then

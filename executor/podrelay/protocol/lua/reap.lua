@@ -8,6 +8,7 @@
 --       11 mark after a level's queue in the name of a fair queue  then the queues
 -- Returns how many jobs were requeued, and flat (job id, queue, data) the jobs that lost too many launchers: they are now
 -- leased to the caller, who publishes their failure and finishes them as failed.
+run_when_full(KEYS[1])
 local now = redis_time()
 local requeued, crashed = 0, {}
 
@@ -38,6 +39,7 @@ for i = 12, #ARGV do
     redis.call('ZREM', ARGV[9] .. queue, leases[j])
     local key = id and ARGV[7] .. id
     if id and redis.call('HGET', key, 'status') == 'started' then
+      redis.call('HINCRBY', key, 'waits', 1)  -- a try whose effect is unknown
       if redis.call('HINCRBY', key, 'losses', 1) > tonumber(ARGV[4]) then lease_to_caller(id, key, queue)
       else requeue(id, key, queue) end
     end

@@ -4,6 +4,7 @@
 -- KEYS: 1 current
 -- ARGV: 1 lease (s)  2 launch prefix  3 rq:wip prefix  then 4 per job: job id, execution id, queue, launch | cleanup
 -- Returns one number per job: 1 held, 0 lost to another launcher, -1 held but superseded or withdrawn.
+run_when_full(KEYS[1])
 local expires = seconds(redis_time() + tonumber(ARGV[1]))
 local answers = {}
 

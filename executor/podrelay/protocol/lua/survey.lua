@@ -4,7 +4,9 @@
 -- KEYS: 1 epoch
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 a fresh epoch, stored if there is none  then per launch: launch id, attempt
 -- Returns the epoch, then flat: launch id, what, attempt, encrypted report, relaunches so far. What is one of
---   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone) | finished | withdrawn | ahead (a later attempt)
+--   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone) | rejected (a launcher
+--   could not read its job) | unreadable (it waits for a launcher that has the key) | finished | withdrawn | ahead (a later attempt)
+run_when_full(KEYS[1])
 redis.call('SET', KEYS[1], ARGV[3], 'NX')
 local reply = { redis.call('GET', KEYS[1]) }
 local function add(launch, what, attempt, result, relaunches)
@@ -14,7 +16,7 @@ local function add(launch, what, attempt, result, relaunches)
 end
 for i = 4, #ARGV, 2 do
   local launch, attempt = ARGV[i], tonumber(ARGV[i + 1])
-  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches')
+  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason')
   local known, state, result = entry[1], entry[2], entry[3]
   if not state or not known then
     if state == 'withdrawn' then add(launch, 'withdrawn') else add(launch, 'missing') end
@@ -24,7 +26,9 @@ for i = 4, #ARGV, 2 do
   elseif state == 'withdrawn' then add(launch, 'withdrawn', known, result)
   elseif state == 'offered' or state == 'waiting' or state == 'claimed' then
     local status = redis.call('HGET', ARGV[2] .. launch .. '_' .. known, 'status')
-    if status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
+    if status == 'failed' then add(launch, 'rejected', known)
+    elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
+    elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
       add(launch, 'lost', known)
     end
   end

@@ -9,10 +9,13 @@
 --   recover  a pod was created: the next stumble is a first one again
 --   refused  namespace  x first wait, y longest wait (s): its quota is exhausted; the message names no pod, because other
 --            launches report it
+--   cleanup_refused  namespace  message: clean-ups there are refused, which only `status` reads
+--   cleanup_worked   namespace: they work again
 --   passed   namespace  x how many more launches may try: this one was created (or never tried, x = 1)
 -- Returns the seconds to wait.
 -- A namespace with an exhausted quota admits one launch; each success admits one and a quarter more. The queue thus moves
 -- fast where there is room, and a full quota causes fewer refusals than launches that passed.
+run_when_full(KEYS[1])
 local now = redis_time()
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local function get(name) return tonumber(redis.call('HGET', KEYS[1], name) or 0) end
@@ -36,6 +39,10 @@ elseif event == 'remind' then
   end
 elseif event == 'recover' then
   redis.call('HDEL', KEYS[1], 'failures')
+elseif event == 'cleanup_refused' then
+  set('cleanup:' .. namespace, ARGV[7], 'cleanup_at:' .. namespace, seconds(now))
+elseif event == 'cleanup_worked' then
+  redis.call('HDEL', KEYS[1], 'cleanup:' .. namespace, 'cleanup_at:' .. namespace)
 elseif event == 'refused' then
   local field = 'until:' .. namespace
   wait = get(field) - now

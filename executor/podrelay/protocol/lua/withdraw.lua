@@ -7,6 +7,7 @@
 -- The entry is written even for an unknown launch, so that a late offer of it is refused too.
 -- The job's id stays in its queue, as removing it from the middle of a long list is slow; claims skip ids without a job.
 -- A launch with a pod that waits becomes unacknowledged until somebody orders that pod's deletion: its scheduler may die.
+run_when_full(KEYS[1])
 local entry = read_ledger(KEYS[1], 'state', 'pod', 'namespace', 'uid', 'started', 'queue')
 local attempt, state, pod, started, queue = entry[1], entry[2], entry[3], entry[6], entry[7]
 if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[2]) end

@@ -1,0 +1,51 @@
+"""Pure: what the end of a pod means whose report this scheduler cannot decrypt, because it lacks the key.
+
+The ledger's fields are not encrypted, so anybody with access to Redis may have written them. Together with the task's row
+they suffice to end a launch whose task does not run. They never fail a running task: a readable report, or Airflow's own
+heartbeat timeout, does that.
+
+Used by the result processor, the reconciler and the orphan collector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from podrelay.protocol import identifiers
+from podrelay.protocol.messages import TERMINAL, PodReport
+from podrelay.protocol.redis_values import number_of
+from podrelay.scheduling.decisions import WANTED, Decision, TaskRow, superseded
+
+NOTICE = (
+    "the report about its end cannot be decrypted: this scheduler lacks the key of the process that wrote it "
+    "(airflow podrelay check compares the keys)"
+)
+
+
+def stand_in(launch_id: str, entry: Mapping[str, str]) -> PodReport | None:
+    """A report made of the ledger's unencrypted fields; None if they hold no end."""
+    outcome, attempt = entry.get("outcome", ""), int(number_of(entry.get("attempt")))
+    if outcome not in TERMINAL:
+        return None
+    pod = entry.get("pod", "")
+    if str(identifiers.attempt_of_pod(pod, launch_id)) != str(attempt):
+        pod = ""  # a pod of something else is never touched
+    message = "; ".join(filter(None, (entry.get("message", ""), NOTICE)))
+    return PodReport(
+        launch_id, attempt, outcome, reason=entry.get("reason") or "UnreadableReport", message=message,  # type: ignore[arg-type]
+        pod=pod, namespace=entry.get("namespace", ""), uid=entry.get("uid", ""), node=entry.get("node", ""),
+    )  # fmt: skip
+
+
+def limit(decision: Decision, report: PodReport, try_number: int, row: TaskRow | None) -> Decision | None:
+    """What of a decision about a stand-in may be done; None: nothing, as the task runs in this pod.
+
+    Only the pod of a task that is over is deleted or kept as usual; any other is deleted only if it has not started.
+    """
+    runs = row is not None and row.state in WANTED and row.state != "queued"
+    if runs and not superseded(report.launch_id, report.attempt, try_number, row):
+        return None
+    if decision.cleanup and (row is None or row.state in WANTED):
+        return replace(decision, cleanup="revoke")
+    return decision

@@ -1,0 +1,73 @@
+"""Which Fernet keys each process has: announced in Redis by fingerprint, and compared. Used by every process, status, check.
+
+Processes with other keys cannot read each other's messages. Without this comparison, that looks like a forgery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.redis_values import rows, text
+from podrelay.store.script_table import ScriptCall
+
+# A process announces its keys this often; an announcement is obsolete after several of these.
+ANNOUNCE_S, OBSOLETE_S = 5.0, 30.0
+REMEDY = (
+    "Give all schedulers, launchers and watchers the same keys, in [podrelay] fernet_key or [core] fernet_key, and restart "
+    "those that differ."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The keys of one process, by fingerprint; it encrypts with the first. `process` begins with its role."""
+
+    process: str
+    fingerprints: tuple[str, ...]
+
+    @property
+    def reads(self) -> bool:
+        """Watchers only encrypt."""
+        return not self.process.startswith("watcher ")
+
+
+def key_ring(process: str, cipher: PayloadCipher) -> KeyRing:
+    return KeyRing(process, cipher.fingerprints)
+
+
+def announce(keys: RedisKeys, ring: KeyRing | None) -> ScriptCall:
+    """Announce a process' keys and read those of all; None: only read. `read_rings` reads the reply."""
+    process, fingerprints = (ring.process, ",".join(ring.fingerprints)) if ring else ("", "")
+    return ScriptCall("announce", [keys.key_rings], [process, fingerprints, OBSOLETE_S])
+
+
+def read_rings(reply: Sequence[Any]) -> list[KeyRing]:
+    """The key rings in a reply to `announce`. Anybody with access to Redis may have written them."""
+    return [KeyRing(text(process)[:200], tuple(text(prints)[:1000].split(","))) for process, prints in rows(reply, 2)]
+
+
+def mismatches(rings: Sequence[KeyRing], own: KeyRing | None = None) -> list[str]:
+    """Pure: one sentence for each process that cannot read what another encrypts.
+
+    :param own: only what concerns this one; it need not be among `rings`.
+    """
+    others = [ring for ring in rings if own is None or ring.process != own.process]
+    pairs = (
+        permutations(others, 2) if own is None else (pair for other in others for pair in ((own, other), (other, own)))
+    )
+    return [
+        f"{reader.process} does not have the key {writer.fingerprints[0]}, with which {writer.process} encrypts"
+        for writer, reader in pairs
+        if reader.reads and writer.fingerprints[0] not in reader.fingerprints and _exchange(writer, reader)
+    ]
+
+
+def _exchange(writer: KeyRing, reader: KeyRing) -> bool:
+    """Does this reader get messages of this writer? Schedulers read no schedulers, launchers no watchers."""
+    roles = {ring.process.partition(" ")[0] for ring in (writer, reader)}
+    return roles != {"scheduler"} and roles != {"launcher", "watcher"}

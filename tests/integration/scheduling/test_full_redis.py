@@ -1,0 +1,72 @@
+"""A scheduler whose Redis is full: new launches wait in the scheduler, everything else goes on, and the log says why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.utils.session import create_session
+
+from podrelay.executor import RedisKubernetesExecutor
+from tests.harness.task_instances import load, make_task_instances, update, workload_of
+from tests.integration.scheduling.conftest import Outside, beat
+from tests.integration.scheduling.test_executor import hand_over
+
+
+@pytest.fixture(autouse=True)
+def _memory_again(outside: Outside) -> Iterator[None]:
+    yield
+    outside.redis.config_set("maxmemory", 0)
+
+
+def launched(executor: RedisKubernetesExecutor, ti_id: str) -> tuple[Any, str]:
+    key, launch_id = hand_over(executor, ti_id)
+    beat(executor, until=lambda: key in executor.running)
+    return key, launch_id
+
+
+def test_a_full_redis_delays_new_launches_and_no_end(
+    executor: RedisKubernetesExecutor, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended, relaunched, taken, waiting = make_task_instances(4)
+    key, launch_id = launched(executor, ended)
+    outside.create(launch_id)
+    replaced, replaced_id = launched(executor, relaunched)
+    outside.create(replaced_id, "pod-2")
+    launched(executor, taken)
+    outside.redis.config_set("maxmemory", 1)
+    outside.publish(replaced_id, "failed", pod="pod-2", container_reason="ErrImagePull", phase="Pending")
+    outside.publish(launch_id, "succeeded", pod="pod-1")
+    update(ended, state="success")
+    executor.revoke_task(ti=load(taken))
+    workload = workload_of(waiting, executor.jwt_generator)
+    with create_session() as session:
+        executor.queue_workload(workload, session)
+    with caplog.at_level(logging.WARNING):
+        beat(executor, until=lambda: key in executor.event_buffer)
+        for _ in range(5):
+            executor.heartbeat()
+    assert executor.event_buffer[key][0] == "success"
+    assert outside.ledger(launch_id)["state"] == "acknowledged"
+    assert "delete pod default/pod-1" in outside.cleanups()
+    assert outside.ledger(str(load(taken).external_executor_id))["state"] == "withdrawn"
+    assert workload.key in executor.queued_tasks
+    assert replaced in executor.running
+    assert outside.ledger(replaced_id)["attempt"] == "0"
+    assert [record.message for record in caplog.records if "Redis is full" in record.message][1:] == []
+    outside.redis.config_set("maxmemory", 0)
+    beat(executor, until=lambda: workload.key in executor.running and outside.ledger(replaced_id)["attempt"] == "1")
+
+
+def test_launches_that_redis_lost_wait_for_memory(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    _, launch_id = launched(executor, make_task_instances()[0])
+    outside.redis.flushall()
+    outside.redis.config_set("maxmemory", 1)
+    for _ in range(3):
+        executor.parts.reconciler.schedule_now()
+        executor.heartbeat()
+    assert outside.ledger(launch_id) == {}
+    outside.redis.config_set("maxmemory", 0)
+    beat(executor, until=lambda: outside.ledger(launch_id).get("state") == "offered")

@@ -1,0 +1,47 @@
+"""Which processes cannot read which others, told by the fingerprints of their keys."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.fernet import Fernet
+
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.store.key_rings import KeyRing, mismatches
+
+A, B = "aaaaaaaa", "bbbbbbbb"
+
+
+def rings(scheduler: tuple[str, ...], launcher: tuple[str, ...], watcher: tuple[str, ...]) -> list[KeyRing]:
+    return [KeyRing("scheduler 1", scheduler), KeyRing("launcher l", launcher), KeyRing("watcher w", watcher)]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "launcher", "watcher", "lacking"),
+    [
+        ((A,), (A,), (A,), []),
+        ((A, B), (B, A), (A, B), []),
+        ((B, A), (B, A), (A,), []),
+        ((A,), (A,), (B, A), [("scheduler 1", "watcher w", B)]),
+        ((A,), (B, A), (A,), [("scheduler 1", "launcher l", B)]),
+        ((B, A), (A,), (A,), [("launcher l", "scheduler 1", B)]),
+        ((B,), (A,), (B,), [("scheduler 1", "launcher l", A), ("launcher l", "scheduler 1", B)]),
+    ],
+)
+def test_who_cannot_read_whom(
+    scheduler: tuple[str, ...], launcher: tuple[str, ...], watcher: tuple[str, ...], lacking: list[tuple[str, str, str]]
+) -> None:
+    expected = {
+        f"{reader} does not have the key {key}, with which {writer} encrypts" for reader, writer, key in lacking
+    }
+    found = rings(scheduler, launcher, watcher)
+    assert set(mismatches(found)) == expected
+    for own in found:
+        assert set(mismatches(found, own)) == {sentence for sentence in expected if own.process in sentence}
+
+
+def test_a_fingerprint_tells_keys_apart_and_reveals_none() -> None:
+    first, second = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    one, both = PayloadCipher(first).fingerprints, PayloadCipher(f"{second}, {first}").fingerprints
+    assert both[1:] == one
+    assert len(set(both)) == 2
+    assert all(len(item) == 8 and item not in first + second for item in both)

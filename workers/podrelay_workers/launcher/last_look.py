@@ -1,0 +1,69 @@
+"""Looked up before a launch fails for good: does its pod exist after all, does its namespace? Used by `launch_job`."""
+
+from __future__ import annotations
+
+from podrelay.protocol.messages import Json, LaunchRequest
+from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import ApiError, NotFound, Refused
+from podrelay_workers.kube.send_guard import before_send
+from podrelay_workers.launcher.error_policy import may_settle
+from podrelay_workers.launcher.job_queue import Disposition, Job, created, wait
+from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from podrelay_workers.launcher.pod_ownership import find_own_pod
+from podrelay_workers.runtime.backoff import exponential_s
+
+# The first and the longest wait of a launch that may not fail because nobody says whether its pod exists.
+_FIRST_S, _MOST_S = 1.0, 15.0
+
+
+class LastLook:
+    """Looks at the API server before a launch is reported as failed."""
+
+    def __init__(self, pods: PodClient, manifests: ManifestRenderer) -> None:
+        self._pods = pods
+        self._manifests = manifests
+
+    async def instead_of_failure(
+        self, job: Job, request: LaunchRequest, reason: str, message: str, pod: Json | None = None
+    ) -> Disposition | None:
+        """What to do instead of failing this launch; None: it may fail, because no earlier try made its pod.
+
+        A launch whose pod may exist never fails: it waits until the API server says whether the pod exists.
+        """
+        if not job.tries:
+            return None
+        before_send.set(None)  # nothing is created any more
+        try:
+            found = await find_own_pod(self._pods, pod or await self._manifest(request))
+        except ApiError as error:
+            if isinstance(error, Refused) and error.status == 409:  # the pod of that name is another launch's
+                return None
+            seconds = exponential_s(job.tries + 1, _FIRST_S, _MOST_S)
+            return wait(job, seconds, reason, f"{message}; whether its pod exists is unknown: {error}")
+        if found is None:
+            return None
+        metadata = found["metadata"]
+        return created(job, metadata["name"], metadata["namespace"], metadata.get("uid", ""))
+
+    async def _manifest(self, request: LaunchRequest) -> Json:
+        try:
+            return await self._manifests.make(request)
+        except Exception:  # noqa: BLE001 - a pod that cannot be rendered any more may exist all the same
+            return self._manifests.identity(request)
+
+    async def explain(self, error: ApiError, namespace: str, message: str) -> tuple[str, str]:
+        """Reason and message of a final refusal, with what it does not say: that the namespace does not exist."""
+        missing = f"namespace {namespace} does not exist"
+        if isinstance(error, NotFound):
+            return "NamespaceNotFound", f"{missing}: {message}"
+        if not may_settle(error):
+            return "PodRefused", message
+        before_send.set(None)
+        try:
+            await self._pods.get_namespace(namespace)
+        except NotFound:
+            return "NamespaceNotFound", f"{missing}: {message}"
+        except ApiError:
+            unknown = f"either {missing}, or the launcher's user has no Role there that allows this"
+            return "PodRefused", f"{unknown}: {message}"
+        return "PodRefused", message
