@@ -66,7 +66,7 @@ REDIS_SUITES := tests/integration/store tests/integration/launcher tests/integra
 SERVERS := redis redis-6 redis-8 valkey-8 valkey-9
 
 test-redis: $(DEV)
-	PODRELAY_REDIS_SERVER='$(SERVER)' $(BIN)/python -m pytest $(REDIS_SUITES) $(PYTEST)
+	PODRELAY_REDIS_SERVER='$(SERVER)' $(call pytest,$(REDIS_SUITES))
 
 redis-matrix: $(DEV)
 	@demo/install dev,redis-servers
