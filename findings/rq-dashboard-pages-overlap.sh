@@ -60,7 +60,7 @@ for _ in range(100):
 print(f"rq-dashboard {version('rq-dashboard')}, RQ {rq.VERSION}, redis-py {redis.__version__},",
       f"Valkey {client.info('server')['valkey_version']}, Python %d.%d" % sys.version_info[:2])
 
-queue = rq.Queue("work", connection=client)
+queue = rq.Queue("mail", connection=client)
 for number in range(25):
     queue.enqueue(os.getpid, job_id=str(number))
 
@@ -73,7 +73,7 @@ browser = app.test_client()
 
 
 def page(order, number):
-    answer = browser.get(f"/rq/0/data/jobs/work/queued/8/{order}/{number}.json")
+    answer = browser.get(f"/rq/0/data/jobs/mail/queued/8/{order}/{number}.json")
     return [int(job["id"]) for job in answer.get_json()["jobs"]]
 
 

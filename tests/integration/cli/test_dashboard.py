@@ -107,14 +107,14 @@ def test_delete_requeue_and_empty_are_safe(rig: LauncherRig, dashboard: Any) -> 
 def test_every_page_of_jobs_has_its_jobs_only(redis_url: str, registry: str, order: str) -> None:
     """25 jobs, eight to a page: no job on two pages, none missing, and none beyond the last page."""
     client = redis.Redis.from_url(redis_url)
-    jobs = Queue("work", connection=client, serializer=JSONSerializer).enqueue_many(
+    jobs = Queue("mail", connection=client, serializer=JSONSerializer).enqueue_many(
         [Queue.prepare_data("os.getpid", job_id=f"job-{number:02}") for number in range(25)]
     )
     if registry != "queued":
         client.zadd(registry_key(registry), {job_member(registry, job.id): 4e9 + n for n, job in enumerate(jobs)})
     page = make_app(redis_url, client).test_client()
     shown = [
-        [job["id"] for job in page.get(f"/0/data/jobs/work/{registry}/8/{order}/{number}.json").get_json()["jobs"]]
+        [job["id"] for job in page.get(f"/0/data/jobs/mail/{registry}/8/{order}/{number}.json").get_json()["jobs"]]
         for number in range(1, 6)
     ]
     assert [len(ids) for ids in shown] == [8, 8, 8, 1, 0]
@@ -125,7 +125,7 @@ def test_every_page_of_jobs_has_its_jobs_only(redis_url: str, registry: str, ord
 
 def registry_key(registry: str) -> str:
     of = {"failed": redis_keys.rq_failed, "started": redis_keys.rq_started, "scheduled": redis_keys.rq_scheduled}
-    return of[registry]("work") if registry in of else "rq:finished:work"
+    return of[registry]("mail") if registry in of else "rq:finished:mail"
 
 
 def job_member(registry: str, job_id: str) -> str:
