@@ -84,8 +84,9 @@ def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
     web.Worker = _JSONWorker
     web.get_queue_registry_jobs_count = jobs_page
     web.config.serializer = JSONSerializer
-    if client is not None:
-        web.from_url = lambda *_, **__: (None, client)
+    # For the whole process, so always set: the app that was made last decides where its pages read.
+    source = client if client is not None else redis.Redis.from_url(redis_url)
+    web.from_url = lambda *_, **__: (None, source)
     user, password = os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD")
     app = cli.make_flask_app(None, user, password, "")
     app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
