@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from airflow.configuration import conf
 from hatchling.builders.wheel import WheelBuilder
 from importlinter import cli as import_linter
 from packaging.requirements import Requirement
@@ -352,8 +353,6 @@ def test_deployment(kind: str) -> None:
 
 
 def test_options_in_docker_exist() -> None:
-    from airflow.configuration import conf
-
     text = read("docker/compose.yaml") + "".join(path.read_text() for path in KUBERNETES.glob("*.yaml"))
     for section, option in set(re.findall(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)", text)):
         known = OPTIONS if section == "PODRELAY" else conf.configuration_description[section.lower()]["options"]
