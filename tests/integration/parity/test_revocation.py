@@ -96,7 +96,6 @@ STALE: dict[str, dict[str, Any]] = {
     "cleared": {"state": None, "external_executor_id": None},
     "marked as success": {"state": "success"},
     "another try": {"try_number": 2},
-    "another scheduler's": {"queued_by_job_id": 1},
     "no scheduler's": {"queued_by_job_id": None},
 }
 
@@ -112,6 +111,18 @@ def test_a_launch_that_went_stale_gets_no_pod(rigs: Rigs, which: str, change: st
     rig.until(lambda: task.key not in rig.executor.running)
     rig.cluster.remove_fault(blocked)
     rig.quiet(lambda: rig.pods(task) == [] and not rig.ended(task))
+
+
+@both
+def test_a_launch_whose_row_another_scheduler_took_is_let_go(rigs: Rigs, which: str) -> None:
+    """Podrelay leaves the launch in Redis, where the other scheduler finds it; the stock executor drops it."""
+    rig = rigs(which, task_publish_max_retries=-1)
+    task = rig.queue(rig.make()[0])
+    rig.cluster.add_fault(verbs=["create"], resource="pods", name_prefix=task.prefix, status=503)
+    rig.until(lambda: rig.creates(task))
+    update(task.ti_id, queued_by_job_id=1)
+    rig.until(lambda: task.key not in rig.executor.running)
+    rig.quiet(lambda: not rig.ended(task))
 
 
 def test_a_task_cleared_while_its_pod_waits_loses_the_pod(ours: Rig) -> None:
