@@ -9,7 +9,9 @@ BIN := .venv/bin
 ENV := .venv/.installed-to-run
 DEV := .venv/.installed-to-test
 
-ALL_TESTS := tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end
+# Two files at a time (tests/conftest.py); PYTEST=-n0 runs one test after the other. The longest come early.
+TWO_AT_A_TIME := --numprocesses=2 --no-loadscope-reorder
+ALL_TESTS := tests/unit tests/end_to_end tests/chaos tests/integration tests/benchmarks tests/real_cluster
 # $(call pytest,PATHS): run the tests of PYTEST's paths, or of these paths if it names none.
 pytest = $(BIN)/python -m pytest $(or $(filter tests tests/%,$(PYTEST)),$(1)) $(filter-out tests tests/%,$(PYTEST))
 
@@ -58,7 +60,7 @@ unit: $(DEV)
 test-fast: lint unit
 
 test: lint
-	$(call pytest,$(ALL_TESTS))
+	$(call pytest,$(TWO_AT_A_TIME) $(ALL_TESTS))
 
 # The suites that exercise the Lua scripts most: launchers, and the model of the whole protocol.
 SERVER := redis

@@ -30,8 +30,23 @@ os.environ.update(
 
 import pytest  # noqa: E402
 import redis  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from tests.harness.redis_server import RedisServer, find_server  # noqa: E402
+
+# These run whole deployments, each of a dozen processes.
+_ONE_AT_A_TIME = ("tests/end_to_end/", "tests/chaos/")
+
+
+class _FilesAtATime(LoadScopeScheduling):
+    """Which tests stay together in one process when several run (`make test`): those of a file, and whole deployments."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "whole deployments" if nodeid.startswith(_ONE_AT_A_TIME) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _FilesAtATime:
+    return _FilesAtATime(config, log)
 
 
 @pytest.fixture(autouse=True)
