@@ -66,8 +66,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "launcher_concurrency": _option(
         "integer",
         "64",
-        "Largest number of pods that one launcher creates at the same time, from 1 to 1024. The launcher adapts the actual "
-        "number: it rises while the latency of the API server stays flat, and is halved when the API server throttles.",
+        "Largest number of pods that one launcher creates at the same time, from 1 to 1024. The launcher adapts the number "
+        "of requests that it sends at once, creations and deletions together: it rises while the latency of the API server "
+        "stays flat, and falls to what the API server accepts when that refuses some for now (429).",
     ),
     "launch_lease_s": _option(
         "float",
@@ -141,7 +142,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "Number of last lines of the container log that are stored with the reason of a failed pod. 0 reads no log.",
     ),
     "cleanup_concurrency": _option(
-        "integer", "16", "Largest number of finished pods that one launcher deletes at the same time."
+        "integer",
+        "16",
+        "Largest number of finished pods that one launcher deletes at the same time, from 1 to 256. While the API server "
+        "accepts fewer requests at once than launches need, every fourth request is a deletion.",
     ),
 }
 

@@ -38,6 +38,7 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
         "idle": bench.idle,
         "creation": bench.creation,
         "scaling": bench.scaling,
+        "seats": bench.seats,
         "priority": bench.priority,
         "fairness": bench.fairness,
         "growth": bench.growth,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
-from podrelay.protocol.messages import LaunchRequest
+from podrelay.protocol.messages import CleanupRequest, LaunchRequest
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.launch_queue import LaunchQueue
+from podrelay.store.launch_queue import Acknowledgement, LaunchQueue
+from podrelay.store.ledger import Ledger
 
 DEPLOYMENT = "default"
 # About as long as a workload's JSON with its token.
@@ -29,10 +31,31 @@ def requests(
 
 
 def offer(redis_url: str, fernet_key: str, launches: Iterator[LaunchRequest]) -> None:
+    with _opened(redis_url, fernet_key) as (queue, _):
+        queue.offer((request, 0) for request in launches)
+
+
+def clean_up(redis_url: str, fernet_key: str, launches: Sequence[LaunchRequest]) -> None:
+    """Let launchers delete the pods of these launches, at once and without a grace period."""
+    with _opened(redis_url, fernet_key) as (queue, ledger):
+        entries = zip(launches, ledger.entries([launch.launch_id for launch in launches]), strict=True)
+        queue.acknowledge([Acknowledgement(launch.launch_id, 0, launch.subject, cleanup=_deletion(launch, entry))
+                           for launch, entry in entries])  # fmt: skip
+
+
+def _deletion(launch: LaunchRequest, entry: dict[str, str]) -> CleanupRequest:
+    return CleanupRequest(
+        launch.launch_id, "delete", launch.namespace, entry["pod"], entry["uid"],
+        delete_options={"gracePeriodSeconds": 0},
+    )  # fmt: skip
+
+
+@contextmanager
+def _opened(redis_url: str, fernet_key: str) -> Iterator[tuple[LaunchQueue, Ledger]]:
     settings = Settings(redis_url=redis_url, fernet_key=fernet_key, redis_timeout_s=30.0)
-    breaker = CircuitBreaker(settings)
-    queue = LaunchQueue(
-        breaker, RedisKeys(DEPLOYMENT), PayloadCipher(fernet_key), DEFAULT_CLUSTER, settings.ledger_ttl_s
-    )
-    queue.offer((request, 0) for request in launches)
-    breaker.close()
+    breaker, keys = CircuitBreaker(settings), RedisKeys(DEPLOYMENT)
+    cipher = PayloadCipher(fernet_key)
+    try:
+        yield LaunchQueue(breaker, keys, cipher, DEFAULT_CLUSTER, settings.ledger_ttl_s), Ledger(breaker, keys)
+    finally:
+        breaker.close()

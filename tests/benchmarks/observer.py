@@ -1,7 +1,8 @@
-"""Sees what every contestant does, from outside: when each pod appeared and when it ended, by its own watch.
+"""Sees what every contestant does, from outside: when each pod appeared, ended and was gone, by its own watch.
 
 A separate process, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
-`what <tab> dag.task <tab> seconds since the epoch`, what being `created` or `ended`, and `ready` when it has begun.
+`what <tab> dag.task <tab> seconds since the epoch`, what being `created`, `ended` or `deleted`, and `ready` when it has
+begun.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ async def observe(namespace: str, out: TextIO) -> None:
     created: set[str] = set()
     ended: set[str] = set()
 
-    def note(pod: dict[str, object]) -> None:
+    def note(pod: dict[str, object], deleted: bool) -> None:
         metadata, status = pod["metadata"], pod.get("status") or {}
         assert isinstance(metadata, dict)
         assert isinstance(status, dict)
@@ -34,6 +35,8 @@ async def observe(namespace: str, out: TextIO) -> None:
         if status.get("phase") in ENDED and metadata["uid"] not in ended:
             ended.add(metadata["uid"])
             out.write(f"ended\t{task}\t{now:.6f}\n")
+        if deleted:
+            out.write(f"deleted\t{task}\t{now:.6f}\n")
 
     async with await PodClient.connect() as api:
         page = await api.list_page(namespace, partial=True, limit=0)
@@ -46,7 +49,7 @@ async def observe(namespace: str, out: TextIO) -> None:
                 async for event in api.watch_stream(namespace, version=version, partial=True):
                     version = str(event["object"]["metadata"].get("resourceVersion") or version)
                     if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                        note(event["object"])
+                        note(event["object"], event["type"] == "DELETED")
             except ApiError as error:
                 if error.status == 410:
                     raise SystemExit("the observer was left behind: this measurement is void") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -96,6 +97,30 @@ class Bench:
             before = costs(rig.servers())
             measured = rig.post_bare(self.tasks, 64)
             return {**measured, "cost": spent(before, costs(rig.servers()))}
+
+    def seats(self, latency_s: float = 0.004, seats: tuple[int, ...] = (5, 1)) -> Json:
+        """Pods created and deleted on an API server that serves few requests at once and refuses the others with 429: the
+        best of several bare clients, each with so many in flight, against launchers. A real API server is used as it is.
+        """
+        found: Json = {}
+        for count in seats:
+            rows = [row for _ in range(self.rounds) for row in self._of_seats(latency_s, count)]
+            names = list(dict.fromkeys(row["name"] for row in rows))
+            found[f"{count}"] = {
+                "latency_s": latency_s,
+                "tasks": self.tasks,
+                "rows": [{"name": name, **medians([row for row in rows if row["name"] == name])} for name in names],
+            }
+        return found
+
+    def _of_seats(self, latency_s: float, seats: int) -> Iterator[Json]:
+        for in_flight in (1, 2, 4, 8):
+            with self.rig(latency_s, duration_s=600, seats=seats) as rig:
+                yield {"name": f"bare client, {in_flight} in flight", **rig.make_and_delete_bare(self.tasks, in_flight)}
+        for launchers in (1, 2):
+            with self.rig(latency_s, duration_s=600, seats=seats) as rig, rig.workers(launchers, watcher=False):
+                name = f"{launchers} launcher{'s' * (launchers > 1)}"
+                yield {"name": name, "seconds": rig.make_and_delete(self.tasks)}
 
     def _create(self, latency_s: float, launchers: int, concurrency: int, tasks: int) -> Json:
         with self.rig(latency_s, duration_s=600) as rig, rig.workers(launchers, concurrency, watcher=False) as pids:

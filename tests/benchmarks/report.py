@@ -43,6 +43,9 @@ def markdown(report: Json, rows: list[Row]) -> str:
     ):
         if name in report:
             lines += ["", f"### {title}", "", *table(report[name]["rows"], CREATION)]
+    for seats, found in report.get("seats", {}).items():
+        title = f"{found['tasks']} pods created and deleted, {seats} at once, {1000 * found['latency_s']:.0f} ms each"
+        lines += ["", f"### {title}", "", *table(found["rows"], (("seconds", "s"), ("refused", "refused (429)")))]
     if "capacity" in report:
         found = report["capacity"]
         lines += ["", f"The API server alone, no latency, 64 in flight: {number(found['pods_per_s'])} pods/s."]

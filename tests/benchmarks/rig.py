@@ -70,7 +70,8 @@ def prepared_database() -> Path:
 
 class Rig:
     """One API server and one Redis. `latency_s` is added to what the API server takes: by the local cluster to each request,
-    and on the way from any other server to each answer. The observer is not delayed.
+    and on the way from any other server to each answer. The observer is not delayed. With `seats` the local cluster serves
+    so many requests at once and refuses others with 429, as priority and fairness with the limit response Reject does.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Rig:
         duration_s: float = 1.0,
         redis_delay_s: float = 0.0,
         observe: bool = True,
+        seats: int | None = None,
         kubeconfig: Path | None = None,
         namespace: str = "default",
         image: str = "airflow:bench",
@@ -91,6 +93,7 @@ class Rig:
         self._kubeconfig = kubeconfig
         self.redis = RedisServer(self.folder)
         self._redis_delay_s = redis_delay_s
+        self._seats = seats
         self._observing = observe
         self._stack = ExitStack()
         self._template = self.folder / "template.yaml"
@@ -114,8 +117,11 @@ class Rig:
                 self._config_file = self._slow_kubeconfig(stack)
             if self._observing:
                 self._observe(stack)
-            if self.cluster is not None and self.latency_s:
-                self.cluster.faults({"verbs": VERBS, "latency_s": self.latency_s})
+            if self.cluster is not None and (self.latency_s or self._seats):
+                seats = {"seats": self._seats} if self._seats else {}
+                # A watch holds a seat of a real server only until it has begun.
+                verbs = [verb for verb in VERBS if verb != "watch" or not seats]
+                self.cluster.faults({"verbs": verbs, "latency_s": self.latency_s, **seats})
             self._stack = stack.pop_all()
         return self
 
@@ -150,7 +156,9 @@ class Rig:
 
     # --- what the observer saw ----------------------------------------------------------------------------------------
     def observed(self, what: str, dag_id: str = "") -> dict[str, float]:
-        """When the pods of each task were `created` or had `ended` (seconds since the epoch), by `dag.task`."""
+        """When the pods of each task were `created`, had `ended` or were `deleted` (seconds since the epoch), by
+        `dag.task`.
+        """
         found = {}
         for line in self._observed.read_text().splitlines():
             kind, _, rest = line.partition("\t")
@@ -161,10 +169,14 @@ class Rig:
 
     def await_created(self, dag_id: str, count: int, most_s: float = 300.0) -> list[float]:
         """When the pods of this DAG were seen to appear, in order; returns when there are so many."""
+        return self.await_observed("created", dag_id, count, most_s)
+
+    def await_observed(self, what: str, dag_id: str, count: int, most_s: float = 300.0) -> list[float]:
         end = time.monotonic() + most_s
-        while len(found := self.observed("created", dag_id)) < count:
+        while len(found := self.observed(what, dag_id)) < count:
             if time.monotonic() > end:
-                raise TimeoutError(f"{len(found)} of {count} pods after {most_s} s; see {self.folder}/workers.log")
+                message = f"{len(found)} of {count} pods {what} after {most_s} s; see {self.folder}/workers.log"
+                raise TimeoutError(message)
             time.sleep(0.2)
         return sorted(found.values())
 
@@ -215,6 +227,28 @@ class Rig:
             "--concurrency", str(concurrency), "--out", str(out),
         )  # fmt: skip
         return {**json.loads(out.read_text()), "pods_per_s": rate(self.await_created(dag_id, tasks))}
+
+    def make_and_delete_bare(self, tasks: int, concurrency: int) -> dict[str, Any]:
+        """The bare client creates pods and deletes them again: seconds, and how many requests were refused."""
+        out, dag_id = self.folder / "bare.json", f"bare_{uuid.uuid4().hex[:8]}"
+        self._run(
+            "tests.benchmarks.bare", "--dag-id", dag_id, "--namespace", self.namespace, "--tasks", str(tasks),
+            "--concurrency", str(concurrency), "--delete", "--out", str(out),
+        )  # fmt: skip
+        measured: dict[str, Any] = json.loads(out.read_text())
+        return measured
+
+    def make_and_delete(self, tasks: int) -> float:
+        """Let launchers create pods, and delete them when all are there; the seconds of both."""
+        dag_id = f"offered_{uuid.uuid4().hex[:8]}"
+        launches = list(backlog.requests(dag_id, tasks, self.namespace))
+        offered_s = time.time()
+        backlog.offer(self.redis.url, FERNET_KEY, iter(launches))
+        created_s = self.await_created(dag_id, tasks)[-1]
+        ordered_s = time.time()
+        backlog.clean_up(self.redis.url, FERNET_KEY, launches)
+        deleted_s = self.await_observed("deleted", dag_id, tasks)[-1]
+        return created_s - offered_s + deleted_s - ordered_s
 
     def offer(self, count: int, priority: int = 1, owner: str = "4242") -> str:
         """Put launches of one scheduler into Redis; the DAG they are named by."""

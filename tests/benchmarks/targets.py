@@ -69,6 +69,15 @@ def _creation(report: Json) -> Iterator[Row]:
         yield _row(
             f"200 ms, 16 in flight each: {name} against 1", f"at least {least} times", ratio, "times", least=least
         )
+    for seats, most in (("5", 2.0), ("1", 3.0)):
+        rows = report.get("seats", {}).get(seats, {}).get("rows", [])
+        bare_s = _best(rows, "bare client", _seconds, min)
+        for name in ("1 launcher", "2 launchers"):
+            ratio = _ratio(_best(rows, name, _seconds, min), bare_s)
+            measure = (
+                f"pods made and deleted, API server with {seats} seat{'s' * (seats != '1')}: {name} / best bare client"
+            )
+            yield _row(measure, f"at most {most:g} times its time", ratio, "times", most=most)
     grown = {row["queued"]: row["pods_per_s"] for row in report.get("growth", {}).get("queued", [])}
     ratio = _ratio(grown[max(grown)], grown[min(grown)]) if grown else None
     yield _row("launch rate, 50,000 queued / 1,000 queued", "flat: at least 0.9", ratio, "", least=0.9)
@@ -106,6 +115,10 @@ def _best(
 
 def _seconds_a_thousand(row: Json) -> float:
     return float(row["heartbeat_sum_s"]) * 1000 / float(row["tasks"])
+
+
+def _seconds(row: Json) -> float:
+    return float(row["seconds"])
 
 
 def _pods_per_s(row: Json) -> float:

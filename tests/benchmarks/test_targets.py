@@ -33,6 +33,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "idle": {"p50_ms": 8.0, "p99_ms": 60.0},
         "creation": rates(creation),
         "scaling": rates(scaling),
+        "seats": {"5": seats(9.9), "1": seats(14.9)},
         "priority": {"backlog_created": 120},
         "fairness": {"backlog_created": 299},
         "growth": {
@@ -46,6 +47,17 @@ def report(**changes: Any) -> dict[str, Any]:
 
 def rates(found: dict[str, float]) -> dict[str, Any]:
     return {"rows": [{"name": name, "pods_per_s": value, "cpu_ms_per_pod": 1.0} for name, value in found.items()]}
+
+
+def seats(ours_s: float) -> dict[str, Any]:
+    names = {
+        "bare client, 1 in flight": 7.0,
+        "bare client, 4 in flight": 5.0,
+        "1 launcher": ours_s,
+        "2 launchers": ours_s,
+    }
+    rows = [{"name": name, "seconds": seconds, "refused": 0} for name, seconds in names.items()]
+    return {"tasks": 1000, "latency_s": 0.004, "rows": rows}
 
 
 def row(rows: list[Row], beginning: str) -> Row:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 Json = dict[str, Any]
 
@@ -30,6 +31,9 @@ class PodApi:
         self.calls: Counter[str] = Counter()
         self.names: Counter[str] = Counter()  # pods that came to be, by name
         self.latency_s = 0.0
+        # How many requests are served at once; more are answered with 429. None: all.
+        self.seats: int | None = None
+        self.seats_taken = self.refused = 0
         self.quota: dict[str, int] = {}
         self.fault: Callable[[web.Request, Json], web.Response | None] | None = None
         self.look_fault: Callable[[web.Request], web.Response | None] | None = None  # of each GET
@@ -65,7 +69,7 @@ class PodApi:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        app = web.Application()
+        app = web.Application(middlewares=[self._take_seat])
         pods = "/api/v1/namespaces/{namespace}/pods"
         app.router.add_post(pods, self._create)
         for method, handler in (("GET", self._get), ("PATCH", self._patch), ("DELETE", self._delete)):
@@ -79,6 +83,20 @@ class PodApi:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    @web.middleware
+    async def _take_seat(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """As priority and fairness with the limit response Reject."""
+        if self.seats is None:
+            return await handler(request)
+        if self.seats_taken >= self.seats:
+            self.refused += 1
+            return status(429, "TooManyRequests", "Too many requests, please try again later.", retry_after="1")
+        self.seats_taken += 1
+        try:
+            return await handler(request)
+        finally:
+            self.seats_taken -= 1
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         pod = await request.json()

@@ -24,6 +24,8 @@ from podrelay.store.script_table import evaluate
 _TIMEOUT_S = 5.0
 # A refused clean-up is tried again sooner than this.
 _REFUSED_CLEANUP_S = 900.0
+# Fields of `throttle:<cluster>`: until when which jobs wait.
+_PAUSES = {"until": "all launches", "cleanup_until": "all clean-ups"}
 
 
 def overview(team: str | None, now_s: float) -> Json:
@@ -134,10 +136,10 @@ def _throttles(entry: dict[str, str], now_s: float) -> list[str]:
     """One line for each pause in force: the whole cluster's, and those of namespaces."""
     lines = []
     for name, value in entry.items():
-        if not name.startswith("until") or float(value or 0) <= now_s:
+        scope = f"namespace {name[6:]}" if name.startswith("until:") else _PAUSES.get(name, "")
+        if not scope or float(value or 0) <= now_s:
             continue
-        scope = f"namespace {name[6:]}" if name.startswith("until:") else "all launches"
-        reason = entry.get(name.replace("until", "reason"), "")
+        reason = "Throttled" if name == "cleanup_until" else entry.get(name.replace("until", "reason"), "")
         lines.append(f"{scope}, for another {float(value) - now_s:.1f} s: {reason}")
     return lines
 

@@ -18,7 +18,7 @@ from podrelay.protocol.retention import FAILURE_TTL_S, FINISHED_MAX, RESULT_TTL_
 from podrelay.store.script_table import ScriptCall
 
 ThrottleEvent = Literal[
-    "pause", "stumble", "remind", "recover", "refused", "passed", "cleanup_refused", "cleanup_worked"
+    "pause", "cleanup_pause", "stumble", "remind", "recover", "refused", "passed", "cleanup_refused", "cleanup_worked"
 ]
 
 

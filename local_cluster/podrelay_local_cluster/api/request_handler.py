@@ -81,6 +81,8 @@ class RequestHandler:
             if not info.is_stream:
                 self._record(call, name, 0)
             raise
+        finally:
+            self._faults.leave(decision)
         if response is None:
             self._record(call, name, 0)
             return web.Response()

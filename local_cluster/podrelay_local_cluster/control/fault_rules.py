@@ -41,6 +41,9 @@ class FaultRule:
     reason: str | None = None
     message: str | None = None
     retry_after_s: float | None = None
+    seats: int | None = None
+    """At most so many matching requests at once; one more is refused with 429 and `retry_after_s`, as the API server's
+    priority and fairness does (limit response Reject). Together with `latency_s`: how long each takes its seat."""
     reset: bool = False
     """Reset the TCP connection without a response; the request has no effect."""
     lost_response: bool = False
@@ -57,6 +60,8 @@ class FaultRule:
     """Let `silence` also hit streams that open later."""
 
     hits: int = 0
+    taken: int = 0
+    """Seats in use."""
     order: int = field(default=0, repr=False)
 
     def matches(self, info: RequestInfo, name: str) -> bool:
@@ -74,7 +79,7 @@ class FaultRule:
         return not (self.truncate_stream or self.silence)
 
     def to_json(self) -> Json:
-        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "order"}
+        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("order", "taken")}
         return {key: value for key, value in shown.items() if value not in (None, "", (), False, 0.0) or key == "hits"}
 
 
@@ -127,7 +132,7 @@ def _rule(item: Any) -> FaultRule:
     item = dict(item)
     if "verb" in item:
         item["verbs"] = [item.pop("verb")]
-    known = {entry.name: entry for entry in fields(FaultRule) if entry.name not in ("hits", "order")}
+    known = {entry.name: entry for entry in fields(FaultRule) if entry.name not in ("hits", "taken", "order")}
     unknown = sorted(set(item) - set(known))
     if unknown:
         raise bad_request(f"unknown fields of a fault rule: {unknown}; known fields: {sorted(known)}")

@@ -33,9 +33,13 @@ class FaultDecision:
     lost_response: bool = False
     hang: bool = False
     gone: bool = False
+    seats: tuple[FaultRule, ...] = ()
+    """The rules of which this request takes a seat until `Faults.leave`."""
 
 
 NO_FAULT = FaultDecision()
+# As the API server's priority and fairness says it.
+TOO_MANY = "Too many requests, please try again later."
 
 
 class Faults:
@@ -96,6 +100,13 @@ class Faults:
         error = None
         if refusing is not None and refusing.status is not None:
             error = error_from_code(refusing.status, refusing.message, refusing.retry_after_s, refusing.reason)
+        limiting = tuple(rule for rule in hit if rule.seats is not None)
+        full = next((rule for rule in limiting if rule.seats is not None and rule.taken >= rule.seats), None)
+        if full is not None:
+            after_s = 1.0 if full.retry_after_s is None else full.retry_after_s
+            return FaultDecision(error=error_from_code(429, full.message or TOO_MANY, after_s, full.reason))
+        for rule in limiting:
+            rule.taken += 1
         return FaultDecision(
             latency_s=sum(rule.latency_s + self._random.uniform(0, rule.jitter_s) for rule in hit),
             error=error,
@@ -103,7 +114,14 @@ class Faults:
             lost_response=any(rule.lost_response for rule in hit),
             hang=any(rule.hang for rule in hit),
             gone=any(rule.gone for rule in hit),
+            seats=limiting,
         )
+
+    @staticmethod
+    def leave(decision: FaultDecision) -> None:
+        """The request is answered, or its client has gone: its seats are free again."""
+        for rule in decision.seats:
+            rule.taken -= 1
 
     def is_hanging(self, info: RequestInfo, name: str) -> bool:
         """Whether a rule still makes this request hang."""

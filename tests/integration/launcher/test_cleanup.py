@@ -251,6 +251,55 @@ def test_a_failing_server_is_waited_for(rig: LauncherRig) -> None:
     assert not rig.api.pods
 
 
+def test_a_delete_that_is_refused_for_now_pauses_the_clean_ups_of_every_launcher_and_no_launch(
+    rig: LauncherRig,
+) -> None:
+    for pod in ("a", "b"):
+        put_pod(rig, pod)
+    deletes: list[float] = []
+
+    def refuse_first(request: web.Request, _: Any) -> web.Response | None:
+        if request.method == "DELETE":
+            deletes.append(time.monotonic())
+            if len(deletes) == 1:
+                return status(429, "TooManyRequests", "later", retry_after="2")
+        return None
+
+    rig.api.fault = refuse_first
+
+    async def scenario() -> None:
+        async with rig.launcher(), rig.launcher():
+            first = order(rig, "delete", "a")
+            await until(lambda: deletes)
+            second = order(rig, "delete", "b")
+            launches = rig.offer_many(1)
+            await until(lambda: rig.states(launches) == {"created": 1})
+            assert time.monotonic() - deletes[0] < 1.5
+            await until(lambda: statuses(rig, [first, second]) == {"finished"}, 20)
+
+    asyncio.run(scenario())
+    assert deletes[1] - deletes[0] >= 2.0
+    assert not rig.redis.hget(rig.names.throttle("default"), "failures")
+
+
+@pytest.mark.parametrize("seats", [1, 5])
+def test_few_seats_are_found_and_kept(rig: LauncherRig, seats: int) -> None:
+    """Priority and fairness with the limit response Reject: each refusal costs a pause of one second."""
+    rig.api.latency_s, rig.api.seats = 0.01, seats
+    for number in range(100):
+        put_pod(rig, f"p{number}")
+    requests = rig.offer_many(100)
+    jobs = [order(rig, "delete", f"p{number}") for number in range(100)]
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states(requests) == {"created": 100} and statuses(rig, jobs) == {"finished"}, 30)
+
+    asyncio.run(scenario())
+    assert rig.api.refused <= 40
+    assert rig.api.calls["create"] <= 120
+
+
 def test_launches_and_clean_ups_do_not_starve_each_other(rig: LauncherRig) -> None:
     rig.api.latency_s = 0.05
     for number in range(200):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from functools import partial
 from typing import Any
 
 import httpx
@@ -45,6 +46,18 @@ class TestRequests:
         assert (answer.headers["Retry-After"], status["details"]["retryAfterSeconds"]) == ("7", 7)
         assert status["message"] == "because"
         simulated.create(held())
+
+    def test_seats(self, simulated: NamespaceApi) -> None:
+        simulated.cluster.faults({"verbs": ["create"], "seats": 2, "latency_s": 0.5})
+        pods = [held("a"), held("c")]
+        waiting = [in_background(partial(simulated.create, pod)) for pod in pods]
+        time.sleep(0.2)
+        refused = simulated.request("POST", "", held("b"))
+        assert refused.headers["Retry-After"] == "1"
+        assert status_of(refused, 429, "TooManyRequests")["message"] == "Too many requests, please try again later."
+        for request in waiting:
+            request.join()
+        simulated.create(held("b"))
 
     def test_match_by_namespace_name_and_verb(self, simulated: NamespaceApi) -> None:
         rule: Json = {

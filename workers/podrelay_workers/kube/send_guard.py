@@ -13,6 +13,11 @@ from typing import Any
 import aiohttp
 from aiohttp.payload import BytesPayload
 
+
+class SendBlocked(Exception):  # noqa: N818 - not an error
+    """The request was stopped just before it was sent: a pause or the shutdown began, or the lease may have ended."""
+
+
 # Called in the task that sends; it raises to stop the request.
 before_send: ContextVar[Callable[[], None] | None] = ContextVar("before_send", default=None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
@@ -19,8 +19,16 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
-from podrelay_workers.kube.errors import ApiError, Conflict, NotFound
-from podrelay_workers.launcher.error_policy import classify_error, may_settle
+from podrelay_workers.kube.errors import ApiError, Conflict, NotFound, Throttled
+from podrelay_workers.kube.send_guard import SendBlocked
+from podrelay_workers.launcher.concurrency import Concurrency
+from podrelay_workers.launcher.error_policy import (
+    STUMBLE_FIRST_S,
+    STUMBLE_MOST_S,
+    ErrorPolicy,
+    classify_error,
+    may_settle,
+)
 from podrelay_workers.launcher.job_queue import JobQueue
 from podrelay_workers.launcher.leased_job import Disposition, Job, back, done, failed, wait
 from podrelay_workers.launcher.leases import Leases
@@ -65,6 +73,7 @@ class CleanupHandler:
         queue: JobQueue,
         leases: Leases,
         pods: PodClient,
+        concurrency: Concurrency,
         throttle: Throttle,
         shutdown: Shutdown,
         announcer: KeyAnnouncer,
@@ -74,6 +83,7 @@ class CleanupHandler:
         self._queue = queue
         self._leases = leases
         self._pods = pods
+        self._concurrency = concurrency
         self._throttle = throttle
         self._shutdown = shutdown
         self._announcer = announcer
@@ -102,17 +112,22 @@ class CleanupHandler:
             return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
             return await self._quarantine(job, str(error))
-        if self._shutdown.requested or self._throttle.remaining_s:
+        if self._shutdown.requested or self._throttle.cleanups.remaining_s:
             return back(job)
         closed_s = self._refusals.pass_gate((request.namespace, request.action))
         if closed_s:
             return wait(job, _spread(closed_s), "CleanupRefused", "clean-ups of this kind are refused", tried=False)
         if not await self._leases.holds(job):
             return None
+        return await self._run(job, request)
+
+    async def _run(self, job: Job, request: CleanupRequest) -> Disposition:
         try:
             await self._apply(request)
         except NotFound:
             return await self._done(job, request)
+        except SendBlocked:
+            return back(job)
         except PodMismatch as error:
             return await self._quarantine(job, str(error))
         except PodKeepsChanging:
@@ -121,6 +136,8 @@ class CleanupHandler:
             try:
                 if isinstance(error, Conflict) and await self._is_gone(request):
                     return await self._done(job, request)
+            except SendBlocked:
+                return back(job)
             except ApiError as another:
                 error = another
             return await self._handle_error(job, request, error)
@@ -140,7 +157,7 @@ class CleanupHandler:
     async def _is_gone(self, request: CleanupRequest) -> bool:
         """Is the pod gone? A conflict alone does not show it: the server also reports one when the pod changed meanwhile."""
         try:
-            found = await self._pods.get_pod(request.namespace, request.pod)
+            found = await self._send(lambda: self._pods.get_pod(request.namespace, request.pod))
         except NotFound:
             return True
         return bool(request.uid) and found["metadata"].get("uid") != request.uid
@@ -162,7 +179,7 @@ class CleanupHandler:
         earlier attempt is removed from such a pod, because the watcher ignores labelled pods.
         """
         for _ in range(_READS_MAX):
-            pod = await self._pods.get_pod(request.namespace, request.pod)
+            pod = await self._send(lambda: self._pods.get_pod(request.namespace, request.pod))
             uid = str(pod["metadata"].get("uid") or "")
             if request.uid not in ("", uid):
                 return
@@ -193,9 +210,9 @@ class CleanupHandler:
         await self._delete(request, str(pod["metadata"]["resourceVersion"]))
 
     async def _delete(self, request: CleanupRequest, version: str = "") -> None:
-        await self._timed("pod_deletion", self._pods.delete_pod(
+        await self._send(lambda: self._timed("pod_deletion", self._pods.delete_pod(
             request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
-        ))  # fmt: skip
+        )))  # fmt: skip
 
     async def _label(self, request: CleanupRequest, label: str, version: str = "", value: str | None = "True") -> Json:
         """:param value: None removes the label."""
@@ -204,8 +221,29 @@ class CleanupHandler:
             metadata["uid"] = request.uid
         if version:
             metadata["resourceVersion"] = version
-        patch = self._pods.patch_pod(request.namespace, request.pod, {"metadata": metadata})
-        return await self._timed("pod_patching", patch)
+        patch: Json = {"metadata": metadata}
+        return await self._send(
+            lambda: self._timed("pod_patching", self._pods.patch_pod(request.namespace, request.pod, patch))
+        )
+
+    async def _send(self, call: Callable[[], Awaitable[Json]]) -> Json:
+        """Send one request when it is its turn.
+
+        :raises SendBlocked: a pause or the shutdown has begun meanwhile; nothing was sent.
+        """
+        async with self._concurrency.slot("cleanup"):
+            if self._shutdown.requested or self._throttle.cleanups.remaining_s:
+                raise SendBlocked
+            began_s = time.monotonic()
+            try:
+                answer = await call()
+            except ApiError as error:
+                if classify_error(error, 0).slower:
+                    quiet_s = self._concurrency.failed(began_s, time.monotonic(), refused=isinstance(error, Throttled))
+                    self._throttle.cleanups.extend(quiet_s)
+                raise
+            self._concurrency.succeeded("cleanup", began_s, time.monotonic())
+            return answer
 
     async def _timed(self, what: str, call: Awaitable[Json]) -> Json:
         """Await the call and record it in the stock executor's metrics."""
@@ -226,12 +264,22 @@ class CleanupHandler:
         policy = classify_error(error, job.tries)
         if policy.scope == "never" or policy.settles:
             return await self._refused(job, request, error, policy.message)
-        if policy.scope == "cluster":
+        if policy.reason == "Throttled":
+            seconds = await self._pause_cleanups(job, policy)
+        elif policy.scope == "cluster":
             seconds = await self._throttle.publish_pause(self._queue, policy)
         else:
             seconds = exponential_s(job.tries + 1, 0.5, 15.0)
         log.debug("Clean-up %s waits %.1f s (%s: %s)", job.id, seconds, policy.reason, policy.message)
         return wait(job, seconds, policy.reason, policy.message)
+
+    async def _pause_cleanups(self, job: Job, policy: ErrorPolicy) -> float:
+        """Launches go on: that the server takes no more clean-ups now says nothing about them."""
+        if policy.seconds:
+            return await self._throttle.publish_cleanup_pause(self._queue, policy.seconds, policy.reason)
+        seconds = exponential_s(job.tries + 1, STUMBLE_FIRST_S, STUMBLE_MOST_S)
+        self._throttle.cleanups.extend(seconds)
+        return seconds
 
     async def _refused(self, job: Job, request: CleanupRequest, error: ApiError, message: str) -> Disposition:
         """Try again, for ever and ever more rarely: nothing else would remove this pod."""

@@ -1,111 +1,210 @@
-"""How many jobs a launcher works on at once: launches by the API server's latency, clean-ups by a fixed number. No I/O."""
+"""How many requests a launcher sends at once: one limit for launches and clean-ups, which the same API server serves. No I/O.
+
+Additive increase, multiplicative decrease, per process: only a Retry-After is shared with other launchers (`throttle`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
+from dataclasses import dataclass
+
+from podrelay_workers.launcher.leased_job import Kind
+
+START = 16
+# While both kinds wait, each so many-th slot goes to a clean-up: launches come first, but pods do not pile up either.
+CLEANUP_TURN = 4
+# How long the limit stays at what the server accepted before it grows again. Each try to send more that is refused costs
+# every launcher a pause (Retry-After: 1 from priority and fairness), so the time doubles as long as the tries fail.
+HOLD_FIRST_S, HOLD_MOST_S = 10.0, 60.0
+# How long a process whose only request was refused leaves the server to the others: several launchers may share one seat.
+QUIET_FIRST_S, QUIET_MOST_S = 2.0, 15.0
+QUIET_FORGET_S = 60.0
 
 
-class Slots(Protocol):
-    """How many more jobs a `JobLoop` may claim; the loop counts those in flight."""
+@dataclass
+class _Latency:
+    """Of one kind of requests: the lowest, and the recent average."""
 
-    in_flight: int
+    flat_s: float = 0.0
+    recent_s: float = 0.0
+
+    def add(self, latency_s: float) -> None:
+        self.recent_s += 0.1 * (latency_s - self.recent_s) if self.recent_s else latency_s
+        # The lowest latency seen rises slowly, so that a server that became slower for good gets a new baseline.
+        self.flat_s = min(self.flat_s * 1.001, latency_s) if self.flat_s else latency_s
 
     @property
-    def free(self) -> int: ...
-
-
-class FixedSlots:
-    """A fixed number of clean-ups at once, so that launches and clean-ups do not starve each other."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.in_flight = 0
-
-    @property
-    def free(self) -> int:
-        return self._most - self.in_flight
+    def rises(self) -> bool:
+        return self.recent_s > 2.0 * self.flat_s + 0.1
 
 
 class Concurrency:
-    """How many creations may be sent at once. While latency stays flat, the limit doubles per round trip at first, then
+    """How many requests may be sent at once. While latency stays flat, the limit doubles per round trip at first, then
     grows by one.
 
-    It halves when the server throttles or fails, once for all requests that failed together, and stays between one and the
-    ceiling. Up to a quarter more jobs than that are held (`in_flight`), ready to be sent when a `slot` becomes free; no
-    more, because a more urgent launch cannot overtake a held one.
+    It halves when the server refuses (429) or fails, once for all requests that were sent together, and stays between one
+    and the ceiling. After a 429 it goes no further than to the number of requests that the server accepted beside the
+    refused ones; it returns to that number quickly, and exceeds it only after `HOLD_FIRST_S` or more.
     """
 
-    def __init__(self, ceiling: int, start: int = 16) -> None:
-        self.ceiling = ceiling
-        self.in_flight = 0
-        self._sending = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._limit = float(min(start, ceiling))
+    def __init__(self, launches: int, cleanups: int, start: int = START) -> None:
+        """:param launches, cleanups: the most of each kind at once."""
+        self._most: dict[Kind, int] = {"launch": launches, "cleanup": cleanups}
+        self._sending: dict[Kind, int] = {"launch": 0, "cleanup": 0}
+        self._waiting: dict[Kind, deque[asyncio.Future[None]]] = {"launch": deque(), "cleanup": deque()}
+        self._latency: dict[Kind, _Latency] = {"launch": _Latency(), "cleanup": _Latency()}
+        self._ceiling = launches + cleanups
+        self._limit = float(min(start, self._ceiling))
         self._doubling = True
-        self._flat_s = 0.0
-        self._recent_s = 0.0
-        self._halved_at_s = float("-inf")
+        self._turn = 0
         self._peak = 0.0
+        self._decreased_at_s = float("-inf")
+        # The last refusal: when, at which limit, and how many requests in flight with the refused ones were accepted.
+        self._refused_at_s = float("-inf")
+        self._refused_limit = 0.0
+        self._accepted = 0
+        self._hold_s = 0.0
+        self._quiet_s = 0.0
+        self._quiet_at_s = float("-inf")
+        self._hold_until_s = float("-inf")
 
     @property
     def limit(self) -> int:
         return max(1, int(self._limit))
 
     @property
-    def free(self) -> int:
-        return max(0, self.limit + self.limit // 4 - self.in_flight)
+    def sending(self) -> int:
+        return sum(self._sending.values())
 
+    def limit_of(self, kind: Kind) -> int:
+        return min(self.limit, self._most[kind])
+
+    # --- slots --------------------------------------------------------------------------------------------------------
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Wait for the right to send one creation, first come, first served."""
-        while self._sending >= self.limit:
-            admitted = asyncio.get_running_loop().create_future()
-            self._waiting.append(admitted)
-            try:
-                await admitted
-            except asyncio.CancelledError:
-                self._admit_next()  # this waiter may have been admitted at the same moment
-                raise
-        self._sending += 1
+    async def slot(self, kind: Kind) -> AsyncIterator[None]:
+        """Wait for the right to send one request at a time: first come, first served within a kind, launches first."""
+        if self._has_room(kind) and not self._waiting[kind]:
+            self._sending[kind] += 1
+        else:
+            await self._wait_turn(kind)
         try:
             yield
         finally:
-            self._sending -= 1
-            self._admit_next()
+            self._release(kind)
 
-    def _admit_next(self) -> None:
-        room = self.limit - self._sending
-        while room > 0 and self._waiting:
-            admitted = self._waiting.popleft()
+    async def _wait_turn(self, kind: Kind) -> None:
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting[kind].append(admitted)
+        self._admit()
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if not admitted.cancelled():  # admitted at the same moment
+                self._release(kind)
+            raise
+
+    def _release(self, kind: Kind) -> None:
+        self._sending[kind] -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while kind := self._next_kind():
+            admitted = self._waiting[kind].popleft()
             if not admitted.done():
+                self._sending[kind] += 1
                 admitted.set_result(None)
-                room -= 1
 
-    def succeeded(self, latency_s: float) -> None:
-        """Count an answer. The limit grows only while at least half of it is used: idle slots prove nothing."""
-        self._recent_s += 0.1 * (latency_s - self._recent_s) if self._recent_s else latency_s
-        # The lowest latency seen rises slowly, so that a server that became slower for good gets a new baseline.
-        self._flat_s = min(self._flat_s * 1.001, latency_s) if self._flat_s else latency_s
-        self._peak = max(float(self._sending), self._peak * 0.99)
-        if self._peak < self._limit / 2:
+    def _next_kind(self) -> Kind | None:
+        """Whose waiter is admitted next; None if there is no room or nobody waits."""
+        able: list[Kind] = [kind for kind, waiting in self._waiting.items() if waiting and self._has_room(kind)]
+        if len(able) < 2:
+            return able[0] if able else None
+        self._turn = (self._turn + 1) % CLEANUP_TURN
+        return "launch" if self._turn else "cleanup"
+
+    def _has_room(self, kind: Kind) -> bool:
+        return self.sending < self.limit and self._sending[kind] < self._most[kind]
+
+    # --- answers: times are monotonic, and each call is made before its slot is left ----------------------------------
+    def succeeded(self, kind: Kind, began_s: float, now_s: float) -> None:
+        """Count an answer that shows no overload."""
+        if began_s <= self._decreased_at_s:
             return
-        if self._recent_s > 2.0 * self._flat_s + 0.1:
+        latency = self._latency[kind]
+        latency.add(now_s - began_s)
+        self._peak = max(float(self.sending), self._peak * 0.99)
+        # Idle slots prove nothing about the server.
+        if self._peak >= self._limit / 2:
+            self._grow(latency, now_s)
+
+    def _grow(self, latency: _Latency, now_s: float) -> None:
+        if latency.rises:
             self._doubling = False
-            return
-        self._limit = min(float(self.ceiling), self._limit + (1.0 if self._doubling else 1.0 / self._limit))
+        elif self._limit < self._accepted:
+            self._limit = min(float(self._accepted), self._limit + 1.0)
+        elif now_s >= self._hold_until_s:
+            self._limit = min(float(self._ceiling), self._limit + (1.0 if self._doubling else 1.0 / self._limit))
 
-    def failed(self, began_s: float, now_s: float) -> None:
-        """Halve the limit, unless this request was sent before the last halving.
+    def failed(self, began_s: float, now_s: float, *, refused: bool = False) -> float:
+        """Halve the limit, unless this request was sent before the last decrease.
 
         After each pause that did not help, half as many requests are sent: during a long outage one per launcher.
 
-        :param began_s: when the request was sent; both times are monotonic.
+        :param began_s: when the request was sent.
+        :param refused: with 429: the other requests in flight, as far as they are accepted, are what the server takes.
+        :return: seconds for which this process should send nothing; positive if it sends one request at a time, and even
+            that one was refused.
         """
         self._doubling = False
-        if began_s > self._halved_at_s:
-            self._halved_at_s = now_s
+        only = refused and self.limit == 1 and began_s > self._decreased_at_s
+        if refused and began_s > self._refused_at_s:
+            self._hold(now_s)
+        if began_s > self._decreased_at_s:
+            self._decreased_at_s = now_s
             self._limit = max(1.0, self._limit / 2)
+        if refused:
+            self._not_accepted()
+        return self._next_quiet_s(now_s) if only else 0.0
+
+    def _next_quiet_s(self, now_s: float) -> float:
+        again = now_s - self._quiet_at_s < QUIET_FORGET_S
+        self._quiet_s = min(QUIET_MOST_S, self._quiet_s * 2) if again else QUIET_FIRST_S
+        self._quiet_at_s = now_s
+        return self._quiet_s * (0.5 + random.random())
+
+    def _hold(self, now_s: float) -> None:
+        again = self._limit <= self._refused_limit + 1.0
+        self._hold_s = min(HOLD_MOST_S, self._hold_s * 2) if again else HOLD_FIRST_S
+        self._hold_until_s = now_s + self._hold_s
+        self._refused_at_s, self._refused_limit, self._accepted = now_s, self._limit, self.sending
+
+    def stopped(self, began_s: float) -> None:
+        """A request that was not sent in the end: it does not count among those that the server accepted."""
+        if began_s <= self._refused_at_s:
+            self._not_accepted()
+
+    def _not_accepted(self) -> None:
+        self._accepted = max(1, self._accepted - 1)
+        self._limit = min(self._limit, float(self._accepted))
+
+
+class JobSlots:
+    """How many more jobs of one kind a `JobLoop` may claim; the loop counts those in flight.
+
+    Some more than may be sent are held, ready for the next slots, a quarter or at least two; no more, because a more urgent
+    launch cannot overtake a held one.
+    """
+
+    def __init__(self, concurrency: Concurrency, kind: Kind) -> None:
+        self._concurrency = concurrency
+        self._kind: Kind = kind
+        self.in_flight = 0
+
+    @property
+    def free(self) -> int:
+        limit = self._concurrency.limit_of(self._kind)
+        return max(0, limit + max(2, limit // 4) - self.in_flight)

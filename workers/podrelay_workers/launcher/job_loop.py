@@ -8,11 +8,11 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from podrelay.errors import RedisUnavailable
-from podrelay_workers.launcher.concurrency import Slots
+from podrelay_workers.launcher.concurrency import JobSlots
 from podrelay_workers.launcher.job_queue import JobQueue
 from podrelay_workers.launcher.leased_job import Claim, Disposition, Job, QuotaNotice, back, wait
 from podrelay_workers.launcher.leases import Leases
-from podrelay_workers.launcher.throttle import Throttle
+from podrelay_workers.launcher.throttle import Pause, Throttle
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.shutdown import Shutdown
 
@@ -36,20 +36,23 @@ class JobLoop:
         self,
         queue: JobQueue,
         leases: Leases,
-        slots: Slots,
+        slots: JobSlots,
         throttle: Throttle,
+        pause: Pause,
         handle: Callable[[Job], Awaitable[None]],
         *,
         wait_limit_s: float = 0.0,
         report_waits: Callable[[Sequence[QuotaNotice]], Awaitable[None]] | None = None,
     ) -> None:
-        """:param wait_limit_s: how long a launch may wait for quota before it is handed out to be failed.
+        """:param pause: the one of `throttle` that stops this kind of jobs.
+        :param wait_limit_s: how long a launch may wait for quota before it is handed out to be failed.
         :param report_waits: receives the launches whose wait for quota should be reported to users.
         """
         self._queue = queue
         self._leases = leases
         self._slots = slots
         self._throttle = throttle
+        self._pause = pause
         self._handle = handle
         self._wait_limit_s = wait_limit_s
         self._report_waits = report_waits
@@ -70,7 +73,7 @@ class JobLoop:
                 self._more = True
                 await self._wait_notified(_NO_SLOT_S)
                 await asyncio.sleep(GATHER_S)
-            elif pause_s := self._throttle.remaining_s:
+            elif pause_s := self._pause.remaining_s:
                 await shutdown.wait(pause_s)
             else:
                 await self._claim(shutdown, backoff)
@@ -93,7 +96,7 @@ class JobLoop:
     def _start(self, claim: Claim) -> None:
         self._throttle.failures = claim.failures
         if claim.wait_s:
-            self._throttle.pause(claim.wait_s)
+            self._pause.extend(claim.wait_s)
         if claim.dropped:
             log.debug("Dropped %d superseded launches", claim.dropped)
         self._more = self._more or claim.more

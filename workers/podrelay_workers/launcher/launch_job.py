@@ -19,7 +19,8 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, PodReport
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
-from podrelay_workers.kube.errors import ApiError, Overloaded
+from podrelay_workers.kube.errors import ApiError, Overloaded, Throttled
+from podrelay_workers.kube.send_guard import SendBlocked
 from podrelay_workers.launcher.concurrency import Concurrency
 from podrelay_workers.launcher.error_policy import (
     QUOTA_FIRST_S,
@@ -45,7 +46,7 @@ from podrelay_workers.launcher.leased_job import (
     wait,
 )
 from podrelay_workers.launcher.leases import Leases
-from podrelay_workers.launcher.pod_creation import PodCreator, SendBlocked, Unconfirmed
+from podrelay_workers.launcher.pod_creation import PodCreator, Unconfirmed
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_ownership import namespace_of
 from podrelay_workers.launcher.pod_template import ManifestError
@@ -177,8 +178,8 @@ class LaunchHandler:
             pod = await self._manifests.make(request)
         except ManifestError as error:
             return await self._reject(job, request, error.reason, redact(str(error), request.args))
-        async with self._concurrency.slot():
-            if self._shutdown.requested or self._throttle.remaining_s:
+        async with self._concurrency.slot("launch"):
+            if self._shutdown.requested or self._throttle.launches.remaining_s:
                 return back(job)
             paused_s = self._throttle.namespace_remaining_s(request.namespace)
             if paused_s and not job.probe:
@@ -206,6 +207,7 @@ class LaunchHandler:
         try:
             found = await self._creator.create_or_find(job, pod)
         except SendBlocked:
+            self._concurrency.stopped(began_s)
             return back(job)
         except Unconfirmed as error:
             return await self._handle_error(job, request, pod, error.refusal, began_s, error)
@@ -213,8 +215,9 @@ class LaunchHandler:
             return await self._handle_error(job, request, pod, error, began_s)
         if found is None:
             return None
-        took_s = time.monotonic() - began_s
-        self._concurrency.succeeded(took_s)
+        now_s = time.monotonic()
+        took_s = now_s - began_s
+        self._concurrency.succeeded("launch", began_s, now_s)
         self._health.succeeded()
         self._refusals.worked(job.id)
         Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
@@ -246,7 +249,8 @@ class LaunchHandler:
         self._count("pod_creation_status", str(error.status or "error"))
         policy = self._policy(job, request, error, unconfirmed)
         if policy.slower:
-            self._concurrency.failed(began_s, time.monotonic())
+            quiet_s = self._concurrency.failed(began_s, time.monotonic(), refused=isinstance(error, Throttled))
+            self._throttle.quiet.extend(quiet_s)
         if policy.scope == "never":
             reason, message = await self._final_checks.explain(error, namespace_of(pod), policy.message)
             return await self._reject(job, request, reason, message, pod)
@@ -301,7 +305,7 @@ class LaunchHandler:
             )
             self._throttle.pause_namespace(request.namespace, began_s, seconds)
             return seconds
-        paused = self._throttle.remaining_s > 0
+        paused = self._throttle.launches.remaining_s > 0
         seconds = await self._throttle.publish_pause(self._queue, policy)
         self._throttle.failures = max(1, self._throttle.failures)
         if not paused:

@@ -26,7 +26,7 @@ from podrelay.store.key_rings import key_ring
 from podrelay.store.outage_log import OutageLog
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.cleanup_job import CleanupHandler
-from podrelay_workers.launcher.concurrency import Concurrency, FixedSlots
+from podrelay_workers.launcher.concurrency import Concurrency, JobSlots
 from podrelay_workers.launcher.job_loop import JobLoop
 from podrelay_workers.launcher.job_queue import JobQueue
 from podrelay_workers.launcher.launch_job import LaunchHandler
@@ -87,7 +87,7 @@ class Launcher:
             self._launch_queue, settings.launch_lease_s, lambda disposition: self._launches.discard_pod(disposition)
         )
         self._cleanup_leases = Leases(self._cleanup_queue, settings.launch_lease_s)
-        self._concurrency = concurrency = Concurrency(settings.launcher_concurrency)
+        self._concurrency = concurrency = Concurrency(settings.launcher_concurrency, settings.cleanup_concurrency)
         self._launches = LaunchHandler(
             self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
             self._announcer, token_margin_s=settings.token_margin_s, team=team,
@@ -96,6 +96,7 @@ class Launcher:
             self._cleanup_queue,
             self._cleanup_leases,
             pods,
+            concurrency,
             self._throttle,
             shutdown,
             self._announcer,
@@ -103,12 +104,13 @@ class Launcher:
             team,
         )
         self._launch_loop = JobLoop(
-            self._launch_queue, self._launch_leases, concurrency, self._throttle, self._launches.handle,
-            wait_limit_s=wait_limit.wait_s, report_waits=self._launches.report_quota_waits,
+            self._launch_queue, self._launch_leases, JobSlots(concurrency, "launch"), self._throttle,
+            self._throttle.launches, self._launches.handle, wait_limit_s=wait_limit.wait_s,
+            report_waits=self._launches.report_quota_waits,
         )  # fmt: skip
         self._cleanup_loop = JobLoop(
-            self._cleanup_queue, self._cleanup_leases, FixedSlots(settings.cleanup_concurrency), self._throttle,
-            self._cleanups.handle,
+            self._cleanup_queue, self._cleanup_leases, JobSlots(concurrency, "cleanup"), self._throttle,
+            self._throttle.cleanups, self._cleanups.handle,
         )  # fmt: skip
         self._reap_interval_s = settings.launch_lease_s / 2
         queues = [*self._launch_queue.queues, *self._cleanup_queue.queues]
@@ -152,7 +154,7 @@ class Launcher:
             ("clean-ups", self._cleanup_queue, self._cleanup_loop, self._cleanup_leases),
         ):
             yield f"{kind}: {len(loop.tasks)} in hand, {len(leases)} leases; queues: {', '.join(queue.queues)}"
-        yield f"creations at once: {self._concurrency.limit}; may claim: {self._concurrency.free} more"
+        yield f"requests at once: {self._concurrency.sending} of {self._concurrency.limit}"
         yield from self._throttle.describe()
         replied_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
         yield f"last reply from Redis: {time.time() - replied_s:.0f} s ago" if replied_s else "no reply from Redis yet"
@@ -230,9 +232,10 @@ class Launcher:
 
     def _receive(self, data: bytes) -> None:
         event, _, seconds = data.partition(b" ")
-        if event == b"pause":
+        pause = {b"pause": self._throttle.launches, b"cleanup_pause": self._throttle.cleanups}.get(event)
+        if pause is not None:
             with contextlib.suppress(ValueError):
-                self._throttle.pause(float(seconds))
+                pause.extend(float(seconds))
         else:
             self._notify_loops()
 

@@ -15,7 +15,7 @@ from podrelay_workers.kube.errors import (
     Refused,
     Unreachable,
 )
-from podrelay_workers.kube.send_guard import before_send
+from podrelay_workers.kube.send_guard import SendBlocked, before_send
 from podrelay_workers.launcher.leased_job import Job
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import find_own_pod, namespace_of
@@ -23,10 +23,6 @@ from podrelay_workers.launcher.throttle import Throttle
 
 # A request whose connection broke sooner is repeated at once: mostly the server had just closed a kept connection.
 _BROKE_EARLY_S = 2.0
-
-
-class SendBlocked(Exception):  # noqa: N818 - not an error
-    """The request was stopped just before it was sent: a pause began, or the lease may have ended."""
 
 
 class Unconfirmed(Exception):  # noqa: N818 - not an error of ours
@@ -95,5 +91,5 @@ class PodCreator:
             raise Unconfirmed(refusal, error) from error
 
     def _check(self, job: Job) -> None:
-        if self._throttle.remaining_s or not self._leases.certainly_holds(job):
+        if self._throttle.launches.remaining_s or not self._leases.certainly_holds(job):
             raise SendBlocked

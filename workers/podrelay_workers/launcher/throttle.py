@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from podrelay.errors import RedisUnavailable
 from podrelay_workers.launcher.error_policy import STUMBLE_FIRST_S, STUMBLE_MOST_S, ErrorPolicy
@@ -20,20 +20,39 @@ REPUBLISH_S = 0.5
 
 
 @dataclass
-class Throttle:
-    """Until when (monotonic) no pod may be created, in the cluster or in one namespace. `failures`: see `throttle.lua`."""
+class Pause:
+    """Until when (monotonic) no request of one kind is sent; `outer` applies as well."""
 
-    failures: int = 0
+    outer: Pause | None = None
     _until_s: float = 0.0
-    _namespaces: dict[str, float] = field(default_factory=dict)
 
-    def pause(self, seconds: float) -> None:
-        """Create no pods for this long; a longer pause that already runs stays."""
+    def extend(self, seconds: float) -> None:
+        """Send nothing for this long; a longer pause that already runs stays."""
         self._until_s = max(self._until_s, time.monotonic() + seconds)
 
     @property
-    def remaining_s(self) -> float:
+    def own_s(self) -> float:
         return max(0.0, self._until_s - time.monotonic())
+
+    @property
+    def remaining_s(self) -> float:
+        return self.own_s if self.outer is None else max(self.own_s, self.outer.remaining_s)
+
+
+class Throttle:
+    """The pauses of launches (no pod may be created in the cluster, or in one namespace) and of clean-ups.
+
+    quiet: of this launcher alone. launches: shared by all launchers of the cluster. cleanups: shared as well; they stop no
+    launch, because launches come first.
+    failures: of the API server in a row, see `throttle.lua`.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.quiet = Pause()
+        self.launches = Pause(self.quiet)
+        self.cleanups = Pause(self.launches)
+        self._namespaces: dict[str, float] = {}
 
     def pause_namespace(self, namespace: str, since_s: float, seconds: float) -> None:
         """:param since_s: monotonic time before Redis was asked, so that the pause ends here no later than there."""
@@ -51,23 +70,35 @@ class Throttle:
 
     def describe(self) -> Iterator[str]:
         """The pauses in force, a line for each."""
-        if self.remaining_s:
-            yield f"paused: all launches, for another {self.remaining_s:.1f} s"
+        if remaining_s := self.launches.remaining_s:
+            yield f"paused: all launches, for another {remaining_s:.1f} s"
+        elif remaining_s := self.cleanups.remaining_s:
+            yield f"paused: all clean-ups, for another {remaining_s:.1f} s"
         for namespace in list(self._namespaces):
             if remaining_s := self.namespace_remaining_s(namespace):
                 yield f"paused: namespace {namespace}, for another {remaining_s:.1f} s"
 
     async def publish_pause(self, queue: JobQueue, policy: ErrorPolicy) -> float:
-        """Pause every launcher of the cluster after an error of its API server, and return the pause in seconds.
+        """Pause every launcher of the cluster, clean-ups too, after an error of its API server; the pause in seconds.
 
         :raises RedisUnavailable: the other launchers do not know of the pause; one that the server asked for still applies.
         """
         if policy.seconds:
-            self.pause(policy.seconds)
+            self.launches.extend(policy.seconds)
             seconds = await queue.throttle("pause", x=policy.seconds, reason=policy.reason)
         else:
             seconds = await queue.throttle("stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=policy.reason)
-        self.pause(seconds)
+        self.launches.extend(seconds)
+        return seconds
+
+    async def publish_cleanup_pause(self, queue: JobQueue, seconds: float, reason: str) -> float:
+        """Pause the clean-ups of every launcher of the cluster, as its API server asked; the pause in seconds.
+
+        :raises RedisUnavailable: the other launchers do not know of the pause; here it applies.
+        """
+        self.cleanups.extend(seconds)
+        seconds = await queue.throttle("cleanup_pause", x=seconds, reason=reason)
+        self.cleanups.extend(seconds)
         return seconds
 
     async def republish_forever(self, queue: JobQueue) -> None:
@@ -77,7 +108,7 @@ class Throttle:
         """
         while True:
             await asyncio.sleep(REPUBLISH_S)
-            remaining_s = self.remaining_s
+            remaining_s = self.launches.own_s
             if remaining_s > 1.0:
                 with contextlib.suppress(RedisUnavailable):
                     await queue.throttle("remind", x=remaining_s, y=REPUBLISH_S, reason="Throttled")

@@ -7,7 +7,7 @@
 --       11 rq:wip prefix  12 rq:scheduled prefix  13 seconds since the offer after which waiting for quota ends (0: never)
 --       14 seconds after which a namespace's probe is given up  15 seconds between two reports of one wait
 --       then the queues, the most urgent first
--- Returns wait (s; > 0: nothing may be created before), failures in a row, seconds until the next launch is due (-1:
+-- Returns wait (s; > 0: nothing of this kind may be sent before), failures in a row, seconds until the next launch is due (-1:
 --   none waits), 1 if the queues hold more jobs, number of superseded jobs dropped,
 --   jobs    (flat, 11 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
 --            reason and message of a wait that lasted too long, else '' twice, clock_skew, t_attempt),
@@ -28,6 +28,7 @@ local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
 local failures = throttle['failures'] or '0'
 local pause = tonumber(throttle['until'] or 0) - now
+if not launches then pause = math.max(pause, tonumber(throttle['cleanup_until'] or 0) - now) end
 if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now) } end
 if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now) } end
 

@@ -4,6 +4,7 @@
 -- KEYS: 1 throttle:<cluster>
 -- ARGV: 1 wake channel  2 event  3 namespace or ''  4 x  5 y  6 reason  7 message
 --   pause    x seconds, as the server demanded: nothing is created before
+--   cleanup_pause  x seconds, as the server demanded of a clean-up: no clean-up is sent before
 --   stumble  x first wait, y longest wait (s): it failed or did not answer; the wait doubles while that continues
 --   remind   x seconds of a wait that a launcher knows, y tolerated difference (s): restores a wait that Redis lost
 --   recover  a pod was created: the next stumble is a first one again
@@ -25,6 +26,9 @@ local wait = 0
 if event == 'pause' then
   wait = math.max(x, get('until') - now)
   set('until', seconds(now + wait), 'reason', ARGV[6])
+elseif event == 'cleanup_pause' then
+  wait = math.max(x, get('cleanup_until') - now)
+  set('cleanup_until', seconds(now + wait))
 elseif event == 'stumble' then
   wait = get('until') - now
   if wait <= 0 then  -- counts once for all requests in flight
@@ -66,5 +70,7 @@ elseif event == 'passed' then
     redis.call('PUBLISH', ARGV[1], '1')
   end
 end
-if wait > 0 and namespace == '' then redis.call('PUBLISH', ARGV[1], 'pause ' .. seconds(wait)) end
+if wait > 0 and namespace == '' then
+  redis.call('PUBLISH', ARGV[1], (event == 'cleanup_pause' and event or 'pause') .. ' ' .. seconds(wait))
+end
 return seconds(wait)
