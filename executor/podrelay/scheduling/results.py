@@ -136,7 +136,7 @@ class ResultProcessor:
             (launch, report) for launch, report in found if launch is not None and report.attempt == launch.attempt
         ]
         possible, left = [], []
-        for item in self._decide(ended) if ended else ():
+        for item in self._decide(ended, readable=False) if ended else ():
             decision: Decision | None = item.decision
             if item.launch.kind == "task":
                 decision = limit(item.decision, item.report, item.launch.task.try_number, item.row)
@@ -200,13 +200,18 @@ class ResultProcessor:
             event = "pod pending" if report.phase in ("", "Pending") else "pod not ended"
             self._executor.log_task_event(event=event, extra=f"{report.reason}: {report.message}", ti_key=launch.task)
 
-    def _decide(self, ended: Sequence[tuple[Launch, PodReport]]) -> list[_Decided]:
+    def _decide(self, ended: Sequence[tuple[Launch, PodReport]], *, readable: bool = True) -> list[_Decided]:
         rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
-        decided = [self._decide_one(launch, report, rows) for launch, report in ended]
+        decided = [self._decide_one(launch, report, rows, readable) for launch, report in ended]
         return [one for one in decided if one is not None]
 
-    def _decide_one(self, launch: Launch, report: PodReport, rows: Mapping[Any, TaskRow]) -> _Decided | None:
-        """None where nothing is to be done, or nothing yet."""
+    def _decide_one(
+        self, launch: Launch, report: PodReport, rows: Mapping[Any, TaskRow], readable: bool
+    ) -> _Decided | None:
+        """None where nothing is to be done, or nothing yet.
+
+        :param readable: False for a stand-in, which is no proof that the pod of a running task has ended.
+        """
         if launch.kind != "task":
             return _Decided(launch, report, self._decide_without_row(report), None)
         if not self._launches.is_newest(launch):
@@ -216,7 +221,7 @@ class ResultProcessor:
             self._launches.release(launch, self._executor.running)
             return None
         row = launch.as_known_to(row)
-        if ended_without_state(report, launch.task.try_number, row):
+        if readable and ended_without_state(report, launch.task.try_number, row):
             if self._is_early(launch, report):
                 return None
             report = without_state(report)

@@ -113,6 +113,22 @@ def test_a_running_task_waits_for_a_readable_report_which_is_taken(
     assert "exit code 3" in str(executor.event_buffer[key][1])
 
 
+def test_an_unreadable_success_never_fails_a_running_task(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a readable report shows that the pod of a task ended well without reporting a state."""
+    monkeypatch.setattr("podrelay.scheduling.results.SECOND_LOOK_AFTER_S", 0.1)
+    ti_id, key, launch_id, pod = launched(executor, outside)
+    update(ti_id, state="running", hostname=pod)
+    publish(outside, launch_id, OTHER, "succeeded", pod=pod, uid="u")
+    beat(executor, until=lambda: any(event == "report unreadable" for event, _ in events(executor)))
+    end_s = time.monotonic() + 0.6
+    beat(executor, until=lambda: time.monotonic() > end_s)
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert outside.cleanups() == []
+
+
 def test_an_orphans_unreadable_end_is_cleaned_up_once_its_task_is_over(
     start_executor: Start, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
