@@ -269,7 +269,7 @@ class ResultProcessor:
                 self._launches.hold_slot_for(row.host, launch, row.launch_id)
             if launch.launch_id not in next_attempts:
                 self._finish(launch, report, decision)
-            elif decision.next_attempt == "relaunch":
+            elif decision.next_attempt == "relaunch" and launch.launch_id not in refused:
                 self._log_failure(launch, report, "pod replaced")
 
     def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:

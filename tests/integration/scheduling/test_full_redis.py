@@ -55,9 +55,11 @@ def test_a_full_redis_delays_new_launches_and_no_end(
     assert workload.key in executor.queued_tasks
     assert replaced in executor.running
     assert outside.ledger(replaced_id)["attempt"] == "0"
+    assert "pod replaced" not in [row.event for row in executor._task_event_logs]
     assert [record.message for record in caplog.records if "Redis is full" in record.message][1:] == []
     outside.redis.config_set("maxmemory", 0)
     beat(executor, until=lambda: workload.key in executor.running and outside.ledger(replaced_id)["attempt"] == "1")
+    assert [row.event for row in executor._task_event_logs].count("pod replaced") == 1
 
 
 def test_launches_that_redis_lost_wait_for_memory(executor: RedisKubernetesExecutor, outside: Outside) -> None:
