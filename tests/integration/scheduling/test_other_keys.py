@@ -194,6 +194,15 @@ def test_a_launch_that_a_launcher_cannot_read_says_so(executor: RedisKubernetesE
     assert "lacks the key" in events(executor)[0][1]
 
 
+def test_a_launch_that_waits_for_its_key_and_loses_its_job_is_offered_again(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    outside.redis.hset(outside.names.launch(launch_id), mapping={"state": "waiting", "reason": "KeyMismatch"})
+    outside.redis.delete(f"rq:job:{identifiers.job_id(launch_id, 0)}")
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "offered")
+
+
 def test_a_rejected_job_is_offered_again_and_the_log_says_why(
     executor: RedisKubernetesExecutor, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,9 +27,9 @@ for i = 4, #ARGV, 2 do
   elseif state == 'offered' or state == 'waiting' or state == 'claimed' then
     local status = redis.call('HGET', ARGV[2] .. launch .. '_' .. known, 'status')
     if status == 'failed' then add(launch, 'rejected', known)
-    elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
     elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
       add(launch, 'lost', known)
+    elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
     end
   end
 end
