@@ -60,6 +60,16 @@ def test_one_forged_launch_holds_up_no_other(
     beat(executor, until=lambda: good_key not in executor.running)
 
 
+def test_a_job_key_of_another_type_holds_up_nothing(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    (_, forged), (_, good) = (hand_over(executor, ti_id) for ti_id in make_task_instances(2))
+    forged_job, good_job = (redis_keys.RQ_JOB_PREFIX + identifiers.job_id(launch, 0) for launch in (forged, good))
+    another_type(outside, forged_job)
+    outside.redis.delete(good_job)
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: outside.redis.exists(good_job))
+    beat(executor, until=lambda: outside.redis.type(forged_job) == "hash")
+
+
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
 def test_the_end_of_a_forged_launch_holds_up_no_other(
     executor: RedisKubernetesExecutor, outside: Outside, forge: Forge

@@ -62,8 +62,8 @@ for i = 15, #ARGV, 11 do
   elseif known == tonumber(attempt) and state then
     if state == 'finished' or state == 'acknowledged' or state == 'withdrawn' then answer = state
     elseif state == 'created' or state == 'started' then answer = 'known'
-    elseif redis.call('EXISTS', job_key) == 1 then
-      local status = redis.call('HGET', job_key, 'status')
+    else
+      local status = read_status(job_key)
       if status == 'queued' or status == 'started' or status == 'scheduled' then answer = 'known' end
     end
   elseif state == 'withdrawn' then

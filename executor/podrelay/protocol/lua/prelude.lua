@@ -39,6 +39,14 @@ local function read_ledger(key, ...)
   return entry
 end
 
+-- The status of an RQ job; nil if there is none. A key of another type is deleted, and reads as absent.
+local function read_status(key)
+  local status = redis.pcall('HGET', key, 'status')
+  if type(status) ~= 'table' then return status or nil end
+  redis.call('DEL', key)
+  return nil
+end
+
 -- quarantine.lua does the same for Python.
 local function quarantine(stream, job, why)
   redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', 'job', job, 'why', why)

@@ -25,7 +25,7 @@ for i = 4, #ARGV, 2 do
   elseif state == 'finished' or state == 'acknowledged' then add(launch, 'finished', known, result)
   elseif state == 'withdrawn' then add(launch, 'withdrawn', known, result)
   elseif state == 'offered' or state == 'waiting' or state == 'claimed' then
-    local status = redis.call('HGET', ARGV[2] .. launch .. '_' .. known, 'status')
+    local status = read_status(ARGV[2] .. launch .. '_' .. known)
     if status == 'failed' then add(launch, 'rejected', known)
     elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
       add(launch, 'lost', known)
