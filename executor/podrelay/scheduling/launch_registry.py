@@ -101,6 +101,8 @@ class Launch:
     def catch_up(self, attempt: int, relaunches: int) -> None:
         """Another process has offered a later attempt. The state stays, whatever it is."""
         self.attempt, self.relaunches, self._end_seen_s = attempt, relaunches, 0.0
+        if self.request is not None:
+            self.request = replace(self.request, attempt=attempt)
 
     def mark_task_over(self, now_s: float) -> float:
         """The database says that the task is over, while the end of its pod is unknown.

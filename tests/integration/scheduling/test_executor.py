@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -274,6 +275,23 @@ def test_a_late_result_of_an_earlier_attempt_changes_nothing(
     executor.heartbeat()
     assert key in executor.running
     assert key not in executor.event_buffer
+
+
+def test_an_attempt_that_was_offered_unknowingly_is_the_one_that_is_offered_again(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """The reply to the offer of the next attempt is lost, and then Redis loses its data."""
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    launch = executor.launches.get(launch_id)
+    assert launch is not None
+    assert launch.request is not None
+    executor.parts.results._queue.offer([(replace(launch.request, attempt=1), 1)])
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: launch.attempt == 1)
+    outside.redis.flushall()
+    beat(executor, until=outside.queued)
+    assert outside.queued() == [identifiers.job_id(launch_id, 1)]
+    assert outside.ledger(launch_id)["relaunches"] == "1"
 
 
 def test_a_task_that_resumed_is_not_touched_by_its_earlier_launch(

@@ -115,6 +115,9 @@ def test_the_time_since_a_task_is_over_counts_from_the_first_time() -> None:
 def test_another_process_may_be_ahead() -> None:
     one = catch_up(launch(ADOPTED))
     assert (one.attempt, one.relaunches) == (3, 2)
+    request = catch_up(launch(REQUESTED)).request
+    assert request is not None
+    assert request.attempt == 3
 
 
 def test_a_reason_is_reported_once_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
