@@ -225,6 +225,30 @@ def ends(rig: LauncherRig) -> list[Any]:
     return [result for result in rig.results() if result.terminal]
 
 
+def test_a_pause_that_stops_a_repeated_request_does_not_hide_that_the_pod_may_exist(rig: LauncherRig) -> None:
+    """Another launcher was throttled meanwhile, and the next try is refused for good."""
+    request = rig.request()
+    rig.api.lose_answers = 1
+
+    def fault(_: web.Request, __: Json) -> web.Response | None:
+        if rig.api.pods:
+            return status(422, "Invalid", "spec: Invalid value")
+        rig.redis.publish(rig.names.wake("default"), "pause 1.0")
+        time.sleep(0.2)  # until the launcher has received it
+        return None
+
+    rig.api.fault = fault
+    rig.offer(request)
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states([request]) in ({"created": 1}, {"finished": 1}), 10)
+
+    asyncio.run(scenario())
+    assert rig.states([request]) == {"created": 1}
+    assert not ends(rig)
+
+
 def test_a_launch_whose_pod_may_exist_is_not_reported_as_failed(
     rig: LauncherRig, settled_soon: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,7 +51,7 @@ class PodCreator:
         :raises RedisUnavailable: whether the lease still holds is unknown, so nothing was sent.
         """
         before_send.set(lambda: self._check(job))
-        again = False
+        lost: Unreachable | None = None
         while True:
             # Directly before the request: a process that was suspended past its lease creates nothing.
             if not await self._leases.holds(job):
@@ -60,6 +60,10 @@ class PodCreator:
             job.sent = True
             try:
                 return await self._pods.create_pod(namespace_of(pod), pod)
+            except SendBlocked:
+                if lost is None:
+                    raise
+                raise lost from None  # the first request may have created the pod
             except AlreadyExists as error:
                 found = await self._find(pod, error)
                 if found is None:
@@ -68,14 +72,14 @@ class PodCreator:
             except (QuotaExceeded, Refused, NotFound) as error:
                 # Admission runs before the name is checked: the pod of an earlier try, whose answer was lost, may exist and
                 # even be the reason for this refusal.
-                found = await self._find(pod, error) if again or job.tries else None
+                found = await self._find(pod, error) if lost or job.tries else None
                 if found is None:
                     raise
                 return found
-            except Unreachable:
-                if again or time.monotonic() - began_s > _BROKE_EARLY_S:
+            except Unreachable as error:
+                if lost or time.monotonic() - began_s > _BROKE_EARLY_S:
                     raise
-                again = True
+                lost = error
 
     async def _find(self, pod: Json, refusal: ApiError) -> Json | None:
         """The pod that an earlier try created.
@@ -83,6 +87,7 @@ class PodCreator:
         :raises Unconfirmed: unknown.
         :raises Refused: a pod of that name belongs to something else.
         """
+        before_send.set(None)  # nothing is created any more
         try:
             return await find_own_pod(self._pods, pod)
         except ApiError as error:
