@@ -249,6 +249,28 @@ def test_a_pause_that_stops_a_repeated_request_does_not_hide_that_the_pod_may_ex
     assert not ends(rig)
 
 
+def test_a_pod_whose_answer_was_lost_is_not_given_up_for_a_new_token(rig: LauncherRig) -> None:
+    """By the second try the token is about to end; a new one would be for another pod beside this one."""
+    request = rig.request(not_after_s=time.time() + 62.0)
+
+    def fault(_: web.Request, pod: Json) -> web.Response | None:
+        pod["metadata"] |= {"namespace": "default", "uid": "u", "resourceVersion": "1"}
+        rig.api.pods["default", pod["metadata"]["name"]] = pod
+        return status(504, "Timeout", "Timeout: request did not complete within requested timeout", "3")
+
+    rig.api.fault = fault
+    rig.offer(request)
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states([request]) in ({"created": 1}, {"finished": 1}), 10)
+
+    asyncio.run(scenario())
+    assert rig.states([request]) == {"created": 1}
+    assert not ends(rig)
+    assert rig.api.calls["create"] == 1
+
+
 def test_a_launch_whose_pod_may_exist_is_not_reported_as_failed(
     rig: LauncherRig, settled_soon: None, caplog: pytest.LogCaptureFixture
 ) -> None:

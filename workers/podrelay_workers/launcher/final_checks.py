@@ -1,4 +1,7 @@
-"""Looked up before a launch fails for good: does its pod exist after all, does its namespace? Used by `launch_job`."""
+"""Looked up before a launch fails for good or gets a new token: does its pod exist after all? Does its namespace?
+
+Used by `launch_job`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _FIRST_S, _MOST_S = 1.0, 15.0
 
 
 class FinalChecks:
-    """Looks at the API server before a launch is reported as failed."""
+    """Looks at the API server before a launch is reported as failed or expired."""
 
     def __init__(self, pods: PodClient, manifests: ManifestRenderer) -> None:
         self._pods = pods

@@ -66,6 +66,7 @@ log = logging.getLogger(__name__)
 FAULTS_MAX, FAULT_S = 4, 5.0
 # A shorter wait is not reported to users.
 _REPORT_AFTER_S = 5.0
+_TOKEN_ENDS = "the task's token was about to expire"
 
 
 class LaunchHandler:
@@ -187,7 +188,12 @@ class LaunchHandler:
             return await self._create(job, request, pod)
 
     async def _request_token(self, job: Job, request: LaunchRequest) -> Disposition:
-        """Let the executor issue a new token; after several that did not lead to a pod, not at once."""
+        """Let the executor issue a new token; after several that did not lead to a pod, not at once. The new token is for
+        another pod, so an earlier try must not have created one.
+        """
+        instead = await self._final_checks.instead_of_failure(job, request, "TokenExpired", _TOKEN_ENDS)
+        if instead is not None:
+            return instead
         now_s = job.clock.scheduler_s()
         pause_s = 0.0 if job.tries else renewal_pause_s(request.attempt, job.clock.queued_s())
         if pause_s:
@@ -196,9 +202,7 @@ class LaunchHandler:
             report = self._queue.sealed(launch_report(request, "pending", "TokenExpired", message))
             return wait(job, pause_s, "TokenExpired", message, report)
         log.info("Launch %s needs a new token: its own would expire too soon; no pod created", job.id)
-        await self._queue.publish(
-            launch_report(request, "expired", "TokenExpired", "the task's token was about to expire")
-        )
+        await self._queue.publish(launch_report(request, "expired", "TokenExpired", _TOKEN_ENDS))
         return done(job)
 
     # --- creation -----------------------------------------------------------------------------------------------------
