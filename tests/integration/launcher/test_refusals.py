@@ -271,6 +271,24 @@ def test_a_pod_whose_answer_was_lost_is_not_given_up_for_a_new_token(rig: Launch
     assert rig.api.calls["create"] == 1
 
 
+def test_a_launch_that_is_offered_again_after_data_loss_is_not_failed_beside_its_pod(rig: LauncherRig) -> None:
+    """Redis forgot that it was tried, and the server now refuses what it accepted before."""
+    request = rig.request()
+    rig.offer(request)
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states([request]) == {"created": 1})
+            rig.redis.flushall()
+            rig.api.fault = lambda *_: status(422, "Invalid", "spec: Invalid value")
+            rig.offer(request)
+            await until(lambda: rig.states([request]) in ({"created": 1}, {"finished": 1}), 10)
+
+    asyncio.run(scenario())
+    assert rig.states([request]) == {"created": 1}
+    assert not ends(rig)
+
+
 def test_a_launch_whose_pod_may_exist_is_not_reported_as_failed(
     rig: LauncherRig, settled_soon: None, caplog: pytest.LogCaptureFixture
 ) -> None:

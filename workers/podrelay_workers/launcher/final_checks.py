@@ -29,17 +29,17 @@ class FinalChecks:
     async def instead_of_failure(
         self, job: Job, request: LaunchRequest, reason: str, message: str, pod: Json | None = None
     ) -> Disposition | None:
-        """What to do instead of failing this launch; None: it may fail, because no earlier try made its pod.
+        """What to do instead of failing this launch; None: it may fail, because its pod does not exist.
 
-        A launch whose pod may exist never fails: it waits until the API server says whether the pod exists.
+        A launch whose pod may exist never fails: it waits until the API server says whether the pod exists. A job that was
+        not tried has a pod only if Redis lost its data since, so that one look is enough, whatever the answer.
         """
-        if not job.tries:
-            return None
         before_send.set(None)  # nothing is created any more
         try:
             found = await find_own_pod(self._pods, pod or await self._manifest(request))
         except ApiError as error:
-            if isinstance(error, Refused) and error.status == 409:  # the pod of that name is another launch's
+            of_another = isinstance(error, Refused) and error.status == 409
+            if of_another or not job.tries:
                 return None
             seconds = exponential_s(job.tries + 1, _FIRST_S, _MOST_S)
             return wait(job, seconds, reason, f"{message}; whether its pod exists is unknown: {error}")
