@@ -15,6 +15,7 @@ from podrelay.executor import RedisKubernetesExecutor
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.decisions import TaskRow
 from podrelay.scheduling.orphans import is_wanted
+from podrelay.store.launch_queue import Acknowledgement
 from tests.harness.task_instances import OWNER, load, make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
 from tests.integration.scheduling.test_executor import hand_over
@@ -55,6 +56,19 @@ def test_a_waiting_pod_of_a_launch_that_was_outrun_goes(executor: RedisKubernete
     beat(executor, until=outside.cleanups)
     assert outside.cleanups() == ["revoke pod default/pod-1"]
     assert [launch.launch_id for launch in executor.launches] == [second]
+
+
+def test_a_late_acknowledgement_leaves_the_next_attempt_wanted(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """The end was found before another scheduler adopted the launch, and is acknowledged after that one replaced the pod."""
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(executor, ti_id)
+    outside.publish(launch_id, "failed", pod="pod-1", phase="Pending")
+    beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "1")
+    executor.parts.results._queue.acknowledge([Acknowledgement(launch_id, 0, ti_id)])
+    assert outside.redis.hget(outside.names.current, ti_id) == launch_id
+    assert outside.ledger(launch_id)["state"] == "offered"
 
 
 def test_a_withdrawn_pod_that_has_started_is_left_to_end(executor: RedisKubernetesExecutor, outside: Outside) -> None:

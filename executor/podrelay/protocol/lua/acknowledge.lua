@@ -8,7 +8,7 @@
 --       over is 1: the launch is over; 0: another attempt follows; revoked: the launch is over unless it has ended already,
 --       in which case its result decides about its pod and nothing is done here
 -- Returns for each launch that is now over the seconds since its result was published, as text.
--- A launch whose ledger names a later attempt keeps its entry; the clean-up of the older pod is created all the same.
+-- A launch whose ledger names a later attempt keeps its entry and `current`; the clean-up of the older pod is created all the same.
 run_when_full(KEYS[1])
 local launch_prefix, job_prefix, now, cleanup_queue = ARGV[1], ARGV[2], ARGV[5], ARGV[10]
 local cleanup_list = ARGV[3] .. cleanup_queue
@@ -33,7 +33,8 @@ for i = 12, #ARGV, 7 do
   elseif not entry[1] then
     redis.call('ZREM', KEYS[3], launch)
   end
-  if over == '1' and subject ~= '' and redis.call('HGET', KEYS[1], subject) == launch then
+  local is_later = tonumber(entry[1] or -1) > attempt
+  if over == '1' and not is_later and subject ~= '' and redis.call('HGET', KEYS[1], subject) == launch then
     redis.call('HDEL', KEYS[1], subject)
   end
   if job ~= '' and not ended and redis.call('EXISTS', job_prefix .. job) == 0 then
