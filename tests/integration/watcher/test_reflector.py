@@ -6,11 +6,13 @@ import asyncio
 import gzip
 import json
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.errors import Unreachable
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.watcher.reflector import ListComplete, PodEvent, Reflector
 from tests.harness.scripted_server import Step, answers, event, expired, lists, pod, refuses, scripted, streams
@@ -255,5 +257,46 @@ def test_a_refused_namespace_is_trouble_until_it_is_not() -> None:
             await asyncio.sleep(0.1)
             assert watch.position.trouble == "list: cannot list"
             await asyncio.wait_for(task, 5)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "document", [{"metadata": "x", "items": []}, {"metadata": {"resourceVersion": "9"}, "items": 5}]
+)
+def test_an_answer_that_is_no_list_is_asked_for_again(document: dict[str, object]) -> None:
+    async def test() -> None:
+        async with scripted(answers(document), lists(pod("a")), HANG) as (_, api):
+            assert (await asyncio.wait_for(follow(api, 2), 10))[0] == ["LISTED a", "complete 1"]
+
+    asyncio.run(test())
+
+
+def test_an_event_without_a_pod_does_not_end_the_watch() -> None:
+    odd: list[dict[str, Any]] = [
+        {"type": "ADDED", "object": {"metadata": "x"}},
+        {"type": "ADDED", "object": {"metadata": ["x"]}},
+        {"type": []},
+    ]
+
+    async def test() -> None:
+        async with scripted(lists(), streams(*odd, event("ADDED", "a", "11")), HANG) as (_, api):
+            watch = Reflector(api, "default", "a=b", 5.0, Backoff(first_s=0.01, most_s=0.05))
+            async with aclosing(watch.events()) as items:
+                async for item in items:
+                    if (
+                        isinstance(item, PodEvent)
+                        and item.pod["metadata"] == event("ADDED", "a", "11")["object"]["metadata"]
+                    ):
+                        return
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_an_answer_that_is_no_pod_says_nothing_about_a_pod() -> None:
+    async def test() -> None:
+        async with scripted(answers({"metadata": "x"})) as (_, api):
+            with pytest.raises(Unreachable, match="not a pod"):
+                await api.get_pod("default", "a")
 
     asyncio.run(test())

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.connection import ApiConnection
 from podrelay_workers.kube.credentials import Credentials, load_credentials
-from podrelay_workers.kube.encoding import camel_case, decode, decode_watch_line
+from podrelay_workers.kube.encoding import camel_case, decode, decode_watch_line, metadata_of
 from podrelay_workers.kube.errors import Conflict, Refused, Unreachable
 from podrelay_workers.kube.pod_decoder import decode_event, decode_list
 
@@ -118,7 +118,7 @@ class PodClient:
     # --- read ---------------------------------------------------------------------------------------------------------
     async def get_pod(self, namespace: str, name: str) -> Json:
         found = await self._connection.request_json("GET", _pod_path(namespace, name))
-        if (found.get("metadata") or {}).get("name") != name:
+        if metadata_of(found).get("name") != name:
             raise Unreachable("the answer from the API server is not a pod", status=200)
         return found
 
@@ -146,11 +146,12 @@ class PodClient:
             decoder=decode_list if partial else json.loads,
             timeout=self._connection.timeout(read_s=ANSWER_S),
         )
-        metadata = document.get("metadata") or {}
+        metadata, items = metadata_of(document), document.get("items") or []
         version = str(metadata.get("resourceVersion") or "")
-        if not version:  # every list has one; an answer made up by a gateway must not look like an empty cluster
+        # Every list has a version; an answer made up by a gateway must not look like an empty cluster.
+        if not version or not isinstance(items, list):
             raise Unreachable("the answer from the API server is not a list", status=200)
-        return Page(document.get("items") or [], version, str(metadata.get("continue") or ""))
+        return Page(items, version, str(metadata.get("continue") or ""))
 
     async def watch_stream(
         self,

@@ -60,6 +60,12 @@ def decode_watch_line(line: bytes, decoder: Callable[[bytes], Any]) -> Json:
     return event
 
 
+def metadata_of(document: Any) -> Json:
+    """The metadata of an object; empty where it has none, as in an answer that a gateway made up."""
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def camel_case(options: Any) -> Any:
     """The options with field names as in the API (`grace_period_seconds` becomes `gracePeriodSeconds`), at every depth."""
     if not isinstance(options, dict):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.client import Page, PodClient
+from podrelay_workers.kube.encoding import metadata_of
 from podrelay_workers.kube.errors import ApiError, Gone, Refused, Silent, Unauthorized, error_of_event
 from podrelay_workers.runtime.backoff import Backoff
 
@@ -207,7 +208,7 @@ class Reflector:
         self.position.last_event_s = time.time()
         if not isinstance(pod, dict):
             return None
-        version = (pod.get("metadata") or {}).get("resourceVersion")
+        version = metadata_of(pod).get("resourceVersion")
         if isinstance(version, str) and version:
             self.position.version = version
         return PodEvent(kind, pod) if kind in ("ADDED", "MODIFIED", "DELETED") else None
@@ -247,6 +248,5 @@ def _advice(error: ApiError) -> str:
 
 
 def _key_of(pod: Any) -> tuple[str, str]:
-    metadata = pod.get("metadata") if isinstance(pod, dict) else None
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = metadata_of(pod)
     return str(metadata.get("namespace")), str(metadata.get("name"))
