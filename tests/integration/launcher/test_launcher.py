@@ -410,6 +410,14 @@ def test_numbers_that_are_none_hold_up_nothing(rig: LauncherRig) -> None:
     during(rig, lambda: until(lambda: rig.states([forged, good]) == {"created": 2}))
 
 
+def test_pauses_that_are_no_numbers_hold_up_nothing(rig: LauncherRig) -> None:
+    request = rig.request()
+    fields = ("failures", "until", "until:default", "allow:default")
+    rig.redis.hset(rig.names.throttle("default"), mapping=dict.fromkeys(fields, "x"))
+    rig.offer(request)
+    during(rig, lambda: until(lambda: rig.states([request]) == {"created": 1}))
+
+
 def test_poison_goes_to_quarantine_and_the_rest_goes_on(rig: LauncherRig) -> None:
     gadget, function, flipped, replayed, good = (rig.request(number) for number in range(5))
     rig.offer(gadget, function, flipped, replayed, good)

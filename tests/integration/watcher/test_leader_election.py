@@ -68,6 +68,16 @@ def test_one_leads_until_its_lease_ends(redis_url: str) -> None:
     run(redis_url, test)
 
 
+def test_a_lease_that_is_no_number_has_ended(redis_url: str) -> None:
+    async def test(runner: AsyncScripts, client: Any) -> None:
+        client.hset(NAMES.watch("default"), mapping={"leader": "somebody", "fence": "x", "expires": "x"})
+        term = await LeaderElection(runner, NAMES, "default", 2.0).claim()
+        assert term is not None
+        assert term.fence.isdecimal()
+
+    run(redis_url, test)
+
+
 def test_after_a_loss_of_data_the_former_leader_comes_first(redis_url: str) -> None:
     async def test(scripts: AsyncScripts, client: Any) -> None:
         first, second = candidates(scripts, 0.5)

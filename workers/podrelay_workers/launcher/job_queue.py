@@ -109,7 +109,7 @@ class JobQueue:
         return Claim(
             jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 11)],
             wait_s=float(wait_s),
-            failures=int(failures),
+            failures=int(number_of(failures)),
             due_s=float(due_s),
             more=bool(more),
             dropped=int(dropped),

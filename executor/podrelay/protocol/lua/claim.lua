@@ -26,9 +26,11 @@ local now = redis_time()
 
 local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
+-- A text that is no number counts as absent, here and below.
+local function number_in_throttle(name) return tonumber(throttle[name]) or 0 end
 local failures = throttle['failures'] or '0'
-local pause = tonumber(throttle['until'] or 0) - now
-if not launches then pause = math.max(pause, tonumber(throttle['cleanup_until'] or 0) - now) end
+local pause = number_in_throttle('until') - now
+if not launches then pause = math.max(pause, number_in_throttle('cleanup_until') - now) end
 if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now) } end
 if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now) } end
 
@@ -50,9 +52,9 @@ end
 -- Admission by a namespace's quota. After the wait one launch probes the quota; its result opens or closes the gate.
 -- Returns nil where there is no gate, 'probe', or the time until which the launch is delayed.
 local function gate(namespace)
-  local closed_until = tonumber(throttle['until:' .. namespace] or 0)
+  local closed_until = number_in_throttle('until:' .. namespace)
   if closed_until == 0 then return nil end
-  local allow = tonumber(throttle['allow:' .. namespace] or 0)
+  local allow = number_in_throttle('allow:' .. namespace)
   local probing = throttle['probing:' .. namespace] == '1'
   if closed_until <= now then allow = 1 end
   if allow < 1 then

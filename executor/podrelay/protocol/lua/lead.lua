@@ -13,7 +13,8 @@ local now = redis_time()
 redis.call('SET', KEYS[2], ARGV[3], 'NX')
 local epoch = redis.call('GET', KEYS[2])
 local held = redis.call('HMGET', KEYS[1], 'leader', 'fence', 'expires')
-local leader, fence, expires = held[1] or '', held[2] or '0', tonumber(held[3] or 0)
+-- A text that is no number counts as absent.
+local leader, fence, expires = held[1] or '', tonumber(held[2] or '') and held[2] or '0', tonumber(held[3] or '') or 0
 if ARGV[4] == 'leave' then
   if leader == ARGV[1] then redis.call('HSET', KEYS[1], 'leader', '', 'expires', '0') end
   return { 0, fence, '', epoch }
