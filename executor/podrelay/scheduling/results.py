@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 # The same reason for waiting is written to a task's event log at most once in this time.
 REPEAT_REASON_AFTER_S = 60.0
 # A row that says running after its pod's end is read again after this time: the API server may be about to commit the state.
+# So is a report whose next attempt a full Redis refused.
 SECOND_LOOK_AFTER_S = 3.0
 
 
@@ -80,15 +81,14 @@ class ResultProcessor:
         self._requests = requests
         self._tags = metric_tags(context.identity.team)
         self._unprocessed: deque[PodReport] = deque()
-        # When they are to be processed again (monotonic), in this order, and reports whose row has to be read again.
-        self._second_looks: deque[tuple[float, PodReport]] = deque()
+        # By launch id and attempt, in the order of the times (monotonic) when they are to be processed again.
+        self._second_looks: dict[tuple[str, int], tuple[float, PodReport]] = {}
         # By task key.
         self._unconfirmed: dict[Any, _FailureEvent] = {}
 
     def process_stream(self) -> None:
         """Process the next reports of the stream, in batches while the time slice lasts."""
-        while self._second_looks and self._second_looks[0][0] <= time.monotonic():
-            self._unprocessed.append(self._second_looks.popleft()[1])
+        self._unprocessed.extend(self._due_second_looks())
         time_slice, left = heartbeat_budget.TimeSlice(heartbeat_budget.RESULTS_S), self._settings.result_batch_size
         while left > 0:
             most = min(heartbeat_budget.RESULT_BATCH, left)
@@ -113,16 +113,17 @@ class ResultProcessor:
 
     def process(self, reports: Sequence[PodReport]) -> None:
         """Act on reports about launches of this executor. Repeating it after a failure halfway is safe."""
-        ended: list[tuple[Launch, PodReport]] = []
+        # By launch: the stream and a comparison with the ledger may both bring the report of its end.
+        ended: dict[str, tuple[Launch, PodReport]] = {}
         for report in reports:
             launch = self._launches.get(report.launch_id)
             if launch is None or report.attempt != launch.attempt:
                 continue
             if report.terminal:
-                ended.append((launch, report))
+                ended[launch.launch_id] = (launch, report)
             else:
                 self.report_progress(launch, report)
-        decided = self._decide(ended) if ended else []
+        decided = self._decide(list(ended.values())) if ended else []
         if decided:
             self._close(decided)
 
@@ -232,10 +233,22 @@ class ResultProcessor:
         """Has the row had no time yet to show what became of the task? Then it is read again later."""
         now_s = time.monotonic()
         seen_s = launch.mark_end_seen(now_s)
-        due_s = seen_s + SECOND_LOOK_AFTER_S
         if seen_s == now_s:
-            self._second_looks.append((due_s, report))
-        return now_s < due_s
+            self._look_again(report)
+        return now_s < seen_s + SECOND_LOOK_AFTER_S
+
+    def _look_again(self, report: PodReport) -> None:
+        """Process this report again, but later, so that the others need not wait."""
+        due_s = time.monotonic() + SECOND_LOOK_AFTER_S
+        self._second_looks.setdefault((report.launch_id, report.attempt), (due_s, report))
+
+    def _due_second_looks(self) -> Iterator[PodReport]:
+        now_s = time.monotonic()
+        for key, (due_s, report) in list(self._second_looks.items()):
+            if due_s > now_s:
+                return
+            del self._second_looks[key]
+            yield report
 
     def _decide_without_row(self, report: PodReport) -> Decision:
         """A callback or a connection test has no task instance: only the end of its pod counts."""
@@ -261,7 +274,9 @@ class ResultProcessor:
         for seconds in waited_s:
             Stats.timing(METRIC + "acknowledged", seconds * 1000.0, tags=self._tags)
         refused = self._offer(next_attempts)
-        self.hold([d.report for d in decided if d.launch.launch_id in refused])
+        for one in decided:
+            if one.launch.launch_id in refused:
+                self._look_again(one.report)
         for launch, report, decision, row in decided:
             if decision.elsewhere and row is not None and row.host is not None:
                 log.warning("Launch %s of %s superseded: the task runs in the pod of launch %s, attempt %d",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,41 @@ def test_a_full_redis_delays_new_launches_and_no_end(
     outside.redis.config_set("maxmemory", 0)
     beat(executor, until=lambda: workload.key in executor.running and outside.ledger(replaced_id)["attempt"] == "1")
     assert [row.event for row in executor._task_event_logs].count("pod replaced") == 1
+
+
+def test_a_next_attempt_that_waits_for_memory_is_kept_once(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """The stream and each comparison with the ledger bring its report again."""
+    _, launch_id = launched(executor, make_task_instances()[0])
+    outside.create(launch_id)
+    outside.redis.config_set("maxmemory", 1)
+    outside.publish(launch_id, "failed", pod="pod-1", phase="Pending")
+    for _ in range(5):
+        executor.parts.reconciler.schedule_now()
+        executor.heartbeat()
+    outside.redis.config_set("maxmemory", 0)
+    beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "1")
+    assert [row.event for row in executor._task_event_logs] == ["pod replaced"]
+
+
+def test_a_next_attempt_that_waits_for_memory_holds_up_no_other_end_where_redis_is_distant(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced, ended = make_task_instances(2)
+    _, replaced_id = launched(executor, replaced)
+    key, launch_id = launched(executor, ended)
+    for one in (replaced_id, launch_id):
+        outside.create(one)
+    monkeypatch.setattr("podrelay.scheduling.heartbeat_budget.NEARBY_S", 0.0)
+    executor.heartbeat()
+    # A comparison with the ledger would find the end too, but later.
+    monkeypatch.setattr(executor.parts.reconciler, "_next_round_s", time.monotonic() + 60.0)
+    executor.launches._round.clear()
+    outside.redis.config_set("maxmemory", 1)
+    outside.publish(replaced_id, "failed", pod="pod-1", phase="Pending")
+    executor.heartbeat()
+    update(ended, state="success")
+    outside.publish(launch_id, "succeeded", pod="pod-1")
+    beat(executor, until=lambda: key in executor.event_buffer, most_s=2.0)
 
 
 def test_launches_that_redis_lost_wait_for_memory(executor: RedisKubernetesExecutor, outside: Outside) -> None:
