@@ -280,9 +280,11 @@ class Reconciler:
         entries = zip(launch_ids, self._ledger.entries(launch_ids), strict=True)
         reports = [report for launch_id, entry in entries if (report := stand_in(launch_id, entry)) is not None]
         for launch in self._results.process_unreadable(reports):
-            if launch.kind == "task" and launch.should_report(NOTICE, REPEAT_REASON_AFTER_S):
-                launch.mark_reported(NOTICE)
-                log.warning("The pod of %s has ended, but %s", launch.key, NOTICE)
+            if not launch.should_report(NOTICE, REPEAT_REASON_AFTER_S):
+                continue
+            launch.mark_reported(NOTICE)
+            log.warning("The pod of %s has ended, but %s", launch.key, NOTICE)
+            if launch.kind == "task":
                 self._executor.log_task_event(event="report unreadable", extra=NOTICE, ti_key=launch.task)
 
     def _report_unreadable_launches(self, findings: Sequence[Finding]) -> None:

@@ -130,7 +130,7 @@ class ResultProcessor:
     def process_unreadable(self, reports: Sequence[PodReport]) -> list[Launch]:
         """Act on stand-ins for reports that cannot be decrypted, as far as they suffice.
 
-        :return: the launches that they cannot end, because the task runs.
+        :return: the launches that they cannot end: the task runs, or there is no row that confirms the end.
         """
         found = [(self._launches.get(report.launch_id), report) for report in reports]
         ended = [
@@ -138,7 +138,7 @@ class ResultProcessor:
         ]
         possible, left = [], []
         for item in self._decide(ended, readable=False) if ended else ():
-            decision: Decision | None = item.decision
+            decision = None
             if item.launch.kind == "task":
                 decision = limit(item.decision, item.report, item.launch.task.try_number, item.row)
             if decision is None:

@@ -2,7 +2,7 @@
 
 The ledger's fields are not encrypted, so anybody with access to Redis may have written them. Together with the task's row
 they suffice to end a launch whose task does not run. They never fail a running task: a readable report, or Airflow's own
-heartbeat timeout, does that.
+heartbeat timeout, does that. Nor do they end a callback or a connection test, which has no row.
 
 Used by the result processor, the reconciler and the orphan collector.
 """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from airflow.models.connection_test import ConnectionTestKey
 from cryptography.fernet import Fernet
 
 from podrelay.cli.check import run_checks
@@ -18,6 +20,8 @@ from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import identifiers, jobs
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
+from podrelay.scheduling.launch_registry import Launch
+from podrelay.scheduling.unreadable import NOTICE
 from podrelay.store import scripts
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.script_table import evaluate
@@ -127,6 +131,24 @@ def test_an_unreadable_success_never_fails_a_running_task(
     assert key in executor.running
     assert key not in executor.event_buffer
     assert outside.cleanups() == []
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+def test_an_unreadable_report_never_ends_what_has_no_row(
+    executor: RedisKubernetesExecutor, outside: Outside, caplog: pytest.LogCaptureFixture, outcome: str
+) -> None:
+    """Nothing confirms the ledger's unencrypted fields about a callback or a connection test."""
+    launch_id = str(uuid.uuid4())
+    pod = identifiers.pod_name("p", launch_id, 0)
+    key = ConnectionTestKey(id=str(uuid.uuid4()))
+    executor.launches.add(Launch(launch_id, key, "connection_test", key.id))
+    executor.running.add(key)
+    publish(outside, launch_id, OTHER, outcome, pod=pod, uid="u")
+    beat(executor, until=lambda: f"The pod of {key} has ended, but {NOTICE}" in caplog.text)
+    assert key in executor.running
+    assert outside.cleanups() == []
+    publish(outside, launch_id, OURS, "failed", pod=pod, uid="u")
+    beat(executor, until=lambda: key in executor.event_buffer)
 
 
 def test_an_orphans_unreadable_end_is_cleaned_up_once_its_task_is_over(
@@ -267,6 +289,4 @@ def test_rotation_in_any_order_loses_nothing(
 
 
 def _launch_of(ti_id: str, key: Any, launch_id: str) -> Any:
-    from podrelay.scheduling.launch_registry import Launch
-
     return Launch(launch_id, key, "task", ti_id, task=key)
