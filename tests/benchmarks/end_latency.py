@@ -87,18 +87,18 @@ def measure(rig: Rig, count: int, rate: float) -> dict[str, Any]:
     with create_session() as session:
         session.execute(update(TaskInstance).values(state="success", start_date=TaskInstance.queued_dttm))
     ender = Ender(rig, running(), rate)
-    told_s: dict[str, float] = {}
+    reported_s: dict[str, float] = {}
 
-    def all_told() -> bool:
+    def all_reported() -> bool:
         now = time.monotonic()
-        told_s.update((launches[key], now) for key in executor.get_event_buffer() if key in launches)
-        return len(told_s) == count
+        reported_s.update((launches[key], now) for key in executor.get_event_buffer() if key in launches)
+        return len(reported_s) == count
 
     ender.start()
     with contextlib.suppress(TimeoutError):
-        heartbeats(executor, all_told, count / rate + LATE_S)
+        heartbeats(executor, all_reported, count / rate + LATE_S)
     executor.end()
-    lags = sorted(told_s[launch_id] - ender.asked_s[launch_id] for launch_id in told_s)
+    lags = sorted(reported_s[launch_id] - ender.asked_s[launch_id] for launch_id in reported_s)
     return {
         "ends": count,
         "per_s": rate,

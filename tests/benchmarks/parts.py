@@ -41,10 +41,10 @@ class Bench:
         for _ in range(rounds):
             for name, (setting, share) in STOCK_SETTINGS.items():
                 runs = found.setdefault(name, [])
-                runs.append(_told(latency_s, name, self._stock(latency_s, setting, max(20, int(tasks * share)))))
+                runs.append(_printed(latency_s, name, self._stock(latency_s, setting, max(20, int(tasks * share)))))
             for launchers in (1, 2):
                 name = f"podrelay, {launchers} launcher{'s' * (launchers > 1)}"
-                found.setdefault(name, []).append(_told(latency_s, name, self._ours(latency_s, launchers, tasks)))
+                found.setdefault(name, []).append(_printed(latency_s, name, self._ours(latency_s, launchers, tasks)))
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
         return {"latency_s": latency_s, "tasks": tasks, "rounds": rounds, "rows": rows}
 
@@ -191,7 +191,7 @@ class Bench:
         return {"queued": rates, "running": beats}
 
 
-def _told(latency_s: float, name: str, run: Json) -> Json:
+def _printed(latency_s: float, name: str, run: Json) -> Json:
     beats = f"{run['heartbeat_sum_s']:.2f} s in heartbeats, longest {run['heartbeat_max_ms']:.0f} ms"
     made = f"{run['tasks']} tasks in {run['wall_s']:.0f} s, {run['pods_per_s']:.0f} pods/s"
     print(f"  {1000 * latency_s:.0f} ms, {name}: {made}, {beats}", flush=True)

@@ -39,7 +39,7 @@ class Judgement:
 
 
 def busy_slots(rig: Rig) -> int:
-    return sum(int(rig.told(name).get("slots", 1)) for name in rig.of("driver"))
+    return sum(int(rig.status_of(name).get("slots", 1)) for name in rig.of("driver"))
 
 
 def unfinished(rig: Rig, tasks: list[str]) -> bool:
@@ -53,11 +53,11 @@ def leftovers(rig: Rig, tasks: list[str]) -> list[str]:
     if open_ := {state: n for state, n in states.items() if state not in ("success", "failed")}:
         found.append(f"tasks {open_}")
     for name in rig.of("driver"):
-        told = rig.told(name)
-        if not told or time.time() - told["at_s"] > 5:
+        status = rig.status_of(name)
+        if not status or time.time() - status["at_s"] > 5:
             found.append(f"{name} is silent")
-        elif told["slots"] or told["launches"]:
-            found.append(f"{name} has {told['slots']} slots and {told['launches']} launches: {told['running']}")
+        elif status["slots"] or status["launches"]:
+            found.append(f"{name} has {status['slots']} slots and {status['launches']} launches: {status['running']}")
     found += _left_in_redis(rig)
     if pods := len(rig.cluster.pods()):
         found.append(f"{pods} pods")
@@ -102,9 +102,9 @@ def judge(
         wrong += patience(entries, they_hear_of_it=verdict.fault != "random")
     if verdict.fault == "drop-stream" and verdict.slots_s > SLOTS_FREE_S:
         wrong.append(f"a slot was free {verdict.slots_s:.1f} s after the last task had ended")
-    beats = [took for name in rig.of("driver") for at, took in rig.told(name).get("beats", ()) if at >= since_s]
+    beats = [took for name in rig.of("driver") for at, took in rig.status_of(name).get("beats", ()) if at >= since_s]
     verdict.heartbeat_s = max(beats, default=0.0)
-    verdict.stuck_s = max((rig.told(name).get("stuck_s", 0.0) for name in rig.of("driver")), default=0.0)
+    verdict.stuck_s = max((rig.status_of(name).get("stuck_s", 0.0) for name in rig.of("driver")), default=0.0)
     if verdict.stuck_s > STUCK_S:
         wrong.append(f"tasks past the queue timeout held the loop for {verdict.stuck_s:.2f} s")
     if verdict.heartbeat_s > limit_s:

@@ -144,8 +144,8 @@ class Rig:
     def _ready(self) -> bool:
         client = self.client()
         listed = client.hget("podrelay:default:watch:default", "t_listed")
-        told = all(self.told(name) for name in self.of("driver"))
-        return bool(client.scard("rq:workers") >= self.shape["launcher"] and listed and told)
+        reported = all(self.status_of(name) for name in self.of("driver"))
+        return bool(client.scard("rq:workers") >= self.shape["launcher"] and listed and reported)
 
     # --- members ------------------------------------------------------------------------------------------------------
     def _add(self, name: str, role: str) -> None:
@@ -173,11 +173,11 @@ class Rig:
     def kill(self, name: str) -> None:
         """SIGKILL. A scheduler's death is known at once; Airflow would need scheduler_health_check_threshold."""
         member = self.members[name]
-        told = self.told(name) if member.role == "driver" else {}
+        status = self.status_of(name) if member.role == "driver" else {}
         if member.process is not None:
             fork_server.kill(member.process)
-        if told:
-            self.rows.bury(int(told["job_id"]))
+        if status:
+            self.rows.bury(int(status["job_id"]))
             (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def signal(self, name: str, number: int) -> None:
@@ -185,12 +185,12 @@ class Rig:
         if process is not None:
             fork_server.send(process, number)
 
-    def told(self, name: str) -> dict[str, Any]:
+    def status_of(self, name: str) -> dict[str, Any]:
         try:
-            told: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+            status: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
         except (OSError, ValueError):
             return {}
-        return told
+        return status
 
     def leader(self) -> str:
         """Name of the leading watcher."""

@@ -131,7 +131,9 @@ def _round(rig: StackRig, options: argparse.Namespace) -> tuple[list[str], str]:
     began = time.monotonic()
     state = run.finish(limit_s)
     over_s = time.monotonic() - began
-    rig.until("every slot is free and every pod gone", lambda: not run.living_pods() and _all_told(rig), limit_s)
+    rig.until(
+        "every slot is free and every pod gone", lambda: not run.living_pods() and _all_acknowledged(rig), limit_s
+    )
     overtaken, late_s = _lateness(rig, run)
     summary = f"over after {over_s:.0f} s, {overtaken} resumed before the first report, at most {late_s:.1f} s late"
     return _judge(rig, run, state, overtaken, options.tasks), summary
@@ -170,7 +172,7 @@ def _ledger(rig: StackRig) -> list[dict[str, str]]:
         return found
 
 
-def _all_told(rig: StackRig) -> bool:
+def _all_acknowledged(rig: StackRig) -> bool:
     return all(entry.get("t_acknowledged") for entry in _ledger(rig))
 
 

@@ -150,7 +150,7 @@ class Rig:
         event = self.executor.event_buffer.get(task.key)
         return event if event and str(event[0]) != "queued" else None
 
-    def told(self, task: Task) -> str:
+    def event_log(self, task: Task) -> str:
         """What the executor wrote for the event log of this task."""
         return "\n".join(
             f"{entry.event}: {entry.extra}"

@@ -109,7 +109,7 @@ DESCRIBED = sorted(
 
 
 @pytest.mark.parametrize("package", DESCRIBED)
-def test_a_package_tells_what_each_of_its_modules_is_for(package: str) -> None:
+def test_a_package_says_what_each_of_its_modules_is_for(package: str) -> None:
     """Each module and each package in it begins a line, alone or with others, followed by two spaces or a colon."""
     folder = ROOT / package
     heads = re.findall(r"^ *(\w+/?(?:, \w+/?)*)(?:  +|: )\S", read(f"{package}/__init__.py"), re.MULTILINE)

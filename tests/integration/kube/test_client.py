@@ -224,7 +224,7 @@ def test_a_hanging_answer_is_unreachable() -> None:
     run(test)
 
 
-def test_the_api_servers_audit_log_tells_who_asked() -> None:
+def test_the_api_servers_audit_log_names_who_asked() -> None:
     async def test() -> None:
         async with scripted(answers({"kind": "Pod", "metadata": {"name": "a"}})) as (script, api):
             await api.get_pod("default", "a")

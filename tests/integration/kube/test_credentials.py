@@ -239,7 +239,7 @@ def test_a_server_of_another_authority_is_not_trusted(
     run(test)
 
 
-def test_the_name_in_the_certificate_may_be_told(authority: Authority, configure: Callable[..., None]) -> None:
+def test_the_name_in_the_certificate_may_be_configured(authority: Authority, configure: Callable[..., None]) -> None:
     """tls-server-name, for a tunnel or a load balancer that the certificate does not name."""
 
     async def test() -> None:

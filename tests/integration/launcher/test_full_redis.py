@@ -148,8 +148,8 @@ def disposition(queue: JobQueue, job: Job, what: str) -> Any:
         "back": lambda: back(job),
         "created": lambda: created(job, "pod-1", "default", "u"),
         "done": lambda: done(job),
-        "abandon": lambda: queue.order(job, cleanup, 0, "abandon"),
-        "order": lambda: queue.order(job, cleanup, 0),
+        "abandon": lambda: queue.with_cleanup(job, cleanup, 0, "abandon"),
+        "order": lambda: queue.with_cleanup(job, cleanup, 0),
     }
     return made[what]()
 

@@ -108,7 +108,7 @@ def test_a_full_quota_costs_few_refusals(rig: LauncherRig) -> None:
     assert not [result for result in rig.results() if result.outcome == "failed"]
 
 
-def test_users_hear_of_a_launch_that_waits_for_quota(rig: LauncherRig) -> None:
+def test_a_launch_that_waits_for_quota_is_reported(rig: LauncherRig) -> None:
     request = rig.request(namespace="full")
     rig.api.quota["full"] = 0
     rig.offer(request)

@@ -296,7 +296,7 @@ class World:
             assert parsed is not None
             pod, namespace, uid = map(str, held.outcome.args[:3])
             cleanup = CleanupRequest(parsed[0], "revoke", namespace, pod, uid, unless_started=True)
-            self._run(hands.launches.finish([hands.launches.order(held.job, cleanup, parsed[1], "abandon")]))
+            self._run(hands.launches.finish([hands.launches.with_cleanup(held.job, cleanup, parsed[1], "abandon")]))
         hands.held.remove(held)
 
     def put_back(self, hands: Hands, held: Held, later: bool) -> None:

@@ -52,7 +52,7 @@ ENDS: dict[str, tuple[Json, list[str]]] = {
 def failure(rig: Rig, task: Task) -> str:
     """The one row about the end of the task's pod."""
     rig.event(task)
-    rows = [row for row in rig.told(task).split("\n") if row.startswith("pod failed: ")]
+    rows = [row for row in rig.event_log(task).split("\n") if row.startswith("pod failed: ")]
     assert len(rows) == 1
     return rows[0]
 
@@ -88,7 +88,7 @@ def test_that_a_task_was_interrupted_although_its_pod_ended_well(ours: Rig, end:
     update(task.ti_id, state="failed")
     evicted = {"type": "DisruptionTarget", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
     ours.end_pod(pod, exit_code=0, conditions=[evicted] if end == "eviction" else [])
-    told = failure(ours, task)
+    text = failure(ours, task)
     reason = "PodDeleted" if end == "deletion" else "EvictionByEvictionAPI"
     node = pod["spec"]["nodeName"]
     for word in (
@@ -97,7 +97,7 @@ def test_that_a_task_was_interrupted_although_its_pod_ended_well(ours: Rig, end:
         f"at {now:%Y-%m-%d %H:}",
         f"on node {node}",
     ):
-        assert word in told
+        assert word in text
     ledger = ours.executor._breaker._client.hgetall(f"podrelay:default:launch:{task.launch_id}")  # type: ignore[attr-defined]
     assert (ledger[b"outcome"], ledger[b"reason"]) == (b"failed", reason.encode())
     assert b"not by podrelay" in ledger[b"message"]
@@ -108,11 +108,11 @@ def test_that_a_waiting_pod_was_deleted_and_replaced(ours: Rig) -> None:
     pod = ours.pod(task, phase="Pending")
     ours.delete_pod(pod)
     ours.until(lambda: len(ours.creates(task)) == 2)
-    assert "pod replaced: Pod failed because of PodDeleted" in ours.told(task)
-    assert "from outside, not by podrelay" in ours.told(task)
+    assert "pod replaced: Pod failed because of PodDeleted" in ours.event_log(task)
+    assert "from outside, not by podrelay" in ours.event_log(task)
 
 
-def test_that_podrelay_itself_deleted_a_pod_is_no_news(ours: Rig) -> None:
+def test_that_podrelay_itself_deleted_a_pod_is_not_reported(ours: Rig) -> None:
     """A task that is cleared or marked while it runs: its pod is revoked."""
     task, pod = ours.run()
     update(task.ti_id, state="success", external_executor_id=None, queued_by_job_id=None)
@@ -122,7 +122,7 @@ def test_that_podrelay_itself_deleted_a_pod_is_no_news(ours: Rig) -> None:
     second = ours.pod(waiting, phase="Pending")
     update(waiting.ti_id, state=None)
     ours.until(lambda: ours.look(second) is None, "the pod is revoked")
-    ours.quiet(lambda: "from outside" not in ours.told(task) + ours.told(waiting))
+    ours.quiet(lambda: "from outside" not in ours.event_log(task) + ours.event_log(waiting))
 
 
 def test_that_an_init_container_failed(rigs: Rigs) -> None:
@@ -152,10 +152,10 @@ SOON_S = 15.0
 def why(rig: Rig, task: Task, *words: str) -> None:
     """One row says it soon, and does not come again at once."""
     began = time.monotonic()
-    rig.until(lambda: all(word in rig.told(task) for word in words), f"{words} in the event log", SOON_S)
+    rig.until(lambda: all(word in rig.event_log(task) for word in words), f"{words} in the event log", SOON_S)
     assert time.monotonic() - began < SOON_S
     rig.quiet(lambda: True)
-    rows = rig.told(task).split("\n")
+    rows = rig.event_log(task).split("\n")
     assert len(rows) == 1
     assert rows[0].startswith("pod pending: ")
 

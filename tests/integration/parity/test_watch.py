@@ -60,7 +60,7 @@ def test_a_failed_pod_fails_a_running_task(rigs: Rigs, which: str, end: str) -> 
     if which == "podrelay":
         for word in words:
             assert word in str(info), info
-            assert word in rig.told(task), "the event log of the task says it too"
+            assert word in rig.event_log(task), "the event log of the task says it too"
 
 
 @both
@@ -214,7 +214,7 @@ def test_other_reasons_to_wait_fail_nothing(rigs: Rigs, which: str) -> None:
         tasks.append(task)
     rig.quiet(lambda: all(task.key in rig.executor.running and not rig.ended(task) for task in tasks), 2.5)
     if which == "podrelay":
-        assert all(limit in rig.told(task) for task in tasks[:2])
+        assert all(limit in rig.event_log(task) for task in tasks[:2])
 
 
 @both

@@ -233,7 +233,7 @@ def test_a_failed_pod_fails_the_running_task_with_its_reason(
     assert outside.cleanups() == ["done pod default/pod-1"], "kept for inspection, and out of every watch"
 
 
-def test_the_scheduler_can_save_what_is_told(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+def test_the_scheduler_can_save_what_is_logged(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     ti_id = make_task_instances()[0]
     key, launch_id = hand_over(executor, ti_id)
     for reason in ("Unschedulable", "ImagePull", "Quota"):
@@ -406,7 +406,7 @@ def logged(executor: RedisKubernetesExecutor) -> str:
     return "\n".join(f"{entry.event}: {entry.extra}" for entry in executor._task_event_logs)
 
 
-def test_an_override_whose_namespace_nobody_watches_is_told_at_once(executor: RedisKubernetesExecutor) -> None:
+def test_an_override_whose_namespace_nobody_watches_is_reported_at_once(executor: RedisKubernetesExecutor) -> None:
     hand_over(executor, make_task_instances()[0])
     assert logged(executor) == ""
     hand_over(executor, make_task_instances(executor_config=elsewhere())[0])
@@ -415,7 +415,7 @@ def test_an_override_whose_namespace_nobody_watches_is_told_at_once(executor: Re
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_a_pod_whose_end_is_never_told_frees_its_slot_where_nobody_watches(
+def test_a_pod_whose_end_is_never_reported_frees_its_slot_where_nobody_watches(
     executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
     monkeypatch.setattr("podrelay.scheduling.reconciler.UNWATCHED_END_S", 0.3)
@@ -578,7 +578,7 @@ def test_an_expired_token_is_renewed(executor: RedisKubernetesExecutor, outside:
     assert (second["sub"], second["scope"]) == (ti_id, "workload")
 
 
-def test_revoking_asks_nobody_and_one_heartbeat_tells_redis(
+def test_revoking_asks_nobody_and_one_heartbeat_withdraws_in_redis(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
     tasks = [(ti_id, *hand_over(executor, ti_id)) for ti_id in make_task_instances(20)]
@@ -679,7 +679,7 @@ def waits_logged(executor: RedisKubernetesExecutor) -> list[str]:
     return [str(row.extra) for row in executor._task_event_logs if row.event == "pod pending"]
 
 
-def test_a_task_that_waits_for_a_launcher_is_told_that_there_is_none(
+def test_a_task_that_waits_for_a_launcher_gets_an_event_that_there_is_none(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
     """Within 15 s of the hand-over and once a minute; not for a task with a pod, and not while a launcher is alive."""

@@ -33,7 +33,7 @@ def _handed_over(executor: RedisKubernetesExecutor, redis_url: str) -> tuple[Out
     return Outside(redis_url), ti_id, workload
 
 
-def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_told(
+def test_a_pod_is_not_revoked_because_its_task_ended_before_the_watcher_reported(
     executor: RedisKubernetesExecutor, redis_url: str
 ) -> None:
     outside, ti_id, workload = _handed_over(executor, redis_url)

@@ -100,7 +100,7 @@ def test_before_the_newer_pod_is_made_it_is_withdrawn(
     assert executor.event_buffer == {}
 
 
-def test_the_death_of_the_older_pod_is_told(
+def test_the_death_of_the_older_pod_is_reported(
     executor: RedisKubernetesExecutor, outside: Outside, begun: tuple[str, Any, str, str]
 ) -> None:
     _, key, older, newer = begun
@@ -221,7 +221,7 @@ def test_nothing_is_offered_before_the_older_launch_is_withdrawn(
     assert outside.ledger(newer)["state"] == "offered"
 
 
-def test_a_task_that_resumed_keeps_its_pod_until_the_watcher_tells(
+def test_a_task_that_resumed_keeps_its_pod_until_the_watcher_reports(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
     """A task that resumes after a deferral keeps its first start date: only the host name shows that it began."""

@@ -57,7 +57,7 @@ def beat_for(executor: RedisKubernetesExecutor, seconds: float) -> None:
     beat(executor, until=lambda: time.monotonic() >= end_s)
 
 
-def told(executor: RedisKubernetesExecutor) -> str:
+def event_log(executor: RedisKubernetesExecutor) -> str:
     return "\n".join(f"{entry.event}: {entry.extra}" for entry in executor._task_event_logs)
 
 
@@ -73,7 +73,7 @@ def test_a_process_that_reported_no_state_fails_its_task_soon(
     assert state == FAILED
     for part in ("the task's process ended without reporting a state", "exit code 0", "node node-3", run.pod):
         assert part in str(info)
-        assert part in told(executor)
+        assert part in event_log(executor)
     assert run.key not in executor.running
     assert outside.cleanups() == [f"done pod default/{run.pod}"], "kept for inspection, as other failed pods"
 
@@ -125,7 +125,7 @@ def test_a_row_that_does_not_run_there_is_not_failed(
     beat_for(executor, 2 * GRACE_S)
     event = executor.event_buffer.get(run.key, ("none", None))
     assert event[0] != FAILED
-    assert "without reporting a state" not in told(executor)
+    assert "without reporting a state" not in event_log(executor)
 
 
 def test_a_task_that_was_queued_again_meanwhile_is_not_failed(

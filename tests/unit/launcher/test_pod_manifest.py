@@ -462,7 +462,7 @@ def test_a_hook_is_not_called_at_start(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("content", ["spec: [", "spec: text"])
-def test_what_is_no_pod_is_told_at_start(tmp_path: Path, content: str) -> None:
+def test_what_is_no_pod_is_reported_at_start(tmp_path: Path, content: str) -> None:
     path = tmp_path / "template.yaml"
     path.write_text(content)
     with pytest.raises(ManifestError, match="pod"):

@@ -122,7 +122,7 @@ def test_an_expired_token_is_renewed_only_while_the_task_waits() -> None:
     assert decide(result("expired", pod=""), 1, 0, row("failed"), Policy()) == Decision()
 
 
-def test_a_refusal_is_told_in_the_words_of_the_api() -> None:
+def test_a_refusal_is_reported_in_the_words_of_the_api() -> None:
     refused = result(pod="", reason="PodRefused", message='pods "x" is forbidden')
     assert decide(refused, 1, 0, row("queued"), Policy()).event == ("failed", 'pods "x" is forbidden')
 
@@ -207,7 +207,7 @@ def test_an_end_without_a_state_is_a_failure() -> None:
     assert "Completed" not in text
 
 
-def test_a_host_name_tells_the_launch() -> None:
+def test_a_host_name_identifies_the_launch() -> None:
     pod = pod_name("My_DAG.task", LAUNCH, 12)
     assert launch_of_pod(pod) == (LAUNCH, 12)
     assert launch_of_pod(f"{pod}.sub.default.svc.cluster.local") == (LAUNCH, 12)

@@ -1,4 +1,4 @@
-"""Which processes cannot read which others, told by the fingerprints of their keys."""
+"""Which processes cannot read which others, by the fingerprints of their keys."""
 
 from __future__ import annotations
 

@@ -334,7 +334,7 @@ LOST_NODE = {"conditions": [{"type": "Ready", "status": "False"},
 
 
 @pytest.mark.parametrize(("now", "after_s"), [("2026-11-20T10:00:00Z", 60.0), ("2026-11-20T10:05:00Z", 0.0)])
-def test_a_pod_that_its_node_does_not_end_is_told_of(now: str, after_s: float) -> None:
+def test_a_pod_that_its_node_does_not_end_is_reported(now: str, after_s: float) -> None:
     """Its grace and half a minute more are over: the node is probably lost. That is not an end; the task may still run."""
     for phase, status in (("Running", main(running(), **LOST_NODE)["status"]), ("Pending", LOST_NODE)):
         state = interpret("MODIFIED", pod(phase, status=status, metadata=TERMINATING), RULES, epoch_s(now))

@@ -154,19 +154,19 @@ async def load_credentials(team: str | None = None, on_wait: Callable[[str], Non
     :param on_wait: called every few seconds while they are waited for, with what is waited for.
     :raises ConfigError: no kubeconfig, unknown context, not inside a cluster, a factory that cannot be imported.
     """
-    told: set[str] = set()
+    logged: set[str] = set()
 
     def wait(seconds: float, program: str) -> None:
         trouble = f"waiting for the credentials for {seconds:.0f} s: {_source(team)}"
         trouble += f" runs {program}, which has not returned" if program else " has not returned"
-        if program not in told:
+        if program not in logged:
             log.warning("No credentials for the API server; %s", trouble)
-        told.add(program)
+        logged.add(program)
         if on_wait is not None:
             on_wait(trouble)
 
     credentials = await until_returned(lambda: asyncio.run(_load(team)), wait)
-    if told:
+    if logged:
         log.info("Credentials for the API server loaded")
     return credentials
 

@@ -34,7 +34,7 @@ LOW_SHARE = 8
 # How long a namespace's quota probe may take before another launch may try instead.
 PROBE_S = 10.0
 # The interval between two events about the same wait in a task's event log.
-NEWS_S = 60.0
+REPORT_INTERVAL_S = 60.0
 # Jobs per script run: Redis serves no other client meanwhile (0.02 ms a job).
 CHUNK = 64
 # Expired leases per queue and script run.
@@ -100,11 +100,11 @@ class JobQueue:
                 execution_id=execution,
                 patience_s=patience_s,
                 probe_s=PROBE_S,
-                report_every_s=NEWS_S,
+                report_every_s=REPORT_INTERVAL_S,
             )
         )
         self._low_credit -= low
-        wait_s, failures, due_s, more, dropped, leased, news, now_s = reply
+        wait_s, failures, due_s, more, dropped, leased, notices, now_s = reply
         redis_ahead_s = number_of(now_s) - at_s
         return Claim(
             jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 11)],
@@ -113,11 +113,11 @@ class JobQueue:
             due_s=float(due_s),
             more=bool(more),
             dropped=int(dropped),
-            news=tuple(QuotaNotice(text(a), int(b), text(c), text(d)) for a, b, c, d in rows(news, 4)),
+            news=tuple(QuotaNotice(text(a), int(b), text(c), text(d)) for a, b, c, d in rows(notices, 4)),
         )
 
     def _job(self, row: Sequence[bytes], execution: str, at_s: float, redis_ahead_s: float) -> Job:
-        job_id, queue, data, tries, offered, told, probe, reason, message, skew, attempt_s = row
+        job_id, queue, data, tries, offered, reported, probe, reason, message, skew, attempt_s = row
         return Job(
             id=text(job_id),
             queue=text(queue),
@@ -127,7 +127,7 @@ class JobQueue:
             held_at_s=at_s,
             tries=int(number_of(tries)),
             offered_at_s=number_of(offered),
-            told_at_s=number_of(told),
+            reported_at_s=number_of(reported),
             probe=probe == b"1",
             overdue=(text(reason), text(message)) if reason else None,
             clock=JobClock(redis_ahead_s, number_of(skew), number_of(attempt_s)),
@@ -190,8 +190,8 @@ class JobQueue:
         )
         return [text(answer) for answer in await self._runner.run(call)]
 
-    def order(self, job: Job, cleanup: CleanupRequest, attempt: int, what: What = "order") -> Disposition:
-        """Queue a clean-up job: together with giving up `job` (`abandon`), or on its own."""
+    def with_cleanup(self, job: Job, cleanup: CleanupRequest, attempt: int, what: What = "order") -> Disposition:
+        """A disposition that queues a clean-up job: together with giving up `job` (`abandon`), or on its own."""
         queue = self._keys.cleanup_queue(self.cluster)
         return Disposition(job, what, (queue, *jobs.cleanup_job(cleanup, attempt, self._cipher)))
 

@@ -33,7 +33,7 @@ from podrelay_workers.launcher.error_policy import (
     shared_message,
 )
 from podrelay_workers.launcher.final_checks import FinalChecks
-from podrelay_workers.launcher.job_queue import NEWS_S, PROBE_S, JobQueue
+from podrelay_workers.launcher.job_queue import PROBE_S, REPORT_INTERVAL_S, JobQueue
 from podrelay_workers.launcher.launch_messages import launch_report, revocation_of
 from podrelay_workers.launcher.leased_job import (
     Disposition,
@@ -145,7 +145,7 @@ class LaunchHandler:
         cleanup = CleanupRequest(
             launch_id, "revoke", namespace, pod, uid, cluster=self._queue.cluster, unless_started=True
         )
-        return self._queue.order(disposition.job, cleanup, attempt, "abandon")
+        return self._queue.with_cleanup(disposition.job, cleanup, attempt, "abandon")
 
     # --- checks -------------------------------------------------------------------------------------------------------
     async def _process(self, job: Job) -> Disposition | None:
@@ -282,7 +282,7 @@ class LaunchHandler:
         if instead is not None:
             return instead
         if policy.ambiguous:  # the server may still be working on this request, and nothing would clean the pod up
-            self._leases.finish(self._queue.order(job, revocation_of(request, pod), request.attempt))
+            self._leases.finish(self._queue.with_cleanup(job, revocation_of(request, pod), request.attempt))
         return await self._give_up(job, request, policy.reason, policy.message)
 
     def _wait(
@@ -292,7 +292,7 @@ class LaunchHandler:
         log.debug("Launch %s waits %.1f s (%s: %s)", job.id, seconds, policy.reason, policy.message)
         Stats.incr("podrelay.launch_waits", tags={"reason": policy.reason, **self._tags})
         report = ""
-        if job.clock.redis_s() - job.told_at_s > NEWS_S and waited_s + seconds > _REPORT_AFTER_S:
+        if job.clock.redis_s() - job.reported_at_s > REPORT_INTERVAL_S and waited_s + seconds > _REPORT_AFTER_S:
             report = self._queue.sealed(launch_report(request, "pending", policy.reason, policy.message))
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
         return wait(job, seconds + spread_s, policy.reason, policy.message, report, tried=not policy.settles)

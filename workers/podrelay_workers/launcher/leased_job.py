@@ -36,7 +36,7 @@ class Job:
     held_at_s: float
     tries: int = 0
     offered_at_s: float = 0.0
-    told_at_s: float = 0.0
+    reported_at_s: float = 0.0
     probe: bool = False
     overdue: tuple[str, str] | None = None
     clock: JobClock = field(default_factory=JobClock)
@@ -116,9 +116,9 @@ def back(job: Job) -> Disposition:
     return Disposition(job, "back")
 
 
-def wait(job: Job, seconds: float, reason: str, message: str, news: str = "", tried: bool = True) -> Disposition:
+def wait(job: Job, seconds: float, reason: str, message: str, report: str = "", tried: bool = True) -> Disposition:
     """Try again after some seconds.
 
-    :param news: an encrypted pending report, if one is due.
+    :param report: an encrypted pending report, if one is due.
     """
-    return Disposition(job, "wait", (f"{seconds:.3f}", reason, message, news, int(tried)))
+    return Disposition(job, "wait", (f"{seconds:.3f}", reason, message, report, int(tried)))
