@@ -412,8 +412,10 @@ def test_numbers_that_are_none_hold_up_nothing(rig: LauncherRig) -> None:
 
 def test_pauses_that_are_no_numbers_hold_up_nothing(rig: LauncherRig) -> None:
     request = rig.request()
-    fields = ("failures", "until", "until:default", "allow:default")
+    fields = ("failures", "until", "cleanup_until", "until:default", "allow:default")
     rig.redis.hset(rig.names.throttle("default"), mapping=dict.fromkeys(fields, "x"))
+    answers = [status(429, "TooManyRequests", "later", retry_after="1")]
+    rig.api.fault = lambda *_: answers.pop() if answers else None
     rig.offer(request)
     during(rig, lambda: until(lambda: rig.states([request]) == {"created": 1}))
 

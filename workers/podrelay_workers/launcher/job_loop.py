@@ -88,8 +88,8 @@ class JobLoop:
             return
         backoff.worked()
         self._start(claim)
-        if claim.news and self._report_waits is not None:
-            await self._report_waits(claim.news)
+        if claim.notices and self._report_waits is not None:
+            await self._report_waits(claim.notices)
         if not claim.more and not self._more and not claim.wait_s:
             await self._wait_notified(_poll_s(claim.due_s))
 

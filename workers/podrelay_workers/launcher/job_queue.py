@@ -113,7 +113,7 @@ class JobQueue:
             due_s=float(due_s),
             more=bool(more),
             dropped=int(dropped),
-            news=tuple(QuotaNotice(text(a), int(b), text(c), text(d)) for a, b, c, d in rows(notices, 4)),
+            notices=tuple(QuotaNotice(text(a), int(b), text(c), text(d)) for a, b, c, d in rows(notices, 4)),
         )
 
     def _job(self, row: Sequence[bytes], execution: str, at_s: float, redis_ahead_s: float) -> Job:

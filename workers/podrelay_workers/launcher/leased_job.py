@@ -72,7 +72,7 @@ class Claim:
 
     wait_s: nothing may be created before, if positive. failures: of the API server, in a row. due_s: until the next
     delayed launch, negative if there is none. more: the queues hold more jobs. dropped: superseded jobs removed.
-    news: launches whose wait for quota is to be reported.
+    notices: launches whose wait for quota is to be reported.
     """
 
     jobs: list[Job]
@@ -81,7 +81,7 @@ class Claim:
     due_s: float = -1.0
     more: bool = False
     dropped: int = 0
-    news: tuple[QuotaNotice, ...] = ()
+    notices: tuple[QuotaNotice, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@
 run_when_full(KEYS[1])
 local now = redis_time()
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local function get(name) return tonumber(redis.call('HGET', KEYS[1], name) or 0) end
+-- A text that is no number counts as absent.
+local function get(name) return tonumber(redis.call('HGET', KEYS[1], name)) or 0 end
 local function set(...) redis.call('HSET', KEYS[1], ...); redis.call('EXPIRE', KEYS[1], 3600) end
 local wait = 0
 
