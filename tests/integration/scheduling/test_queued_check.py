@@ -136,7 +136,7 @@ def test_a_revoked_task_that_waited_for_its_row_waits_anew(
     beat(executor, until=lambda: again.key in executor.running)
 
 
-@pytest.mark.parametrize("left", [None, "17", str(uuid.uuid4())])
+@pytest.mark.parametrize("left", [None, "17", str(uuid.uuid4())], ids=["none", "a job id", "of an earlier launch"])
 def test_releases_that_assign_no_launch_id(
     executor: RedisKubernetesExecutor, outside: Outside, left: str | None
 ) -> None:

@@ -47,7 +47,9 @@ def test_a_cleanup_is_read_as_written() -> None:
     assert jobs.read_cleanup(job.data.encode(), job.id, "default", CIPHER) == CLEANUP
 
 
-@pytest.mark.parametrize(("job_id", "cluster"), [(f"{LAUNCH_ID}_2", "default"), (LAUNCH_JOB, "other")])
+@pytest.mark.parametrize(
+    ("job_id", "cluster"), [(f"{LAUNCH_ID}_2", "default"), (LAUNCH_JOB, "other")], ids=["attempt", "cluster"]
+)
 def test_a_replayed_launch_is_rejected(job_id: str, cluster: str) -> None:
     with pytest.raises(MessageError, match="belongs to another job"):
         jobs.read_launch(launch_data(), job_id, cluster, CIPHER)
@@ -60,7 +62,11 @@ def test_a_cleanup_of_another_attempt_is_rejected(attempt: int) -> None:
         jobs.read_cleanup(job.data.encode(), job.id, "default", CIPHER)
 
 
-@pytest.mark.parametrize("pod", ["", "p", identifiers.pod_name("p", identifiers.new_launch_id(), 1)])
+@pytest.mark.parametrize(
+    "pod",
+    ["", "p", identifiers.pod_name("p", identifiers.new_launch_id(), 1)],
+    ids=["none", "of no launch", "of another launch"],
+)
 def test_a_cleanup_of_a_foreign_pod_is_rejected(pod: str) -> None:
     job = jobs.cleanup_job(CleanupRequest(LAUNCH_ID, "delete", "n", pod), 1, CIPHER)
     with pytest.raises(MessageError, match="name does not belong"):
