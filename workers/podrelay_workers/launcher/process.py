@@ -10,11 +10,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.settings import Settings
 from podrelay.teams import cluster_of, kube_config_of
-from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.start_up import clients
 from podrelay_workers.launcher.launcher import Launcher
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_template import ManifestError
@@ -57,18 +58,10 @@ async def _run_launcher(
     connections = settings.launcher_concurrency + settings.cleanup_concurrency
     # A claim whose answer was not awaited stays leased until the lease ends, so wait at least as long as configured.
     timeout_s = max(process.REDIS_TIMEOUT_S, settings.redis_timeout_s)
-    with shutdown.on_signals():
-        try:
-            connecting = PodClient.connect(
-                team, connections, "launcher", process.report_wait("launcher", team, settings.place)
-            )
-            connected = await shutdown.race(connecting)
-        except ShutdownRequested:
-            return 0
-        async with (
-            connected as pods,
-            process.redis_client("launcher", settings, team, shutdown, timeout_s) as client,
-        ):
+    with shutdown.on_signals(), suppress(ShutdownRequested):
+        async with clients(
+            "launcher", settings, team, shutdown, connections=connections, redis_timeout_s=timeout_s
+        ) as (pods, client):
             launcher = Launcher(
                 settings, client, pods, manifests, wait_limit, shutdown, cluster=cluster_of(team), team=team
             )

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from podrelay.protocol import identifiers
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.outage_log import OutageLog
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
-from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.start_up import clients
 from podrelay_workers.runtime import process
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.watcher.leader import Scope
@@ -50,20 +51,10 @@ async def run_watcher(
     rules, scope = read_options(settings, team, cluster)
     outages = OutageLog(log, "Reports are kept and retried.")
     connections = len(scope.namespaces) + 2 * LOOKUPS_MAX
-    with shutdown.on_signals():
-        try:
-            connecting = PodClient.connect(
-                team, connections, "watcher", process.report_wait("watcher", team, settings.place)
-            )
-            connected = await shutdown.race(connecting)
-        except ShutdownRequested:
-            return 0
-        async with (
-            connected as pods,
-            process.redis_client("watcher", settings, team, shutdown) as client,
-        ):
+    with shutdown.on_signals(), suppress(ShutdownRequested):
+        async with clients("watcher", settings, team, shutdown, connections=connections) as (pods, client):
             await Watcher(settings, pods, AsyncScripts(client, outages), scope, rules, shutdown, team).run()
-    log.info("Watcher stopped")
+            log.info("Watcher stopped")
     return 0
 
 
