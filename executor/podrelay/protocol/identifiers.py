@@ -46,15 +46,19 @@ def is_assigned(text: str | None) -> bool:
     """Whether Airflow assigned this id. Otherwise the row still contains the value of an earlier launch: an id of ours, or
     another executor's.
     """
-    return is_launch_id(text) and uuid.UUID(text or "").version != _OUR_VERSION
+    parsed = _parsed(text)
+    return parsed is not None and parsed.version != _OUR_VERSION
 
 
 def is_launch_id(text: str | None) -> bool:
+    return _parsed(text) is not None
+
+
+def _parsed(text: str | None) -> uuid.UUID | None:
     try:
-        uuid.UUID(text or "")
+        return uuid.UUID(text or "")
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def job_id(launch_id: str, attempt: int) -> str:

@@ -65,12 +65,11 @@ def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
     return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(ids))} if ids else {}
 
 
-def queued_by(owner: int, ids: Sequence[str]) -> dict[str, tuple[int, str | None]]:
+def queued_by(owner: int, ids: Sequence[UUID]) -> dict[UUID, tuple[int, str | None]]:
     """Try and launch id of those task instances that the database shows as queued by this scheduler, by id."""
-    values = {"owner": owner, "ids": [UUID(ti_id) for ti_id in ids]}
     with create_session(scoped=False) as session:
-        rows = session.connection().execute(_queued_by(), values)
-        return {str(ti_id): (try_number, launch_id) for ti_id, try_number, launch_id in rows}
+        rows = session.connection().execute(_queued_by(), {"owner": owner, "ids": ids})
+        return {ti_id: (try_number, launch_id) for ti_id, try_number, launch_id in rows}
 
 
 @cache

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from podrelay import compat
 from podrelay.protocol import identifiers
@@ -50,7 +51,7 @@ class QueuedCheck:
             return batch
         if self._waiting:
             self._forget_what_left_the_queue()
-        tasks = [str(item.workload.ti.id) for item in batch if compat.kind_of(item.workload) == "task"]
+        tasks = [_task_id(item.workload.ti) for item in batch if compat.kind_of(item.workload) == "task"]
         rows = queued_by(int(self._owner), tasks) if tasks else {}
         passed = []
         for item in batch:
@@ -77,8 +78,13 @@ class QueuedCheck:
         self._waiting = {key: item for key, item in self._waiting.items() if compat.queued(self._executor, key)}
 
 
-def _is_queued(ti: Any, rows: dict[str, tuple[int, str | None]]) -> bool:
+def _task_id(ti: Any) -> UUID:
+    return ti.id if isinstance(ti.id, UUID) else UUID(str(ti.id))
+
+
+def _is_queued(ti: Any, rows: dict[UUID, tuple[int, str | None]]) -> bool:
     """Pure: is this the try that the database shows as queued, under the launch id that Airflow assigned, if it did?"""
-    try_number, launch_id = rows.get(str(ti.id), (-1, None))
-    assigned = identifiers.is_assigned(ti.external_executor_id)
-    return bool(try_number == ti.try_number and (not assigned or launch_id == ti.external_executor_id))
+    try_number, launch_id = rows.get(_task_id(ti), (-1, None))
+    if try_number != ti.try_number:
+        return False
+    return launch_id == ti.external_executor_id or not identifiers.is_assigned(ti.external_executor_id)
