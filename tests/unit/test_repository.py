@@ -124,7 +124,10 @@ def test_make_help_lists_every_target() -> None:
     assert {"help", *listed} == set(phony.split())
 
 
-EVERYTHING = "tests/unit tests/integration tests/chaos tests/benchmarks tests/real_cluster tests/end_to_end"
+EVERYTHING = (
+    "--numprocesses=2 --no-loadscope-reorder "
+    "tests/unit tests/end_to_end tests/chaos tests/integration tests/benchmarks tests/real_cluster"
+)
 
 
 @pytest.mark.parametrize(
