@@ -271,7 +271,7 @@ def test_events_and_version(server: Server, name: str) -> None:
     made = ask(lambda api: api.create_pod(server.namespace, pod(name)))
     found = ask(lambda api: api.list_events(server.namespace, name=name, uid=made["metadata"]["uid"]))
     assert all(event["involvedObject"]["name"] == name for event in found)
-    assert ask(lambda api: api.server_version())["gitVersion"].startswith("v1.")
+    assert ask(lambda api: api.server_version())["gitVersion"].startswith("v")
 
 
 def test_the_check_passes(server: Server) -> None:

@@ -162,11 +162,12 @@ def test_a_quota_that_no_controller_has_looked_at_limits_nothing(server: Server,
     quotas = f"/api/v1/namespaces/{server.namespace}/resourcequotas"
     server.call("POST", quotas, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": 0}}})
     try:
-        found = server.call("GET", f"{quotas}/none")
-        if found.get("status"):
+        try:
+            server.call("POST", server.pods_path, pod(name))
+        except Refusal:
+            assert server.call("GET", f"{quotas}/none")["status"]["hard"], "refused by a quota without status"
             pytest.skip("a controller of this cluster has looked at the quota")
-        server.call("POST", server.pods_path, pod(name))
-        assert found["spec"]["hard"] == {"pods": "0"}
+        assert server.call("GET", f"{quotas}/none")["spec"]["hard"] == {"pods": "0"}
     finally:
         server.call("DELETE", f"{quotas}/none")
 
