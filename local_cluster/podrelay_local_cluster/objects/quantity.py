@@ -14,6 +14,7 @@ _DECIMAL = {-3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5:
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _THOUSANDS = {suffix: power for power, suffix in _DECIMAL.items()}
 _SMALLEST = Fraction(1, 10**9)
+_THOUSANDTH = Fraction(1, 1000)
 
 
 def is_quantity(value: object) -> bool:
@@ -21,20 +22,20 @@ def is_quantity(value: object) -> bool:
     return not isinstance(value, (bool, dict, list)) and _parts(value) is not None
 
 
-def amount(value: object) -> Fraction:
-    """The number that a quantity stands for, rounded up to a multiple of 1n. Raises ValueError."""
+def amount(value: object, step: Fraction = _SMALLEST) -> Fraction:
+    """The number that a quantity stands for, rounded up to a multiple of `step`. Raises ValueError."""
     parts = _parts(value)
     if parts is None:
         raise ValueError(f"not a quantity: {value!r}")
     number, suffix = parts
     exact = Fraction(number) * _factor(suffix)
-    steps = math.ceil(abs(exact) / _SMALLEST)
-    return _SMALLEST * (steps if exact >= 0 else -steps)
+    steps = math.ceil(abs(exact) / step)
+    return step * (steps if exact >= 0 else -steps)
 
 
-def canonical(value: object) -> str:
+def canonical(value: object, step: Fraction = _SMALLEST) -> str:
     """The text by which an API server returns the quantity: the largest suffix without a fraction. Raises ValueError."""
-    number, parts = amount(value), _parts(value)
+    number, parts = amount(value, step), _parts(value)
     suffix = parts[1] if parts else ""
     if suffix.endswith("i") and number.denominator == 1 and abs(number) >= 1024:
         return _scaled(int(number), 1024, _BINARY)
@@ -50,8 +51,8 @@ def canonical(value: object) -> str:
 
 
 def canonical_values(values: Json) -> Json:
-    """A copy of a resource list, such as the `limits` of a container, with canonical quantities."""
-    return {name: canonical(value) for name, value in values.items()}
+    """A copy of a resource list, such as the `limits` of a container: canonical, rounded up to thousandths."""
+    return {name: canonical(value, _THOUSANDTH) for name, value in values.items()}
 
 
 def _scaled(number: int, base: int, suffixes: tuple[str, ...]) -> str:
