@@ -126,6 +126,42 @@ def test_quantities_come_back_in_their_canonical_form(server: Server, name: str)
         assert container["resources"] == {"limits": {kind: expected}, "requests": {kind: expected}}, given
 
 
+@pytest.mark.parametrize(
+    ("resources", "field", "text"),
+    [
+        ({"limits": {"cpu": "-1"}}, "limits[cpu]", 'Invalid value: "-1": must be greater than or equal to 0'),
+        ({"requests": {"memory": "-1Mi"}}, "requests[memory]", "must be greater than or equal to 0"),
+        ({"requests": {"cpu": 2}, "limits": {"cpu": 1}}, "requests", "must be less than or equal to cpu limit of 1"),
+        ({"requests": {"memory": "1Gi"}, "limits": {"memory": "1G"}}, "requests", "memory limit of 1G"),
+        ({"limits": {"cpus": "1"}}, "limits[cpus]", '"cpus": must be a standard resource for containers'),
+        ({"requests": {"Memory": "1Gi"}}, "requests[Memory]", "must be a standard resource for containers"),
+        ({"limits": {"example.com/gpu": "0.5"}}, "limits[example.com/gpu]", '"500m": must be an integer'),
+        ({"requests": {"example.com/gpu": 1}}, "limits", "Limit must be set for non overcommitable resources"),
+        (
+            {"requests": {"example.com/gpu": 1}, "limits": {"example.com/gpu": 2}},
+            "requests",
+            "must be equal to example.com/gpu limit of 2",
+        ),
+    ],
+)
+def test_resources_that_no_container_may_have(server: Server, resources: Json, field: str, text: str) -> None:
+    refusal = refused(server, "POST", server.pods_path, with_container("refused", resources=resources))
+    assert (refusal.code, refusal.body["reason"]) == (422, "Invalid")
+    causes = [cause for cause in refusal.body["details"]["causes"] if text in cause["message"]]
+    assert causes, refusal
+    assert causes[0]["field"] == f"spec.containers[0].resources.{field}"
+
+
+def test_what_is_requested_equals_its_limit_after_rounding(server: Server, name: str) -> None:
+    resources = {
+        "limits": {"cpu": "1m", "example.com/gpu": 1},
+        "requests": {"cpu": "999900n", "example.com/gpu": "1000m"},
+    }
+    made = server.call("POST", server.pods_path, with_container(name, resources=resources))
+    expected = {"cpu": "1m", "example.com/gpu": "1"}
+    assert made["spec"]["containers"][0]["resources"] == {"limits": expected, "requests": expected}
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("query", ["", "&resourceVersionMatch=NotOlderThan", "&resourceVersionMatch=Exact", "&limit=1"])
 def test_a_list_of_the_future_is_not_there_yet(server: Server, query: str) -> None:

@@ -4,6 +4,7 @@ record           one version of one object, with its JSON text
 metadata         names, uids, preconditions
 decoding         null in maps and lists of a body
 quantity         amounts of resources and their canonical text
+pod_resources    the checks on what a container requests and is limited to
 defaults         the defaults of a new pod
 validation       the checks on names, labels and pods
 patching         merge patch, strategic merge patch, JSON patch

@@ -21,6 +21,7 @@ from podrelay_local_cluster.objects.errors import (
     unsupported_value,
 )
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.pod_resources import check_resources
 from podrelay_local_cluster.objects.quantity import is_quantity
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -200,6 +201,7 @@ def _check_container(path: str, container: Json, names: set[str], volumes: set[A
             errors.append(not_found_value(f"{path}.volumeMounts[{index}].name", mount.get("name")))
     for index, item in enumerate(container.get("env") or []):
         errors += _check_env(f"{path}.env[{index}]", item)
+    errors += check_resources(f"{path}.resources", container.get("resources") or {})
     return errors
 
 

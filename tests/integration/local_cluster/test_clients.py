@@ -107,7 +107,7 @@ def test_kubectl_apply_validates_every_kind(kubectl: Kubectl, api: NamespaceApi,
         ({"nodeSelector": {"disk": "none"}}, "FailedScheduling", "1 node(s) didn't match Pod's node affinity/selector"),
         ({"requests": {"cpu": 65}}, "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu."),
         ({"requests": {"memory": "1Ti", "cpu": "100m"}}, "FailedScheduling", "1 Insufficient memory"),
-        ({"requests": {"example.com/gpu": "1"}}, "FailedScheduling", "1 Insufficient example.com/gpu"),
+        ({"limits": {"example.com/gpu": "1"}}, "FailedScheduling", "1 Insufficient example.com/gpu"),
         ({"command": ["no-such-command"]}, "Failed", "no-such-command"),
         ({"envFrom": [{"secretRef": {"name": "absent"}}]}, "Failed", 'Error: secret "absent" not found'),
         (
@@ -123,7 +123,7 @@ def test_kubectl_shows_the_trouble_of_a_pod(
 ) -> None:
     body = pod("p", "sleep", "60")
     container = body["spec"]["containers"][0]
-    container["resources"] = {"requests": spec.pop("requests", {})}
+    container["resources"] = {key: spec.pop(key) for key in ("requests", "limits") if key in spec}
     container.update({key: spec.pop(key) for key in ("command", "envFrom") if key in spec})
     body["spec"].update(spec)
     api.create(body)
