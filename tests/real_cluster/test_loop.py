@@ -103,6 +103,48 @@ def test_a_pod_deleted_from_outside_fails_its_task(loop: Loop) -> None:
     assert "PodDeleted" in message
 
 
+@pytest.mark.parametrize("grace_s", [None, 0])
+def test_a_pod_on_a_node_is_deleted_as_kubectl_does(loop: Loop, grace_s: int | None) -> None:
+    """Its task fails with the name of the node, as soon as the pod has ended; until then the pod is only marked."""
+    override = k8s.V1Pod(spec=k8s.V1PodSpec(containers=[], node_name="podrelay-test-node"))
+    task, name = loop.run(executor_config={"pod_override": override})
+    path = f"{loop.server.pods_path}/{name}"
+    loop.server.call("DELETE", path, None if grace_s is None else {"gracePeriodSeconds": grace_s})
+    if grace_s is None:
+        assert (loop.server.get(name) or {})["metadata"]["deletionTimestamp"]
+        loop.server.set_status(name, ended(143))
+        loop.server.delete(name)
+    state, message = loop.event(task)
+    assert state == "failed"
+    for text in ("PodDeleted", "podrelay-test-node", "deleted from outside"):
+        assert text in message, message
+
+
+IDS = [
+    ("\u9031\u5831", "\u96c6\u8a08", "run"),
+    ("____", "___", "___"),
+    ("reports", "\u043e\u0442\u0447\u0451\u0442", "~~~"),
+]
+
+
+@pytest.mark.parametrize("ids", IDS)
+def test_ids_without_an_ascii_letter_or_digit(loop: Loop, ids: tuple[str, str, str]) -> None:
+    dag_id, task_id, run_id = ids
+    task, name = loop.run(dag_id=dag_id, task_id=task_id, run_id=run_id)
+    annotations = (loop.server.get(name) or {})["metadata"]["annotations"]
+    assert (annotations["dag_id"], annotations["task_id"], annotations["run_id"]) == ids
+    ti = load(task.ti_id)
+    for launch_id in (task.launch_id, None):  # by launch id, and by the stock executor's labels
+        ti.external_executor_id = launch_id
+        messages, texts = loop.executor.get_task_log(ti, ti.try_number)
+        assert not [text for text in messages if "failed" in text]
+        assert len(texts) == 1
+    update(task.ti_id, state="success")
+    loop.server.set_status(name, ended(0))
+    assert loop.event(task)[0] == "success"
+    loop.until(lambda: loop.server.get(name) is None, "the pod is removed")
+
+
 def test_a_pod_evicted_before_its_task_started_is_replaced(loop: Loop) -> None:
     (task,) = loop.submit()
     first = loop.pod(task)

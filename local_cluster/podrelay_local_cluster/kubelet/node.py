@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from podrelay_local_cluster.kubelet.container_run import NodeServices
+from podrelay_local_cluster.kubelet.node_object import NODE_NAME
 from podrelay_local_cluster.kubelet.pod_run import HOLD_DELETION_ANNOTATION, PodRun
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class LocalNode:
-    """Runs every pod of the cluster. `failed` is set when a run ends with an internal error, which ends the server."""
+    """Runs pods that name no other node. `failed` is set when a run ends with an internal error, which ends the server."""
 
     def __init__(self, services: NodeServices, after_pod_gone: Callable[[str], None]) -> None:
         self._services = services
@@ -29,11 +30,12 @@ class LocalNode:
         return len(self._runs)
 
     def pod_created(self, record: Record) -> None:
-        self._start(record, PodRun(record, self._services))
+        if _is_ours(record):
+            self._start(record, PodRun(record, self._services))
 
     def pod_restored(self, record: Record) -> None:
         """Continue a pod of an earlier server, unless it has ended."""
-        if record.obj["status"].get("phase") in TERMINAL_PHASES:
+        if record.obj["status"].get("phase") in TERMINAL_PHASES or not _is_ours(record):
             return
         run = PodRun(record, self._services)
         run.restore(record.obj["status"])
@@ -43,7 +45,7 @@ class LocalNode:
 
     def pod_terminating(self, record: Record, grace_s: float) -> None:
         """End the pod: SIGTERM, and SIGKILL after `grace_s`."""
-        if record.annotations.get(HOLD_DELETION_ANNOTATION) == "true":
+        if record.annotations.get(HOLD_DELETION_ANNOTATION) == "true" or not _is_ours(record):
             return
         entry = self._runs.get(record.uid)
         if entry is not None:
@@ -89,3 +91,8 @@ class LocalNode:
             where = f"{record.namespace}/{record.name}"
             log.error("Internal error while running pod %s; stopping the server", where, exc_info=task.exception())
             self.failed.set()
+
+
+def _is_ours(record: Record) -> bool:
+    """A pod of another node stays as it is: nothing runs it, and nothing confirms its deletion."""
+    return record.obj["spec"].get("nodeName") in (None, "", NODE_NAME)
