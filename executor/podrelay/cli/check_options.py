@@ -128,8 +128,9 @@ def old_defaults(written: Mapping[str, str], former: Mapping[str, tuple[str, ...
     for name, value in written.items():
         if value in former.get(name, ()) and value != default_of(name):
             yield f"[{SECTION}] {name} = {value} was the default of an earlier release; it is {default_of(name)} now."
-    # An empty text is the default of every release.
-    repeated = [name for name, value in written.items() if value and name in OPTIONS and value == default_of(name)]
+    # Airflow writes only texts into the files that it generates now, and their defaults stay.
+    numbers = {name for name, option in OPTIONS.items() if option["type"] != "string"}
+    repeated = [name for name, value in written.items() if name in numbers and value and value == default_of(name)]
     if repeated:
         yield (
             f"airflow.cfg repeats defaults: delete these lines from [{SECTION}], so that the defaults of a later release "

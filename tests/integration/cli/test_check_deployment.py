@@ -127,6 +127,8 @@ def test_a_former_default_is_listed_with_the_present_one() -> None:
     assert "48" in line
     assert "it is 64 now" in line
     assert list(old_defaults({"launcher_concurrency": "50", "deployment": ""}, former)) == []
+    (line,) = old_defaults({"launcher_concurrency": "64", "deployment": "default"}, former)
+    assert line.endswith("apply: launcher_concurrency.")
 
 
 # --- kubeconfig and namespaces ------------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ def test_a_generated_file_sets_no_retries(generated: Path, home: Path) -> None:
     assert "task_publish_max_retries = 0, which does not count" in found["detail"]
 
 
+def test_the_check_has_nothing_to_say_about_a_generated_file(home: Path) -> None:
+    found = checks(home)["[podrelay] options"]
+    assert (found["ok"], found["warnings"]) == (True, [])
+
+
 def test_the_check_says_how_long_launches_wait_and_why(home: Path) -> None:
     set_option(home, "kubernetes_executor", task_publish_max_retries="3")
     detail = checks(home)["launch waits"]["detail"]
