@@ -81,30 +81,38 @@ def check_permissions(core: Any, kube_config: KubeConfig, processes: Sequence[st
     """Asks the API server which permissions the configured user has, without using them."""
     # "" stands for all namespaces, in the review as well.
     namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
-    missing = _missing_permissions(core, namespaces, processes)
+    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
+    missing = [
+        (namespace, verb, resource)
+        for namespace in namespaces
+        for verb, resource in required
+        if not _is_allowed(core, namespace, verb, resource)
+    ]
     if missing:
-        listed = "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in missing.items())
         hint = (
             "" if len(processes) == 1 else " If each process has its own user, run the check with --process for each."
         )
+        barred = [
+            name for name in namespaces if name and all((name, *permission) in missing for permission in required)
+        ]
+        if barred:  # a user without rights beyond its namespaces is not told which others exist
+            hint += f" This user may do nothing in {', '.join(barred)}: does it exist?"
         raise ConfigError(
-            f"missing permissions: {listed}. Grant them to this user, as in docker/kubernetes/access.yaml.{hint}"
+            f"missing permissions: {_listed(missing, processes)}. Grant them to this user, as in "
+            f"docker/kubernetes/access.yaml.{hint}"
         )
     where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
     return Passed(f"{' and '.join(processes)}: all permissions granted in {where}")
 
 
-def _missing_permissions(core: Any, namespaces: Sequence[str], processes: Sequence[str]) -> dict[str, list[str]]:
-    """What the user may not do, by the processes that need it."""
-    missing: dict[str, list[str]] = {}
-    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
-    for namespace in namespaces:
-        for verb, resource in required:
-            if not _is_allowed(core, namespace, verb, resource):
-                needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
-                permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
-                missing.setdefault(" and ".join(needed_by), []).append(permission)
-    return missing
+def _listed(missing: Sequence[tuple[str, str, str]], processes: Sequence[str]) -> str:
+    """Pure: what the user may not do, by the processes that need it."""
+    found: dict[str, list[str]] = {}
+    for namespace, verb, resource in missing:
+        needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
+        permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
+        found.setdefault(" and ".join(needed_by), []).append(permission)
+    return "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in found.items())
 
 
 def _is_allowed(core: Any, namespace: str, verb: str, resource: str) -> bool:

@@ -86,6 +86,20 @@ def test_the_permissions_of_each_process_are_checked(reviews: type[Reviews]) -> 
     assert kubernetes().ok
 
 
+def test_a_namespace_in_which_nothing_is_granted_may_not_exist(
+    reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user with rights within namespaces only is not told whether another namespace exists."""
+    question = "This user may do nothing in tasks: does it exist?"
+    for process in ("launcher", "watcher", None):
+        assert question in kubernetes(process).detail
+    reviews.allowed = {("get", "pods")}
+    assert "exist?" not in kubernetes("launcher").detail
+    reviews.allowed = set()
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
+    assert "exist?" not in kubernetes().detail
+
+
 def test_all_namespaces_are_checked_if_all_are_watched(reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__MULTI_NAMESPACE_MODE", "True")
     check = kubernetes()
