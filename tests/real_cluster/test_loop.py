@@ -179,6 +179,18 @@ def test_a_refused_pod_fails_its_task_at_once(loop: Loop, processes: Path) -> No
     assert "eyJ" not in message + (processes / "launcher.log").read_text()
 
 
+def test_a_pod_with_a_version_fails_its_task_at_once_and_stops_no_other(loop: Loop) -> None:
+    """The server answers 500, as it does when it fails for all."""
+    override = k8s.V1Pod(metadata=k8s.V1ObjectMeta(resource_version="12"))
+    (task,) = loop.submit(executor_config={"pod_override": override})
+    state, message = loop.event(task)
+    assert state == "failed"
+    assert "resourceVersion should not be set" in message
+    assert "tries" not in message
+    (other,) = loop.submit()
+    assert loop.pod(other)
+
+
 def test_a_revoked_task_loses_its_pod(loop: Loop) -> None:
     (task,) = loop.submit()
     name = loop.pod(task)

@@ -52,6 +52,21 @@ def test_a_pod_that_is_too_large(server: Server, size: int, code: int, text: str
     assert refusal.body.get("reason", "") == ("RequestEntityTooLarge" if code == 413 else "")
 
 
+@pytest.mark.parametrize("kind", ["pods", "configmaps"])
+def test_a_new_object_has_no_version(server: Server, name: str, kind: str) -> None:
+    """As a manifest has that was copied from an object. A dry run does not find it."""
+    path = f"/api/v1/namespaces/{server.namespace}/{kind}"
+    body = pod(name) if kind == "pods" else {"metadata": {"name": name}}
+    body["metadata"]["resourceVersion"] = "12"
+    for _ in range(2):  # an object of that name makes no difference
+        refusal = refused(server, "POST", path, body)
+        assert (refusal.code, refusal.body.get("reason", "")) == (500, "")
+        assert refusal.body["message"] == "resourceVersion should not be set on objects to be created"
+        server.call("POST", f"{path}?dryRun=All", {**body, "metadata": {**body["metadata"], "name": f"{name}-dry"}})
+        if kind == "pods" and server.get(name) is None:
+            server.call("POST", path, pod(name, resourceVersion="0"))
+
+
 def test_a_dry_run_does_not_reach_the_limit_of_the_storage(server: Server) -> None:
     body = with_container("large", args=["x" * int(1.6 * MIB)])
     assert server.call("POST", f"{server.pods_path}?dryRun=All", body)["metadata"]["uid"]

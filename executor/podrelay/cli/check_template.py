@@ -53,6 +53,8 @@ def judge_template(text: str) -> tuple[list[str], list[str]]:
         used = PodGenerator.serialize_pod(PodGenerator.deserialize_model_dict(copy.deepcopy(document)))
     except Exception as error:  # noqa: BLE001  a template may hold anything
         return [*faults, f"it is not a pod ({type(error).__name__}: {error})"], []
+    if (used.get("metadata") or {}).get("resourceVersion"):  # a dry run does not show it
+        faults.append("metadata.resourceVersion must not be set: no pod can be created with it")
     names = [container.get("name") if isinstance(container, dict) else None for container in containers]
     faults += _about_first(names)
     faults += [f"{field} is no field of a pod and would be dropped" for field in _dropped(document, used)]

@@ -13,6 +13,7 @@ from podrelay_local_cluster.objects.errors import (
     invalid,
     invalid_value,
     stale_version,
+    storage_error,
 )
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
@@ -41,8 +42,6 @@ def check_body(resource: str, body: Any) -> Json:
 def for_new_object(body: Json, namespace: str) -> Json:
     """The metadata of an object to create: with name, uid and creation time. Raises `StatusError` 400."""
     given = body.get("metadata") or {}
-    if given.get("resourceVersion"):
-        raise bad_request("resourceVersion should not be set on objects to be created")
     metadata: Json = {key: value for key, value in given.items() if key not in _NOT_KEPT and value is not None}
     if namespace:
         if metadata.get("namespace", namespace) != namespace:
@@ -56,6 +55,13 @@ def for_new_object(body: Json, namespace: str) -> Json:
     metadata["uid"] = str(uuid.UUID(int=random.getrandbits(128), version=4))
     metadata["creationTimestamp"] = clock.now_text()
     return metadata
+
+
+def check_unversioned(body: Json) -> None:
+    """Check that an object to be stored as a new one has no version yet. Raises `StatusError` 500, as the storage does."""
+    version = str((body.get("metadata") or {}).get("resourceVersion") or "")
+    if version.isdecimal() and int(version):
+        raise storage_error("resourceVersion should not be set on objects to be created")
 
 
 def for_changed_object(resource: str, old: Record, body: Json) -> Json:

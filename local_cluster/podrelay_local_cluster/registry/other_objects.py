@@ -58,6 +58,8 @@ class ObjectRegistry:
         if namespace:
             check_namespace(self._store, namespace, resource, name)
         obj = _with_fields(resource, meta, body)
+        if not dry_run:
+            metadata.check_unversioned(body)
         if self._store.get(resource, namespace, name) is not None:
             raise already_exists(resource, name)
         if dry_run:

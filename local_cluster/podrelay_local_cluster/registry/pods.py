@@ -65,6 +65,8 @@ class PodRegistry:
         pod["status"] = {"phase": "Pending", "qosClass": defaults.qos_class(pod["spec"])}
         admission.check_service_account(self._store, pod)
         counted = admission.check_quota(self._store, self._limits, pod)
+        if not dry_run:
+            metadata.check_unversioned(body)
         if self._store.get("pods", namespace, name) is not None:
             raise already_exists("pods", name)
         if dry_run:

@@ -211,6 +211,7 @@ spec:
         ("spec: {}", "spec.containers"), ("- a", "spec.containers"), ("", "spec.containers"),
         (template(container="name: base, image: x, env: {A: b}"), "not a pod"),
         (template(container="image: x"), "not a pod"),
+        (template(metadata='{resourceVersion: "12"}'), "metadata.resourceVersion"),
     ],
 )  # fmt: skip
 def test_a_template_that_is_not_what_its_author_wrote_is_refused(text: str, field: str) -> None:

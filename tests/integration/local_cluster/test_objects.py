@@ -22,7 +22,6 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "label no text": ({"metadata": {"name": "a", "labels": {"k": 1}}}, 400, "BadRequest", "labels"),
     "annotations": ({"metadata": {"name": "a", "annotations": {"k": "x" * 262_145}}}, 422, "Invalid", "Too long"),
     "other namespace": ({"metadata": {"name": "a", "namespace": "else"}}, 400, "BadRequest", "does not match"),
-    "version given": ({"metadata": {"name": "a", "resourceVersion": "5"}}, 400, "BadRequest", "resourceVersion"),
     "no containers": ({"spec": {"containers": []}}, 422, "Invalid", "spec.containers: Required value"),
     "no image": (
         {"spec": {"containers": [{"name": "base"}]}},

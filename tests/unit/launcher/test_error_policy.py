@@ -64,6 +64,7 @@ DENIED = 'admission webhook "w" denied the request: no'
         (403, "cannot create", "Forbidden", None, "never", None),
         (403, ENDING, "Forbidden", None, "never", None),
         (500, "etcdserver: request is too large", "", None, "never", None),
+        (500, "resourceVersion should not be set on objects to be created", "", None, "never", None),
         (400, "bad", "BadRequest", None, "never", None),
         (404, "no namespace", "NotFound", None, "never", None),
         (422, "bad", "Invalid", None, "never", None),

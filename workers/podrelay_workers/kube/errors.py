@@ -16,8 +16,9 @@ MESSAGE_MAX = 1000
 _NO_SUCH_PATH = "the server could not find the requested resource"
 # Status codes that mean the same from any sender; any other refusal counts only with a Status, which the API server sends.
 _FROM_ANY_SENDER = frozenset({401, 408, 413, 429})
-# etcd's size limit, smaller than the API server's own: reported as 500, but the same request can never succeed.
-_TOO_LARGE = ("request is too large", "message larger than max")
+# Reported as 500, but the same request can never succeed: etcd's size limits, smaller than the API server's own, and a
+# version in the metadata of a new object, as a template has that was copied from a pod.
+_NEVER_STORED = ("request is too large", "message larger than max", "resourceVersion should not be set")
 
 
 class ApiError(PodrelayError):
@@ -127,7 +128,7 @@ def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
     # The reason is Forbidden, as for any other 403: only the message differs. The second passes once the quota is counted.
     if status == 403 and ("exceeded quota" in message or "status unknown for quota" in message):
         return QuotaExceeded
-    if status >= 500 and any(sign in message for sign in _TOO_LARGE):
+    if status >= 500 and any(sign in message for sign in _NEVER_STORED):
         return Refused
     if 300 <= status < 400:
         return Unreachable
