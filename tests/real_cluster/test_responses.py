@@ -167,6 +167,84 @@ def test_resources_that_no_container_may_have(server: Server, resources: Json, f
     assert causes[0]["field"] == f"spec.containers[0].resources.{field}"
 
 
+SOURCE = "spec.containers[0].env[0].valueFrom"
+VOLUME = {"name": "v", "emptyDir": {}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "container", "field", "reason"),
+    [
+        ({"volumes": [{"emptyDir": {}}]}, {}, "spec.volumes[0].name", "Required"),
+        ({"volumes": [{"name": "A_b"}]}, {}, "spec.volumes[0].name", "Invalid"),
+        ({"volumes": [VOLUME, VOLUME]}, {}, "spec.volumes[1].name", "Duplicate"),
+        ({"volumes": [VOLUME | {"hostPath": {"path": "/"}}]}, {}, "spec.volumes[0].hostPath", "Forbidden"),
+        ({"volumes": [{"name": "v", "secret": {}}]}, {}, "spec.volumes[0].secret.secretName", "Required"),
+        ({"volumes": [{"name": "v", "configMap": {}}]}, {}, "spec.volumes[0].configMap.name", "Required"),
+        ({"volumes": [{"name": "v", "persistentVolumeClaim": {}}]}, {},
+         "spec.volumes[0].persistentVolumeClaim.claimName", "Required"),
+        ({"volumes": [VOLUME]}, {"volumeMounts": [{"name": "v"}]},
+         "spec.containers[0].volumeMounts[0].mountPath", "Required"),
+        ({"volumes": [VOLUME]}, {"volumeMounts": [{"name": "v", "mountPath": "/x"}] * 2},
+         "spec.containers[0].volumeMounts[1].mountPath", "Invalid"),
+        ({}, {"env": [{"name": "a", "valueFrom": {}}]}, SOURCE, "Invalid"),
+        ({}, {"env": [{"name": "a", "valueFrom": {"fieldRef": {"fieldPath": "metadata.nam"}}}]},
+         f"{SOURCE}.fieldRef.fieldPath", "Invalid"),
+        ({}, {"env": [{"name": "a", "valueFrom": {"fieldRef": {"fieldPath": "status.phase"}}}]},
+         f"{SOURCE}.fieldRef.fieldPath", "NotSupported"),
+        ({}, {"env": [{"name": "a", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}, f"{SOURCE}.secretKeyRef.key",
+         "Required"),
+        ({}, {"env": [{"name": "a", "valueFrom": {"configMapKeyRef": {"key": "k"}}}]}, f"{SOURCE}.configMapKeyRef.name",
+         "Invalid"),
+        ({}, {"envFrom": [{}]}, "spec.containers[0].envFrom", "Invalid"),
+        ({}, {"envFrom": [{"secretRef": {}}]}, "spec.containers[0].envFrom[0].secretRef.name", "Required"),
+        ({"tolerations": [{"operator": "Equal", "value": "x"}]}, {}, "spec.tolerations[0].operator", "Invalid"),
+        ({"tolerations": [{"key": "k", "operator": "Is"}]}, {}, "spec.tolerations[0].operator", "NotSupported"),
+        ({"tolerations": [{"key": "k", "operator": "Exists", "value": "x"}]}, {}, "spec.tolerations[0].operator",
+         "Invalid"),
+        ({"tolerations": [{"key": "k", "operator": "Exists", "effect": "No"}]}, {}, "spec.tolerations[0].effect",
+         "NotSupported"),
+        ({"tolerations": [{"key": "k", "operator": "Exists", "tolerationSeconds": 3}]}, {},
+         "spec.tolerations[0].effect", "Invalid"),
+        ({"dnsPolicy": "Mine"}, {}, "spec.dnsPolicy", "NotSupported"),
+        ({"dnsPolicy": "None"}, {}, "spec.dnsConfig", "Required"),
+        ({"hostname": "A_b"}, {}, "spec.hostname", "Invalid"),
+        ({"initContainers": [{"name": "base", "image": "i"}]}, {}, "spec.initContainers[0].name", "Duplicate"),
+    ],
+)  # fmt: skip
+def test_parts_that_no_pod_may_have(server: Server, fields: Json, container: Json, field: str, reason: str) -> None:
+    body = with_container("refused", **container)
+    refusal = refused(server, "POST", server.pods_path, {**body, "spec": {**body["spec"], **fields}})
+    assert (refusal.code, refusal.body["reason"]) == (422, "Invalid")
+    assert (field, f"FieldValue{reason}") in [(c["field"], c["reason"]) for c in refusal.body["details"]["causes"]]
+
+
+def test_parts_that_a_pod_may_have(server: Server, name: str) -> None:
+    env = [
+        {"name": f"v{number}", "valueFrom": {"fieldRef": {"fieldPath": path}}}
+        for number, path in enumerate(
+            ["metadata.name", "metadata.labels['a']", "metadata.annotations['b.c/d']", "status.podIPs", "spec.nodeName"]
+        )
+    ]
+    env.append({"name": "s", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})
+    mounts = [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/v/w", "subPath": "w"}]
+    body = with_container(name, env=env, envFrom=[{"configMapRef": {"name": "c"}}], volumeMounts=mounts)
+    body["spec"] = body["spec"] | {
+        "volumes": [{"name": "v"}, {"name": "w", "secret": {"secretName": "s"}}],
+        "tolerations": [{"operator": "Exists"}, {"key": "k", "value": "v", "effect": "NoSchedule"}],
+        "hostname": "worker-1",
+        "dnsPolicy": "Default",
+    }
+    body["metadata"]["finalizers"] = ["podrelay.test/stays"]
+    assert server.call("POST", server.pods_path, body)["metadata"]["uid"]
+
+
+@pytest.mark.parametrize("finalizer", ["stays", "a b/c"])
+def test_a_finalizer_has_a_qualified_name(server: Server, finalizer: str) -> None:
+    refusal = refused(server, "POST", server.pods_path, pod("refused", finalizers=[finalizer]))
+    assert (refusal.code, refusal.body["reason"]) == (422, "Invalid")
+    assert refusal.body["details"]["causes"][0]["field"].startswith("metadata.finalizers")
+
+
 def test_what_is_requested_equals_its_limit_after_rounding(server: Server, name: str) -> None:
     resources = {
         "limits": {"cpu": "1m", "example.com/gpu": 1},

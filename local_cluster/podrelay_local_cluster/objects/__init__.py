@@ -4,6 +4,8 @@ record           one version of one object, with its JSON text
 metadata         names, uids, preconditions
 decoding         null in maps and lists of a body
 quantity         amounts of resources and their canonical text
+names            names, labels and their keys
+pod_parts        the checks on volumes, environment sources and tolerations
 pod_resources    the checks on what a container requests and is limited to
 defaults         the defaults of a new pod
 validation       the checks on names, labels and pods

@@ -15,41 +15,36 @@ from podrelay_local_cluster.objects.errors import (
     forbidden_value,
     invalid,
     invalid_value,
-    not_found_value,
     required,
     too_long,
     unsupported_value,
 )
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.names import (
+    LABEL,
+    LABEL_RULE,
+    LABEL_VALUE,
+    LABEL_VALUE_RULE,
+    MAX_LABEL,
+    MAX_NAME,
+    SUBDOMAIN,
+    SUBDOMAIN_RULE,
+    qualified_name,
+)
+from podrelay_local_cluster.objects.pod_parts import (
+    check_env_from,
+    check_env_source,
+    check_mounts,
+    check_tolerations,
+    check_volumes,
+)
 from podrelay_local_cluster.objects.pod_resources import check_resources
 from podrelay_local_cluster.objects.quantity import is_quantity
 
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _ENV_NAME = re.compile(r"[ -<>-~]+")
-
-_MAX_NAME = 253
-_MAX_LABEL = 63
 _MAX_ANNOTATIONS_BYTES = 256 * 1024
-
-_SUBDOMAIN_RULE = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
-    "and must start and end with an alphanumeric character"
-)
-_LABEL_RULE = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', "
-    "and must start and end with an alphanumeric character"
-)
-_LABEL_VALUE_RULE = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', "
-    "and must start and end with an alphanumeric character"
-)
-_QUALIFIED_RULE = (
-    "name part must consist of alphanumeric characters, '-', '_' or '.', "
-    "and must start and end with an alphanumeric character"
-)
+_FINALIZERS = ("orphan", "foregroundDeletion", "kubernetes")
+_DNS_POLICIES = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 
 
 def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
@@ -57,14 +52,19 @@ def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
     errors = _name(resource, metadata.get("name"))
     labels = _string_map(metadata, "labels")
     for key, value in labels.items():
-        errors += _qualified_name("metadata.labels", key)
-        if len(value) > _MAX_LABEL:
-            errors.append(invalid_value("metadata.labels", value, f"must be no more than {_MAX_LABEL} characters"))
-        elif not _LABEL_VALUE.fullmatch(value):
-            errors.append(invalid_value("metadata.labels", value, _LABEL_VALUE_RULE))
+        errors += qualified_name("metadata.labels", key)
+        if len(value) > MAX_LABEL:
+            errors.append(invalid_value("metadata.labels", value, f"must be no more than {MAX_LABEL} characters"))
+        elif not LABEL_VALUE.fullmatch(value):
+            errors.append(invalid_value("metadata.labels", value, LABEL_VALUE_RULE))
+    for index, finalizer in enumerate(metadata.get("finalizers") or []):
+        errors += qualified_name("metadata.finalizers", finalizer)
+        if "/" not in finalizer and finalizer not in _FINALIZERS:
+            rule = "name is neither a standard finalizer name nor is it fully qualified"
+            errors.append(invalid_value(f"metadata.finalizers[{index}]", finalizer, rule))
     annotations = _string_map(metadata, "annotations")
     for key in annotations:
-        errors += _qualified_name("metadata.annotations", key.lower())
+        errors += qualified_name("metadata.annotations", key.lower())
     if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > _MAX_ANNOTATIONS_BYTES:
         errors.append(too_long("metadata.annotations", _MAX_ANNOTATIONS_BYTES))
     return errors
@@ -75,9 +75,9 @@ def _name(resource: str, name: object) -> list[FieldError]:
         return [required("metadata.name", "name or generateName is required")]
     if not isinstance(name, str):
         raise bad_request("metadata.name must be a string")
-    limit, pattern, rule = (_MAX_NAME, _SUBDOMAIN, _SUBDOMAIN_RULE)
+    limit, pattern, rule = (MAX_NAME, SUBDOMAIN, SUBDOMAIN_RULE)
     if resource == "namespaces":
-        limit, pattern, rule = (_MAX_LABEL, _LABEL, _LABEL_RULE)
+        limit, pattern, rule = (MAX_LABEL, LABEL, LABEL_RULE)
     if len(name) > limit:
         return [invalid_value("metadata.name", name, f"must be no more than {limit} characters")]
     return [] if pattern.fullmatch(name) else [invalid_value("metadata.name", name, rule)]
@@ -88,15 +88,6 @@ def _string_map(parent: Json, field: str) -> dict[str, str]:
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise bad_request(f"{field} must be an object whose values are strings")
     return values
-
-
-def _qualified_name(field: str, key: str) -> list[FieldError]:
-    prefix, slash, name = key.rpartition("/")
-    if slash and (not _SUBDOMAIN.fullmatch(prefix) or len(prefix) > _MAX_NAME):
-        return [invalid_value(field, key, "prefix part " + _SUBDOMAIN_RULE)]
-    if len(name) > _MAX_LABEL:
-        return [invalid_value(field, key, f"name part must be no more than {_MAX_LABEL} characters")]
-    return [] if _QUALIFIED_NAME.fullmatch(name) else [invalid_value(field, key, _QUALIFIED_RULE)]
 
 
 def check_pod(pod: Json) -> None:
@@ -117,26 +108,50 @@ def check_pod(pod: Json) -> None:
         errors.append(
             invalid_value("spec.activeDeadlineSeconds", deadline_s, "must be between 1 and 2147483647, inclusive")
         )
+    errors += check_volumes(spec.get("volumes") or [])
+    errors += check_tolerations(spec.get("tolerations") or [])
+    errors += _check_dns(spec)
     for key, value in (spec.get("nodeSelector") or {}).items():
-        errors += _qualified_name("spec.nodeSelector", key)
-        if len(value) > _MAX_LABEL or not _LABEL_VALUE.fullmatch(value):
-            errors.append(invalid_value("spec.nodeSelector", value, _LABEL_VALUE_RULE))
+        errors += qualified_name("spec.nodeSelector", key)
+        if len(value) > MAX_LABEL or not LABEL_VALUE.fullmatch(value):
+            errors.append(invalid_value("spec.nodeSelector", value, LABEL_VALUE_RULE))
     if errors:
         raise invalid("pods", pod["metadata"].get("name") or "", errors)
 
 
+def _check_dns(spec: Json) -> list[FieldError]:
+    errors: list[FieldError] = []
+    policy, hostname = spec.get("dnsPolicy"), spec.get("hostname")
+    if policy and policy not in _DNS_POLICIES:
+        errors.append(unsupported_value("spec.dnsPolicy", policy, _DNS_POLICIES))
+    elif policy == "None" and not spec.get("dnsConfig"):
+        errors.append(required("spec.dnsConfig", "must provide `dnsConfig` when `dnsPolicy` is None"))
+    if hostname and len(hostname) > MAX_LABEL:
+        errors.append(invalid_value("spec.hostname", hostname, f"must be no more than {MAX_LABEL} characters"))
+    elif hostname and not LABEL.fullmatch(hostname):
+        errors.append(invalid_value("spec.hostname", hostname, LABEL_RULE))
+    return errors
+
+
 def _check_types(spec: Json) -> None:
-    for field in ("containers", "initContainers", "volumes"):
-        items = spec.get(field) or []
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise bad_request(f"spec.{field} must be a list of objects")
+    _check_lists(spec, ("containers", "initContainers", "volumes", "tolerations"))
     for field in ("terminationGracePeriodSeconds", "activeDeadlineSeconds"):
         value = spec.get(field)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise bad_request(f"spec.{field} must be an integer")
+    for field in ("dnsPolicy", "hostname"):
+        if not isinstance(spec.get(field) or "", str):
+            raise bad_request(f"spec.{field} must be a string")
     _string_map(spec, "nodeSelector")
     for container in (spec.get("containers") or []) + (spec.get("initContainers") or []):
         _check_container_types(container)
+
+
+def _check_lists(parent: Json, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        items = parent.get(field) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise bad_request(f"{field} must be a list of objects")
 
 
 def _check_container_types(container: Json) -> None:
@@ -147,6 +162,7 @@ def _check_container_types(container: Json) -> None:
     for field in ("image", "name", "workingDir"):
         if not isinstance(container.get(field) or "", str):
             raise bad_request(f"{field} of a container must be a string")
+    _check_lists(container, ("volumeMounts", "envFrom"))
     for item in container.get("env") or []:
         if not isinstance(item, dict) or not isinstance(item.get("value") or "", str):
             raise bad_request("env of a container must be a list of objects whose values are strings")
@@ -168,7 +184,7 @@ def _check_containers(spec: Json) -> list[FieldError]:
         errors.append(required("spec.containers"))
     names: set[str] = set()
     volumes = {volume.get("name") for volume in spec.get("volumes") or []}
-    for field in ("initContainers", "containers"):
+    for field in ("containers", "initContainers"):
         for index, container in enumerate(spec.get(field) or []):
             path = f"spec.{field}[{index}]"
             errors += _check_container(path, container, names, volumes)
@@ -182,8 +198,8 @@ def _check_container(path: str, container: Json, names: set[str], volumes: set[A
     name = container.get("name")
     if not name:
         errors.append(required(f"{path}.name"))
-    elif len(name) > _MAX_LABEL or not _LABEL.fullmatch(name):
-        errors.append(invalid_value(f"{path}.name", name, _LABEL_RULE))
+    elif len(name) > MAX_LABEL or not LABEL.fullmatch(name):
+        errors.append(invalid_value(f"{path}.name", name, LABEL_RULE))
     elif name in names:
         errors.append(duplicate_value(f"{path}.name", name))
     else:
@@ -196,9 +212,8 @@ def _check_container(path: str, container: Json, names: set[str], volumes: set[A
     policy = container.get("imagePullPolicy")
     if policy is not None and policy not in ("Always", "IfNotPresent", "Never"):
         errors.append(unsupported_value(f"{path}.imagePullPolicy", policy, ("Always", "IfNotPresent", "Never")))
-    for index, mount in enumerate(container.get("volumeMounts") or []):
-        if mount.get("name") not in volumes:
-            errors.append(not_found_value(f"{path}.volumeMounts[{index}].name", mount.get("name")))
+    errors += check_mounts(f"{path}.volumeMounts", container.get("volumeMounts") or [], volumes)
+    errors += check_env_from(f"{path}.envFrom", container.get("envFrom") or [])
     for index, item in enumerate(container.get("env") or []):
         errors += _check_env(f"{path}.env[{index}]", item)
     errors += check_resources(f"{path}.resources", container.get("resources") or {})
@@ -213,6 +228,8 @@ def _check_env(path: str, item: Json) -> list[FieldError]:
         return [invalid_value(f"{path}.name", item["name"], rule)]
     if item.get("value") and item.get("valueFrom"):
         return [invalid_value(f"{path}.valueFrom", "", "may not be specified when `value` is not empty")]
+    if item.get("valueFrom") is not None:
+        return list(check_env_source(f"{path}.valueFrom", item["valueFrom"]))
     return []
 
 
