@@ -335,6 +335,35 @@ def stale_copy(server: Server, name: str) -> Json:
     return found
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"propagationPolicy": "background"}, "propagationPolicy"),
+        ({"propagationPolicy": "Orphan", "orphanDependents": True}, "propagationPolicy"),
+        ({"dryRun": ["Some"]}, "dryRun"),
+    ],
+)
+def test_options_that_no_deletion_may_have(server: Server, name: str, options: Json, field: str) -> None:
+    """As `delete_option_kwargs` may hold them."""
+    server.call("POST", server.pods_path, pod(name))
+    refusal = refused(server, "DELETE", f"{server.pods_path}/{name}", options)
+    assert (refusal.code, refusal.body["reason"]) == (422, "Invalid")
+    assert refusal.body["details"]["kind"] == "DeleteOptions"
+    assert [cause["field"] for cause in refusal.body["details"]["causes"]] == [field]
+    assert server.get(name)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
+def test_a_dry_run_is_of_all(server: Server, name: str, method: str) -> None:
+    found = server.call("POST", server.pods_path, pod(name))
+    path = server.pods_path if method == "POST" else f"{server.pods_path}/{name}"
+    content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    body = pod(f"{name}-2") if method == "POST" else found
+    refusal = refused(server, method, f"{path}?dryRun=Some", body, content_type)
+    assert (refusal.code, refusal.body["reason"]) == (422, "Invalid")
+    assert [cause["field"] for cause in refusal.body["details"]["causes"]] == ["dryRun"]
+
+
 @pytest.mark.parametrize("options", [None, {"gracePeriodSeconds": 0}, {"gracePeriodSeconds": 60}])
 def test_a_deleted_pod_without_node_is_changed_and_then_removed(
     server: Server, seven: list[str], options: Json | None

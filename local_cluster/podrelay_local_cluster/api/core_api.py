@@ -28,6 +28,7 @@ from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.registry.other_objects import ObjectRegistry
 from podrelay_local_cluster.registry.pods import PodRegistry
 
+_OPTIONS = {"POST": "CreateOptions", "PUT": "UpdateOptions", "PATCH": "PatchOptions"}
 _SUBRESOURCES = {"pods": ("", "log", "status"), "resourcequotas": ("", "status")}
 
 
@@ -69,7 +70,7 @@ class ApiCall:
 
     @property
     def dry_run(self) -> bool:
-        return is_dry_run(self.query.getall("dryRun", []))
+        return is_dry_run(self.query.getall("dryRun", []), _OPTIONS[self.request.method])
 
 
 class ResponseSink:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from podrelay_local_cluster.objects.errors import bad_request
+from podrelay_local_cluster.objects.errors import bad_request, invalid_options, unsupported_value
 
 
 def is_true(value: str | None) -> bool:
@@ -23,8 +23,8 @@ def integer(query: Mapping[str, str], name: str) -> int | None:
         raise bad_request(f'{name}: Invalid value: "{value}": must be an integer') from exc
 
 
-def is_dry_run(values: list[str]) -> bool:
-    """Raises `StatusError` 400 for any value but ``All``."""
+def is_dry_run(values: list[str], options: str) -> bool:
+    """Raises `StatusError` 422, which names the kind of options, for any value but ``All``."""
     if any(value != "All" for value in values):
-        raise bad_request(f"unsupported dryRun value: {values}")
+        raise invalid_options(options, unsupported_value("dryRun", values, ["All"]))
     return bool(values)

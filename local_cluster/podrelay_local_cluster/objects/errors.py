@@ -122,6 +122,13 @@ def invalid(resource: str, name: str, errors: Sequence[FieldError]) -> StatusErr
     return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {text}', details)
 
 
+def invalid_options(kind: str, error: FieldError) -> StatusError:
+    """422: the options of a request, such as `DeleteOptions`."""
+    causes = [{"reason": error.reason, "message": error.message, "field": error.field}]
+    details = {"group": "meta.k8s.io", "kind": kind, "causes": causes}
+    return StatusError(422, "Invalid", f'{kind}.meta.k8s.io "" is invalid: {error}', details)
+
+
 def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
 

@@ -170,7 +170,7 @@ def test_dry_run_creates_nothing(simulated: NamespaceApi) -> None:
     assert simulated.create(held(), dryRun="All")["metadata"]["name"] == "p"
     assert simulated.names() == []
     assert simulated.version() == before
-    status_of(simulated.request("POST", "", held(), params={"dryRun": "Some"}), 400, "BadRequest")
+    status_of(simulated.request("POST", "", held(), params={"dryRun": "Some"}), 422, "Invalid")
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000], ids=range(5))
