@@ -91,8 +91,10 @@ def test_a_service_account_that_does_not_exist(server: Server) -> None:
 def test_a_quota_that_is_used_up(server: Server) -> None:
     """A server may apply a new quota with a delay, so some pods may pass."""
     path = f"/api/v1/namespaces/{server.namespace}/resourcequotas"
-    server.call("POST", path, {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "1"}}})
-    counted = {"hard": {"pods": "1"}, "used": {"pods": str(len(server.pods()))}}
+    used = len(server.pods())  # other tests may have left some
+    hard = {"pods": str(used + 1)}
+    server.call("POST", path, {"metadata": {"name": "few"}, "spec": {"hard": hard}})
+    counted = {"hard": hard, "used": {"pods": str(used)}}
     made: list[str] = []
 
     async def fill(api: PodClient) -> None:
