@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -186,8 +187,10 @@ def test_refused_clean_ups_are_tried_again_at_a_low_rate_until_they_work(
         put_pod(rig, f"p{number}")
     put_pod(rig, "other")
     refusing = True
+    # A server whose roles are missing lists them in another order each time.
+    missing = itertools.cycle([": RBAC: [a not found, b not found]", ": RBAC: [b not found, a not found]"])
     rig.api.fault = lambda request, _: (
-        status(403, "Forbidden", CANNOT_DELETE) if refusing and request.method == "DELETE" else None
+        status(403, "Forbidden", CANNOT_DELETE + next(missing)) if refusing and request.method == "DELETE" else None
     )
     jobs = [order(rig, "delete", f"p{number}") for number in range(40)]
     label = order(rig, "done", "other")

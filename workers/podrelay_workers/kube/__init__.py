@@ -6,6 +6,7 @@ connection      one HTTP request: connections, renewed credentials, errors
 credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
 authorization   authorization headers, renewed by the client's hook
 client_headers  headers that a user's client or kubeconfig adds (pure)
+start_up        both clients of a process, once they can be used
 unbounded_call  code that may never return, in threads
 send_guard      a check at the moment a request is sent
 errors          error classes for the server's answers (pure)

@@ -283,7 +283,9 @@ class CleanupHandler:
 
     async def _refused(self, job: Job, request: CleanupRequest, error: ApiError, message: str) -> Disposition:
         """Try again, for ever and ever more rarely: nothing else would remove this pod."""
-        refusal = f"{request.action} pods in {request.namespace}: {message.replace(request.pod, '*')}"
+        # The names of missing roles come last, in another order each time.
+        kind = message.partition(": RBAC: ")[0].replace(request.pod, "*")
+        refusal = f"{request.action} pods in {request.namespace}: {kind}"
         self._log_refusal(refusal)
         if may_settle(error):
             seconds = self._refusals.close((request.namespace, request.action))
