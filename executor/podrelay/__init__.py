@@ -13,6 +13,7 @@ pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
 redis_address      redis_url and redis_sentinels, parsed
 teams              what differs between teams: options, cluster, namespaces, metric tags
+impersonation      whom a kubeconfig impersonates, as headers of a request
 health             the files that readiness probes read
 compat             differences between Airflow releases
 errors             every exception that podrelay raises on purpose

@@ -10,9 +10,13 @@ from typing import Any
 
 from airflow.exceptions import AirflowConfigException
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
+from airflow.providers.common.compat.sdk import conf
 
 from podrelay.errors import ConfigError
+from podrelay.impersonation import impersonate
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+
+_SECTION = "kubernetes_executor"
 
 
 def kube_config_of(team: str | None) -> KubeConfig:
@@ -51,8 +55,26 @@ def watched_namespaces(kube_config: KubeConfig) -> tuple[str | None, ...]:
 
 
 def kube_client_of(team: str | None) -> Any:
-    """A blocking Kubernetes client, constructed as the stock executor constructs it."""
+    """A blocking Kubernetes client, constructed as the stock executor constructs it.
+
+    Each of its requests carries what a `client_factory` put on it, or whom the kubeconfig impersonates.
+
+    :raises ConfigError: the kubeconfig impersonates nobody that can be meant.
+    """
     from airflow.providers.cncf.kubernetes import kube_client
 
-    factory = getattr(kube_client, "_get_executor_kube_client", None)
-    return factory(team_name=team) if factory else kube_client.get_kube_client()
+    if client_factory_of(team, "client_factory"):
+        return conf.getimport(_SECTION, "client_factory", **team_options(team))()
+    client = kube_client.get_kube_client()
+    impersonate(client.api_client)
+    return client
+
+
+def client_factory_of(team: str | None, option: str) -> str | None:
+    """What `client_factory` or `async_client_factory` names."""
+    return conf.get(_SECTION, option, fallback=None, **team_options(team)) or None
+
+
+def team_options(team: str | None) -> dict[str, str]:
+    """Arguments that make Airflow's configuration read the options of a team."""
+    return {"team_name": team} if team else {}

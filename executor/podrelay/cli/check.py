@@ -9,7 +9,7 @@ from typing import Any
 from airflow.configuration import conf
 
 from podrelay.cli import check_options
-from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, check_permissions, open_client
+from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, async_only, check_permissions, open_client
 from podrelay.cli.check_pod import check_pod
 from podrelay.cli.check_result import Check, Passed, run_step
 from podrelay.cli.check_template import check_template
@@ -65,7 +65,8 @@ def _kubernetes(team: str | None, process: str | None, settings: list[Settings])
     def permissions() -> Passed:
         kube_config = kube_config_of(team)
         clients.append(open_client(team, kube_config))
-        return check_permissions(clients[0], kube_config, (process,) if process else tuple(REQUIRED_PERMISSIONS))
+        processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
+        return check_permissions(clients[0], kube_config, processes, async_only(team))
 
     yield run_step("Kubernetes", permissions)
     # A watcher creates no pods.

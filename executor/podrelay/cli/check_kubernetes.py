@@ -12,7 +12,7 @@ from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
 from podrelay.cli.check_result import Passed
 from podrelay.errors import ConfigError
-from podrelay.teams import kube_client_of, watched_namespaces
+from podrelay.teams import client_factory_of, kube_client_of, watched_namespaces
 
 # What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
 REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -30,6 +30,8 @@ def open_client(team: str | None, kube_config: KubeConfig) -> Any:
     try:
         core = kube_client_of(team)
     except Exception as error:
+        if warning := async_only(team):
+            raise ConfigError(f"{warning[0]} Here no client can be created without it ({error}).") from error
         credentials: Any = importlib.import_module("podrelay_workers.kube.credentials")
         asyncio.run(credentials.load_credentials(team))  # fails in the words of launcher and watcher
         raise ConfigError(
@@ -46,6 +48,16 @@ def open_client(team: str | None, kube_config: KubeConfig) -> Any:
     if missing:
         raise ConfigError(missing_namespace(missing))
     return core
+
+
+def async_only(team: str | None) -> tuple[str, ...]:
+    """A warning where launchers and watcher use a client that blocking code cannot use."""
+    if client_factory_of(team, "client_factory") or not client_factory_of(team, "async_client_factory"):
+        return ()
+    return (
+        "[kubernetes_executor] async_client_factory is for launchers and watcher only: set client_factory too, for this "
+        "check and for live logs.",
+    )
 
 
 def namespaces_of(kube_config: KubeConfig) -> list[str]:
@@ -77,7 +89,9 @@ def is_about_namespace(error: Any) -> bool:
     return error.status == 404 and '"namespaces' in str(error.body).replace("\\", "")
 
 
-def check_permissions(core: Any, kube_config: KubeConfig, processes: Sequence[str]) -> Passed:
+def check_permissions(
+    core: Any, kube_config: KubeConfig, processes: Sequence[str], warnings: tuple[str, ...] = ()
+) -> Passed:
     """Asks the API server which permissions the configured user has, without using them."""
     # "" stands for all namespaces, in the review as well.
     namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
@@ -102,7 +116,7 @@ def check_permissions(core: Any, kube_config: KubeConfig, processes: Sequence[st
             f"docker/kubernetes/access.yaml.{hint}"
         )
     where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
-    return Passed(f"{' and '.join(processes)}: all permissions granted in {where}")
+    return Passed(f"{' and '.join(processes)}: all permissions granted in {where}", warnings)
 
 
 def _listed(missing: Sequence[tuple[str, str, str]], processes: Sequence[str]) -> str:

@@ -1,14 +1,12 @@
-"""The headers that a user's client or kubeconfig adds to each request."""
+"""The headers that a user's client adds to each request."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from podrelay.errors import ConfigError
-from podrelay_workers.kube.client_headers import headers_of_client, impersonation, merged
+from podrelay_workers.kube.client_headers import headers_of_client, merged
 
 
 @pytest.mark.parametrize(
@@ -33,28 +31,3 @@ def test_a_later_layer_replaces_names_of_any_case_and_may_repeat_its_own() -> No
     assert merged([("accept", "x"), ("B", "1")], [("Accept", "y")], [("G", "1"), ("G", "2")]) == [
         ("B", "1"), ("Accept", "y"), ("G", "1"), ("G", "2"),
     ]  # fmt: skip
-
-
-def test_impersonation() -> None:
-    user = {"as": "jane", "as-uid": "u1", "as-groups": ["dev", "ops"], "as-user-extra": {"Scopes/x": ["a", "b"]}}
-    assert impersonation(user) == [
-        ("Impersonate-User", "jane"), ("Impersonate-Uid", "u1"), ("Impersonate-Group", "dev"),
-        ("Impersonate-Group", "ops"), ("Impersonate-Extra-scopes%2Fx", "a"), ("Impersonate-Extra-scopes%2Fx", "b"),
-    ]  # fmt: skip
-    assert impersonation({"token": "t"}) == []
-
-
-@pytest.mark.parametrize(
-    "user",
-    [
-        {"as": ["jane"]},
-        {"as": "jane", "as-groups": "dev"},
-        {"as": "jane", "as-user-extra": {"k": "v"}},
-        {"as": "jane", "as-user-extra": ["k"]},
-        {"as-groups": ["dev"]},
-        {"as-uid": "u1"},
-    ],
-)
-def test_an_impersonation_that_cannot_be_meant_is_refused(user: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="as"):
-        impersonation(user)

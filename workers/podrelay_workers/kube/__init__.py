@@ -5,7 +5,7 @@ encoding        request bodies to JSON, answers from JSON (pure)
 connection      one HTTP request: connections, renewed credentials, errors
 credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
 authorization   authorization headers, renewed by the client's hook
-client_headers  headers that a user's client or kubeconfig adds (pure)
+client_headers  headers that a user's client adds (pure)
 start_up        both clients of a process, once they can be used
 unbounded_call  code that may never return, in threads
 send_guard      a check at the moment a request is sent

@@ -25,8 +25,10 @@ import aiohttp
 from requests.utils import should_bypass_proxies
 
 from podrelay.errors import ConfigError
+from podrelay.impersonation import Headers, impersonation, kubeconfig_path, kubeconfig_user
+from podrelay.teams import client_factory_of, team_options
 from podrelay_workers.kube.authorization import Authorization
-from podrelay_workers.kube.client_headers import Headers, headers_of_client, impersonation, merged
+from podrelay_workers.kube.client_headers import headers_of_client, merged
 from podrelay_workers.kube.send_guard import GuardedConnector
 from podrelay_workers.kube.unbounded_call import until_returned
 
@@ -176,7 +178,7 @@ async def _load(team: str | None) -> Credentials:
 
     try:
         client = await _client(conf, team)
-        user = _kubeconfig_user(conf, team)
+        user = {} if "factory = " in _source(team) else kubeconfig_user()
         impersonated = tuple(impersonation(user))
         _check_plugin(user, client.configuration)
     except ConfigError as error:
@@ -204,30 +206,12 @@ def _source(team: str | None) -> str:
     from airflow.providers.common.compat.sdk import conf
 
     for option in ("async_client_factory", "client_factory"):
-        if factory := conf.get("kubernetes_executor", option, fallback=None, **_team_options(team)):
+        if factory := client_factory_of(team, option):
             return f"[kubernetes_executor] {option} = {factory}"
     if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
         return "the service account of this pod"
-    path = conf.get("kubernetes_executor", "config_file", fallback=None) or "~/.kube/config"
+    path = kubeconfig_path() or "~/.kube/config"
     return f"[kubernetes_executor] config_file = {path}"
-
-
-def _team_options(team: str | None) -> dict[str, str]:
-    return {"team_name": team} if team else {}
-
-
-def _kubeconfig_user(conf: Any, team: str | None) -> dict[str, Any]:
-    """The entry of the user in the kubeconfig that is used; empty where a factory or a service account is used instead."""
-    if "factory = " in _source(team) or conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
-        return {}
-    from kubernetes_asyncio.config import kube_config
-
-    path = conf.get("kubernetes_executor", "config_file", fallback=None) or kube_config.KUBE_CONFIG_DEFAULT_LOCATION
-    found = kube_config.KubeConfigMerger(path).config
-    document = found.value if found is not None else {}
-    context = conf.get("kubernetes_executor", "cluster_context", fallback=None) or document.get("current-context")
-    of_context = _named(document, "contexts", context).get("context") or {}
-    return _named(document, "users", of_context.get("user")).get("user") or {}
 
 
 def _check_plugin(user: dict[str, Any], configuration: Any) -> None:
@@ -235,11 +219,6 @@ def _check_plugin(user: dict[str, Any], configuration: Any) -> None:
     plugin = user.get("exec")
     if isinstance(plugin, dict) and not (configuration.api_key or configuration.cert_file):
         raise ConfigError(f"its exec plugin {plugin.get('command')} gave no credentials; the log above may say why")
-
-
-def _named(document: Any, kind: str, name: Any) -> Any:
-    items = [getattr(item, "value", item) for item in document.get(kind) or []]  # merged entries are ConfigNodes
-    return next((item for item in items if item.get("name") == name), {})
 
 
 def _read_authority(path: str | None) -> bytes:
@@ -253,15 +232,13 @@ async def _client(conf: Any, team: str | None) -> Any:
     """The `ApiClient` of either library; closed, because only its configuration and its headers are used."""
     from airflow.providers.cncf.kubernetes import kube_client
 
-    team_options = _team_options(team)
-    own_async = conf.get("kubernetes_executor", "async_client_factory", fallback=None, **team_options)
-    own_sync = conf.get("kubernetes_executor", "client_factory", fallback=None, **team_options)
+    own_async, own_sync = (client_factory_of(team, option) for option in ("async_client_factory", "client_factory"))
     if own_sync and not own_async:
-        client = conf.getimport("kubernetes_executor", "client_factory", **team_options)()
+        client = conf.getimport("kubernetes_executor", "client_factory", **team_options(team))()
     elif hasattr(kube_client, "_get_executor_async_kube_client"):
         client = await kube_client._get_executor_async_kube_client(team_name=team)
     elif own_async:
-        client = conf.getimport("kubernetes_executor", "async_client_factory", **team_options)()
+        client = conf.getimport("kubernetes_executor", "async_client_factory", **team_options(team))()
     else:
         client = await kube_client.get_async_kube_client()
     api_client = client.api_client
@@ -283,7 +260,7 @@ def _remedy(conf: Any, error: BaseException, source: str) -> str:
             f"No access to Kubernetes from inside a cluster ({why}): run in a pod with a service account, or set "
             "[kubernetes_executor] in_cluster = False and [kubernetes_executor] config_file to a kubeconfig."
         )
-    path = conf.get("kubernetes_executor", "config_file", fallback=None) or "~/.kube/config"
+    path = kubeconfig_path() or "~/.kube/config"
     if not any(Path(part).expanduser().exists() for part in path.split(os.pathsep)):
         why = "no such file"
     context = conf.get("kubernetes_executor", "cluster_context", fallback=None)
@@ -312,9 +289,7 @@ def _keepalive(conf: Any) -> tuple[tuple[int, int, int], ...]:
 
 def _timeouts(conf: Any, team: str | None) -> dict[str, Any]:
     """The `_request_timeout` in kube_client_request_args: one number for the whole request, or [connect, read]."""
-    arguments = (
-        conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **_team_options(team)) or {}
-    )
+    arguments = conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **team_options(team)) or {}
     limit = arguments.get("_request_timeout") if isinstance(arguments, dict) else None
     if isinstance(limit, (int, float)) and limit > 0:
         return {"request_s": float(limit), "read_s": float(limit)}
