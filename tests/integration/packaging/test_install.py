@@ -27,29 +27,32 @@ def test_the_readme_pins_the_airflow_that_is_there() -> None:
     assert "constraints.txt" not in line
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("airflow", ["3.1.0", "3.2.1", "3.3.2"])
-def test_podrelay_installs_beside_each_airflow(airflow: str, tmp_path: Path) -> None:
-    pin = tmp_path / "airflow.txt"
-    pin.write_text(f"apache-airflow=={airflow}\n")
-    uv = Path(sys.executable).with_name("uv")
-    if not uv.exists():
-        pytest.skip("no uv in this environment")
-    words = [
-        str(uv),
-        "pip",
-        "compile",
-        "--quiet",
-        "--system-certs",
-        "--python-version",
-        "3.12",
-        "--no-header",
-        "--no-annotate",
-    ]
-    ended = subprocess.run([*words, "pyproject.toml", str(pin)], cwd=ROOT, capture_output=True, text=True, check=False)
+def resolve(uv: Path, *words: str) -> dict[str, str]:
+    """The versions that would be installed. Skips the test without an index."""
+    command = [
+        str(uv), "pip", "compile", "--quiet", "--system-certs", "--python-version", "3.12", "--no-header", "--no-annotate",
+        *words,
+    ]  # fmt: skip
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode and NO_INDEX.search(ended.stderr):
         pytest.skip("no package index can be reached")
     assert ended.returncode == 0, ended.stderr
-    versions = dict(line.split("==", 1) for line in ended.stdout.splitlines() if "==" in line)
-    assert {name: versions[name] for name in OF_AIRFLOW} == dict.fromkeys(OF_AIRFLOW, airflow)
-    assert {"rq", "redis", "apache-airflow-providers-cncf-kubernetes"} <= versions.keys()
+    return dict(line.split("==", 1) for line in ended.stdout.splitlines() if "==" in line)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("airflow", ["3.1.0", "3.1.8", "3.2.1", "3.3.2"])
+def test_podrelay_installs_beside_each_airflow_and_changes_none_of_its_versions(airflow: str, tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("no uv in this environment")
+    pin, wanted, frozen = (tmp_path / name for name in ("pin.txt", "wanted.txt", "frozen.txt"))
+    pin.write_text(f"apache-airflow=={airflow}\n")
+    wanted.write_text(f"apache-airflow=={airflow}\napache-airflow-providers-cncf-kubernetes\n")
+    before = resolve(uv, str(wanted))
+    # As `pip freeze` prints an environment without podrelay.
+    frozen.write_text("".join(f"{name}=={version}\n" for name, version in before.items()))
+    after = resolve(uv, "--constraints", str(frozen), "pyproject.toml", str(pin))
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() <= {"hiredis", "redis", "rq"}
+    assert {name: after[name] for name in OF_AIRFLOW} == dict.fromkeys(OF_AIRFLOW, airflow)
