@@ -72,7 +72,8 @@ test-redis: $(DEV)
 
 redis-matrix: $(DEV)
 	@demo/install dev,redis-servers
-	@for server in $(SERVERS); do $(MAKE) --no-print-directory test-redis SERVER=$$server || exit 1; done
+	@failed=; for server in $(SERVERS); do $(MAKE) --no-print-directory test-redis SERVER=$$server || failed="$$failed $$server"; \
+	done; test -z "$$failed" || { echo "failed on:$$failed"; exit 1; }
 
 # Documents the options; a unit test fails while the page is out of date.
 options: $(DEV)

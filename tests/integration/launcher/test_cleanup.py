@@ -275,7 +275,7 @@ def test_a_delete_that_is_refused_for_now_pauses_the_clean_ups_of_every_launcher
     async def scenario() -> None:
         async with rig.launcher(), rig.launcher():
             first = order(rig, "delete", "a")
-            await until(lambda: deletes)
+            await until(lambda: rig.redis.hget(rig.names.throttle("default"), "cleanup_until"))
             second = order(rig, "delete", "b")
             launches = rig.offer_many(1)
             await until(lambda: rig.states(launches) == {"created": 1})
