@@ -12,6 +12,7 @@ from podrelay.cli.check import Check, run_checks
 from podrelay.cli.check_options import executors_of, old_defaults, unknown_variables
 from podrelay.cli.check_template import judge_template
 from podrelay.errors import ConfigError
+from podrelay.get_provider_info import OPTIONS, default_of
 from tests.harness.generated_config import airflow
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.parity_rig import TEMPLATE
@@ -129,6 +130,13 @@ def test_a_former_default_is_listed_with_the_present_one() -> None:
     assert list(old_defaults({"launcher_concurrency": "50", "deployment": ""}, former)) == []
     (line,) = old_defaults({"launcher_concurrency": "64", "deployment": "default"}, former)
     assert line.endswith("apply: launcher_concurrency.")
+
+
+def test_texts_that_this_release_has_airflow_write_are_no_old_defaults() -> None:
+    written = {name: str(option["default"]) for name, option in OPTIONS.items() if option["type"] == "string"}
+    assert "deployment" in written
+    assert list(old_defaults(written)) == []
+    assert len(list(old_defaults({"launcher_concurrency": default_of("launcher_concurrency")}))) == 1
 
 
 # --- kubeconfig and namespaces ------------------------------------------------------------------------------------
