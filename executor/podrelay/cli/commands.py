@@ -84,7 +84,7 @@ def dashboard(args: argparse.Namespace) -> int:
     """Run rq-dashboard on podrelay's Redis until interrupted."""
     from podrelay.cli.dashboard import run_dashboard
 
-    return run_dashboard(args.bind, args.port)
+    return run_dashboard(args.bind, args.port, args.read_only)
 
 
 @_one_line_errors

@@ -1,19 +1,19 @@
-"""`airflow podrelay dashboard`: rq-dashboard configured for podrelay's queues, with the JSON serializer.
+"""`airflow podrelay dashboard`: rq-dashboard configured for podrelay's queues, and guarded (`dashboard_guard`).
 
-It listens on loopback unless --bind names another address. HTTP Basic authentication is on if RQ_DASHBOARD_USERNAME and
-RQ_DASHBOARD_PASSWORD are set in the environment.
+It listens on loopback unless --bind names another address, which needs a login: HTTP Basic authentication is on if
+RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD are set in the environment. It needs no Fernet key and no database.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
 from typing import Any
 
 import redis
 from airflow.configuration import conf
-from rq.job import Job
 from rq.queue import Queue
 from rq.registry import (
     CanceledJobRegistry,
@@ -23,9 +23,9 @@ from rq.registry import (
     ScheduledJobRegistry,
     StartedJobRegistry,
 )
-from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
+from podrelay.cli.dashboard_guard import DisplayedJob, DisplaySerializer, decode_json_only, guard
 from podrelay.cli.optional import import_optional
 from podrelay.errors import ConfigError
 from podrelay.settings import load_settings
@@ -44,15 +44,13 @@ _REGISTRIES: dict[str, Any] = {
 }
 
 
-class _JSONWorker(Worker):
-    """rq-dashboard 0.9 lists workers with RQ's default serializer, pickle. It fails on our JSON jobs, and would execute
-    what a forged job holds. This class reads the current job of a worker as JSON.
-    """
+class _DisplayedWorker(Worker):
+    """A worker whose current job may be one that cannot be decoded."""
 
     @classmethod
     def all(cls, connection: Any = None, job_class: Any = None, queue_class: Any = None, queue: Any = None,
             serializer: Any = None) -> Any:  # fmt: skip
-        return super().all(connection, job_class, queue_class, queue, JSONSerializer)
+        return super().all(connection, DisplayedJob, queue_class, queue, serializer)
 
 
 def jobs_page(
@@ -60,7 +58,7 @@ def jobs_page(
 ) -> tuple[int, list[Any]]:
     """One page of a queue's jobs and their total number. rq-dashboard 0.9 makes every page but the first too long."""
     web = import_optional("rq_dashboard.web", _REMEDY)
-    queue = Queue(queue_name, serializer=JSONSerializer, connection=connection)
+    queue = Queue(queue_name, connection=connection)
     registry = None if registry_name == "queued" else _REGISTRIES[registry_name](queue_name, connection=connection)
     total = queue.count if registry is None else registry.get_job_count(cleanup=False)
     end = total - offset if order == "dsc" else min(total, offset + per_page)
@@ -69,42 +67,72 @@ def jobs_page(
         return total, []
     length, last = end - start, end - 1
     ids = registry.get_job_ids(start, last, cleanup=False) if registry else queue.get_job_ids(start, length)
-    jobs = Job.fetch_many(ids[::-1] if order == "dsc" else ids, connection=connection, serializer=JSONSerializer)
+    jobs = DisplayedJob.fetch_many(ids[::-1] if order == "dsc" else ids, connection=connection)
     return total, [web.serialize_job(job) for job in jobs if job]
 
 
-def make_app(redis_url: str, client: redis.Redis | None = None) -> Any:
-    """Build the WSGI application.
+def make_app(redis_url: str, client: redis.Redis | None = None, read_only: bool = False) -> Any:
+    """Build the WSGI application. From now on, RQ decodes only JSON in this process.
 
     :param client: what the pages read from in place of `redis_url`: rq-dashboard cannot use Sentinels.
     :raises ConfigError: rq-dashboard is not installed.
     """
     web = import_optional("rq_dashboard.web", _REMEDY)
     cli = import_optional("rq_dashboard.cli", _REMEDY)
-    web.Worker = _JSONWorker
+    decode_json_only()
+    web.Worker, web.Job = _DisplayedWorker, DisplayedJob
     web.get_queue_registry_jobs_count = jobs_page
-    web.config.serializer = JSONSerializer
+    web.config.serializer = DisplaySerializer
     # For the whole process, so always set: the app that was made last decides where its pages read.
     source = client if client is not None else redis.Redis.from_url(redis_url)
     web.from_url = lambda *_, **__: (None, source)
-    user, password = os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD")
-    app = cli.make_flask_app(None, user, password, "")
+    app = cli.make_flask_app(None, *_login(), "")
+    guard(app, read_only)
     app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
     web.setup_rq_connection(app)
     return app
 
 
-def run_dashboard(bind: str, port: int) -> int:
-    """Serve until interrupted."""
-    settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
+def run_dashboard(bind: str, port: int, read_only: bool = False) -> int:
+    """Serve until interrupted.
+
+    :raises ConfigError: an option is wrong, or others could reach the dashboard without a login.
+    """
+    if not _is_loopback(bind) and not all(_login()):
+        raise ConfigError(
+            f"--bind {bind}: others can reach this address, so the dashboard needs a login: set RQ_DASHBOARD_USERNAME and "
+            "RQ_DASHBOARD_PASSWORD in its environment, or listen on 127.0.0.1."
+        )
+    settings = load_settings(conf)
     client = connect(settings, timeout_s=_TIMEOUT_S)
-    app = make_app(settings.redis_url, client)
+    app = make_app(settings.redis_url, client, read_only)
     server = _listen(bind, port, app)
     print(f"rq-dashboard listens on {_url(bind, server.port)} (Ctrl-C stops it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     server.server_close()
     return 0
+
+
+def _login() -> tuple[str | None, str | None]:
+    """User and password: both, or neither. rq-dashboard 0.9 asks for no login without a user.
+
+    :raises ConfigError: only one of them is set.
+    """
+    user, password = os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD")
+    if bool(user) != bool(password):
+        raise ConfigError("RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD: set both, or neither.")
+    return user or None, password or None
+
+
+def _is_loopback(bind: str) -> bool:
+    """Is this an address, or the name, of this host alone? An empty text means every address."""
+    if bind == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bind.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _listen(bind: str, port: int, app: Any) -> Any:

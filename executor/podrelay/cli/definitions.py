@@ -39,7 +39,12 @@ _RUNNER = Arg(
 )
 _DATA_DIR = Arg(("--data-dir",), help="Folder for the logs of the pods. Default: a temporary folder.", default=None)
 _DASHBOARD_PORT = Arg(("--port",), help="Port of the dashboard. Default: 9181.", type=int, default=9181)
-_DASHBOARD_BIND = Arg(("--bind",), help="Address to listen on. Default: 127.0.0.1.", default="127.0.0.1")
+_DASHBOARD_BIND = Arg(
+    ("--bind",),
+    help="Address to listen on. Default: 127.0.0.1. Any other needs RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD",
+    default="127.0.0.1",
+)
+_READ_ONLY = Arg(("--read-only",), help="Refuse every button that changes something.", action="store_true")
 
 
 def get_podrelay_cli_commands() -> list[GroupCommand]:
@@ -78,7 +83,7 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                     name="dashboard",
                     help="Run rq-dashboard on podrelay's Redis",
                     func=lazy_load_command("podrelay.cli.commands.dashboard"),
-                    args=(_DASHBOARD_BIND, _DASHBOARD_PORT),
+                    args=(_DASHBOARD_BIND, _DASHBOARD_PORT, _READ_ONLY),
                 ),
                 ActionCommand(
                     name="local-cluster",

@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import pickle
 import socket
+import zlib
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
+import rq.serializers
 from rq import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from podrelay.cli import commands
 from podrelay.cli.dashboard import make_app, run_dashboard
+from podrelay.cli.dashboard_guard import NOT_SHOWN
 from podrelay.protocol import redis_keys
 from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import status
 from tests.harness.waiting import until
 
 
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """A dashboard changes RQ and rq-dashboard for its whole process."""
+    web = pytest.importorskip("rq_dashboard.web")
+    of_web = {name: getattr(web, name) for name in ("Job", "Worker", "from_url", "get_queue_registry_jobs_count")}
+    of_rq = {name: getattr(rq.serializers, name) for name in ("DefaultSerializer", "PickleSerializer")}
+    aliases, serializer = dict(rq.serializers.SERIALIZER_ALIASES), web.config.serializer
+    yield
+    for module, values in ((web, of_web), (rq.serializers, of_rq)):
+        for name, value in values.items():
+            setattr(module, name, value)
+    rq.serializers.SERIALIZER_ALIASES.update(aliases)
+    web.config.serializer = serializer
+
+
 @pytest.fixture
-def dashboard(rig: LauncherRig) -> Iterator[Any]:
+def dashboard(rig: LauncherRig) -> Any:
     web = pytest.importorskip("rq_dashboard.web")
     from rq_dashboard.cli import make_flask_app
 
-    before = web.config.serializer
     web.config.serializer = JSONSerializer
     app = make_flask_app(None, None, None, "")
     app.config["RQ_DASHBOARD_REDIS_URL"] = rig.settings.redis_url
     web.setup_rq_connection(app)
-    yield app.test_client()
-    web.config.serializer = before
+    return app.test_client()
 
 
 def test_every_page_works_and_shows_no_token(rig: LauncherRig, dashboard: Any) -> None:
@@ -158,8 +176,12 @@ def test_an_address_that_is_taken_or_impossible_is_one_line(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bind: str, port: int | None
 ) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    monkeypatch.setenv("RQ_DASHBOARD_USERNAME", "admin")
+    monkeypatch.setenv("RQ_DASHBOARD_PASSWORD", "secret")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stopped:
-        commands.dashboard(Namespace(bind=bind, port=taken.getsockname()[1] if port is None else port))
+        commands.dashboard(
+            Namespace(bind=bind, port=taken.getsockname()[1] if port is None else port, read_only=False)
+        )
     assert stopped.value.code == commands.USAGE_ERROR
     output = capsys.readouterr()
     assert (output.out, len(output.err.splitlines())) == ("", 1)
@@ -192,3 +214,109 @@ def test_a_clean_up_by_rq_loses_nothing(rig: LauncherRig) -> None:
 
     asyncio.run(scenario())
     assert rig.api.calls["create"] == 5
+
+
+# --- what anybody can write to Redis ------------------------------------------------------------------------------------
+FOREIGN = "no-json"
+
+
+@pytest.fixture
+def foreign(redis_url: str) -> redis.Redis:
+    """A queued job whose values are pickled, as RQ does by itself; it is also the current job of a worker."""
+    client = redis.Redis.from_url(redis_url)
+    data = zlib.compress(pickle.dumps(("os.getpid", None, (), {})))
+    meta = pickle.dumps({"a": 1})
+    client.hset(f"rq:job:{FOREIGN}", mapping={"status": "queued", "origin": "mail", "data": data, "meta": meta,
+                "description": "d", "created_at": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
+    result = {"type": 1, "return_value": base64.b64encode(pickle.dumps("result"))}
+    client.xadd(f"rq:results:{FOREIGN}", result)
+    client.sadd("rq:queues", "rq:queue:mail")
+    client.rpush("rq:queue:mail", FOREIGN)
+    client.sadd("rq:workers", "rq:worker:w")
+    client.hset("rq:worker:w", mapping={"birth": "2026-11-20T00:00:00.000000Z", "queues": "mail", "state": "busy",
+                "current_job": FOREIGN, "last_heartbeat": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
+    return client
+
+
+def test_nothing_but_json_is_decoded(redis_url: str, foreign: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RQ's default serializer, pickle, runs what it decodes: it must not be asked, by a page or by a button."""
+    asked: list[bytes] = []
+    monkeypatch.setattr(rq.serializers.DefaultSerializer, "loads", asked.append)
+    page = make_app(redis_url, foreign).test_client()
+    paths = ["/0/view/queues", "/0/view/workers", "/0/view/jobs", f"/0/view/job/{FOREIGN}", "/0/data/queues.json"]
+    paths += ["/0/data/workers.json", f"/0/data/job/{FOREIGN}.json", "/0/data/jobs/mail/queued/8/asc/1.json"]
+    shown = {path: page.get(path) for path in paths}
+    assert {path: answer.status_code for path, answer in shown.items()} == dict.fromkeys(paths, 200)
+    job = shown[f"/0/data/job/{FOREIGN}.json"].get_json()
+    assert (job["result"], job["metadata"]) == (NOT_SHOWN, f"&#34;{NOT_SHOWN}&#34;")
+    (worker,) = shown["/0/data/workers.json"].get_json()["workers"]
+    assert worker["current_job"]["call_string"] == NOT_SHOWN
+    assert [job["id"] for job in shown["/0/data/jobs/mail/queued/8/asc/1.json"].get_json()["jobs"]] == [FOREIGN]
+    foreign.zadd("rq:failed:mail", {FOREIGN: 4e9})
+    for path in (f"/job/{FOREIGN}/requeue", "/requeue/mail", "/queue/mail/compact", f"/job/{FOREIGN}/delete"):
+        assert page.post(path).status_code == 200, path
+    assert not foreign.exists(f"rq:job:{FOREIGN}")
+    assert asked == []
+
+
+def test_texts_from_redis_are_escaped(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    text = "<b>&'"
+    client.hset("rq:job:j", mapping={"status": "queued", "origin": text, "data": b"[]", "description": text,
+                "created_at": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
+    client.sadd("rq:queues", f"rq:queue:{text}")
+    client.rpush(f"rq:queue:{text}", "j")
+    page = make_app(redis_url, client).test_client()
+    job, queues = page.get("/0/data/job/j.json").get_json(), page.get("/0/data/queues.json").get_json()["queues"]
+    assert job["description"] == job["origin"] == queues[0]["name"] == "&lt;b&gt;&amp;&#39;"
+    (listed,) = page.get("/0/data/jobs/%3Cb%3E%26'/queued/8/asc/1.json").get_json()["jobs"]
+    assert listed["description"] == text, "this page escapes it by itself"
+    assert "<b>" not in page.get("/0/view/jobs/%3Cb%3E%26'/queued/8/asc/1").get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "read_only", "code"),
+    [
+        ("POST", {}, False, 200),
+        ("POST", {"Origin": "http://localhost"}, False, 200),
+        ("POST", {"Origin": "http://elsewhere.example"}, False, 403),
+        ("POST", {"Sec-Fetch-Site": "cross-site"}, False, 403),
+        ("POST", {}, True, 403),
+        ("GET", {}, False, 405),
+        ("GET", {}, True, 403),
+    ],
+)
+def test_only_a_button_of_the_dashboard_changes_something(
+    redis_url: str, foreign: redis.Redis, method: str, headers: dict[str, str], read_only: bool, code: int
+) -> None:
+    foreign.zadd("rq:failed:mail", {FOREIGN: 4e9})
+    page = make_app(redis_url, foreign, read_only).test_client()
+    assert page.open("/requeue/mail", method=method, headers=headers).status_code == code
+    assert foreign.zcard("rq:failed:mail") == (0 if code == 200 else 1)
+    assert page.get("/0/data/queues.json").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("bind", "login"),
+    [
+        ("0.0.0.0", {}),
+        ("::", {}),
+        ("", {}),
+        ("192.0.2.1", {}),
+        ("a.example", {}),
+        ("127.0.0.1", {"RQ_DASHBOARD_USERNAME": "admin"}),
+        ("0.0.0.0", {"RQ_DASHBOARD_PASSWORD": "secret"}),
+    ],
+)
+def test_nobody_else_reaches_it_without_a_login(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bind: str, login: dict[str, str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
+    for name, value in login.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped:
+        commands.dashboard(Namespace(bind=bind, port=0, read_only=False))
+    assert stopped.value.code == commands.USAGE_ERROR
+    error = capsys.readouterr().err
+    assert "RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD" in error
+    assert "secret" not in error
