@@ -105,7 +105,5 @@ def escaped(value: Any, verbatim: frozenset[str] = frozenset()) -> Any:
     if isinstance(value, list):
         return [escaped(item, verbatim) for item in value]
     if isinstance(value, dict):
-        return {
-            str(escape(key)): item if key in verbatim else escaped(item, verbatim) for key, item in value.items()
-        }
+        return {str(escape(key)): item if key in verbatim else escaped(item, verbatim) for key, item in value.items()}
     return value

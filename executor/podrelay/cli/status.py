@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import text
+from podrelay.protocol.redis_values import number_of, text
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect, unavailable
 from podrelay.store.key_rings import KeyRing, announce, mismatches, read_rings
@@ -24,6 +24,8 @@ from podrelay.store.script_table import evaluate
 _TIMEOUT_S = 5.0
 # A refused clean-up is tried again sooner than this.
 _REFUSED_CLEANUP_S = 900.0
+# As in prelude.lua: what is longer was not written by podrelay.
+_PAUSE_MOST_S, _LEASE_MOST_S = 600.0, 600.0
 # Fields of `throttle:<cluster>`: until when which jobs wait.
 _PAUSES = {"until": "all launches", "cleanup_until": "all clean-ups"}
 
@@ -44,6 +46,7 @@ def overview(team: str | None, now_s: float) -> Json:
             "watcher": _watcher(client, keys, cluster, now_s),
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
             "refused_cleanups": _refused_cleanups(_hash(client, keys.throttle(cluster)), now_s),
+            "suspended": bool(client.exists(redis_keys.RQ_SUSPENDED)),
             "key_mismatches": mismatches(_key_rings(client, keys)),
             "unacknowledged": client.zcard(keys.unacknowledged),
             "results": client.xlen(keys.results),
@@ -118,10 +121,11 @@ def _watcher(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -
     """The leader, empty once its lease has expired by Redis' clock, and what it last reported."""
     watch = _hash(client, keys.watch(cluster))
     seconds, micros = client.time()
-    leads = float(watch.get("expires") or 0) > seconds + micros / 1e6
+    left_s = number_of(watch.get("expires")) - (seconds + micros / 1e6)
+    leads = 0.0 < left_s <= _LEASE_MOST_S
     return {
         "leader": watch.get("leader", "") if leads else "",
-        "pods": int(watch.get("pods") or 0),
+        "pods": int(number_of(watch.get("pods"))),
         "listed_s_ago": _ago(watch.get("t_listed"), now_s),
         "event_s_ago": _ago(watch.get("t_event"), now_s),
         "trouble": watch.get("trouble", "") if leads else "",
@@ -137,10 +141,14 @@ def _throttles(entry: dict[str, str], now_s: float) -> list[str]:
     lines = []
     for name, value in entry.items():
         scope = f"namespace {name[6:]}" if name.startswith("until:") else _PAUSES.get(name, "")
-        if not scope or float(value or 0) <= now_s:
+        left_s = number_of(value) - now_s
+        if not scope or left_s <= 0:
+            continue
+        if left_s > _PAUSE_MOST_S:
+            lines.append(f"{scope}: ignored, because no launcher writes a pause of more than {_PAUSE_MOST_S:.0f} s")
             continue
         reason = "Throttled" if name == "cleanup_until" else entry.get(name.replace("until", "reason"), "")
-        lines.append(f"{scope}, for another {float(value) - now_s:.1f} s: {reason}")
+        lines.append(f"{scope}, for another {left_s:.1f} s: {reason}")
     return lines
 
 
@@ -155,7 +163,7 @@ def _refused_cleanups(entry: dict[str, str], now_s: float) -> list[str]:
 
 
 def _ago(at: str | None, now_s: float) -> float | None:
-    return max(0.0, now_s - float(at)) if at else None
+    return max(0.0, now_s - number_of(at)) if at else None
 
 
 def _hash(client: redis.Redis, key: str) -> dict[str, str]:

@@ -27,6 +27,11 @@ def render_overview(found: Json) -> str:
             "",
             *_launcher_lines(found["launchers"], _team_option(found)),
             *_watcher_lines(found["watcher"], _team_option(found)),
+            *(
+                ["suspended: launchers take nothing  <- go on with: rq resume --url REDIS_URL"]
+                if found["suspended"]
+                else []
+            ),
             *(f"Fernet keys differ: {sentence}" for sentence in found["key_mismatches"]),
             *(f"throttled: {throttle}" for throttle in found["throttle"]),
             *(f"clean-ups refused: cannot {refusal}" for refusal in found["refused_cleanups"]),

@@ -179,9 +179,7 @@ def test_an_address_that_is_taken_or_impossible_is_one_line(
     monkeypatch.setenv("RQ_DASHBOARD_USERNAME", "admin")
     monkeypatch.setenv("RQ_DASHBOARD_PASSWORD", "secret")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stopped:
-        commands.dashboard(
-            Namespace(bind=bind, port=taken.getsockname()[1] if port is None else port, read_only=False)
-        )
+        commands.dashboard(Namespace(bind=bind, port=taken.getsockname()[1] if port is None else port, read_only=False))
     assert stopped.value.code == commands.USAGE_ERROR
     output = capsys.readouterr()
     assert (output.out, len(output.err.splitlines())) == ("", 1)
@@ -309,7 +307,11 @@ def test_only_a_button_of_the_dashboard_changes_something(
     ],
 )
 def test_nobody_else_reaches_it_without_a_login(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bind: str, login: dict[str, str]
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bind: str,
+    login: dict[str, str],
 ) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
     for name, value in login.items():

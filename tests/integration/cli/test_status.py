@@ -8,6 +8,7 @@ from argparse import Namespace
 
 import pytest
 import redis
+from rq import suspension
 
 from podrelay.cli import commands
 from podrelay.cli.status import overview
@@ -60,6 +61,26 @@ def test_a_dead_watcher_without_a_successor_is_none(client: redis.Redis) -> None
     lead(client, -10.0, trouble="list: 403 (default)")
     assert "watcher: none  <- start one: airflow podrelay watcher (listed 0 s ago)" in shown()
     assert "not ready" not in shown()
+
+
+@pytest.mark.parametrize("expires", ["inf", "nan", "x", "9" * 300])
+def test_a_lead_that_no_watcher_could_have_is_none(client: redis.Redis, expires: str) -> None:
+    lead(client, 1e6)
+    assert "watcher: none" in shown()
+    lead(client, 30.0, expires=expires, pods="x", t_listed="x")
+    assert "watcher: none" in shown()
+
+
+@pytest.mark.parametrize("until", ["inf", "nan", "x", str(time.time() + 1e6)])
+def test_a_pause_that_no_launcher_writes_is_not_shown_as_one(client: redis.Redis, until: str) -> None:
+    client.hset(KEYS.throttle("default"), mapping=dict.fromkeys(["until", "until:etl", "cleanup_until"], until))
+    assert "for another" not in shown()
+
+
+def test_a_suspension_is_shown_with_what_ends_it(client: redis.Redis) -> None:
+    assert "suspended" not in shown()
+    suspension.suspend(client)
+    assert "suspended: launchers take nothing  <- go on with: rq resume --url REDIS_URL" in shown()
 
 
 def test_a_pause_names_its_scope_and_reason(client: redis.Redis) -> None:

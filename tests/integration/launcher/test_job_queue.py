@@ -155,11 +155,28 @@ def test_suspended_launchers_claim_nothing(rig: LauncherRig, two: Callable[[Scen
 
     async def scenario(a: JobQueue, _: JobQueue) -> None:
         claim = await a.claim(10)
-        assert (claim.jobs, claim.wait_s) == ([], 1.0)
+        assert (claim.jobs, claim.wait_s, claim.suspended) == ([], 1.0, True)
         suspension.resume(rig.redis)  # type: ignore[arg-type]
         assert len((await a.claim(10)).jobs) == 3
 
     two(scenario)
+
+
+@pytest.mark.parametrize("until", ["inf", "nan", "9" * 300, "4000000000"])
+def test_a_pause_that_no_launcher_writes_is_removed(
+    rig: LauncherRig, two: Callable[[Scenario], Any], until: str
+) -> None:
+    """Whoever can write to Redis could stop all work with it, and launchers would restore it after a loss of data."""
+    rig.offer_many(3)
+    fields = ("until", "cleanup_until", "until:default")
+    rig.redis.hset(rig.names.throttle("default"), mapping=dict.fromkeys(fields, until))
+
+    async def scenario(a: JobQueue, _: JobQueue) -> None:
+        assert len((await a.claim(10)).jobs) == 3
+        assert await a.throttle("remind", x=5.0, y=0.5, reason="Throttled") == pytest.approx(5.0), "an honest one"
+
+    two(scenario)
+    assert [(entry["job"], entry["why"]) for entry in rig.quarantined()] == [("until", "a pause of more than 600 s")]
 
 
 def test_a_pause_applies_to_all_launchers(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:

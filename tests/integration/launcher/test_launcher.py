@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from rq import suspension
 
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.messages import LaunchRequest
+from podrelay_workers.launcher.error_policy import PAUSE_MOST_S
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from podrelay_workers.launcher.throttle import Pause
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import Json, status
@@ -408,6 +411,30 @@ def test_numbers_that_are_none_hold_up_nothing(rig: LauncherRig) -> None:
     )
 
     during(rig, lambda: until(lambda: rig.states([forged, good]) == {"created": 2}))
+
+
+def test_a_suspension_is_logged_when_it_begins_and_when_it_ends(
+    rig: LauncherRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    suspension.suspend(rig.redis)  # type: ignore[arg-type]
+    request = rig.request()
+    rig.offer(request)
+
+    async def scenario() -> None:
+        await until(lambda: "RQ is suspended" in caplog.text)
+        suspension.resume(rig.redis)  # type: ignore[arg-type]
+        await until(lambda: rig.states([request]) == {"created": 1})
+
+    during(rig, scenario)
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("launch: RQ ")]
+    assert lines == ["launch: RQ is suspended on this Redis; nothing is taken until: rq resume", "launch: RQ goes on"]
+
+
+def test_a_pause_in_a_message_ends_after_ten_minutes_at_most() -> None:
+    pause = Pause()
+    for seconds in (float("nan"), 5.0, float("inf"), 1e300):
+        pause.extend(seconds)
+        assert pause.remaining_s <= PAUSE_MOST_S
 
 
 def test_pauses_that_are_no_numbers_hold_up_nothing(rig: LauncherRig) -> None:

@@ -68,9 +68,10 @@ def test_one_leads_until_its_lease_ends(redis_url: str) -> None:
     run(redis_url, test)
 
 
-def test_a_lease_that_is_no_number_has_ended(redis_url: str) -> None:
+@pytest.mark.parametrize("expires", ["x", "inf", "nan", "9" * 300, "4000000000"])
+def test_a_lease_that_no_watcher_could_have_has_ended(redis_url: str, expires: str) -> None:
     async def test(runner: AsyncScripts, client: Any) -> None:
-        client.hset(NAMES.watch("default"), mapping={"leader": "somebody", "fence": "x", "expires": "x"})
+        client.hset(NAMES.watch("default"), mapping={"leader": "somebody", "fence": "x", "expires": expires})
         term = await LeaderElection(runner, NAMES, "default", 2.0).claim()
         assert term is not None
         assert term.fence.isdecimal()

@@ -10,7 +10,7 @@ from podrelay.cli.status_text import launch_as_json, render_launch, render_overv
 
 QUIET: dict[str, Any] = {
     "deployment": "prod", "cluster": "default", "queues": {}, "launchers": [], "throttle": [], "refused_cleanups": [],
-    "key_mismatches": [],
+    "key_mismatches": [], "suspended": False,
     "watcher": {"leader": "", "pods": 0, "listed_s_ago": None, "event_s_ago": None, "trouble": ""},
     "unacknowledged": 2, "results": 9, "quarantine": 1,
 }  # fmt: skip

@@ -25,6 +25,7 @@ POLL_S = 0.5
 GATHER_S = 0.005
 # While no slot is free, the loop waits for a job to end; this bounds the wait.
 _NO_SLOT_S = 60.0
+SUSPENDED = "RQ is suspended on this Redis; nothing is taken until: rq resume"
 # A job that fails because of an error in the launcher is tried again after this time, here or by another launcher.
 _FAULT_S = 5.0
 
@@ -58,6 +59,7 @@ class JobLoop:
         self._report_waits = report_waits
         self._notified = asyncio.Event()
         self._more = True
+        self._suspended = False
         self.tasks: set[asyncio.Task[None]] = set()
 
     def notify(self) -> None:
@@ -97,6 +99,9 @@ class JobLoop:
         self._throttle.failures = claim.failures
         if claim.wait_s:
             self._pause.extend(claim.wait_s)
+        if claim.suspended != self._suspended:
+            self._suspended = claim.suspended
+            log.warning("%s: %s", self._queue.kind, SUSPENDED if claim.suspended else "RQ goes on")
         if claim.dropped:
             log.debug("Dropped %d superseded launches", claim.dropped)
         self._more = self._more or claim.more

@@ -104,7 +104,7 @@ class JobQueue:
             )
         )
         self._low_credit -= low
-        wait_s, failures, due_s, more, dropped, leased, notices, now_s = reply
+        wait_s, failures, due_s, more, dropped, leased, notices, now_s, suspended = reply
         redis_ahead_s = number_of(now_s) - at_s
         return Claim(
             jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 11)],
@@ -114,6 +114,7 @@ class JobQueue:
             more=bool(more),
             dropped=int(dropped),
             notices=tuple(QuotaNotice(text(a), int(b), text(c), text(d)) for a, b, c, d in rows(notices, 4)),
+            suspended=bool(suspended),
         )
 
     def _job(self, row: Sequence[bytes], execution: str, at_s: float, redis_ahead_s: float) -> Job:

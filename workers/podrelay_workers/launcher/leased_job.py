@@ -72,7 +72,7 @@ class Claim:
 
     wait_s: nothing may be created before, if positive. failures: of the API server, in a row. due_s: until the next
     delayed launch, negative if there is none. more: the queues hold more jobs. dropped: superseded jobs removed.
-    notices: launches whose wait for quota is to be reported.
+    notices: launches whose wait for quota is to be reported. suspended: by `rq suspend`.
     """
 
     jobs: list[Job]
@@ -82,6 +82,7 @@ class Claim:
     more: bool = False
     dropped: int = 0
     notices: tuple[QuotaNotice, ...] = ()
+    suspended: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from podrelay.errors import RedisUnavailable
-from podrelay_workers.launcher.error_policy import STUMBLE_FIRST_S, STUMBLE_MOST_S, ErrorPolicy
+from podrelay_workers.launcher.error_policy import PAUSE_MOST_S, STUMBLE_FIRST_S, STUMBLE_MOST_S, ErrorPolicy
 from podrelay_workers.launcher.job_queue import JobQueue
 
 # How often Redis is sent a pause that it may have lost, and by how much its pause may be shorter than ours.
@@ -27,8 +27,8 @@ class Pause:
     _until_s: float = 0.0
 
     def extend(self, seconds: float) -> None:
-        """Send nothing for this long; a longer pause that already runs stays."""
-        self._until_s = max(self._until_s, time.monotonic() + seconds)
+        """Send nothing for this long, but at most `PAUSE_MOST_S`; a longer pause that already runs stays."""
+        self._until_s = max(self._until_s, time.monotonic() + min(seconds, PAUSE_MOST_S))
 
     @property
     def own_s(self) -> float:

@@ -12,7 +12,7 @@
 --   jobs    (flat, 11 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
 --            reason and message of a wait that lasted too long, else '' twice, clock_skew, t_attempt),
 --   reports (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota),
---   now (s)
+--   now (s), 1 if RQ is suspended
 -- t_offered is by the scheduler's clock, the other times are by Redis'; clock_skew is the difference of these clocks.
 -- The fence: the ledger must name this attempt and want it, and `current` must name this launch.
 -- A level's queue and its fair queues are served round robin in equal shares; the rotation continues in the next claim, of
@@ -29,10 +29,18 @@ for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
 -- A text that is no number counts as absent, here and below.
 local function number_in_throttle(name) return tonumber(throttle[name]) or 0 end
 local failures = throttle['failures'] or '0'
-local pause = number_in_throttle('until') - now
-if not launches then pause = math.max(pause, number_in_throttle('cleanup_until') - now) end
-if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now) } end
-if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now) } end
+-- Seconds until the time in this field. One beyond what any launcher writes is removed: it would stop all work for good.
+local function pause_of(name)
+  local left = number_in_throttle(name) - now
+  if left <= PAUSE_MOST_S then return left end
+  redis.call('HDEL', KEYS[1], name)
+  quarantine(KEYS[4], name, 'a pause of more than ' .. PAUSE_MOST_S .. ' s')
+  return 0
+end
+local pause = pause_of('until')
+if not launches then pause = math.max(pause, pause_of('cleanup_until')) end
+if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now), 0 } end
+if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now), 1 } end
 
 local jobs, reports, dropped, seen, taken = {}, {}, 0, 0, 0
 local limit = most + 256  -- delayed and dropped jobs count too, so that one call stays short
@@ -53,6 +61,7 @@ end
 -- Returns nil where there is no gate, 'probe', or the time until which the launch is delayed.
 local function gate(namespace)
   local closed_until = number_in_throttle('until:' .. namespace)
+  if closed_until - now > PAUSE_MOST_S then closed_until = 0 end
   if closed_until == 0 then return nil end
   local allow = number_in_throttle('allow:' .. namespace)
   local probing = throttle['probing:' .. namespace] == '1'
@@ -208,4 +217,4 @@ if more == 0 then
     if next[2] and (due < 0 or tonumber(next[2]) - now < due) then due = math.max(0, tonumber(next[2]) - now) end
   end
 end
-return { '0', failures, seconds(due), more, dropped, jobs, reports, seconds(now) }
+return { '0', failures, seconds(due), more, dropped, jobs, reports, seconds(now), 0 }

@@ -20,7 +20,8 @@ if ARGV[4] == 'leave' then
   return { 0, fence, '', epoch }
 end
 if leader ~= ARGV[1] then
-  if leader ~= '' and expires > now then return { 0, fence, leader, epoch } end
+  -- A lease that ends later than any watcher's was not written by one.
+  if leader ~= '' and expires > now and expires - now <= LEASE_MOST_S then return { 0, fence, leader, epoch } end
   if ARGV[5] ~= '' and ARGV[5] ~= epoch then return { 0, fence, '', epoch } end
   fence = string.format('%.0f', math.max(tonumber(fence) + 1, math.floor(now * 1000)))
 end

@@ -47,6 +47,9 @@ local function read_status(key)
   return nil
 end
 
+-- The longest pause that a launcher writes (launcher/error_policy.py), and the longest lease that can be configured.
+local PAUSE_MOST_S, LEASE_MOST_S = 600, 600
+
 -- quarantine.lua does the same for Python.
 local function quarantine(stream, job, why)
   redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', 'job', job, 'why', why)

@@ -21,24 +21,29 @@ local now = redis_time()
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 -- A text that is no number counts as absent.
 local function get(name) return tonumber(redis.call('HGET', KEYS[1], name)) or 0 end
+-- Seconds until the time in a field; 0 for one beyond what any launcher writes.
+local function left(name)
+  local wait = get(name) - now
+  return wait <= PAUSE_MOST_S and wait or 0
+end
 local function set(...) redis.call('HSET', KEYS[1], ...); redis.call('EXPIRE', KEYS[1], 3600) end
 local wait = 0
 
 if event == 'pause' then
-  wait = math.max(x, get('until') - now)
+  wait = math.max(x, left('until'))
   set('until', seconds(now + wait), 'reason', ARGV[6])
 elseif event == 'cleanup_pause' then
-  wait = math.max(x, get('cleanup_until') - now)
+  wait = math.max(x, left('cleanup_until'))
   set('cleanup_until', seconds(now + wait))
 elseif event == 'stumble' then
-  wait = get('until') - now
+  wait = left('until')
   if wait <= 0 then  -- counts once for all requests in flight
     local failures = get('failures') + 1
     wait = math.min(y, x * 2 ^ math.min(failures - 1, 30))
     set('failures', failures, 'until', seconds(now + wait), 'reason', ARGV[6])
   end
 elseif event == 'remind' then
-  if get('until') - now < x - y then
+  if left('until') < x - y then
     wait = x
     set('until', seconds(now + wait), 'reason', ARGV[6])
   end
@@ -50,7 +55,7 @@ elseif event == 'cleanup_worked' then
   redis.call('HDEL', KEYS[1], 'cleanup:' .. namespace, 'cleanup_at:' .. namespace)
 elseif event == 'refused' then
   local field = 'until:' .. namespace
-  wait = get(field) - now
+  wait = left(field)
   if wait <= 0 or redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
     -- The wait converges to where a few launches pass between two refusals.
     local before, passed = get('window:' .. namespace), get('passed:' .. namespace)
