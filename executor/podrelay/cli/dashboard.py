@@ -86,8 +86,8 @@ def make_app(redis_url: str, client: redis.Redis | None = None, read_only: bool 
     # For the whole process, so always set: the app that was made last decides where its pages read.
     source = client if client is not None else redis.Redis.from_url(redis_url)
     web.from_url = lambda *_, **__: (None, source)
-    app = cli.make_flask_app(None, *_login(), "")
-    guard(app, read_only)
+    app = cli.make_flask_app(None, None, None, "")
+    guard(app, login(), read_only)
     app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
     web.setup_rq_connection(app)
     return app
@@ -98,7 +98,7 @@ def run_dashboard(bind: str, port: int, read_only: bool = False) -> int:
 
     :raises ConfigError: an option is wrong, or others could reach the dashboard without a login.
     """
-    if not _is_loopback(bind) and not all(_login()):
+    if not _is_loopback(bind) and login() is None:
         raise ConfigError(
             f"--bind {bind}: others can reach this address, so the dashboard needs a login: set RQ_DASHBOARD_USERNAME and "
             "RQ_DASHBOARD_PASSWORD in its environment, or listen on 127.0.0.1."
@@ -114,15 +114,15 @@ def run_dashboard(bind: str, port: int, read_only: bool = False) -> int:
     return 0
 
 
-def _login() -> tuple[str | None, str | None]:
-    """User and password: both, or neither. rq-dashboard 0.9 asks for no login without a user.
+def login() -> tuple[str, str] | None:
+    """The user and the password that a visitor must know; None: nobody is asked.
 
     :raises ConfigError: only one of them is set.
     """
     user, password = os.environ.get("RQ_DASHBOARD_USERNAME"), os.environ.get("RQ_DASHBOARD_PASSWORD")
     if bool(user) != bool(password):
         raise ConfigError("RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD: set both, or neither.")
-    return user or None, password or None
+    return (user, password) if user and password else None
 
 
 def _is_loopback(bind: str) -> bool:

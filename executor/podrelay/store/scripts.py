@@ -130,7 +130,7 @@ def survey(keys: RedisKeys, *, fresh_epoch: str, launches: Iterable[tuple[str, i
     args: list[str | int | float] = [keys.launch_prefix, redis_keys.RQ_JOB_PREFIX, fresh_epoch]
     for launch in launches:
         args += launch
-    return ScriptCall("survey", [keys.epoch], args)
+    return ScriptCall("survey", [keys.epoch, keys.quarantine], args)
 
 
 # --- launcher -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import redis
 import rq.serializers
-from rq import Queue
+from rq import Queue, Worker
+from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -232,7 +233,10 @@ def foreign(redis_url: str) -> redis.Redis:
     client.rpush("rq:queue:mail", FOREIGN)
     client.sadd("rq:workers", "rq:worker:w")
     client.hset("rq:worker:w", mapping={"birth": "2026-11-20T00:00:00.000000Z", "queues": "mail", "state": "busy",
-                "current_job": FOREIGN, "last_heartbeat": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
+                "last_heartbeat": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
+    execution = Execution("e", FOREIGN, client)
+    client.sadd(Worker([], name="w", connection=client).executions_key, execution.composite_key)
+    client.hset(execution.key, mapping={"created_at": 1.0, "last_heartbeat": 1.0, "worker_name": "w"})
     return client
 
 
@@ -243,7 +247,7 @@ def test_nothing_but_json_is_decoded(redis_url: str, foreign: redis.Redis, monke
     page = make_app(redis_url, foreign).test_client()
     paths = ["/0/view/queues", "/0/view/workers", "/0/view/jobs", f"/0/view/job/{FOREIGN}", "/0/data/queues.json"]
     paths += ["/0/data/workers.json", f"/0/data/job/{FOREIGN}.json", "/0/data/jobs/mail/queued/8/asc/1.json"]
-    shown = {path: page.get(path) for path in paths}
+    shown = {path: page.get(path, follow_redirects=True) for path in paths}
     assert {path: answer.status_code for path, answer in shown.items()} == dict.fromkeys(paths, 200)
     job = shown[f"/0/data/job/{FOREIGN}.json"].get_json()
     assert (job["result"], job["metadata"]) == (NOT_SHOWN, f"&#34;{NOT_SHOWN}&#34;")
@@ -259,17 +263,21 @@ def test_nothing_but_json_is_decoded(redis_url: str, foreign: redis.Redis, monke
 
 def test_texts_from_redis_are_escaped(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    text = "<b>&'"
+    text = "<x-y>&'"
     client.hset("rq:job:j", mapping={"status": "queued", "origin": text, "data": b"[]", "description": text,
                 "created_at": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
     client.sadd("rq:queues", f"rq:queue:{text}")
     client.rpush(f"rq:queue:{text}", "j")
     page = make_app(redis_url, client).test_client()
     job, queues = page.get("/0/data/job/j.json").get_json(), page.get("/0/data/queues.json").get_json()["queues"]
-    assert job["description"] == job["origin"] == queues[0]["name"] == "&lt;b&gt;&amp;&#39;"
-    (listed,) = page.get("/0/data/jobs/%3Cb%3E%26'/queued/8/asc/1.json").get_json()["jobs"]
+    assert job["description"] == job["origin"] == queues[0]["name"] == "&lt;x-y&gt;&amp;&#39;"
+    assert "<x-y>" not in page.get("/0/view/jobs/mail/queued/8/asc/1").get_data(as_text=True)
+    client.rpush("rq:queue:mail", "j")
+    (listed,) = page.get("/0/data/jobs/mail/queued/8/asc/1.json").get_json()["jobs"]
     assert listed["description"] == text, "this page escapes it by itself"
-    assert "<b>" not in page.get("/0/view/jobs/%3Cb%3E%26'/queued/8/asc/1").get_data(as_text=True)
+    for path in ("/0/view/jobs/%3Cx-y%3E%26'/queued/8/asc/1", "/0/view/jobs/mail/queued/8/%27/1", "/0/view/job/%3C"):
+        answer = page.get(path)
+        assert (answer.status_code, answer.mimetype) == (400, "text/plain")
 
 
 @pytest.mark.parametrize(
@@ -322,3 +330,15 @@ def test_nobody_else_reaches_it_without_a_login(
     error = capsys.readouterr().err
     assert "RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD" in error
     assert "secret" not in error
+
+
+def test_the_login_guards_every_address(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RQ_DASHBOARD_USERNAME", "admin")
+    monkeypatch.setenv("RQ_DASHBOARD_PASSWORD", "sécret")
+    page = make_app(redis_url, redis.Redis.from_url(redis_url)).test_client()
+    for path in ("/", "/0/view/workers", "/0/data/queues.json", "/static/css/main.css"):
+        assert page.get(path).status_code == 401, path
+        assert page.get(path, auth=("admin", "wrong")).status_code == 401, path
+        assert page.get(path, auth=("", "")).status_code == 401, path
+    assert page.post("/requeue/mail").status_code == 401
+    assert page.get("/0/data/queues.json", auth=("admin", "sécret")).status_code == 200

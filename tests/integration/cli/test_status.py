@@ -71,7 +71,7 @@ def test_a_lead_that_no_watcher_could_have_is_none(client: redis.Redis, expires:
     assert "watcher: none" in shown()
 
 
-@pytest.mark.parametrize("until", ["inf", "nan", "x", str(time.time() + 1e6)])
+@pytest.mark.parametrize("until", ["inf", "nan", "x", "4000000000"])
 def test_a_pause_that_no_launcher_writes_is_not_shown_as_one(client: redis.Redis, until: str) -> None:
     client.hset(KEYS.throttle("default"), mapping=dict.fromkeys(["until", "until:etl", "cleanup_until"], until))
     assert "for another" not in shown()

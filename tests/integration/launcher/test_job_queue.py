@@ -176,7 +176,8 @@ def test_a_pause_that_no_launcher_writes_is_removed(
         assert await a.throttle("remind", x=5.0, y=0.5, reason="Throttled") == pytest.approx(5.0), "an honest one"
 
     two(scenario)
-    assert [(entry["job"], entry["why"]) for entry in rig.quarantined()] == [("until", "a pause of more than 600 s")]
+    forged = [] if until == "nan" else [("until", "a pause of more than 600 s")]
+    assert [(entry["job"], entry["why"]) for entry in rig.quarantined()] == forged
 
 
 def test_a_pause_applies_to_all_launchers(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:

@@ -107,3 +107,42 @@ def test_nobodys_forged_launches_are_swept_away(
     executor.parts.reconciler.schedule_now()
     beat(executor, until=outside.cleanups)
     assert outside.cleanups() == [f"delete pod default/{identifiers.pod_name('p', good, 0)}"]
+
+
+@pytest.mark.parametrize("compared", [True, False], ids=["compared first", "at once"])
+@pytest.mark.parametrize("state", ["finished", "acknowledged"])
+def test_no_end_can_be_hidden_behind_a_forged_one(
+    executor: RedisKubernetesExecutor, outside: Outside, state: str, compared: bool
+) -> None:
+    """Whoever can write to Redis names an end: the real one still frees the slot, and the forgery is in quarantine."""
+    ti_id = make_task_instances()[0]
+    key, launch = hand_over(executor, ti_id)
+    pod = identifiers.pod_name("p", launch, 0)
+    outside.create(launch, pod)
+    update(ti_id, state="running", hostname=pod)
+    outside.redis.hset(outside.names.launch(launch), "state", state)
+    if compared:
+        executor.parts.reconciler.schedule_now()
+        executor.heartbeat()
+        assert key in executor.running
+        ((_, entry),) = outside.redis.xrange(outside.names.quarantine)
+        assert entry == {"job": launch, "why": "the ledger names an end without a report"}
+    update(ti_id, state="success")
+    outside.publish(launch, pod=pod, uid="u")
+    beat(executor, until=lambda: key not in executor.running)
+    assert executor.event_buffer[key][0] == "success"
+
+
+def test_a_report_that_names_no_key_hides_no_end(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id = make_task_instances()[0]
+    key, launch = hand_over(executor, ti_id)
+    pod = identifiers.pod_name("p", launch, 0)
+    outside.create(launch, pod)
+    update(ti_id, state="running", hostname=pod)
+    outside.redis.hset(outside.names.launch(launch), mapping={"state": "finished", "outcome": "x", "result": "x"})
+    executor.parts.reconciler.schedule_now()
+    executor.heartbeat()
+    assert key in executor.running
+    update(ti_id, state="success")
+    outside.publish(launch, pod=pod, uid="u")
+    beat(executor, until=lambda: key not in executor.running)

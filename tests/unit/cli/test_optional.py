@@ -17,7 +17,7 @@ from podrelay.errors import ConfigError
 LOCAL_CLUSTER = argparse.Namespace(
     port=0, kubeconfig_out="kubeconfig", namespaces="default", runner="process", data_dir=None
 )
-DASHBOARD = argparse.Namespace(bind="127.0.0.1", port=0)
+DASHBOARD = argparse.Namespace(bind="127.0.0.1", port=0, read_only=False)
 
 
 class Missing:

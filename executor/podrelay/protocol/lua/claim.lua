@@ -26,8 +26,7 @@ local now = redis_time()
 
 local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
--- A text that is no number counts as absent, here and below.
-local function number_in_throttle(name) return tonumber(throttle[name]) or 0 end
+local function number_in_throttle(name) return number_of(throttle[name]) end
 local failures = throttle['failures'] or '0'
 -- Seconds until the time in this field. One beyond what any launcher writes is removed: it would stop all work for good.
 local function pause_of(name)

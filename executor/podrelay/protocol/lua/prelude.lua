@@ -47,6 +47,12 @@ local function read_status(key)
   return nil
 end
 
+-- The number in a field; 0 for any other text, and for one that is not even equal to itself.
+local function number_of(text)
+  local number = tonumber(text)
+  return number == number and number or 0
+end
+
 -- The longest pause that a launcher writes (launcher/error_policy.py), and the longest lease that can be configured.
 local PAUSE_MOST_S, LEASE_MOST_S = 600, 600
 

@@ -6,7 +6,8 @@
 -- ARGV: 1 leader id, '' = unfenced   2 its fence number   3 launch id   4 attempt   5 outcome   6 encrypted report
 --       7 now (s)   8 maximum length of the stream   9.. ledger fields and values to set; t_wait? sets t_wait unless the
 --       ledger already knows the start of this wait (field wait); result_key is the fingerprint of the report's key
--- An end that was encrypted with another key replaces the known one: schedulers may not be able to read that.
+-- An end replaces a known one that has no report, or whose report was encrypted with another key or names none: schedulers may
+-- not be able to read that.
 -- Returns 1 appended; 0 already known, nothing written; -1 the attempt is superseded; -2 another watcher leads.
 if ARGV[1] ~= '' then
   local term = redis.call('HMGET', KEYS[4], 'leader', 'fence')
@@ -14,7 +15,7 @@ if ARGV[1] ~= '' then
 end
 run_when_full(KEYS[1])
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
-local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key')
+local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 'result')
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]
 if known > attempt then return -1 end
 local same = known == attempt
@@ -23,7 +24,8 @@ local result_key
 for i = 9, #ARGV, 2 do
   if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
 end
-local replaces = terminal and state == 'finished' and result_key and entry[5] and entry[5] ~= result_key
+local unreadable = not entry[6] or (result_key and entry[5] ~= result_key)
+local replaces = terminal and (state == 'finished' and unreadable or state == 'acknowledged' and not entry[6])
 if same and (state == 'finished' or state == 'acknowledged') and not replaces then return 0 end
 if same and state == 'withdrawn' and not terminal then
   -- No report for any scheduler, but the pod must be deleted: it was created, or seen, after the withdrawal.

@@ -1,7 +1,7 @@
 -- Compare an executor's launches with the ledger, and return those that need attention.
 -- Runs behind prelude.lua.
 --
--- KEYS: 1 epoch
+-- KEYS: 1 epoch  2 quarantine
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 a fresh epoch, stored if there is none  then per launch: launch id, attempt
 -- Returns the epoch, then flat: launch id, what, attempt, encrypted report, relaunches so far. What is one of
 --   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone) | rejected (a launcher
@@ -16,12 +16,16 @@ local function add(launch, what, attempt, result, relaunches)
 end
 for i = 4, #ARGV, 2 do
   local launch, attempt = ARGV[i], tonumber(ARGV[i + 1])
-  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason')
+  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason', 'pod')
   local known, state, result = entry[1], entry[2], entry[3]
   if not state or not known then
     if state == 'withdrawn' then add(launch, 'withdrawn') else add(launch, 'missing') end
   elseif tonumber(known) > attempt then add(launch, 'ahead', known, result, entry[4])
   elseif tonumber(known) < attempt then add(launch, 'missing')
+  elseif (state == 'finished' or state == 'acknowledged') and not result then
+    -- Every script writes an end with its report; without one, the next report is to count.
+    redis.call('HSET', ARGV[1] .. launch, 'state', entry[6] and 'created' or 'offered')
+    quarantine(KEYS[2], launch, 'the ledger names an end without a report')
   elseif state == 'finished' or state == 'acknowledged' then add(launch, 'finished', known, result)
   elseif state == 'withdrawn' then add(launch, 'withdrawn', known, result)
   elseif state == 'offered' or state == 'waiting' or state == 'claimed' then

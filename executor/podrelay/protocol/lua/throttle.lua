@@ -19,8 +19,7 @@
 run_when_full(KEYS[1])
 local now = redis_time()
 local event, namespace, x, y = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
--- A text that is no number counts as absent.
-local function get(name) return tonumber(redis.call('HGET', KEYS[1], name)) or 0 end
+local function get(name) return number_of(redis.call('HGET', KEYS[1], name)) end
 -- Seconds until the time in a field; 0 for one beyond what any launcher writes.
 local function left(name)
   local wait = get(name) - now
