@@ -211,12 +211,15 @@ def test_addresses_of_other_forms(
     run(test)
 
 
-def test_a_server_of_another_authority_is_not_trusted(
-    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def other(tmp_path: Path) -> Authority:
     (tmp_path / "other").mkdir()
-    other = Authority.make(tmp_path / "other")
+    return Authority.make(tmp_path / "other")
 
+
+def test_a_server_of_another_authority_is_not_trusted(
+    authority: Authority, other: Authority, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test() -> None:
         async with door(authority) as server:
             server.tokens.add("t")
@@ -406,12 +409,10 @@ def test_a_proxy_that_does_not_speak_http_is_refused_at_the_start(
 
 
 def test_an_authority_that_was_replaced_is_read_again(
-    authority: Authority, configure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    authority: Authority, other: Authority, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service account of a pod, or a kubeconfig, changes on disk while the process runs."""
     monkeypatch.setattr(kube_connection, "RELOAD_PAUSE_S", 0.0)
-    (tmp_path / "other").mkdir()
-    other = Authority.make(tmp_path / "other")
 
     async def test() -> None:
         async with door(other) as server:

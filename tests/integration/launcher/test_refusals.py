@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.launcher import error_policy
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.launcher_rig import TOKEN, LauncherRig
@@ -225,6 +226,17 @@ def ends(rig: LauncherRig) -> list[Any]:
     return [result for result in rig.results() if result.terminal]
 
 
+def decided(rig: LauncherRig, request: LaunchRequest) -> dict[str, int]:
+    """The state of a launch once a launcher has created its pod or failed it."""
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states([request]) in ({"created": 1}, {"finished": 1}), 10)
+
+    asyncio.run(scenario())
+    return rig.states([request])
+
+
 def test_a_pause_that_stops_a_repeated_request_does_not_hide_that_the_pod_may_exist(rig: LauncherRig) -> None:
     """Another launcher was throttled meanwhile, and the next try is refused for good."""
     request = rig.request()
@@ -239,13 +251,7 @@ def test_a_pause_that_stops_a_repeated_request_does_not_hide_that_the_pod_may_ex
 
     rig.api.fault = fault
     rig.offer(request)
-
-    async def scenario() -> None:
-        async with rig.launcher():
-            await until(lambda: rig.states([request]) in ({"created": 1}, {"finished": 1}), 10)
-
-    asyncio.run(scenario())
-    assert rig.states([request]) == {"created": 1}
+    assert decided(rig, request) == {"created": 1}
     assert not ends(rig)
 
 
@@ -260,13 +266,7 @@ def test_a_pod_whose_answer_was_lost_is_not_given_up_for_a_new_token(rig: Launch
 
     rig.api.fault = fault
     rig.offer(request)
-
-    async def scenario() -> None:
-        async with rig.launcher():
-            await until(lambda: rig.states([request]) in ({"created": 1}, {"finished": 1}), 10)
-
-    asyncio.run(scenario())
-    assert rig.states([request]) == {"created": 1}
+    assert decided(rig, request) == {"created": 1}
     assert not ends(rig)
     assert rig.api.calls["create"] == 1
 

@@ -173,6 +173,17 @@ def test_redis_away_keeps_the_work_and_bounds_the_heartbeat(
     assert executor.event_buffer == {}
 
 
+def end_well(executor: RedisKubernetesExecutor, outside: Outside, row_state: str) -> tuple[Any, str]:
+    """The pod of a task ends well, by which time the database says this about the task. Returns key and launch id."""
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    outside.create(launch_id)
+    update(ti_id, state=row_state)
+    outside.publish(launch_id, pod="pod-1")
+    executor.heartbeat()
+    return key, launch_id
+
+
 @pytest.mark.parametrize(
     ("row_state", "event"),
     [("success", "success"), ("failed", "failed"), ("up_for_retry", "up_for_retry"), ("deferred", "deferred"),
@@ -181,12 +192,7 @@ def test_redis_away_keeps_the_work_and_bounds_the_heartbeat(
 def test_a_pod_that_ended_well_says_what_the_database_says(
     executor: RedisKubernetesExecutor, outside: Outside, row_state: str, event: str
 ) -> None:
-    ti_id = make_task_instances()[0]
-    key, launch_id = hand_over(executor, ti_id)
-    outside.create(launch_id)
-    update(ti_id, state=row_state)
-    outside.publish(launch_id, pod="pod-1")
-    executor.heartbeat()
+    key, launch_id = end_well(executor, outside, row_state)
     assert executor.event_buffer[key] == (TaskInstanceState(event), None)
     assert key not in executor.running
     assert outside.ledger(launch_id)["state"] == "acknowledged"
@@ -197,12 +203,7 @@ def test_a_pod_that_ended_well_says_what_the_database_says(
 def test_no_event_would_overwrite_the_launch_id(
     executor: RedisKubernetesExecutor, outside: Outside, row_state: str
 ) -> None:
-    ti_id = make_task_instances()[0]
-    key, launch_id = hand_over(executor, ti_id)
-    outside.create(launch_id)
-    update(ti_id, state=row_state)
-    outside.publish(launch_id, pod="pod-1")
-    executor.heartbeat()
+    key, _ = end_well(executor, outside, row_state)
     assert key not in executor.event_buffer
     assert key not in executor.running
 

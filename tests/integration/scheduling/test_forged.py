@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+from airflow.models.taskinstancekey import TaskInstanceKey
 
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import identifiers, redis_keys
@@ -109,17 +110,23 @@ def test_nobodys_forged_launches_are_swept_away(
     assert outside.cleanups() == [f"delete pod default/{identifiers.pod_name('p', good, 0)}"]
 
 
+def running(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[str, TaskInstanceKey, str, str]:
+    """A task that runs: its id, key, launch id and pod."""
+    ti_id = make_task_instances()[0]
+    key, launch = hand_over(executor, ti_id)
+    pod = identifiers.pod_name("p", launch, 0)
+    outside.create(launch, pod)
+    update(ti_id, state="running", hostname=pod)
+    return ti_id, key, launch, pod
+
+
 @pytest.mark.parametrize("compared", [True, False], ids=["compared first", "at once"])
 @pytest.mark.parametrize("state", ["finished", "acknowledged"])
 def test_no_end_can_be_hidden_behind_a_forged_one(
     executor: RedisKubernetesExecutor, outside: Outside, state: str, compared: bool
 ) -> None:
     """Whoever can write to Redis names an end: the real one still frees the slot, and the forgery is in quarantine."""
-    ti_id = make_task_instances()[0]
-    key, launch = hand_over(executor, ti_id)
-    pod = identifiers.pod_name("p", launch, 0)
-    outside.create(launch, pod)
-    update(ti_id, state="running", hostname=pod)
+    ti_id, key, launch, pod = running(executor, outside)
     outside.redis.hset(outside.names.launch(launch), "state", state)
     if compared:
         executor.parts.reconciler.schedule_now()
@@ -134,11 +141,7 @@ def test_no_end_can_be_hidden_behind_a_forged_one(
 
 
 def test_a_report_that_names_no_key_hides_no_end(executor: RedisKubernetesExecutor, outside: Outside) -> None:
-    ti_id = make_task_instances()[0]
-    key, launch = hand_over(executor, ti_id)
-    pod = identifiers.pod_name("p", launch, 0)
-    outside.create(launch, pod)
-    update(ti_id, state="running", hostname=pod)
+    ti_id, key, launch, pod = running(executor, outside)
     outside.redis.hset(outside.names.launch(launch), mapping={"state": "finished", "outcome": "x", "result": "x"})
     executor.parts.reconciler.schedule_now()
     executor.heartbeat()

@@ -47,6 +47,15 @@ def pod_of(launch_id: str, attempt: int = 0) -> str:
     return identifiers.pod_name("dag-task", launch_id, attempt)
 
 
+def created(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[str, Any, str]:
+    """A task whose pod exists: its id, key and launch id."""
+    ti_id = make_task_instances()[0]
+    key, launch_id = queue(executor, ti_id)
+    executor.heartbeat()
+    outside.create(launch_id, pod_of(launch_id))
+    return ti_id, key, launch_id
+
+
 def begin(ti_id: str, pod: str) -> None:
     update(ti_id, state="running", hostname=pod, start_date=datetime.now(timezone.utc))
 
@@ -54,10 +63,7 @@ def begin(ti_id: str, pod: str) -> None:
 @pytest.fixture
 def begun(executor: RedisKubernetesExecutor, outside: Outside) -> tuple[str, Any, str, str]:
     """Task, key, the older launch whose withdrawn pod runs it, and the newer launch."""
-    ti_id = make_task_instances()[0]
-    key, older = queue(executor, ti_id)
-    executor.heartbeat()
-    outside.create(older, pod_of(older))
+    ti_id, key, older = created(executor, outside)
     newer = requeue(executor, ti_id)
     beat(
         executor, until=lambda: "queue" in outside.ledger(newer)
@@ -114,10 +120,7 @@ def test_the_death_of_the_older_pod_is_reported(
 
 
 def test_an_earlier_attempt_of_the_same_launch(executor: RedisKubernetesExecutor, outside: Outside) -> None:
-    ti_id = make_task_instances()[0]
-    key, launch_id = queue(executor, ti_id)
-    executor.heartbeat()
-    outside.create(launch_id, pod_of(launch_id))
+    ti_id, key, launch_id = created(executor, outside)
     outside.publish(launch_id, "failed", pod=pod_of(launch_id), container_reason="ErrImagePull", phase="Pending")
     executor.heartbeat()
     assert outside.queued()[-1:] == [identifiers.job_id(launch_id, 1)]
@@ -138,10 +141,7 @@ def test_a_pod_that_had_begun_when_it_was_revoked_is_not_deleted(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
     """Even if the watcher has not reported its start."""
-    ti_id = make_task_instances()[0]
-    _, launch_id = queue(executor, ti_id)
-    executor.heartbeat()
-    outside.create(launch_id, pod_of(launch_id))
+    ti_id, _, launch_id = created(executor, outside)
     ti = load(ti_id)
     begin(ti_id, pod_of(launch_id))
     executor.revoke_task(ti=ti)
@@ -225,10 +225,7 @@ def test_a_task_that_resumed_keeps_its_pod_until_the_watcher_reports(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
     """A task that resumes after a deferral keeps its first start date: only the host name shows that it began."""
-    ti_id = make_task_instances()[0]
-    key, launch_id = queue(executor, ti_id)
-    executor.heartbeat()
-    outside.create(launch_id, pod_of(launch_id))
+    ti_id, key, launch_id = created(executor, outside)
     long_ago = datetime.now(timezone.utc) - timedelta(hours=1)
     update(ti_id, state="success", hostname=pod_of(launch_id), start_date=long_ago)
     for _ in range(4):

@@ -15,8 +15,7 @@ from dataclasses import replace
 from airflow.providers.common.compat.sdk import Stats
 
 from podrelay.errors import DecryptionError, MessageError, RedisUnavailable
-from podrelay.protocol import identifiers
-from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, PodReport
+from podrelay.protocol.messages import FailureClass, Json, LaunchRequest
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Overloaded, Throttled
@@ -34,7 +33,7 @@ from podrelay_workers.launcher.error_policy import (
 )
 from podrelay_workers.launcher.final_checks import FinalChecks
 from podrelay_workers.launcher.job_queue import PROBE_S, REPORT_INTERVAL_S, JobQueue
-from podrelay_workers.launcher.launch_messages import launch_report, revocation_of
+from podrelay_workers.launcher.launch_messages import discard_of, launch_report, quota_report, revocation_of
 from podrelay_workers.launcher.leased_job import (
     Disposition,
     Job,
@@ -125,26 +124,18 @@ class LaunchHandler:
 
     async def report_quota_waits(self, notices: Sequence[QuotaNotice]) -> None:
         """Report launches that wait for their namespace's quota; a report that Redis does not accept is dropped."""
-        reports = [
-            PodReport(item.launch_id, item.attempt, "pending", reason=item.reason, message=item.message)
-            for item in notices
-        ]
         try:
-            await asyncio.gather(*map(self._queue.publish, reports))
+            await asyncio.gather(*(self._queue.publish(quota_report(notice)) for notice in notices))
         except RedisUnavailable:
-            log.debug("Reports of %d launches that wait for quota were not published", len(reports))
+            log.debug("Reports of %d launches that wait for quota were not published", len(notices))
 
     def discard_pod(self, disposition: Disposition) -> Disposition:
         """Give up a launch that was withdrawn or superseded while its pod was created, and request the pod's deletion.
 
         While Redis was unavailable the pod may have started its task: a pod that has started is left running.
         """
-        pod, namespace, uid = map(str, disposition.args[:3])
-        launch_id, attempt = identifiers.parse_job_id(disposition.job.id) or ("", 0)
-        log.info("Launch %s superseded; deleting pod %s/%s", disposition.job.id, namespace, pod)
-        cleanup = CleanupRequest(
-            launch_id, "revoke", namespace, pod, uid, cluster=self._queue.cluster, unless_started=True
-        )
+        cleanup, attempt = discard_of(disposition, self._queue.cluster)
+        log.info("Launch %s superseded; deleting pod %s/%s", disposition.job.id, cleanup.namespace, cleanup.pod)
         return self._queue.with_cleanup(disposition.job, cleanup, attempt, "abandon")
 
     # --- checks -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, FailureClass, Json, LaunchRequest, Outcome, PodReport
+from podrelay_workers.launcher.leased_job import Disposition, QuotaNotice
 from podrelay_workers.launcher.pod_ownership import namespace_of
 
 
@@ -23,3 +25,17 @@ def revocation_of(request: LaunchRequest, pod: Json) -> CleanupRequest:
     return CleanupRequest(
         request.launch_id, "revoke", namespace_of(pod), pod["metadata"]["name"], cluster=request.cluster
     )
+
+
+def quota_report(notice: QuotaNotice) -> PodReport:
+    return PodReport(notice.launch_id, notice.attempt, "pending", reason=notice.reason, message=notice.message)
+
+
+def discard_of(disposition: Disposition, cluster: str) -> tuple[CleanupRequest, int]:
+    """The deletion of a pod whose launch is no longer wanted, unless it has started; and the attempt of the pod.
+
+    :param disposition: `created`.
+    """
+    pod, namespace, uid = map(str, disposition.args[:3])
+    launch_id, attempt = identifiers.parse_job_id(disposition.job.id) or ("", 0)
+    return CleanupRequest(launch_id, "revoke", namespace, pod, uid, cluster=cluster, unless_started=True), attempt
