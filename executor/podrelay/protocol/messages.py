@@ -19,8 +19,9 @@ Json = dict[str, Any]
 
 Kind = Literal["task", "callback", "connection_test"]
 # pending: the pod waits, with a reason. started: the task's container runs. expired: the token would have expired too soon,
-# so no pod was created, and the executor issues a new token. The other outcomes end the attempt as well.
-Outcome = Literal["pending", "started", "succeeded", "failed", "expired"]
+# so no pod was created, and the executor issues a new token. log: the log tail of a pod whose end was reported without one,
+# because an executor requested it. The other outcomes end the attempt, as expired does.
+Outcome = Literal["pending", "started", "succeeded", "failed", "expired", "log"]
 CleanupAction = Literal["delete", "done", "revoke"]
 FailureClass = Literal["", "application", "infrastructure", "configuration"]
 

@@ -132,6 +132,13 @@ class RedisKeys:
         """
         return self.key(f"watch:{cluster}")
 
+    def log_requests(self, cluster: str) -> str:
+        """List of encrypted pod reports: pods that ended well, whose log a scheduler wants to see.
+
+        Written by executors; taken by the leading watcher. Bounded: 200 entries, expires 30 s after the last one.
+        """
+        return self.key(f"log_requests:{cluster}")
+
     def throttle(self, cluster: str) -> str:
         """Hash: `until`, `reason` and `failures` (in a row) for the whole cluster; per namespace with an exhausted quota
         `until:<namespace>`, `reason:`, `message:`, `allow:` (how many may try), `probing:`, `window:` (the present wait) and

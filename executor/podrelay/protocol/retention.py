@@ -13,3 +13,6 @@ RETRIES_LEFT = 1000
 QUARANTINE_MAX = 10_000
 # A launcher's registration expires this long after its last renewal.
 REGISTRATION_TTL_S = 60
+# Requests for log tails: nobody waits for one longer than this.
+LOG_REQUESTS_MAX = 200
+LOG_REQUESTS_TTL_S = 30

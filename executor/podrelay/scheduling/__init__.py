@@ -6,6 +6,7 @@ Handing over:
   request_builder   what a launcher receives: first attempts, next attempts, requests rebuilt from the database
 Following:
   results           processes pod reports: decides, acknowledges, emits events to Airflow
+  second_looks      reports that are processed again later
   decisions         pure: what a pod's end means for its task
   unreadable        pure: what an end means whose report cannot be decrypted
   revocations       takes launches back, and deletes pods whose task has not begun

@@ -97,11 +97,11 @@ def ended_without_state(report: PodReport, try_number: int, row: TaskRow | None)
     )
 
 
-def without_state(report: PodReport) -> PodReport:
-    """The failure that such an end is, once the row had time to change."""
+def without_state(report: PodReport, log_tail: tuple[str, ...] = ()) -> PodReport:
+    """The failure that such an end is, once the row had time to change. `log_tail` was requested meanwhile."""
     return replace(
         report, outcome="failed", reason=NO_STATE, container_reason="", failure_class="application",
-        message="the task's process ended without reporting a state",
+        message="the task's process ended without reporting a state", log_tail=log_tail,
     )  # fmt: skip
 
 

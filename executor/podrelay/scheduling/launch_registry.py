@@ -65,6 +65,8 @@ class Launch:
     foreign_id: str = ""
     # Where Airflow assigned no id: the launch id that the row held before ("" for none). None where Airflow assigned one.
     former_row_id: str | None = None
+    # The last lines of the log of this attempt's pod, where they were requested after its end.
+    log_tail: tuple[str, ...] = field(default=(), repr=False)
     # When its task was first found to be over (monotonic).
     _over_since_s: float = 0.0
     # When the end of this attempt's pod was first processed without effect (monotonic).
@@ -94,13 +96,13 @@ class Launch:
         attempt = self.attempt + 1
         return replace(
             self, attempt=attempt, request=replace(request, attempt=attempt), workload=workload,
-            relaunches=self.relaunches + relaunched, _end_seen_s=0.0,
+            relaunches=self.relaunches + relaunched, log_tail=(), _end_seen_s=0.0,
             state=LaunchState.WITHDRAWN if self.is_withdrawn else LaunchState.REQUESTED,
         )  # fmt: skip
 
     def catch_up(self, attempt: int, relaunches: int) -> None:
         """Another process has offered a later attempt. The state stays, whatever it is."""
-        self.attempt, self.relaunches, self._end_seen_s = attempt, relaunches, 0.0
+        self.attempt, self.relaunches, self.log_tail, self._end_seen_s = attempt, relaunches, (), 0.0
         if self.request is not None:
             self.request = replace(self.request, attempt=attempt)
 

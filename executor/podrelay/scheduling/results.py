@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from podrelay.scheduling.decisions import (
 )
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
+from podrelay.scheduling.second_looks import SecondLooks
 from podrelay.scheduling.unreadable import limit
 from podrelay.store.launch_queue import Acknowledgement
 from podrelay.teams import metric_tags
@@ -45,9 +46,6 @@ log = logging.getLogger(__name__)
 
 # The same reason for waiting is written to a task's event log at most once in this time.
 REPEAT_REASON_AFTER_S = 60.0
-# A row that says running after its pod's end is read again after this time: the API server may be about to commit the state.
-# So is a report whose next attempt a full Redis refused.
-SECOND_LOOK_AFTER_S = 3.0
 
 
 class _Decided(NamedTuple):
@@ -81,14 +79,13 @@ class ResultProcessor:
         self._requests = requests
         self._tags = metric_tags(context.identity.team)
         self._unprocessed: deque[PodReport] = deque()
-        # By launch id and attempt, in the order of the times (monotonic) when they are to be processed again.
-        self._second_looks: dict[tuple[str, int], tuple[float, PodReport]] = {}
+        self._second_looks = SecondLooks(context)
         # By task key.
         self._unconfirmed: dict[Any, _FailureEvent] = {}
 
     def process_stream(self) -> None:
         """Process the next reports of the stream, in batches while the time slice lasts."""
-        self._unprocessed.extend(self._due_second_looks())
+        self._unprocessed.extend(self._second_looks.pop_due())
         time_slice, left = heartbeat_budget.TimeSlice(heartbeat_budget.RESULTS_S), self._settings.result_batch_size
         while left > 0:
             most = min(heartbeat_budget.RESULT_BATCH, left)
@@ -119,13 +116,16 @@ class ResultProcessor:
             launch = self._launches.get(report.launch_id)
             if launch is None or report.attempt != launch.attempt:
                 continue
-            if report.terminal:
+            if report.outcome == "log":
+                launch.log_tail = report.log_tail
+            elif report.terminal:
                 ended[launch.launch_id] = (launch, report)
             else:
                 self.report_progress(launch, report)
         decided = self._decide(list(ended.values())) if ended else []
         if decided:
             self._close(decided)
+        self._second_looks.request_logs()
 
     def process_unreadable(self, reports: Sequence[PodReport]) -> list[Launch]:
         """Act on stand-ins for reports that cannot be decrypted, as far as they suffice.
@@ -223,32 +223,11 @@ class ResultProcessor:
             return None
         row = launch.as_known_to(row)
         if readable and ended_without_state(report, launch.task.try_number, row):
-            if self._is_early(launch, report):
+            if self._second_looks.is_early(launch, report):
                 return None
-            report = without_state(report)
+            report = without_state(report, launch.log_tail)
         decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
         return _Decided(launch, report, decision, row)
-
-    def _is_early(self, launch: Launch, report: PodReport) -> bool:
-        """Has the row had no time yet to show what became of the task? Then it is read again later."""
-        now_s = time.monotonic()
-        seen_s = launch.mark_end_seen(now_s)
-        if seen_s == now_s:
-            self._look_again(report)
-        return now_s < seen_s + SECOND_LOOK_AFTER_S
-
-    def _look_again(self, report: PodReport) -> None:
-        """Process this report again, but later, so that the others need not wait."""
-        due_s = time.monotonic() + SECOND_LOOK_AFTER_S
-        self._second_looks.setdefault((report.launch_id, report.attempt), (due_s, report))
-
-    def _due_second_looks(self) -> Iterator[PodReport]:
-        now_s = time.monotonic()
-        for key, (due_s, report) in list(self._second_looks.items()):
-            if due_s > now_s:
-                return
-            del self._second_looks[key]
-            yield report
 
     def _decide_without_row(self, report: PodReport) -> Decision:
         """A callback or a connection test has no task instance: only the end of its pod counts."""
@@ -276,7 +255,7 @@ class ResultProcessor:
         refused = self._offer(next_attempts)
         for one in decided:
             if one.launch.launch_id in refused:
-                self._look_again(one.report)
+                self._second_looks.add(one.report)
         for launch, report, decision, row in decided:
             if decision.elsewhere and row is not None and row.host is not None:
                 log.warning("Launch %s of %s superseded: the task runs in the pod of launch %s, attempt %d",

@@ -17,6 +17,7 @@ from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,14 @@ class ResultStream:
         :raises MessageError: forged, damaged or of another version.
         """
         return PodReport.decode(self._cipher.decrypt(sealed))
+
+    def request_logs(self, cluster: str, reports: Sequence[PodReport]) -> None:
+        """Ask the leading watcher for the log tails of these pods. They come as reports with the outcome log, or not at all.
+
+        :raises RedisUnavailable: Redis failed; the request may have been sent.
+        """
+        requests = [self._cipher.encrypt(report.encode()) for report in reports]
+        self._breaker.run(request_logs(self._keys, cluster=cluster, requests=requests))
 
     def _quarantine(self, rejected: Sequence[Quarantined]) -> None:
         """Record these entries, in one round trip."""

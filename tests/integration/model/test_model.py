@@ -159,7 +159,7 @@ def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatc
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
     monkeypatch.setenv("AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S", "0.2")
     monkeypatch.setattr("podrelay.executor.CircuitBreaker", LossyRelay)
-    monkeypatch.setattr("podrelay.scheduling.results.SECOND_LOOK_AFTER_S", 0.0)
+    monkeypatch.setattr("podrelay.scheduling.second_looks.SECOND_LOOK_AFTER_S", 0.0)
     logging.disable(logging.CRITICAL)
     Relayed.url = redis_url
     quick = settings(

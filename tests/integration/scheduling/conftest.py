@@ -82,6 +82,11 @@ class Outside:
         stats: dict[str, Any] = self.redis.info("commandstats")  # type: ignore[assignment]
         return {name: said["calls"] for name, said in stats.items() if name != "cmdstat_info"}
 
+    def log_requests(self) -> list[PodReport]:
+        """The pods whose log is requested from the watcher; none is taken."""
+        found = self.redis.lrange(self.names.log_requests("default"), 0, -1)
+        return [PodReport.decode(self._cipher.decrypt(sealed)) for sealed in found]  # type: ignore[union-attr]
+
     def cleanups(self) -> list[str]:
         """Descriptions of the queued clean-up jobs."""
         ids = self.redis.lrange(redis_keys.rq_queue(self.names.cleanup_queue("default")), 0, -1)

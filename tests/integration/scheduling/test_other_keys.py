@@ -121,7 +121,7 @@ def test_an_unreadable_success_never_fails_a_running_task(
     executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a readable report shows that the pod of a task ended well without reporting a state."""
-    monkeypatch.setattr("podrelay.scheduling.results.SECOND_LOOK_AFTER_S", 0.1)
+    monkeypatch.setattr("podrelay.scheduling.second_looks.SECOND_LOOK_AFTER_S", 0.1)
     ti_id, key, launch_id, pod = launched(executor, outside)
     update(ti_id, state="running", hostname=pod)
     publish(outside, launch_id, OTHER, "succeeded", pod=pod, uid="u")

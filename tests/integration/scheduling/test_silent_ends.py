@@ -15,7 +15,7 @@ from airflow.utils.state import TaskInstanceState
 
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol.identifiers import pod_name
-from podrelay.scheduling import results
+from podrelay.scheduling import second_looks
 from podrelay.scheduling.airflow_db import rows_by_key
 from tests.harness.task_instances import OWNER, load, make_task_instances, update, workload_of
 from tests.integration.scheduling.conftest import Outside, beat
@@ -26,7 +26,7 @@ GRACE_S = 0.4
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "SECOND_LOOK_AFTER_S", GRACE_S)
+    monkeypatch.setattr(second_looks, "SECOND_LOOK_AFTER_S", GRACE_S)
 
 
 class Run:
@@ -76,6 +76,49 @@ def test_a_process_that_reported_no_state_fails_its_task_soon(
         assert part in event_log(executor)
     assert run.key not in executor.running
     assert outside.cleanups() == [f"done pod default/{run.pod}"], "kept for inspection, as other failed pods"
+
+
+def test_the_end_of_the_log_is_requested_and_reported(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    run = Run(executor, outside)
+    run.end()
+    beat(executor, until=outside.log_requests)
+    (request,) = outside.log_requests()
+    assert (request.launch_id, request.pod, request.container) == (run.launch_id, run.pod, "base")
+    assert outside.publish(run.launch_id, "log", pod=run.pod, log_tail=("Killed",)) == 1
+    beat(executor, until=lambda: run.key in executor.event_buffer)
+    assert executor.event_buffer[run.key][0] == FAILED
+    assert "Last log lines:\n    Killed" in event_log(executor)
+    assert len(outside.log_requests()) == 1, "requested once"
+    assert outside.publish(run.launch_id, "log", pod=run.pod) == 0, "nobody waits for it any more"
+
+
+@pytest.mark.parametrize("row", [{"state": "success"}, {"hostname": "node-7.example"}])
+def test_no_log_is_requested_of_a_pod_whose_end_is_clear(
+    executor: RedisKubernetesExecutor, outside: Outside, row: dict[str, str]
+) -> None:
+    run = Run(executor, outside, **row)
+    run.end()
+    beat_for(executor, 2 * GRACE_S)
+    assert outside.log_requests() == []
+
+
+def test_no_log_is_requested_where_the_option_wants_none(
+    start_executor: Callable[..., RedisKubernetesExecutor], outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__FAILURE_LOG_LINES", "0")
+    executor = start_executor()
+    run = Run(executor, outside)
+    run.end()
+    beat(executor, until=lambda: run.key in executor.event_buffer)
+    assert outside.log_requests() == []
+
+
+def test_a_key_of_another_type_hinders_no_request(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    outside.redis.set(outside.names.log_requests("default"), "not a list")
+    run = Run(executor, outside)
+    run.end()
+    beat(executor, until=lambda: run.key in executor.event_buffer)
+    assert len(outside.log_requests()) == 1
 
 
 def test_the_scheduler_takes_the_task_out_of_running(executor: RedisKubernetesExecutor, outside: Outside) -> None:

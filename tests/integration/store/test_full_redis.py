@@ -22,6 +22,7 @@ from podrelay.settings import Settings
 from podrelay.store import scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing, announce
+from podrelay.store.log_requests import request_logs, take_log_requests
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch, ThrottleEvent
@@ -230,6 +231,14 @@ def ended(world: World) -> None:
     world.run(publish("succeeded", POD))
 
 
+def requested_logs(world: World) -> None:
+    world.run(request_logs(KEYS, cluster=CLUSTER, requests=["a", "b"]))
+
+
+def foreign_requests(world: World) -> None:
+    world.redis.set(KEYS.log_requests(CLUSTER), "not a list")
+
+
 def withdrawn_with_pod(world: World) -> None:
     world.created()
     world.run(withdraw())
@@ -285,6 +294,9 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     *((World.created, publish(outcome, POD)) for outcome in ("pending", "started", "succeeded", "failed")),
     *((withdrawn_with_pod, publish(outcome, POD)) for outcome in ("pending", "started", "succeeded")),
     (World.claimed, publish("expired")),
+    *((before, publish("log")) for before in (ended, World.created)),
+    *((before, request_logs(KEYS, cluster=CLUSTER, requests=["a", "b"])) for before in (nothing, foreign_requests)),
+    (requested_logs, take_log_requests(KEYS, cluster=CLUSTER, most=1)),
     (World.created, publish("failed", attempt=1)),
     (World.leading, publish("started", POD, fence=FENCE)),
     (damaged_entry, publish("failed")),

@@ -8,9 +8,15 @@ import subprocess
 import time
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
+from cryptography.fernet import Fernet
+
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.store.log_requests import request_logs
+from podrelay.store.script_table import ScriptCall, script
 from tests.harness.waiting import until
-from tests.harness.watcher_rig import WatcherRig, start_cluster
+from tests.harness.watcher_rig import Launch, WatcherRig, start_cluster
 
 
 def run(test: Awaitable[None], seconds: float = 110.0) -> None:
@@ -97,3 +103,49 @@ def test_log_tail_of_a_failed_process(redis_url: str, tmp_path: Path) -> None:
     finally:
         rig.close()
         cluster.close()
+
+
+def test_log_tail_of_a_pod_that_ended_well_on_request(redis_url: str, tmp_path: Path) -> None:
+    cluster = start_cluster(tmp_path, runner="process")
+    rig = WatcherRig(redis_url, cluster, tmp_path, "default")
+    container = {"name": "base", "image": "any", "command": ["sh", "-c", "echo last words"]}
+
+    def request(*requests: str) -> None:
+        rig.redis.eval(*arguments(request_logs(rig.names, cluster="default", requests=requests)))
+
+    def tails(launch: Launch) -> list[tuple[str, ...]]:
+        return [result.log_tail for result in rig.results(launch) if result.outcome == "log"]
+
+    async def test() -> None:
+        rig.start()
+        await until(lambda: rig.watch().get("t_listed"), 60)
+        launch = rig.launch(spec={"containers": [container]})
+        end = await until(lambda: rig.end_of(launch), 20)
+        assert (end.outcome, end.log_tail) == ("succeeded", ())
+        ledger = rig.ledger(launch)
+        foreign = PayloadCipher(Fernet.generate_key().decode())
+        request("no request", foreign.encrypt(end.encode()), rig.cipher.encrypt(end.encode()))
+        await until(lambda: tails(launch), 20)
+        assert tails(launch) == [("last words",)]
+        assert rig.ledger(launch) == ledger, "the end stays as it was reported"
+        rig.redis.set(rig.names.log_requests("default"), "not a list")
+        await until(lambda: not rig.redis.exists(rig.names.log_requests("default")), 20)
+        rig.redis.hset(rig.names.launch(launch.launch_id), "state", "acknowledged")
+        gone = rig.launch(spec={"containers": [container]})
+        ended = await until(lambda: rig.end_of(gone), 20)
+        rig.vanish(gone)
+        request(rig.cipher.encrypt(end.encode()), rig.cipher.encrypt(ended.encode()))
+        await until(lambda: tails(gone), 20)
+        assert "log not available" in tails(gone)[0][0]
+        assert len(tails(launch)) == 1, "nobody waits for it any more"
+        assert rig.processes[0].poll() is None
+
+    try:
+        run(test())
+    finally:
+        rig.close()
+        cluster.close()
+
+
+def arguments(call: ScriptCall) -> tuple[Any, ...]:
+    return script(call.name).text, len(call.keys), *call.keys, *call.args

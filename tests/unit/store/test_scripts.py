@@ -11,6 +11,7 @@ from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.store import scripts
 from podrelay.store.key_rings import announce
+from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall, script
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch
@@ -43,6 +44,7 @@ CALLS = [
     scripts.live(KEYS, cluster="c", cursor="0", count=1, before_s=1.0),
     scripts.lead(KEYS, cluster="c", candidate="a", lease_s=1.0, fresh_epoch="e", known_epoch="", fields={}),
     quarantine(KEYS, []),
+    request_logs(KEYS, cluster="c", requests=[]),
     announce(KEYS, None),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip

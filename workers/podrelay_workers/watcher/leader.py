@@ -30,6 +30,7 @@ from podrelay_workers.watcher.reflector import ListComplete, PodEvent, Reflector
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # the precision of grace periods
+LOG_REQUESTS_S = 0.5  # an executor waits 3 s for a log
 COMPARE_S = 60.0  # a pod that vanishes without an event is found within this time
 COMPARE_UNWATCHED_S = 5.0  # the same, once pods run in namespaces that are not watched: each is looked up
 # Clocks of launchers and of this process differ: a pod younger than this may be missing from a list.
@@ -88,6 +89,7 @@ class Leader:
             tasks.start("renew leadership", self._renew_leadership())
             tasks.start("publish reports", self._outbox.run(self._term))
             tasks.start("publish due reports", self._publish_due())
+            tasks.start("read requested logs", self._read_requested_logs())
             tasks.start("compare with ledger", self._compare_repeatedly())
             for reflector in self._reflectors:
                 tasks.start(f"follow {reflector.where}", self._follow(reflector))
@@ -146,6 +148,14 @@ class Leader:
             healthy = [item.namespace for item in self._reflectors if item.position.is_current(COMPARE_S)]
             if healthy:
                 await self._compare(healthy, time.time() - CLOCK_SKEW_S)
+
+    async def _read_requested_logs(self) -> None:
+        """Executors request the log of a pod that ended well although its task's row still says running."""
+        while True:
+            await asyncio.sleep(LOG_REQUESTS_S)
+            with contextlib.suppress(RedisUnavailable):
+                for report in await self._outbox.log_requests():
+                    self._tasks.start_background(f"read log of pod {report.pod}", self._publish_log(report))
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -259,6 +269,10 @@ class Leader:
             report = await self._lookups.with_log_tail(report)
         finally:  # cancelled at the end of the term: better without a log than not at all
             self._outbox.put(replace(publication, report=report))
+
+    async def _publish_log(self, ended: PodReport) -> None:
+        report = await self._lookups.with_log_tail(replace(ended, outcome="log"))
+        self._outbox.put(Publication(report.launch_id, report.attempt, report))
 
     # --- status ---------------------------------------------------------------------------------------------------
 

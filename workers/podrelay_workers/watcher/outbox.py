@@ -6,6 +6,7 @@ A report that Redis did not confirm stays here, at most one per launch attempt, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import RedisUnavailable
+from podrelay.errors import MessageError, RedisUnavailable
 from podrelay.protocol import identifiers, lifecycle
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
@@ -24,6 +25,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import rows, text
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.log_requests import take_log_requests
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
@@ -37,6 +39,7 @@ BATCH = 200  # about 10 ms of Redis' time
 GATHER_S = 0.02  # pod events come in bursts: this delay makes one round trip of many
 # A Redis that loses its data may lose results that no scheduler has read: the latest are published again.
 KEPT_S = 30.0
+LOG_REQUESTS = 20  # taken at once
 LIVE_COUNT = 500  # about 2 ms of Redis' time
 _WAIT_FIELDS = ("attempt", "wait", "t_wait")
 
@@ -207,6 +210,18 @@ class Outbox:
                 "result_key": self._cipher.fingerprints[0],
             },
         )
+
+    async def log_requests(self) -> list[PodReport]:
+        """Take the requests of executors for log tails: the reports of the pods. Whatever is not one is dropped.
+
+        :raises RedisUnavailable: Redis failed.
+        """
+        call = take_log_requests(self._keys, cluster=self._cluster, most=LOG_REQUESTS)
+        found = []
+        for sealed in await self._runner.run(call):
+            with contextlib.suppress(MessageError):  # nothing depends on it: the failure is reported without a log then
+                found.append(PodReport.decode(self._cipher.decrypt(sealed)))
+        return found
 
     # --- reading the ledger -------------------------------------------------------------------------------------------
     async def waits(self, entries: Sequence[PodEntry]) -> list[dict[str, str]]:

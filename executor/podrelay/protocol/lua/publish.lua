@@ -8,6 +8,7 @@
 --       ledger already knows the start of this wait (field wait); result_key is the fingerprint of the report's key
 -- An end replaces a known one that has no report, or whose report was encrypted with another key or names none: schedulers may
 -- not be able to read that.
+-- A log tail (outcome log) follows an end that is not acknowledged yet; it changes nothing in the ledger.
 -- Returns 1 appended; 0 already known, nothing written; -1 the attempt is superseded; -2 another watcher leads.
 if ARGV[1] ~= '' then
   local term = redis.call('HMGET', KEYS[4], 'leader', 'fence')
@@ -19,6 +20,12 @@ local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 're
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]
 if known > attempt then return -1 end
 local same = known == attempt
+if outcome == 'log' then
+  if not same or state ~= 'finished' then return 0 end
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], '*',
+    'launch', ARGV[3], 'attempt', ARGV[4], 'outcome', outcome, 'result', ARGV[6])
+  return 1
+end
 local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
 local result_key
 for i = 9, #ARGV, 2 do

@@ -1,0 +1,24 @@
+"""Requests of executors for the last lines of logs, taken by the leading watcher: encrypted reports about the pods.
+
+Whatever is lost here costs the log lines in one entry of an event log and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.retention import LOG_REQUESTS_MAX, LOG_REQUESTS_TTL_S
+from podrelay.store.script_table import ScriptCall
+
+
+def request_logs(keys: RedisKeys, *, cluster: str, requests: Iterable[str]) -> ScriptCall:
+    """Add these requests."""
+    return ScriptCall(
+        "log_requests", [keys.log_requests(cluster)], [0, LOG_REQUESTS_MAX, LOG_REQUESTS_TTL_S, *requests]
+    )
+
+
+def take_log_requests(keys: RedisKeys, *, cluster: str, most: int) -> ScriptCall:
+    """Take the oldest requests."""
+    return ScriptCall("log_requests", [keys.log_requests(cluster)], [most, LOG_REQUESTS_MAX, LOG_REQUESTS_TTL_S])
