@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+# Why something is in the quarantine. oversized: longer than podrelay writes. undecryptable: no key decrypts it.
+# malformed: not a message or a job of podrelay. foreign: a genuine message in another one's place. no_report: an end
+# without a report. pause: a pause that is too long. launchers_lost: every launcher that held the job was lost.
+QuarantineKind = Literal["oversized", "undecryptable", "malformed", "foreign", "no_report", "pause", "launchers_lost"]
+
 
 class PodrelayError(Exception):
     """Base of every error that podrelay raises deliberately."""
@@ -12,11 +19,30 @@ class ConfigError(PodrelayError):
 
 
 class MessageError(PodrelayError):
-    """A message cannot be decoded: not JSON, wrong version, missing or mistyped field. The text never holds the payload."""
+    """A message cannot be decoded: not JSON, wrong version, missing or mistyped field. The text never holds the payload.
+
+    `kind` classifies it in the quarantine and in the metric `podrelay.quarantined`.
+    """
+
+    kind: ClassVar[QuarantineKind] = "malformed"
 
 
 class DecryptionError(MessageError):
     """No configured key decrypts a payload: it is forged, damaged, or from a deployment with other keys."""
+
+    kind = "undecryptable"
+
+
+class ForeignMessage(MessageError):  # noqa: N818 - the message is the fault
+    """A genuine message in the wrong place: it belongs to another job, launch or cluster."""
+
+    kind = "foreign"
+
+
+class OversizedMessage(MessageError):  # noqa: N818 - the message is the fault
+    """A message is longer than any that podrelay writes."""
+
+    kind = "oversized"
 
 
 class RedisUnavailable(PodrelayError):

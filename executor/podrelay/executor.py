@@ -111,7 +111,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.log.info("podrelay: deployment %s, scheduler job %s", self.settings.deployment, self.scheduler_job_id)
 
     def _context(self) -> HeartbeatContext:
-        keys, cipher = RedisKeys(self.settings.deployment), PayloadCipher(self.settings.fernet_key)
+        deployment = self.settings.deployment
+        keys, cipher = RedisKeys(deployment), PayloadCipher(self.settings.fernet_key, deployment)
         cluster = cluster_of(self.team_name)
         delete_options = dict(self.kube_config.delete_option_kwargs or {})
         return HeartbeatContext(

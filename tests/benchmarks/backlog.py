@@ -54,7 +54,7 @@ def _deletion(launch: LaunchRequest, entry: dict[str, str]) -> CleanupRequest:
 def _opened(redis_url: str, fernet_key: str) -> Iterator[tuple[LaunchQueue, Ledger]]:
     settings = Settings(redis_url=redis_url, fernet_key=fernet_key, redis_timeout_s=30.0)
     breaker, keys = CircuitBreaker(settings), RedisKeys(DEPLOYMENT)
-    cipher = PayloadCipher(fernet_key)
+    cipher = PayloadCipher(fernet_key, DEPLOYMENT)
     try:
         yield LaunchQueue(breaker, keys, cipher, DEFAULT_CLUSTER, settings.ledger_ttl_s), Ledger(breaker, keys)
     finally:

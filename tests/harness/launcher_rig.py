@@ -60,7 +60,7 @@ class LauncherRig:
         self.settings = Settings(redis_url=url, fernet_key=self.key, redis_timeout_s=1.0, launch_lease_s=2.0)
         self.redis = redis.Redis.from_url(url, decode_responses=True)
         self.names = RedisKeys()
-        self.cipher = PayloadCipher(self.key)
+        self.cipher = PayloadCipher(self.key, self.settings.deployment)
         self.queue = LaunchQueue(CircuitBreaker(self.settings), self.names, self.cipher, "default", 3600.0)
         self.template = folder / "template.yaml"
         self.template.write_text(TEMPLATE)
@@ -97,7 +97,7 @@ class LauncherRig:
 
     def results(self) -> list[PodReport]:
         return [
-            PodReport.decode(self.cipher.decrypt(fields["result"]))
+            PodReport.decode(self.cipher.reports.decrypt(fields["result"]))
             for _, fields in self.redis.xrange(self.names.results)
         ]
 

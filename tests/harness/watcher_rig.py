@@ -59,7 +59,7 @@ class WatcherRig:
         # Each test is a separate deployment, so that tests can share a cluster.
         self.settings = Settings(url, key, f"d{uuid.uuid4().hex[:8]}", watch_silence_s=3.0, watch_lease_s=2.0)
         self.names = RedisKeys(self.settings.deployment)
-        self.cipher = PayloadCipher(key)
+        self.cipher = PayloadCipher(key, self.settings.deployment)
         self.redis: Any = redis.Redis.from_url(url, decode_responses=True)
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -114,7 +114,8 @@ class WatcherRig:
 
     def results(self, launch: Launch | None = None) -> list[PodReport]:
         found = [
-            PodReport.decode(self.cipher.decrypt(item["result"])) for _, item in self.redis.xrange(self.names.results)
+            PodReport.decode(self.cipher.reports.decrypt(item["result"]))
+            for _, item in self.redis.xrange(self.names.results)
         ]
         return [result for result in found if launch is None or result.launch_id == launch.launch_id]
 

@@ -75,7 +75,7 @@ def _kubernetes(team: str | None, process: str | None, settings: list[Settings])
 
 
 def _fernet_key(settings: Settings) -> Passed:
-    PayloadCipher(settings.fernet_key)
+    PayloadCipher(settings.fernet_key, settings.deployment)
     return Passed("valid")
 
 
@@ -89,7 +89,8 @@ def _redis(settings: Settings) -> Passed:
 
 def _key_rings(settings: Settings) -> Passed:
     """Compares the keys of the processes that run with those of this configuration, by their fingerprints."""
-    keys, own = RedisKeys(settings.deployment), key_ring("this configuration", PayloadCipher(settings.fernet_key))
+    cipher = PayloadCipher(settings.fernet_key, settings.deployment)
+    keys, own = RedisKeys(settings.deployment), key_ring("this configuration", cipher)
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors(client):
         rings = read_rings(evaluate(client, announce(keys, None)))
     found = mismatches([*rings, own])

@@ -10,17 +10,17 @@ import zlib
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from podrelay.errors import MessageError
+from podrelay.errors import ForeignMessage, MessageError, OversizedMessage
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest
+from podrelay.protocol.sizes import JOB_MAX
 
 # The function names in our RQ jobs. Nothing imports them: a launcher compares the text and rejects any other.
 LAUNCH_FUNCTION = "podrelay_workers.launcher.launch"
 CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
 
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
-_INFLATED_MAX = 8 << 20  # the compressed data of a forged job could inflate to any size
 
 
 class CleanupJob(NamedTuple):
@@ -33,14 +33,14 @@ class CleanupJob(NamedTuple):
 
 def launch_data(request: LaunchRequest, cipher: PayloadCipher) -> str:
     """The `data` field of a launch job."""
-    return _data(LAUNCH_FUNCTION, cipher.encrypt(request.encode()))
+    return _data(LAUNCH_FUNCTION, cipher.requests.encrypt(request.encode()))
 
 
 def cleanup_job(request: CleanupRequest, attempt: int, cipher: PayloadCipher) -> CleanupJob:
     """The job for one clean-up of one attempt's pod."""
     return CleanupJob(
         id=identifiers.cleanup_job_id(request.launch_id, attempt, request.action, request.unless_started),
-        data=_data(CLEANUP_FUNCTION, cipher.encrypt(request.encode())),
+        data=_data(CLEANUP_FUNCTION, cipher.requests.encrypt(request.encode())),
         description=f"{request.action} pod {request.namespace}/{request.pod}",
     )
 
@@ -57,7 +57,7 @@ def read_launch(data: bytes, job_id: str, cluster: str, cipher: PayloadCipher) -
     """
     request = LaunchRequest.decode(_payload(data, LAUNCH_FUNCTION, cipher))
     if identifiers.job_id(request.launch_id, request.attempt) != job_id or request.cluster != cluster:
-        raise MessageError("the payload belongs to another job")
+        raise ForeignMessage("the payload belongs to another job")
     return request
 
 
@@ -70,10 +70,10 @@ def read_cleanup(data: bytes, job_id: str, cluster: str, cipher: PayloadCipher) 
     # An executor may have read the pod's name from the ledger, which is not encrypted.
     attempt = identifiers.attempt_of_pod(request.pod, request.launch_id)
     if attempt is None:
-        raise MessageError("the pod's name does not belong to the launch")
+        raise ForeignMessage("the pod's name does not belong to the launch")
     expected = identifiers.cleanup_job_id(request.launch_id, attempt, request.action, request.unless_started)
     if expected != job_id or request.cluster != cluster:
-        raise MessageError("the payload belongs to another job, or its pod to another attempt")
+        raise ForeignMessage("the payload belongs to another job, or its pod to another attempt")
     return request
 
 
@@ -94,14 +94,16 @@ def _payload(data: bytes, function: str, cipher: PayloadCipher) -> bytes:
     arguments = document[2]
     if not isinstance(arguments, list) or len(arguments) != 1 or not isinstance(arguments[0], str):
         raise MessageError("the job's arguments are not an encrypted payload")
-    return cipher.decrypt(arguments[0])
+    return cipher.requests.decrypt(arguments[0])
 
 
 def _parse(data: bytes) -> Any:
     """JSON as we wrote it, or as RQ compressed it (after a requeue from rq-dashboard)."""
     try:
         if data[:1] == b"\x78":
-            data = zlib.decompressobj().decompress(data, _INFLATED_MAX)
+            data = zlib.decompressobj().decompress(data, JOB_MAX + 1)
+        if len(data) > JOB_MAX:  # RQ compresses what it queues again; a forged job could inflate to any size
+            raise OversizedMessage(f"the job's data inflates to more than {JOB_MAX} bytes")
         return json.loads(data)
     except (ValueError, zlib.error, RecursionError) as error:
         raise MessageError("the job's data is not JSON") from error

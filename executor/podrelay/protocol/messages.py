@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from podrelay.errors import MessageError
+from podrelay.protocol.sizes import REPORT_MAX, REPORT_TEXT_MAX
 
 VERSION = 1
 
@@ -111,7 +112,9 @@ class PodReport:
     cluster: str = "default"
 
     def encode(self) -> bytes:
-        return _encode("result", self)
+        """Texts that would make it longer than REPORT_MAX are shortened: no reader accepts a longer one."""
+        encoded = _encode("result", self)
+        return encoded if len(encoded) <= REPORT_MAX else _encode("result", self._shortened())
 
     @classmethod
     def decode(cls, payload: bytes) -> PodReport:
@@ -120,6 +123,12 @@ class PodReport:
         if report.outcome not in get_args(Outcome):
             raise MessageError(f"unknown outcome {report.outcome!r}")
         return replace(report, log_tail=tuple(report.log_tail))
+
+    def _shortened(self) -> PodReport:
+        names = (name for name, types in _FIELDS[PodReport].items() if types == (str,) and name != "message")
+        texts = {name: getattr(self, name)[:REPORT_TEXT_MAX] for name in names}
+        lines = tuple(line[:REPORT_TEXT_MAX] for line in self.log_tail[-10:])
+        return replace(self, **texts, message=self.message[: 4 * REPORT_TEXT_MAX], log_tail=lines)
 
     @property
     def terminal(self) -> bool:

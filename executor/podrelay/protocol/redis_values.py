@@ -24,6 +24,11 @@ def number_of(value: bytes | str | None) -> float:
     return number if math.isfinite(number) else 0.0
 
 
+def fields_of(flat: Sequence[bytes | str]) -> dict[str, str]:
+    """The fields in a flat reply: name, value, name, value..."""
+    return {text(name): text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
 def rows(flat: Sequence[_Item], width: int) -> list[Sequence[_Item]]:
     """Split a flat reply into rows of `width` values; the last row may be shorter."""
     return [flat[start : start + width] for start in range(0, len(flat), width)]

@@ -105,6 +105,9 @@ class Dispatcher:
         except InvalidExecutorConfig as error:
             log.error("Invalid executor_config for %s: %s", key, error)
             compat.forget_queued(self._executor, key)
+            task = compat.task_of(workload)
+            if task is not None:
+                self._executor.log_task_event(event="launch refused", extra=str(error), ti_key=task)
             self._executor.fail(key, INVALID_EXECUTOR_CONFIG)
             return None
         except Exception:  # one workload's fault must not block the workloads behind it

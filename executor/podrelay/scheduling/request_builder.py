@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
 from podrelay import compat
 from podrelay.protocol.messages import Json, LaunchRequest
+from podrelay.protocol.sizes import REQUEST_MAX
 from podrelay.scheduling.airflow_db import rebuild_workloads
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import Decision
@@ -30,10 +32,18 @@ log = logging.getLogger(__name__)
 INVALID_EXECUTOR_CONFIG = "Invalid executor_config passed"
 # Callbacks complete work that is already done, and a person waits for a connection test: Airflow puts both first.
 _CALLBACK_PRIORITY = 1 << 30
+# How long a launch whose token never expires may wait for its pod before it is encrypted anew.
+VALID_WITHOUT_END_S = 900.0
+# The fields of a request beside its arguments and its pod_override take less than so many bytes.
+_OTHER_FIELDS = 16 << 10
 
 
 class InvalidExecutorConfig(ValueError):
     """The stock executor would not accept this task's executor_config either."""
+
+
+class OversizedLaunch(InvalidExecutorConfig):
+    """The launch is larger than a pod can be."""
 
 
 class RequestBuilder:
@@ -92,6 +102,7 @@ class RequestBuilder:
 
     def _fail(self, launch: Launch, error: Exception) -> None:
         log.error("Invalid executor_config for %s: %s", launch.key, error)
+        self._executor.log_task_event(event="launch refused", extra=str(error), ti_key=launch.task)
         expected = self._launches.is_newest(launch) and launch.key in self._executor.running
         self._launches.forget(launch)
         if expected:
@@ -123,7 +134,9 @@ def request_for(
     if extra.get("worker_container_repository") and extra.get("worker_container_tag"):
         image = f"{extra['worker_container_repository']}:{extra['worker_container_tag']}"
     ti = getattr(workload, "ti", None)
-    not_after_s, token_life_s = compat.token_times(workload.token)
+    not_after_s, token_life_s = _validity(compat.token_times(workload.token))
+    args = compat.args_of(workload)
+    _require_size(override, args)
     namespace = ((override or {}).get("metadata") or {}).get("namespace") or kube_config.executor_namespace
     return LaunchRequest(
         launch_id=launch_id,
@@ -132,7 +145,7 @@ def request_for(
         subject=compat.subject_of(workload),
         key=(ti.dag_id, ti.task_id, ti.run_id, ti.try_number, ti.map_index) if ti is not None else (),
         owner=owner,
-        args=compat.args_of(workload),
+        args=args,
         cluster=cluster,
         team=team,
         namespace=namespace,
@@ -149,7 +162,7 @@ def request_for(
 def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tuple[LaunchRequest, Any]:
     """The same request with a token that is valid from now on, and the workload that holds it."""
     renewed = compat.with_new_token(workload, generator)
-    not_after_s, life_s = compat.token_times(renewed.token)
+    not_after_s, life_s = _validity(compat.token_times(renewed.token))
     args = compat.args_of(renewed)
     return replace(request, args=args, not_after_s=not_after_s, token_life_s=life_s), renewed
 
@@ -158,6 +171,29 @@ def is_watched(kube_config: KubeConfig, namespace: str) -> bool:
     """Does the watcher follow the pods of this namespace? It reads those of other namespaces one by one."""
     watched = watched_namespaces(kube_config)
     return watched == (None,) or namespace in watched
+
+
+def _validity(token_times_s: tuple[float, float]) -> tuple[float, float]:
+    """Until when a launcher may create the pod, and the length of that time. A token that never expires would make a recorded
+    launch valid for ever: it gets a limit of its own. After it the launcher asks for a new attempt, as for an expired token.
+    """
+    not_after_s, life_s = token_times_s
+    return (not_after_s, life_s) if not_after_s else (time.time() + VALID_WITHOUT_END_S, VALID_WITHOUT_END_S)
+
+
+def _require_size(override: Json | None, args: Sequence[str]) -> None:
+    """:raises OversizedLaunch: Kubernetes could not store the pod, and launchers would refuse the request."""
+    # JSON needs up to twelve bytes for a character; most launches are far from the limit, and this is all that they cost.
+    length = sum(map(len, args))
+    if length * 12 > REQUEST_MAX:
+        length = len(json.dumps(list(args)))
+    if override:
+        length += len(json.dumps(override))
+    if length > REQUEST_MAX - _OTHER_FIELDS:
+        raise OversizedLaunch(
+            f"the workload and the pod_override of its executor_config have {length} bytes; a pod of more than {REQUEST_MAX} "
+            "cannot be stored by Kubernetes. Pass large values through files, Variables or object storage."
+        )
 
 
 def _pod_options(executor_config: Any) -> tuple[Json | None, str | None]:

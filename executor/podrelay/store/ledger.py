@@ -9,14 +9,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import redis
-from redis.exceptions import ResponseError
+from typing import Literal
 
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import number_of, text
+from podrelay.protocol.redis_values import fields_of, number_of, text
 from podrelay.store import liveness, scripts
+from podrelay.store.bounded_reads import read_entries
 from podrelay.store.circuit_breaker import CircuitBreaker
 
 What = Literal["missing", "lost", "rejected", "unreadable", "finished", "withdrawn", "ahead"]
@@ -61,15 +59,8 @@ class Ledger:
 
     def entries(self, launch_ids: Sequence[str]) -> list[dict[str, str]]:
         """The whole ledger entries of some launches; an empty dict for an unknown launch or a key of another type."""
-
-        def read(client: redis.Redis) -> list[dict[bytes, bytes]]:
-            pipeline = client.pipeline(transaction=False)
-            for launch_id in launch_ids:
-                pipeline.hgetall(self._keys.launch(launch_id))
-            replies = pipeline.execute(raise_on_error=False)
-            return [_empty_if_of_another_type(reply) for reply in replies]
-
-        return [{text(k): text(v) for k, v in entry.items()} for entry in self._breaker.call(read)]
+        entries = self._breaker.run(read_entries(self._keys, launch_ids)) if launch_ids else []
+        return [fields_of(flat) for flat in entries]
 
     def without_launcher(self, cluster: str, launch_ids: Sequence[str], now_s: float) -> list[str]:
         """The launches among these that wait to be claimed while no launcher is alive."""
@@ -88,15 +79,6 @@ class Ledger:
         key = self._keys.live(cluster)
         cursor, found = self._breaker.call(lambda client: client.zscan(key, cursor, count=count))
         return int(cursor), [text(launch_id) for launch_id, created_s in found if created_s < before_s]
-
-
-def _empty_if_of_another_type(reply: Any) -> Any:
-    """:raises ResponseError: any other error, for instance of a Redis that is still loading its data."""
-    if isinstance(reply, ResponseError):
-        if str(reply).startswith("WRONGTYPE"):
-            return {}
-        raise reply
-    return reply
 
 
 def _count(value: str) -> int:

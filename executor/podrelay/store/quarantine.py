@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from podrelay.errors import QuarantineKind
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.retention import QUARANTINE_MAX
 from podrelay.store.script_table import ScriptCall
@@ -21,6 +22,7 @@ class Quarantined(NamedTuple):
 
     source: Source
     name: str
+    kind: QuarantineKind
     reason: str
 
 

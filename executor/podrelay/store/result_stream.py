@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from podrelay.errors import DecryptionError, MessageError
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import text
+from podrelay.protocol.redis_values import fields_of, text
+from podrelay.store.bounded_reads import read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
@@ -38,8 +38,7 @@ class ResultStream:
 
     def skip_to_end(self) -> None:
         """Start after the present entries: a scheduler that starts reads older reports from the ledger."""
-        last = self._breaker.call(lambda client: client.xrevrange(self._keys.results, count=1))
-        self._cursor = text(last[0][0]) if last else "0-0"
+        self._cursor = text(self._breaker.run(read_stream(self._keys, self._keys.results, "$"))[0])
 
     def rewind(self) -> None:
         """Start at the first entry: the stream was lost, and the new one may have smaller ids."""
@@ -49,20 +48,20 @@ class ResultStream:
         """The next reports, at most `most`. An entry that cannot be trusted is quarantined and skipped."""
         if self._cursor is None:
             self.skip_to_end()
-        position: Any = {self._keys.results: self._cursor}
-        entries = _entries(self._breaker.call(lambda client: client.xread(position, count=most)))
+        position, entries = self._breaker.run(read_stream(self._keys, self._keys.results, self._cursor or "0-0", most))
         reports, rejected, unreadable = [], [], 0
-        for entry_id, fields in entries:
+        for entry_id, flat in entries:
             try:
-                reports.append(self.open(fields[b"result"]))
+                reports.append(self.open(fields_of(flat)["result"]))
             except DecryptionError:
                 unreadable += 1  # perhaps of a process with another key: the ledger holds this report too
-            except (MessageError, KeyError) as error:
-                rejected.append(Quarantined("stream_entry", text(entry_id), str(error) or type(error).__name__))
+            except MessageError as error:
+                rejected.append(Quarantined("stream_entry", text(entry_id), error.kind, str(error)))
+            except KeyError:
+                rejected.append(Quarantined("stream_entry", text(entry_id), "malformed", "an entry without a report"))
         self._quarantine(rejected)
-        self._note_unreadable(unreadable, text(entries[-1][0]) if entries else "")
-        if entries:
-            self._cursor = text(entries[-1][0])
+        self._note_unreadable(unreadable, text(position))
+        self._cursor = text(position)
         return reports
 
     def open(self, sealed: bytes | str) -> PodReport:
@@ -70,21 +69,21 @@ class ResultStream:
 
         :raises MessageError: forged, damaged or of another version.
         """
-        return PodReport.decode(self._cipher.decrypt(sealed))
+        return PodReport.decode(self._cipher.reports.decrypt(sealed))
 
     def request_logs(self, cluster: str, reports: Sequence[PodReport]) -> None:
         """Ask the leading watcher for the log tails of these pods. They come as reports with the outcome log, or not at all.
 
         :raises RedisUnavailable: Redis failed; the request may have been sent.
         """
-        requests = [self._cipher.encrypt(report.encode()) for report in reports]
+        requests = [self._cipher.requests.encrypt(report.encode()) for report in reports]
         self._breaker.run(request_logs(self._keys, cluster=cluster, requests=requests))
 
     def _quarantine(self, rejected: Sequence[Quarantined]) -> None:
         """Record these entries, in one round trip."""
         if not rejected:
             return
-        for _, entry_id, reason in rejected:
+        for _, entry_id, _, reason in rejected:
             log.warning("Quarantined entry %s of the results stream: %s", entry_id, reason)
         self._breaker.run(quarantine(self._keys, rejected))
 
@@ -92,15 +91,8 @@ class ResultStream:
         """One entry for all of a batch: with a wrong key there may be thousands."""
         if count:
             reason = f"{count} reports up to this one are not encrypted with a key of this scheduler"
-            self._breaker.run(quarantine(self._keys, [Quarantined("stream_entry", last, reason)]))
+            self._breaker.run(quarantine(self._keys, [Quarantined("stream_entry", last, "undecryptable", reason)]))
             now_s = time.monotonic()
             if now_s - self._noted_s >= _REMIND_S:
                 self._noted_s = now_s
                 log.warning("%s; using the ledger's unencrypted fields", reason)
-
-
-def _entries(reply: Any) -> list[Any]:
-    """The entries in a reply about one stream: RESP2 returns a list of streams, RESP3 a dict."""
-    if not reply:
-        return []
-    return reply[0][1] if isinstance(reply, list) else next(iter(reply.values()))[0]

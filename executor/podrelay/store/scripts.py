@@ -284,9 +284,14 @@ def publish(
     now: str,
     results_max: int,
     fields: Mapping[str, Any],
+    not_genuine: str = "",
 ) -> ScriptCall:
-    """Publish an encrypted report and write `fields` to the ledger. `now` is in seconds, as text."""
-    args: list[str | int | float] = [*fence, launch_id, attempt, outcome, result, now, results_max, *_flat(fields)]
+    """Publish an encrypted report and write `fields` to the ledger. `now` is in seconds, as text.
+
+    :param not_genuine: the report in the ledger that this one replaces.
+    """
+    args: list[str | int | float] = [*fence, launch_id, attempt, outcome, result, now, results_max, not_genuine]
+    args += _flat(fields)
     return ScriptCall("publish", [keys.launch(launch_id), keys.results, keys.unacknowledged, keys.watch(cluster)], args)
 
 

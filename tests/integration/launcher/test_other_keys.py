@@ -21,7 +21,7 @@ OTHER_KEY = Fernet.generate_key().decode()
 
 
 def scheduler_announces(rig: LauncherRig) -> None:
-    evaluate(rig.redis, announce(rig.names, KeyRing("scheduler 7", PayloadCipher(rig.key).fingerprints)))
+    evaluate(rig.redis, announce(rig.names, KeyRing("scheduler 7", PayloadCipher(rig.key, "default").fingerprints)))
 
 
 def test_launches_wait_for_a_launcher_with_their_key(rig: LauncherRig, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,7 +71,7 @@ def test_a_forged_job_is_quarantined_all_the_same(rig: LauncherRig) -> None:
     request = rig.request()
     rig.offer(request)
     forged = rig.redis.hget(f"rq:job:{request.launch_id}_0", "data")
-    sealed = PayloadCipher(OTHER_KEY).encrypt(request.encode())
+    sealed = PayloadCipher(OTHER_KEY, "default").requests.encrypt(request.encode())
     assert forged is not None
     import json
 

@@ -144,7 +144,7 @@ class World:
         self.redis.flushall()
         self.names = RedisKeys()
         self.settings = Settings(redis_url=url, fernet_key=FERNET_KEY, redis_timeout_s=1.0)
-        self._cipher = PayloadCipher(FERNET_KEY)
+        self._cipher = PayloadCipher(FERNET_KEY, "default")
         self._loop = asyncio.new_event_loop()
         self._client = connect_async(self.settings, timeout_s=5.0)
         self._rules = Rules(frozenset(), 60.0)

@@ -29,7 +29,7 @@ class Outside:
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
         self.names = RedisKeys("default")
-        self._cipher = PayloadCipher(FERNET_KEY)
+        self._cipher = PayloadCipher(FERNET_KEY, "default")
 
     def publish(self, launch_id: str, outcome: str = "succeeded", attempt: int = 0, **fields: Any) -> int:
         """Publish a report with the watcher's script."""
@@ -43,12 +43,13 @@ class Outside:
             launch_id=launch_id,
             attempt=attempt,
             outcome=outcome,
-            result=self._cipher.encrypt(result.encode()),
+            result=self._cipher.reports.encrypt(result.encode()),
             now=f"{time.time():.6f}",
             results_max=100_000,
             fields=known,
         )
-        return int(self.redis.eval(script(call.name).text, len(call.keys), *call.keys, *call.args))  # type: ignore[arg-type]
+        reply = self.redis.eval(script(call.name).text, len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
+        return reply if isinstance(reply, int) else 0  # the ledger knows an end
 
     def create(self, launch_id: str, pod: str = "pod-1") -> None:
         """Write what a launcher writes once it has created the pod."""
@@ -72,7 +73,7 @@ class Outside:
     def token(self, job: str) -> dict[str, Any]:
         """The claims in the token of a queued launch, decrypted as a launcher decrypts them."""
         data: str = self.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "data")  # type: ignore[assignment]
-        text = self._cipher.decrypt(json.loads(data)[2][0]).decode()
+        text = self._cipher.requests.decrypt(json.loads(data)[2][0]).decode()
         found = re.search(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", text)
         assert found is not None
         return dict(jwt.decode(found[0], options={"verify_signature": False}))
@@ -85,7 +86,7 @@ class Outside:
     def log_requests(self) -> list[PodReport]:
         """The pods whose log is requested from the watcher; none is taken."""
         found = self.redis.lrange(self.names.log_requests("default"), 0, -1)
-        return [PodReport.decode(self._cipher.decrypt(sealed)) for sealed in found]  # type: ignore[union-attr]
+        return [PodReport.decode(self._cipher.requests.decrypt(sealed)) for sealed in found]  # type: ignore[union-attr]
 
     def cleanups(self) -> list[str]:
         """Descriptions of the queued clean-up jobs."""

@@ -133,7 +133,7 @@ def test_no_end_can_be_hidden_behind_a_forged_one(
         executor.heartbeat()
         assert key in executor.running
         ((_, entry),) = outside.redis.xrange(outside.names.quarantine)
-        assert entry == {"job": launch, "why": "the ledger names an end without a report"}
+        assert entry == {"job": launch, "kind": "no_report", "why": "the ledger names an end without a report"}
     update(ti_id, state="success")
     outside.publish(launch, pod=pod, uid="u")
     beat(executor, until=lambda: key not in executor.running)

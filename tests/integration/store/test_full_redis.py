@@ -6,6 +6,7 @@ Redis refuses for memory only the first write of a script, so each case makes an
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ from cryptography.fernet import Fernet
 from podrelay.errors import RedisFull
 from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.sizes import JOB_MAX, RESULT_MAX
 from podrelay.settings import Settings
 from podrelay.store import scripts
+from podrelay.store.bounded_reads import read_entries, read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs, take_log_requests
@@ -129,11 +132,16 @@ def withdraw(launch_id: str = "l0") -> ScriptCall:
 
 
 def publish(
-    outcome: str, fields: dict[str, str] | None = None, *, attempt: int = 0, fence: Fence = scripts.UNFENCED
+    outcome: str,
+    fields: dict[str, str] | None = None,
+    *,
+    attempt: int = 0,
+    fence: Fence = scripts.UNFENCED,
+    not_genuine: str = "",
 ) -> ScriptCall:
     return scripts.publish(
         KEYS, cluster=CLUSTER, fence=fence, launch_id="l0", attempt=attempt, outcome=outcome, result="sealed", now="3.0",
-        results_max=10, fields=fields or {},
+        results_max=10, fields=fields or {}, not_genuine=not_genuine,
     )  # fmt: skip
 
 
@@ -235,6 +243,15 @@ def requested_logs(world: World) -> None:
     world.run(request_logs(KEYS, cluster=CLUSTER, requests=["a", "b"]))
 
 
+def oversized_report(world: World) -> None:
+    world.redis.xadd(KEYS.results, {"result": "x" * (RESULT_MAX + 2000)}, id="1-0")
+
+
+def oversized_job(world: World) -> None:
+    world.offered(2)
+    world.redis.hset("rq:job:l0_0", "data", "x" * (JOB_MAX + 1))
+
+
 def foreign_requests(world: World) -> None:
     world.redis.set(KEYS.log_requests(CLUSTER), "not a list")
 
@@ -309,8 +326,12 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     *((before, throttle("refused", "n")) for before in (nothing, probing)),
     *((before, throttle("passed", "n")) for before in (nothing, probing, open_again)),
     *((before, survey()) for before in (nothing, World.offered, ended, damaged_entry)),
+    *((before, read_stream(KEYS, KEYS.results, "0-0", 10)) for before in (ended, oversized_report)),
+    (ended, read_entries(KEYS, ["l0", "l1"])),
+    (oversized_job, claim()),
+    (ended, publish("failed", not_genuine="sealed")),
     (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
-    (nothing, quarantine(KEYS, [Quarantined("job", "j", "why"), Quarantined("launch", "l", "why")])),
+    (nothing, quarantine(KEYS, [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "why")])),
 ]  # fmt: skip
 
 REFUSED: list[tuple[Prepare, ScriptCall]] = [
@@ -352,10 +373,10 @@ def outcome(world: World, prepare: Prepare, call: ScriptCall, maxmemory: int) ->
 
 
 def without_times(reply: Any) -> Any:
-    """Claims and the like return times and waits: numbers with a fraction."""
+    """Claims and the like return times and waits: numbers with a fraction. Ids of stream entries are times too."""
     if isinstance(reply, list):
         return [without_times(item) for item in reply]
-    return b"time" if isinstance(reply, bytes) and b"." in reply else reply
+    return b"time" if isinstance(reply, bytes) and (b"." in reply or re.fullmatch(rb"\d+-\d+", reply)) else reply
 
 
 @pytest.mark.parametrize(("prepare", "call"), RUNS, ids=case)

@@ -87,9 +87,15 @@ def test_an_unreachable_redis_is_reported_alike(run: Run) -> None:
 
 @both
 def test_quarantine_is_the_same_through_each_runner(redis_url: str, run: Run) -> None:
-    run(redis_url, [quarantine(KEYS, [Quarantined("launch", "l", "a"), Quarantined("job", "j", "b")])])
+    run(
+        redis_url,
+        [quarantine(KEYS, [Quarantined("launch", "l", "foreign", "a"), Quarantined("job", "j", "oversized", "b")])],
+    )
     entries: Any = redis.Redis.from_url(redis_url, decode_responses=True).xrange(KEYS.quarantine)
-    assert [fields for _, fields in entries] == [{"launch": "l", "why": "a"}, {"job": "j", "why": "b"}]
+    assert [fields for _, fields in entries] == [
+        {"launch": "l", "kind": "foreign", "why": "a"},
+        {"job": "j", "kind": "oversized", "why": "b"},
+    ]
 
 
 @both

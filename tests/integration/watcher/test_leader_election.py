@@ -105,7 +105,7 @@ def publication(outcome: Any = "succeeded", attempt: int = 0) -> Publication:
 
 
 def publisher_of(scripts: AsyncScripts) -> Outbox:
-    return Outbox(scripts, NAMES, PayloadCipher(KEY), "default", 1000)
+    return Outbox(scripts, NAMES, PayloadCipher(KEY, "default"), "default", 1000)
 
 
 def test_a_former_leader_publishes_nothing(redis_url: str) -> None:

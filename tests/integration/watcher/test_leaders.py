@@ -123,8 +123,8 @@ def test_log_tail_of_a_pod_that_ended_well_on_request(redis_url: str, tmp_path: 
         end = await until(lambda: rig.end_of(launch), 20)
         assert (end.outcome, end.log_tail) == ("succeeded", ())
         ledger = rig.ledger(launch)
-        foreign = PayloadCipher(Fernet.generate_key().decode())
-        request("no request", foreign.encrypt(end.encode()), rig.cipher.encrypt(end.encode()))
+        foreign = PayloadCipher(Fernet.generate_key().decode(), rig.settings.deployment)
+        request("no request", foreign.requests.encrypt(end.encode()), rig.cipher.requests.encrypt(end.encode()))
         await until(lambda: tails(launch), 20)
         assert tails(launch) == [("last words",)]
         assert rig.ledger(launch) == ledger, "the end stays as it was reported"
@@ -134,7 +134,7 @@ def test_log_tail_of_a_pod_that_ended_well_on_request(redis_url: str, tmp_path: 
         gone = rig.launch(spec={"containers": [container]})
         ended = await until(lambda: rig.end_of(gone), 20)
         rig.vanish(gone)
-        request(rig.cipher.encrypt(end.encode()), rig.cipher.encrypt(ended.encode()))
+        request(rig.cipher.requests.encrypt(end.encode()), rig.cipher.requests.encrypt(ended.encode()))
         await until(lambda: tails(gone), 20)
         assert "log not available" in tails(gone)[0][0]
         assert len(tails(launch)) == 1, "nobody waits for it any more"

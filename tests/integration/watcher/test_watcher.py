@@ -501,3 +501,38 @@ def test_thirty_namespaces_of_which_one_is_refused(rig: WatcherRig, monkeypatch:
         assert not [entry for entry in asked if entry["verb"] in ("list", "watch") and not entry["namespace"]]
 
     run(test())
+
+
+def test_an_end_hidden_behind_a_forged_one_is_published_and_counted(
+    rig: WatcherRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, Any]] = []
+
+    class Recorder:
+        @staticmethod
+        def incr(name: str, tags: Any = None) -> None:
+            counted.append((name, tags))
+
+    monkeypatch.setattr("podrelay_workers.watcher.quarantine_metric.Stats", Recorder)
+    monkeypatch.setattr("podrelay_workers.watcher.quarantine_metric.INTERVAL_S", 0.1)
+    rig.redis.xadd(rig.names.quarantine, {"job": "old", "kind": "malformed", "why": "before this watcher"})
+
+    async def test() -> None:
+        async with rig.watching():
+            launch = rig.launch()
+            await until(lambda: rig.said("started") == 1)
+            await asyncio.sleep(0.5)
+            forged = {
+                "state": "finished",
+                "outcome": "succeeded",
+                "result": "x",
+                "result_key": rig.cipher.fingerprints[0],
+            }
+            rig.redis.hset(rig.names.launch(launch.launch_id), mapping=forged)
+            rig.end(launch, exit_code=1)
+            end = await until(lambda: rig.end_of(launch))
+            assert end.outcome == "failed"
+            await until(lambda: counted)
+        assert counted == [("podrelay.quarantined", {"what": "launch", "why": "undecryptable"})]
+
+    run(test())

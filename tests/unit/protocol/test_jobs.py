@@ -14,7 +14,7 @@ from podrelay.protocol import identifiers, jobs
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest
 
-CIPHER = PayloadCipher(Fernet.generate_key().decode())
+CIPHER = PayloadCipher(Fernet.generate_key().decode(), "default")
 LAUNCH_ID = identifiers.new_launch_id()
 LAUNCH = LaunchRequest(LAUNCH_ID, 1, "task", "s", (), "1", ("python",))
 LAUNCH_JOB = identifiers.job_id(LAUNCH_ID, 1)
@@ -73,7 +73,7 @@ def test_a_cleanup_of_a_foreign_pod_is_rejected(pod: str) -> None:
         jobs.read_cleanup(job.data.encode(), job.id, "default", CIPHER)
 
 
-SEALED = CIPHER.encrypt(LAUNCH.encode())
+SEALED = CIPHER.requests.encrypt(LAUNCH.encode())
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,10 @@ def test_who_cannot_read_whom(
 
 def test_a_fingerprint_tells_keys_apart_and_reveals_none() -> None:
     first, second = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-    one, both = PayloadCipher(first).fingerprints, PayloadCipher(f"{second}, {first}").fingerprints
+    one, both = (
+        PayloadCipher(first, "default").fingerprints,
+        PayloadCipher(f"{second}, {first}", "default").fingerprints,
+    )
     assert both[1:] == one
     assert len(set(both)) == 2
     assert all(len(item) == 8 and item not in first + second for item in both)

@@ -10,6 +10,7 @@ import pytest
 from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.store import scripts
+from podrelay.store.bounded_reads import read_entries, read_stream
 from podrelay.store.key_rings import announce
 from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
@@ -45,6 +46,8 @@ CALLS = [
     scripts.lead(KEYS, cluster="c", candidate="a", lease_s=1.0, fresh_epoch="e", known_epoch="", fields={}),
     quarantine(KEYS, []),
     request_logs(KEYS, cluster="c", requests=[]),
+    read_stream(KEYS, KEYS.results, "0-0"),
+    read_entries(KEYS, []),
     announce(KEYS, None),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip
@@ -65,8 +68,8 @@ def script_text(name: str) -> str:
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 def test_a_call_has_the_keys_and_arguments_of_the_header(call: ScriptCall) -> None:
-    keys_header = script_text(call.name).split("-- KEYS: ", 1)[1].split("\n", 1)[0]
-    assert len(call.keys) == max(int(number) for number in re.findall(r"(?:^|\s\s)(\d) ", keys_header))
+    _, _, after = script_text(call.name).partition("-- KEYS: ")
+    assert len(call.keys) == max(map(int, re.findall(r"(?:^|\s\s)(\d) ", after.split("\n", 1)[0])), default=0)
     assert len(call.args) == documented(call.name, "ARGV")
 
 
@@ -84,8 +87,17 @@ def test_repeated_arguments_follow_in_the_order_of_the_header() -> None:
     assert list(acknowledge.args[11:]) == ["l", 0, "s", "1", "id", "data", "text", "m", 1, "t", "0", "", "", ""]
     renew = scripts.renew(KEYS, lease_s=6.0, jobs=[HeldJob("j", "e", "q", "launch")])
     assert list(renew.args[3:]) == ["j", "e", "q", "launch"]
-    entries = [Quarantined("job", "j", "why"), Quarantined("launch", "l", "because")]
-    assert list(quarantine(KEYS, entries).args[1:]) == ["job", "j", "why", "launch", "l", "because"]
+    entries = [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "because")]
+    assert list(quarantine(KEYS, entries).args[1:]) == [
+        "job",
+        "j",
+        "oversized",
+        "why",
+        "launch",
+        "l",
+        "foreign",
+        "because",
+    ]
     survey = scripts.survey(KEYS, fresh_epoch="e", launches=[("l", 0)])
     assert list(survey.args[3:]) == ["l", 0]
 
@@ -93,7 +105,9 @@ def test_repeated_arguments_follow_in_the_order_of_the_header() -> None:
 def test_only_scripts_that_use_the_prelude_run_behind_it() -> None:
     prelude = script_text("prelude")
     functions = re.findall(r"^local function (\w+)", prelude, re.MULTILINE)
-    assert functions
+    constants = re.findall(r"\b[A-Z]+_MAX(?:_S)?\b", prelude)
+    assert functions and constants
     for name in {call.name for call in CALLS}:
         uses = any(re.search(rf"\b{function}\(", script_text(name)) for function in functions)
+        uses = uses or any(re.search(rf"\b{constant}\b", script_text(name)) for constant in constants)
         assert script(name).text.startswith(prelude) == uses, name

@@ -302,7 +302,7 @@ def test_no_pod_stops_the_watcher(kinds: list[str], metadata: Any, spec: Any, st
     given_pod = {"metadata": {"name": "p", "namespace": "n", "uid": "u", **metadata, "labels": labels}, "spec": spec,
                  "status": status}  # fmt: skip
     table, redis, now_s = PodTable(RULES), _Redis(), NOW_S
-    outbox = Outbox(redis, RedisKeys(), PayloadCipher(Fernet.generate_key().decode()), "default", 1000)  # type: ignore[arg-type]
+    outbox = Outbox(redis, RedisKeys(), PayloadCipher(Fernet.generate_key().decode(), "default"), "default", 1000)  # type: ignore[arg-type]
 
     def put(publication: Publication | None) -> None:
         if publication is not None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import DecryptionError, MessageError
+from podrelay.errors import DecryptionError, MessageError, QuarantineKind
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay.teams import metric_tags
@@ -111,7 +111,7 @@ class CleanupHandler:
         except DecryptionError as error:
             return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
-            return await self._quarantine(job, str(error))
+            return await self._quarantine(job, error.kind, str(error))
         if self._shutdown.requested or self._throttle.cleanups.remaining_s:
             return back(job)
         closed_s = self._refusals.pass_gate((request.namespace, request.action))
@@ -129,7 +129,7 @@ class CleanupHandler:
         except SendBlocked:
             return back(job)
         except PodMismatch as error:
-            return await self._quarantine(job, str(error))
+            return await self._quarantine(job, "foreign", str(error))
         except PodKeepsChanging:
             return wait(job, _CHANGING_S, "StillChanging", "the pod changes faster than it can be deleted")
         except ApiError as error:
@@ -149,9 +149,9 @@ class CleanupHandler:
             await self._queue.throttle("cleanup_worked", request.namespace)
         return done(job)
 
-    async def _quarantine(self, job: Job, why: str) -> Disposition:
+    async def _quarantine(self, job: Job, kind: QuarantineKind, why: str) -> Disposition:
         log.warning("Job %s quarantined: %s", job.id, why)
-        await self._queue.quarantine(job, why)
+        await self._queue.quarantine(job, kind, why)
         return failed(job, f"Quarantined: {why}")
 
     async def _is_gone(self, request: CleanupRequest) -> bool:

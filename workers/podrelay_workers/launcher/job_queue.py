@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import redis.asyncio
 
+from podrelay.errors import QuarantineKind
 from podrelay.protocol import jobs
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
@@ -26,6 +27,7 @@ from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.scripts import HeldJob, ThrottleEvent
 from podrelay_workers.launcher.job_clock import JobClock
 from podrelay_workers.launcher.leased_job import Claim, Disposition, Job, Kind, QuotaNotice, What
+from podrelay_workers.runtime.report_publisher import Outgoing, ReportPublisher
 
 # A job that lost this many launchers is considered their cause of death.
 LOSSES_MAX = 10
@@ -66,6 +68,7 @@ class JobQueue:
         self.kind: Kind = kind
         self.queues = self._keys.launch_queues(cluster) if kind == "launch" else [self._keys.cleanup_queue(cluster)]
         self._spent_data = jobs.spent_data(jobs.LAUNCH_FUNCTION if kind == "launch" else jobs.CLEANUP_FUNCTION)
+        self._publisher = ReportPublisher(self._runner, self._keys, cipher, cluster, settings.results_max_length)
         self._low_credit = 0.0
 
     @property
@@ -215,30 +218,15 @@ class JobQueue:
     async def publish(self, result: PodReport) -> int:
         """Publish a report: to the stream and the ledger, at most once per attempt."""
         now = f"{time.time():.6f}"
-        fields = {"reason": result.reason, "message": result.message, "result_key": self._cipher.fingerprints[0]}
-        if result.terminal:
-            fields["t_finished"] = now
-        call = scripts.publish(
-            self._keys,
-            cluster=self.cluster,
-            fence=scripts.UNFENCED,
-            launch_id=result.launch_id,
-            attempt=result.attempt,
-            outcome=result.outcome,
-            result=self.sealed(result),
-            now=now,
-            results_max=self._settings.results_max_length,
-            fields=fields,
-        )
-        return int(await self._runner.run(call))
+        return await self._publisher.publish(Outgoing(result, now, {"t_finished": now} if result.terminal else {}))
 
     def sealed(self, result: PodReport) -> str:
         """The report, encrypted."""
-        return self._cipher.encrypt(result.encode())
+        return self._publisher.sealed(result)
 
-    async def quarantine(self, job: Job, why: str) -> None:
+    async def quarantine(self, job: Job, kind: QuarantineKind, why: str) -> None:
         """Record a job that could not be trusted or read; never its payload."""
-        await self._runner.run(quarantine(self._keys, [Quarantined("job", job.id, why)]))
+        await self._runner.run(quarantine(self._keys, [Quarantined("job", job.id, kind, why)]))
 
     def open_launch(self, job: Job) -> LaunchRequest:
         """Decrypt and verify the launch in a job.

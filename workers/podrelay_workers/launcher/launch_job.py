@@ -147,7 +147,7 @@ class LaunchHandler:
             return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
             log.warning("Job %s quarantined: %s", job.id, error)
-            await self._queue.quarantine(job, str(error))
+            await self._queue.quarantine(job, error.kind, str(error))
             return failed(job, f"Quarantined: {error}")
         try:
             disposition = await self._launch(job, request)

@@ -74,7 +74,7 @@ class Launcher:
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
         self.name = unique_name()
         self._outages = OutageLog(log, "Jobs and their outcomes are kept and retried.")
-        cipher = PayloadCipher(settings.fernet_key)
+        cipher = PayloadCipher(settings.fernet_key, settings.deployment)
         self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster, self._outages)
         self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster, self._outages)
         self._throttle = Throttle()

@@ -34,7 +34,7 @@ def run(team: str | None = None) -> int:
     from airflow.configuration import conf
 
     settings = process.load()
-    PayloadCipher(settings.fernet_key)  # refuses a malformed key
+    PayloadCipher(settings.fernet_key, settings.deployment)  # refuses a malformed key
     manifests = ManifestRenderer(settings.deployment, team, kube_config=kube_config_of(team))
     try:
         manifests.check()

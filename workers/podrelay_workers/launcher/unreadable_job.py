@@ -24,5 +24,5 @@ async def handle_unreadable(queue: JobQueue, announcer: KeyAnnouncer, job: Job, 
     if lacking:
         return wait(job, _KEY_S, "KeyMismatch", "; ".join(lacking)[:500], tried=False)
     log.warning("Job %s quarantined: %s", job.id, error)
-    await queue.quarantine(job, str(error))
+    await queue.quarantine(job, error.kind, str(error))
     return failed(job, f"Quarantined: {error}")

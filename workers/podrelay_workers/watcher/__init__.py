@@ -15,4 +15,5 @@ ledger_fields: what the ledger keeps of a pod.
 pod_table: what is known of each live pod, so that each state is published once.
 pod_lookups: single pods, their events and their logs.
 outbox: publishes to ledger and stream, across outages of Redis.
+quarantine_metric: counts what any process quarantined.
 """

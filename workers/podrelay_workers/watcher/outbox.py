@@ -22,14 +22,16 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import rows, text
+from podrelay.protocol.redis_values import fields_of, rows, text
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.bounded_reads import read_entries
 from podrelay.store.log_requests import take_log_requests
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.report_publisher import Outgoing, ReportPublisher
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.pod_table import PodEntry, Publication
 
@@ -67,7 +69,7 @@ class Outbox:
         self._cipher = cipher
         self._cluster = cluster
         self._tags = {"team_name": cluster} if cluster != DEFAULT_CLUSTER else {}
-        self._stream_length = stream_length
+        self._publisher = ReportPublisher(runner, keys, cipher, cluster, stream_length)
         self._outbox: dict[tuple[str, int], Publication] = {}
         self._recent: deque[tuple[float, Publication]] = deque()
         self._filled = asyncio.Event()
@@ -120,8 +122,8 @@ class Outbox:
         """
         while self._outbox:
             batch = list(self._outbox.items())[:BATCH]
-            calls, owners = self._calls(term, batch)
-            answers = await self._runner.run_many(calls)
+            calls, owners, sent = self._calls(term, batch)
+            answers = await self._publisher.settle(sent, await self._runner.run_many(calls))
             if -2 in answers:
                 raise NotLeader
             self._sent(batch, zip(owners, answers, strict=True))
@@ -167,18 +169,22 @@ class Outbox:
 
     def _calls(
         self, term: Term, batch: list[tuple[tuple[str, int], Publication]]
-    ) -> tuple[list[ScriptCall], list[Publication | None]]:
+    ) -> tuple[list[ScriptCall], list[Publication | None], list[Outgoing | None]]:
         calls: list[ScriptCall] = []
         owners: list[Publication | None] = []
+        sent: list[Outgoing | None] = []
         fence, now = Fence(term.leader, term.fence), f"{time.time():.3f}"
         for _, publication in batch:
             if publication.restore is not None:
                 calls.append(self._restoration(fence, publication, publication.restore))
                 owners.append(None)
+                sent.append(None)
             if publication.report is not None:
-                calls.append(self._publication(fence, publication, publication.report, now))
+                outgoing = Outgoing(publication.report, now, publication.fields, fence)
+                calls.append(self._publisher.call(outgoing))
                 owners.append(publication)
-        return calls, owners
+                sent.append(outgoing)
+        return calls, owners, sent
 
     def _restoration(self, fence: Fence, publication: Publication, fields: dict[str, str]) -> ScriptCall:
         return scripts.restore(
@@ -191,26 +197,6 @@ class Outbox:
             fields=fields,
         )
 
-    def _publication(self, fence: Fence, publication: Publication, report: PodReport, now: str) -> ScriptCall:
-        return scripts.publish(
-            self._keys,
-            cluster=self._cluster,
-            fence=fence,
-            launch_id=publication.launch_id,
-            attempt=publication.attempt,
-            outcome=report.outcome,
-            result=self._cipher.encrypt(report.encode()),
-            now=now,
-            results_max=self._stream_length,
-            # Empty ones too: the reason of a wait is obsolete once the pod runs.
-            fields={
-                **publication.fields,
-                "reason": report.reason,
-                "message": report.message,
-                "result_key": self._cipher.fingerprints[0],
-            },
-        )
-
     async def log_requests(self) -> list[PodReport]:
         """Take the requests of executors for log tails: the reports of the pods. Whatever is not one is dropped.
 
@@ -220,7 +206,7 @@ class Outbox:
         found = []
         for sealed in await self._runner.run(call):
             with contextlib.suppress(MessageError):  # nothing depends on it: the failure is reported without a log then
-                found.append(PodReport.decode(self._cipher.decrypt(sealed)))
+                found.append(PodReport.decode(self._cipher.requests.decrypt(sealed)))
         return found
 
     # --- reading the ledger -------------------------------------------------------------------------------------------
@@ -251,11 +237,8 @@ class Outbox:
 
     async def _read(self, launch_ids: Sequence[str], fields: Sequence[str]) -> list[dict[str, str]]:
         """These fields of some ledger entries, in one round trip; a missing field is empty text."""
-        pipeline = self._runner.client.pipeline(transaction=False)
-        for launch_id in launch_ids:
-            pipeline.hmget(self._keys.launch(launch_id), fields)
-        replies = await self._runner.call(lambda _: pipeline.execute())
-        return [dict(zip(fields, map(text, values), strict=True)) for values in replies]
+        replies = await self._runner.run(read_entries(self._keys, launch_ids)) if launch_ids else []
+        return [{name: entry.get(name, "") for name in fields} for entry in map(fields_of, replies)]
 
     async def _quarantine(self, launch_id: str, why: str) -> None:
         """Record, once, why a launch is no longer looked for, and remove it from the launches that should have a pod.
@@ -263,7 +246,7 @@ class Outbox:
         :raises RedisUnavailable: Redis failed.
         """
         log.warning("Quarantined launch %s: %s", launch_id, why)
-        await self._runner.run(quarantine(self._keys, [Quarantined("launch", launch_id, why)]))
+        await self._runner.run(quarantine(self._keys, [Quarantined("launch", launch_id, "foreign", why)]))
         await self._runner.call(lambda client: client.zrem(self._keys.live(self._cluster), launch_id))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from podrelay import health
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
@@ -24,6 +25,7 @@ from podrelay_workers.watcher.leader import DataLost, Leader, Scope
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_state import Rules
+from podrelay_workers.watcher.quarantine_metric import QuarantineMetric
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,9 @@ class Watcher:
         self._leader: Leader | None = None
         keys = RedisKeys(settings.deployment)
         self._election = LeaderElection(scripts, keys, rules.cluster, settings.watch_lease_s)
-        cipher = PayloadCipher(settings.fernet_key)
+        cipher = PayloadCipher(settings.fernet_key, settings.deployment)
         self._announcer = KeyAnnouncer(scripts, keys, key_ring(f"watcher {self._election.me}", cipher))
+        self._quarantine_metric = QuarantineMetric(scripts, keys)
         self._outbox = Outbox(
             scripts,
             keys,
@@ -75,10 +78,11 @@ class Watcher:
         self._shutdown.describe = self._describe
         health_task = asyncio.create_task(self._write_health(), name="write health")
         keys_task = asyncio.create_task(self._announcer.keep(), name="announce the keys")
+        metric_task = asyncio.create_task(self._quarantine_metric.keep(self._counts), name="count the quarantine")
         try:
             await self._run_terms()
         finally:
-            await cancel_and_wait(health_task, keys_task)
+            await cancel_and_wait(health_task, keys_task, metric_task)
             await self._announcer.end()
             health.remove("watcher")
 
@@ -91,6 +95,10 @@ class Watcher:
         yield f"reports not yet in Redis: {len(self._outbox)}"
         replied_s = self._scripts.last_reply_s
         yield f"last reply from Redis: {time.time() - replied_s:.0f} s ago" if replied_s else "no reply from Redis yet"
+
+    def _counts(self) -> bool:
+        """Teams share one quarantine: the leader of the default cluster counts."""
+        return self._leader is not None and self._rules.cluster == DEFAULT_CLUSTER
 
     async def _write_health(self) -> None:
         """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""

@@ -13,6 +13,7 @@ if ARGV[1] ~= '' then
 end
 local announced = redis.call('HGETALL', KEYS[1])
 for i = 1, #announced, 2 do
+  if #announced[i] + #announced[i + 1] > VALUE_MAX then announced[i + 1] = '' end
   local fingerprints, at = string.match(announced[i + 1], '^(%S+) (%S+)$')
   if tonumber(at or 0) and tonumber(at or 0) > now - tonumber(ARGV[3]) then
     reply[#reply + 1] = announced[i]; reply[#reply + 1] = fingerprints

@@ -33,7 +33,7 @@ local function pause_of(name)
   local left = number_in_throttle(name) - now
   if left <= PAUSE_MOST_S then return left end
   redis.call('HDEL', KEYS[1], name)
-  quarantine(KEYS[4], name, 'a pause of more than ' .. PAUSE_MOST_S .. ' s')
+  quarantine(KEYS[4], name, 'pause', 'a pause of more than ' .. PAUSE_MOST_S .. ' s')
   return 0
 end
 local pause = pause_of('until')
@@ -41,11 +41,12 @@ if not launches then pause = math.max(pause, pause_of('cleanup_until')) end
 if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now), 0 } end
 if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now), 1 } end
 
-local jobs, reports, dropped, seen, taken = {}, {}, 0, 0, 0
+local jobs, reports, dropped, seen, taken, bytes = {}, {}, 0, 0, 0, 0
+local CLAIM_MAX = 8388608  -- bytes of data after which a claim takes no further job
 local limit = most + 256  -- delayed and dropped jobs count too, so that one call stays short
 
-local function reject(id, key, why)
-  quarantine(KEYS[4], id, why)
+local function reject(id, key, kind, why)
+  quarantine(KEYS[4], id, kind, why)
   redis.call('HSET', key, 'status', 'failed', 'ended_at', text)
   redis.call('EXPIRE', key, 600)
 end
@@ -77,7 +78,8 @@ local function gate(namespace)
 end
 
 local function quota_refusal(namespace)
-  return throttle['reason:' .. namespace] or 'QuotaExceeded', throttle['message:' .. namespace] or ''
+  local reason, message = throttle['reason:' .. namespace] or 'QuotaExceeded', throttle['message:' .. namespace] or ''
+  return string.sub(reason, 1, 200), string.sub(message, 1, 4000)
 end
 
 local function delay(queue, id, key, ledger, launch, entry, at)
@@ -96,21 +98,26 @@ end
 
 local function admit(queue, id)
   local key = job_prefix .. id
-  local job = redis.call('HMGET', key, 'status', 'data', 'waits')
+  local job = bounded(redis.call('HMGET', key, 'status', 'waits'))
   if not job[1] or job[1] ~= 'queued' then return end  -- withdrawn or deleted; or the list names the id twice
-  if not job[2] then return reject(id, key, 'a job without data') end
+  local length = redis.call('HSTRLEN', key, 'data')
+  if length == 0 then return reject(id, key, 'malformed', 'a job without data') end
+  if length > JOB_MAX then
+    redis.call('HDEL', key, 'data')
+    return reject(id, key, 'oversized', 'a job with ' .. length .. ' bytes of data, more than podrelay writes')
+  end
   local offered, reported, probe, reason, message = '0', '0', '0', '', ''
   local skew, attempt_offered = '0', '0'
   if launches then
     local launch, attempt = parse_job_id(id)
-    if not launch then return reject(id, key, 'not a job id of ours') end
+    if not launch then return reject(id, key, 'malformed', 'not a job id of ours') end
     local ledger = launch_prefix .. launch
-    local entry = redis.call('HMGET', ledger, 'state', 'attempt', 'subject', 'namespace', 't_offered', 't_pending',
-      'clock_skew', 't_attempt')
+    local entry = bounded(redis.call('HMGET', ledger, 'state', 'attempt', 'subject', 'namespace', 't_offered', 't_pending',
+      'clock_skew', 't_attempt'))
     local state = entry[1]
     if not state or not entry[2] then
       if state then return drop(key) end
-      return reject(id, key, 'the ledger knows no such launch')
+      return reject(id, key, 'malformed', 'the ledger knows no such launch')
     end
     if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
     if entry[2] ~= attempt or redis.call('HGET', KEYS[2], entry[3] or '') ~= launch then return drop(key) end
@@ -129,8 +136,8 @@ local function admit(queue, id)
   end
   redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
   redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), id .. ':' .. execution)
-  taken = taken + 1
-  for _, value in ipairs({ id, queue, job[2], job[3] or '0', offered, reported, probe, reason, message, skew, attempt_offered }) do
+  taken, bytes = taken + 1, bytes + length
+  for _, value in ipairs({ id, queue, redis.call('HGET', key, 'data'), job[2] or '0', offered, reported, probe, reason, message, skew, attempt_offered }) do
     jobs[#jobs + 1] = value
   end
 end
@@ -147,11 +154,16 @@ end
 -- Pop ids from a list and admit each job; returns whether the list may hold more.
 local function pop(queue, name, count)
   local ids = redis.call('LPOP', list_prefix .. name, count) or {}
-  for _, id in ipairs(ids) do
+  for i, id in ipairs(ids) do
+    if bytes > CLAIM_MAX then  -- the rest waits for the next claim
+      for j = #ids, i, -1 do redis.call('LPUSH', list_prefix .. name, ids[j]) end
+      seen = limit
+      return true
+    end
     seen = seen + 1
     local succeeded, caught = pcall(admit, queue, id)
     if not succeeded then  -- a key of another type: rejects one id, not its batch
-      quarantine(KEYS[4], id, 'its keys are not of our making: ' .. error_text(caught))
+      quarantine(KEYS[4], id, 'malformed', 'its keys are not of our making: ' .. error_text(caught))
     end
   end
   return #ids == count

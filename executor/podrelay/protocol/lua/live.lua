@@ -1,5 +1,6 @@
 -- Read some of a cluster's launches that should have a pod. Launches without a live pod leave the set in the same step, so
 -- that no launch offered again meanwhile is lost.
+-- Runs behind prelude.lua.
 --
 -- KEYS: 1 live:<cluster>
 -- ARGV: 1 launch prefix  2 cursor  3 approximate number of launches  4 only those created before this time (s)
@@ -10,7 +11,7 @@ for i = 1, #found[2], 2 do
   local launch = found[2][i]
   local ledger = ARGV[1] .. launch
   local entry = redis.pcall('HMGET', ledger, 'state', 'attempt', 'namespace', 'pod', 'uid')
-  if entry.err then entry = {} end  -- a key of another type
+  entry = entry.err and {} or bounded(entry)  -- an error: a key of another type
   if entry[1] ~= 'created' and entry[1] ~= 'started' then
     redis.call('ZREM', KEYS[1], launch)
   elseif tonumber(found[2][i + 1]) < before and entry[2] and entry[3] and entry[4] then

@@ -24,17 +24,31 @@ end
 -- The text of what pcall caught: a table since Redis 7, text before.
 local function error_text(caught) return tostring(type(caught) == 'table' and caught.err or caught) end
 
+-- What is longer was not written by podrelay (protocol/sizes.py): the data of a job, an encrypted report, any other value.
+local JOB_MAX, RESULT_MAX, VALUE_MAX = 2097452, 131172, 16384
+
+-- These values, with false for each that is too long to be returned.
+local function bounded(values, most)
+  for i = 1, #values do
+    if values[i] and #values[i] > (most or VALUE_MAX) then values[i] = false end
+  end
+  return values
+end
+
 -- Launch id and attempt of the RQ job of a launch; nil for any other id.
 local function parse_job_id(id) return string.match(id, '^([%w-]+)_(%d+)$') end
 
 -- A ledger entry: its attempt, then the given fields. An entry that no script of podrelay wrote (a key of another type, or
--- an attempt that is no number) is deleted, and reads as absent.
+-- an attempt that is no number) is deleted, and reads as absent; so does a value that is too long.
 local function read_ledger(key, ...)
   local entry = redis.pcall('HMGET', key, 'attempt', ...)
   local attempt = entry[1]
   if entry.err or (attempt and (#attempt > 9 or not string.match(attempt, '^%d+$'))) then
     redis.call('DEL', key)
     return {}
+  end
+  for i, name in ipairs({ 'attempt', ... }) do
+    if entry[i] and #entry[i] > (name == 'result' and RESULT_MAX or VALUE_MAX) then entry[i] = false end
   end
   return entry
 end
@@ -57,8 +71,9 @@ end
 local PAUSE_MOST_S, LEASE_MOST_S = 600, 600
 
 -- quarantine.lua does the same for Python.
-local function quarantine(stream, job, why)
-  redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', 'job', job, 'why', why)
+local function quarantine(stream, job, kind, why)
+  if redis.call('TYPE', stream).ok ~= 'stream' then redis.call('DEL', stream) end
+  redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, 1, 200), 'kind', kind, 'why', why)
 end
 
 -- An RQ job, queued, as rq-dashboard shows it. `kind` is launch or cleanup, `now` is RQ's text.

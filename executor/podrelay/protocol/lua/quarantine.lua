@@ -2,9 +2,10 @@
 -- Runs behind prelude.lua.
 --
 -- KEYS: 1 quarantine
--- ARGV: 1 maximum length of the stream  then 3 per entry: job | launch | stream_entry, its name, why
+-- ARGV: 1 maximum length of the stream  then 4 per entry: job | launch | stream_entry, its name, kind, why
 -- Returns nothing.
 run_when_full(KEYS[1])
-for i = 2, #ARGV, 3 do
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', ARGV[i], ARGV[i + 1], 'why', ARGV[i + 2])
+if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then redis.call('DEL', KEYS[1]) end
+for i = 2, #ARGV, 4 do
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', ARGV[i], ARGV[i + 1], 'kind', ARGV[i + 2], 'why', ARGV[i + 3])
 end

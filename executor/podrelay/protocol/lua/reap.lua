@@ -25,10 +25,10 @@ local function requeue(id, key, queue)
 end
 
 local function lease_to_caller(id, key, queue)
-  quarantine(KEYS[1], id, 'every launcher that held it was lost')
+  quarantine(KEYS[1], id, 'launchers_lost', 'every launcher that held it was lost')
   redis.call('ZADD', ARGV[9] .. queue, seconds(now + tonumber(ARGV[3])), id .. ':' .. ARGV[2])
   crashed[#crashed + 1] = id; crashed[#crashed + 1] = queue
-  crashed[#crashed + 1] = redis.call('HGET', key, 'data') or ''
+  crashed[#crashed + 1] = redis.call('HSTRLEN', key, 'data') <= JOB_MAX and redis.call('HGET', key, 'data') or ''
 end
 
 for i = 12, #ARGV do

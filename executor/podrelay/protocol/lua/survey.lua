@@ -25,7 +25,7 @@ for i = 4, #ARGV, 2 do
   elseif (state == 'finished' or state == 'acknowledged') and not result then
     -- Every script writes an end with its report; without one, the next report is to count.
     redis.call('HSET', ARGV[1] .. launch, 'state', entry[6] and 'created' or 'offered')
-    quarantine(KEYS[2], launch, 'the ledger names an end without a report')
+    quarantine(KEYS[2], launch, 'no_report', 'the ledger names an end without a report')
   elseif state == 'finished' or state == 'acknowledged' then add(launch, 'finished', known, result)
   elseif state == 'withdrawn' then add(launch, 'withdrawn', known, result)
   elseif state == 'offered' or state == 'waiting' or state == 'claimed' then

@@ -1,0 +1,35 @@
+-- Read the next entries of a stream, in bounded pieces. Entries that are too long are passed over and quarantined.
+-- Runs behind prelude.lua.
+--
+-- KEYS: 1 the stream  2 quarantine
+-- ARGV: 1 id of the last entry that was read, '$' = only find the last one  2 maximum number  3 maximum length of an entry
+--       4 total length after which no further entry is read
+-- Returns the id of the last entry that was read or passed over, then per entry: its id, its fields and values.
+-- A key of another type is deleted, and counts as empty.
+run_when_full(KEYS[1])
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'stream' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
+if ARGV[1] == '$' then
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  return { last[1] and last[1][1] or '0-0' }
+end
+local position, left, total, oversized, entries = ARGV[1], tonumber(ARGV[2]), 0, false, {}
+-- Few at once, and no more after one that is too long: reading it takes Redis some milliseconds, for nothing.
+while left > 0 and total <= tonumber(ARGV[4]) and not oversized do
+  local found = redis.call('XRANGE', KEYS[1], '(' .. position, '+', 'COUNT', math.min(left, 4))
+  if #found == 0 then break end
+  left = left - #found
+  for _, entry in ipairs(found) do
+    local length = 0
+    for _, value in ipairs(entry[2]) do length = length + #value end
+    position = entry[1]
+    if length > tonumber(ARGV[3]) then
+      oversized = true
+      quarantine(KEYS[2], position, 'oversized', 'a stream entry of ' .. length .. ' bytes, more than podrelay writes')
+    else
+      total = total + length
+      entries[#entries + 1] = entry
+    end
+  end
+end
+return { position, entries }

@@ -1,0 +1,22 @@
+"""The metric's tags: few series, whatever somebody writes to the quarantine."""
+
+from __future__ import annotations
+
+import pytest
+
+from podrelay_workers.watcher.quarantine_metric import tags
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"job": "l_0", "kind": "oversized", "why": "..."}, {"what": "job", "why": "oversized"}),
+        ({"launch": "l", "kind": "no_report"}, {"what": "launch", "why": "no_report"}),
+        ({"stream_entry": "1-0", "kind": "malformed"}, {"what": "stream_entry", "why": "malformed"}),
+        ({"job": "l_0", "why": "no kind"}, {"what": "job", "why": "other"}),
+        ({"anything": "x", "kind": "a new series each time"}, {"what": "other", "why": "other"}),
+        ({}, {"what": "other", "why": "other"}),
+    ],
+)
+def test_tags(entry: dict[str, str], expected: dict[str, str]) -> None:
+    assert tags(entry) == expected
