@@ -29,6 +29,7 @@ from podrelay.scheduling.decisions import (
     Decision,
     TaskRow,
     cleanup_for,
+    contradicts_row,
     decide,
     describe_failure,
     ended_without_state,
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 # The same reason for waiting is written to a task's event log at most once in this time.
 REPEAT_REASON_AFTER_S = 60.0
+_DENIED = "a report without the pod of a running task"
 
 
 class _Decided(NamedTuple):
@@ -222,6 +224,12 @@ class ResultProcessor:
             self._launches.release(launch, self._executor.running)
             return None
         row = launch.as_known_to(row)
+        if contradicts_row(report, row):
+            if launch.should_report(_DENIED, REPEAT_REASON_AFTER_S):
+                launch.mark_reported(_DENIED)
+                log.warning("Ignoring a report that launch %s of %s has no pod: its task runs in that pod",
+                            launch.launch_id, launch.key)  # fmt: skip
+            return None
         if readable and ended_without_state(report, launch.task.try_number, row):
             if self._second_looks.is_early(launch, report):
                 return None

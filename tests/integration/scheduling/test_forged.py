@@ -149,3 +149,22 @@ def test_a_report_that_names_no_key_hides_no_end(executor: RedisKubernetesExecut
     update(ti_id, state="success")
     outside.publish(launch, pod=pod, uid="u")
     beat(executor, until=lambda: key not in executor.running)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "expired"])
+def test_a_report_that_denies_the_pod_of_a_running_task_is_ignored(
+    executor: RedisKubernetesExecutor, outside: Outside, outcome: str
+) -> None:
+    """A launcher reports that if somebody offers a recorded launch again, and the pod is not found for whatever reason."""
+    ti_id, key, launch, pod = running(executor, outside)
+    outside.publish(launch, outcome, reason="LauncherCrashed")
+    for _ in range(3):
+        executor.parts.reconciler.schedule_now()
+        executor.heartbeat()
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert executor.launches.get(launch) is not None
+    update(ti_id, state="success")
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: key not in executor.running)
+    assert executor.event_buffer.get(key, ("success", None))[0] == "success"

@@ -22,7 +22,7 @@ from podrelay_workers.runtime.report_publisher import Outgoing, ReportPublisher
 KEYS = RedisKeys("default")
 KEY, OTHER_KEY = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 CIPHER = PayloadCipher(KEY, "default")
-END = PodReport("l", 1, "failed", "OOMKilled")
+END = PodReport("l", 1, "failed", "OOMKilled", pod="p")
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ HIDING: dict[str, tuple[str, str]] = {
     "not encrypted": ("x", "undecryptable"),
     "of another launch": (sealed(PodReport("another", 1, "succeeded")), "foreign"),
     "of another attempt": (sealed(PodReport("l", 0, "failed")), "foreign"),
+    "without a pod": (sealed(PodReport("l", 1, "failed", "LauncherCrashed")), "foreign"),
     "no end": (sealed(PodReport("l", 1, "started")), "foreign"),
     "a request": (CIPHER.requests.encrypt(END.encode()), "undecryptable"),
     "of another deployment": (sealed(END, PayloadCipher(KEY, "another")), "undecryptable"),
@@ -87,7 +88,7 @@ def test_an_end_that_is_not_genuine_is_replaced(
 
 @pytest.mark.parametrize("state", ["finished", "acknowledged"])
 def test_a_genuine_end_stays(client: Any, redis_url: str, state: str) -> None:
-    genuine = sealed(PodReport("l", 1, "succeeded"))
+    genuine = sealed(PodReport("l", 1, "succeeded", pod="p"))
     client.hset(KEYS.launch("l"), mapping=entry(state, genuine))
     assert publish(redis_url) == 0
     assert client.hget(KEYS.launch("l"), "result") == genuine

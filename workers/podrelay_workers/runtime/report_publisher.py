@@ -95,14 +95,16 @@ class ReportPublisher:
         return answers
 
     def _doubt(self, report: PodReport, stored: bytes) -> tuple[QuarantineKind, str] | None:
-        """Why the stored report is not about the end of the same attempt; None if it is."""
+        """Why the stored report is not the end of this pod; None if it is."""
         try:
             found = PodReport.decode(self._cipher.reports.decrypt(stored))
         except MessageError as error:
             return error.kind, f"the ledger held an end that is no report: {error}"
-        if found.terminal and (found.launch_id, found.attempt) == (report.launch_id, report.attempt):
-            return None
-        return "foreign", "the ledger held the report of another launch or attempt as its end"
+        if not found.terminal or (found.launch_id, found.attempt) != (report.launch_id, report.attempt):
+            return "foreign", "the ledger held the report of another launch or attempt as its end"
+        if report.pod and not found.pod:
+            return "foreign", "the ledger held an end without a pod, and the pod exists"
+        return None
 
     async def _replace(self, outgoing: Outgoing, stored: str, kind: QuarantineKind, why: str) -> int:
         launch_id = outgoing.report.launch_id
