@@ -98,8 +98,8 @@ def ended_without_state(report: PodReport, try_number: int, row: TaskRow | None)
 
 
 def contradicts_row(report: PodReport, row: TaskRow | None) -> bool:
-    """Does the report deny the pod in which the task runs, as its row says? No honest process reports that; whoever can write to
-    Redis may have offered a recorded launch again.
+    """Does the report deny the pod in which the task runs, as its row says? No honest process reports that; whoever can
+    write to Redis may have offered a recorded launch again.
     """
     return row is not None and not report.pod and row.state in _BEGUN and row.host == (report.launch_id, report.attempt)
 
