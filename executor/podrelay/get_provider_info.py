@@ -147,6 +147,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "Largest number of finished pods that one launcher deletes at the same time, from 1 to 256. While the API server "
         "accepts fewer requests at once than launches need, every fourth request is a deletion.",
     ),
+    "pod_policy": _option(
+        "string",
+        "",
+        "Rules for the pods of tasks, checked by launchers after template, pod_override and pod_mutation_hook. A pod that "
+        "breaks one is not created, and its task fails with the rule in its event log. Empty: no rule. strict: the level "
+        "restricted of Kubernetes' Pod Security Standards, in watched namespaces only. Or a JSON object of rules, which may "
+        "begin with a preset. docs/security.md lists the rules.",
+        example='{"preset": "strict", "service_accounts": ["airflow-task"]}',
+    ),
 }
 
 

@@ -53,6 +53,8 @@ class Settings:
     pending_grace_s: float = 60.0
     failure_log_lines: int = 20
     cleanup_concurrency: int = 16
+    # As written; `podrelay_workers.launcher.pod_policy` reads it.
+    pod_policy: str = ""
 
     @property
     def place(self) -> str:
@@ -103,6 +105,7 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         pending_grace_s=read.number("pending_grace_s", 0.0, 86400.0),
         failure_log_lines=read.count("failure_log_lines", 0, 1000),
         cleanup_concurrency=read.count("cleanup_concurrency", 1, 256),
+        pod_policy=read.text("pod_policy"),
     )
 
 

@@ -144,9 +144,11 @@ class LauncherRig:
         """A launcher in the test's event loop. `changes` are settings, or `wait_limit` and `team`."""
         from dataclasses import replace
 
+        from podrelay.teams import kube_config_of, watched_namespaces
         from podrelay_workers.kube.client import PodClient
         from podrelay_workers.launcher.launcher import Launcher
         from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+        from podrelay_workers.launcher.pod_policy import load_pod_policy
         from podrelay_workers.launcher.wait_limit import WaitLimit
         from podrelay_workers.runtime.shutdown import Shutdown
 
@@ -154,7 +156,8 @@ class LauncherRig:
         settings = replace(self.settings, **changes)
         shutdown = Shutdown()
         client = connect_async(settings)
-        manifests = ManifestRenderer(settings.deployment)
+        policy = load_pod_policy(settings.pod_policy, watched_namespaces(kube_config_of(None)))
+        manifests = ManifestRenderer(settings.deployment, policy=policy)
         async with await PodClient.connect() as pods:
             launcher = Launcher(settings, client, pods, manifests, wait_limit, shutdown, team=team)
             serving = asyncio.create_task(launcher.run(), name="launcher")

@@ -11,6 +11,7 @@ from airflow.configuration import conf
 from podrelay.cli import check_options
 from podrelay.cli.check_kubernetes import REQUIRED_PERMISSIONS, async_only, check_permissions, open_client
 from podrelay.cli.check_pod import check_pod
+from podrelay.cli.check_policy import check_policy
 from podrelay.cli.check_result import Check, Passed, run_step
 from podrelay.cli.check_template import check_template
 from podrelay.errors import ConfigError
@@ -60,6 +61,8 @@ def _options(settings: list[Settings]) -> Passed:
 def _kubernetes(team: str | None, process: str | None, settings: list[Settings]) -> Iterator[Check]:
     template = run_step("pod template", lambda: check_template(kube_config_of(team)))
     yield template
+    if settings and process != "watcher":
+        yield run_step("pod policy", lambda: check_policy(team, settings[0], kube_config_of(team), template.ok))
     clients: list[Any] = []
 
     def permissions() -> Passed:

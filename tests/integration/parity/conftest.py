@@ -50,6 +50,7 @@ def environment(folder: Path, redis_server: RedisServer, shared_cluster: LocalCl
         "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.2",
         "AIRFLOW__PODRELAY__PENDING_GRACE_S": "1",
         "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": "2",
+        "AIRFLOW__PODRELAY__POD_POLICY": '{"host_pid": false}',
     }
 
 

@@ -125,6 +125,12 @@ def test_that_podrelay_itself_deleted_a_pod_is_not_reported(ours: Rig) -> None:
     ours.quiet(lambda: "from outside" not in ours.event_log(task) + ours.event_log(waiting))
 
 
+def test_that_the_policy_forbids_a_pod(ours: Rig) -> None:
+    task = ours.submit(executor_config=override(host_pid=True))
+    assert failure(ours, task) == "pod failed: [podrelay] pod_policy forbids this pod: host_pid: spec.hostPID is true"
+    ours.quiet(lambda: not ours.creates(task))
+
+
 def test_that_an_init_container_failed(rigs: Rigs) -> None:
     rig = rigs("podrelay", **NEVER)
     init = [k8s.V1Container(name="git-sync", image="git:1")]

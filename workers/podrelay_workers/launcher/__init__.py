@@ -15,6 +15,8 @@ launch_messages  a launch's report, and the order to revoke its pod (pure)
 unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
 pod_template   template files, read once per version
+pod_policy     which manifests are allowed (pure)
+pod_rules      the rules of the policy (pure)
 pod_creation   creation of the pod, at most once
 pod_ownership  whether a pod belongs to a launch
 final_checks   what is looked up before a launch fails for good

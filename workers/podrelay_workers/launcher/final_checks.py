@@ -13,6 +13,7 @@ from podrelay_workers.launcher.error_policy import may_settle
 from podrelay_workers.launcher.leased_job import Disposition, Job, created_pod, wait
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.pod_ownership import find_own_pod
+from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.runtime.backoff import exponential_s
 
 # The first and the longest wait of a launch that may not fail because nobody says whether its pod exists.
@@ -50,6 +51,8 @@ class FinalChecks:
     async def _manifest(self, request: LaunchRequest) -> Json:
         try:
             return await self._manifests.make(request)
+        except ManifestError as error:
+            return error.pod or self._manifests.identity(request)
         except Exception:  # noqa: BLE001 - a pod that cannot be rendered any more may exist all the same
             return self._manifests.identity(request)
 

@@ -169,7 +169,7 @@ class LaunchHandler:
         try:
             pod = await self._manifests.make(request)
         except ManifestError as error:
-            return await self._reject(job, request, error.reason, redact(str(error), request.args))
+            return await self._reject(job, request, error.reason, redact(str(error), request.args), error.pod)
         async with self._concurrency.slot("launch"):
             if self._shutdown.requested or self._throttle.launches.remaining_s:
                 return back(job)

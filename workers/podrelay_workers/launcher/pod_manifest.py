@@ -3,7 +3,7 @@
 There are two renderings with the same result. The provider's PodGenerator.construct_pod (template, executor's fields,
 override, pod_mutation_hook) is correct by definition and takes milliseconds. Without override and hook, fast rendering
 merges the template once, with construct_pod, and fills in the fields of each launch. It is used for a version of a template
-only after its result was compared with that of construct_pod.
+only after its result was compared with that of construct_pod. `[podrelay] pod_policy` judges the result of either.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
+from podrelay_workers.launcher.pod_policy import NO_RULES, VIOLATED, PodPolicy, describe
 from podrelay_workers.launcher.pod_template import ManifestError, PodTemplates, Template
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,13 @@ class ManifestRenderer:
         *,
         kube_config: Any = None,
         hook: bool | None = None,
+        policy: PodPolicy = NO_RULES,
         hook_most_s: float = HOOK_MOST_S,
     ) -> None:
         self._deployment = deployment
         self._config = kube_config if kube_config is not None else kube_config_of(team)
         self._hook = has_mutation_hook() if hook is None else hook
+        self._policy = policy
         self._hook_most_s = hook_most_s
         self._templates = PodTemplates(self._config.pod_template_file)
         self._sanitize: Callable[[Any], Json] = ApiClient(configuration=Configuration()).sanitize_for_serialization
@@ -73,7 +76,7 @@ class ManifestRenderer:
         if self._hook:
             self._templates.get(None)
         else:
-            self.render(_SAMPLE)
+            self._render(_SAMPLE)
 
     def render_sample(self, namespace: str) -> Json:
         """Render the pod of an imaginary launch, with the hook: `airflow podrelay check` sends it as a dry run.
@@ -122,8 +125,14 @@ class ManifestRenderer:
     def render(self, request: LaunchRequest) -> Json:
         """Render the pod in the caller's thread.
 
-        :raises ManifestError: there can be no pod; the message gives the reason.
+        :raises ManifestError: there can be no pod, or the policy forbids it; the message gives the reason.
         """
+        pod = self._render(request)
+        if violations := self._policy.violations(pod):
+            raise ManifestError(VIOLATED, describe(violations), pod)
+        return pod
+
+    def _render(self, request: LaunchRequest) -> Json:
         template = self._templates.get(request.pod_template_file)
         if not self._is_plain(request):
             return self._construct_manifest(template, request)

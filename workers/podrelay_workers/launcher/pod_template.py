@@ -17,11 +17,15 @@ _REQUESTED = "pod_template_file of this task's executor_config, or of its queue'
 
 
 class ManifestError(PodrelayError):
-    """The request has no valid manifest; trying again would not help. `reason` is one word, for the task's event log."""
+    """The request has no valid manifest; trying again would not help. `reason` is one word, for the task's event log.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `pod` is the manifest that was rendered, but may not be created.
+    """
+
+    def __init__(self, reason: str, message: str, pod: Json | None = None) -> None:
         super().__init__(message[:_MESSAGE_MAX].encode("utf-8", "replace").decode())
         self.reason = reason
+        self.pod = pod
 
 
 @dataclass

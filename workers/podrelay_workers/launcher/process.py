@@ -14,10 +14,11 @@ from contextlib import suppress
 
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.settings import Settings
-from podrelay.teams import cluster_of, kube_config_of
+from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.start_up import clients
 from podrelay_workers.launcher.launcher import Launcher
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
+from podrelay_workers.launcher.pod_policy import load_pod_policy
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.wait_limit import WaitLimit, load_wait_limit
 from podrelay_workers.runtime import process
@@ -35,7 +36,9 @@ def run(team: str | None = None) -> int:
 
     settings = process.load()
     PayloadCipher(settings.fernet_key, settings.deployment)  # refuses a malformed key
-    manifests = ManifestRenderer(settings.deployment, team, kube_config=kube_config_of(team))
+    kube_config = kube_config_of(team)
+    policy = load_pod_policy(settings.pod_policy, watched_namespaces(kube_config))
+    manifests = ManifestRenderer(settings.deployment, team, kube_config=kube_config, policy=policy)
     try:
         manifests.check()
     except ManifestError as error:
