@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 
 from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay_workers.launcher.pod_policy import PRESETS
+from podrelay_workers.launcher.pod_rules import FLAGS, LISTS
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("executor/podrelay", "workers/podrelay_workers")
 # Arguments of the methods of RedisKeys, as the page writes them.
 PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>"}
@@ -112,6 +115,19 @@ def test_the_floor_plan_has_one_line_for_each_module(package: str) -> None:
     assert {name for name in planned if name.startswith(package)} == modules
 
 
+# --- security -----------------------------------------------------------------------------------------------------
+def test_every_rule_for_pods_is_listed_with_what_the_preset_says() -> None:
+    text = page(ROOT / "docs" / "security.md")
+    rows = {row[0].strip("`"): row[1].strip("`") for row in table_rows(text) if row[0].strip("`") in {*FLAGS, *LISTS}}
+    assert set(rows) == {*FLAGS, *LISTS}
+    strict = PRESETS["strict"]
+    assert {rule for rule, value in rows.items() if value} == set(strict)
+    for rule, value in rows.items():
+        if value.startswith(("[", "false")):  # others are described
+            assert json.loads(value) == strict[rule], rule
+    assert all(strict[rule] is False for rule in FLAGS if rule in strict)
+
+
 # --- pictures -----------------------------------------------------------------------------------------------------
 def pictures() -> list[tuple[str, str]]:
     return [
@@ -122,7 +138,7 @@ def pictures() -> list[tuple[str, str]]:
 
 
 FLOW_NODE = r"\w+(?:\[\(?\"[^\"]+\"\)?\])?"
-FLOW_LINE = re.compile(rf'{FLOW_NODE}(?: (?:--|<--) "[^"]+" --> {FLOW_NODE})?')
+FLOW_LINE = re.compile(rf'{FLOW_NODE}(?: (?:--|<--) "[^"]+" --> {FLOW_NODE})?|subgraph \w+\["[^"]+"\]')
 MESSAGE = re.compile(r"(\w+)(?:->>|-->>)(\w+): \S.*")
 
 
@@ -133,6 +149,7 @@ def test_a_picture_is_drawn_with_the_syntax_that_was_checked_to_render(block: st
     assert kind in ("flowchart LR", "sequenceDiagram")
     if kind == "flowchart LR":
         assert [line for line in lines if not FLOW_LINE.fullmatch(line)] == []
+        assert sum(line.startswith("subgraph ") for line in lines) == lines.count("end")
         return
     participants = [line.split()[1] for line in lines if re.fullmatch(r"participant \w+ as \S.*", line)]
     messages = [MESSAGE.fullmatch(line) for line in lines if not line.startswith("participant ")]
