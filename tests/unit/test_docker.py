@@ -342,8 +342,8 @@ def test_a_process_is_called_by_nobody_and_calls_dns_redis_and_the_api_server(pr
     [
         ({"component": "scheduler", "tier": "airflow"}, True),
         (REDIS_LABELS, True),
-        ({"component": "api-server"}, False),
-        ({"component": "triggerer"}, False),
+        ({"component": "api-server", "tier": "airflow"}, False),
+        ({"component": "triggerer", "tier": "airflow"}, False),
         (TASK_LABELS, False),
         ({}, False),
     ],

@@ -165,6 +165,8 @@ def test_systemd_units(worker: str, tmp_path: Path) -> None:
     unit = read(f"docker/systemd/podrelay-{worker}@.service")
     assert f"airflow podrelay {worker}\n" in unit
     assert "\nRestart=always\n" in unit
+    for privilege in ("NoNewPrivileges=true", "CapabilityBoundingSet=", "ProtectSystem=full", "PrivateDevices=true"):
+        assert f"\n{privilege}\n" in unit
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze on the PATH")
     program = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", unit).replace("User=airflow", "User=root")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +63,20 @@ def test_a_pod_that_exists_already_is_not_reported_as_failed(rig: LauncherRig) -
     assert rig.states([request]) == {"created": 1}
     assert not rig.results()
     assert sum(rig.api.names.values()) == 1
+
+
+def test_such_a_pod_is_looked_for_where_it_is(rig: LauncherRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, and the launch needs a new token meanwhile. A mutation hook chose the namespace of its pod."""
+    monkeypatch.setattr("airflow.settings.pod_mutation_hook", lambda pod: setattr(pod.metadata, "namespace", "other"))
+    request = rig.request(pod_override=OF_NODE)
+    rig.offer(request)
+    outcome_of(rig, request)
+    assert list(rig.api.pods) == [("other", next(iter(rig.api.names)))]
+    rig.redis.flushall()
+    rig.offer(replace(request, not_after_s=time.time() + 1.0, token_life_s=600.0))
+    outcome_of(rig, request, pod_policy=RULES)
+    assert rig.states([request]) == {"created": 1}
+    assert not rig.results()
 
 
 def test_a_value_that_repeats_the_payload_is_not_shown(rig: LauncherRig, monkeypatch: pytest.MonkeyPatch) -> None:
