@@ -59,10 +59,12 @@ def _options(settings: list[Settings]) -> Passed:
 
 
 def _kubernetes(team: str | None, process: str | None, settings: list[Settings]) -> Iterator[Check]:
-    template = run_step("pod template", lambda: check_template(kube_config_of(team)))
-    yield template
-    if settings and process != "watcher":
-        yield run_step("pod policy", lambda: check_policy(team, settings[0], kube_config_of(team), template.ok))
+    template = Check("pod template", False, "")
+    if process != "watcher":  # which creates no pods
+        template = run_step(template.name, lambda: check_template(kube_config_of(team)))
+        yield template
+        if settings:
+            yield run_step("pod policy", lambda: check_policy(team, settings[0], kube_config_of(team), template.ok))
     clients: list[Any] = []
 
     def permissions() -> Passed:
@@ -72,8 +74,7 @@ def _kubernetes(team: str | None, process: str | None, settings: list[Settings])
         return check_permissions(clients[0], kube_config, processes, async_only(team))
 
     yield run_step("Kubernetes", permissions)
-    # A watcher creates no pods.
-    if settings and clients and template.ok and process != "watcher":
+    if settings and clients and template.ok:
         yield run_step("dry run", lambda: check_pod(clients[0], team, settings[0], kube_config_of(team)))
 
 

@@ -48,30 +48,41 @@ def rig(redis_url: str, cluster: LocalCluster, tmp_path: Path) -> LauncherRig:
     return LauncherRig(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
 
 
-@contextmanager
-def running(name: str, rig: LauncherRig, *words: str) -> Iterator[Path]:
-    """A service of the compose file as a process; its two writable folders. Ends with exit code 0."""
+def environment_of(name: str, rig: LauncherRig) -> dict[str, str]:
+    """The environment of a service in the compose file, with the addresses of this test and two writable folders."""
     here = {
         "AIRFLOW__PODRELAY__REDIS_URL": rig.settings.redis_url,
         "AIRFLOW__PODRELAY__FERNET_KEY": rig.key,
         "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(rig.kubeconfig),
         "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(KUBERNETES / "pod_template.yaml"),
     }
-    folder = rig.folder / name
     environment = {option: here.get(option, value) for option, value in service(name)["environment"].items()}
     for variable in ("AIRFLOW_HOME", "TMPDIR"):
-        environment[variable] = str(folder / variable)
-        (folder / variable).mkdir(parents=True)
-    environment |= {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+        folder = rig.folder / name / variable
+        folder.mkdir(parents=True, exist_ok=True)
+        environment[variable] = str(folder)
+    return {**environment, "PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+
+
+@contextmanager
+def running(name: str, rig: LauncherRig, *words: str) -> Iterator[Path]:
+    """A service of the compose file as a process; the folder with its two writable folders."""
     command = [str(AIRFLOW), *service(name)["command"][1:3], *words]
     with (rig.folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, cwd="/", stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment_of(name, rig), cwd="/", stdout=log, stderr=log)
         try:
-            yield folder
+            yield rig.folder / name
         finally:
             process.terminate()
             code = process.wait(20)
     assert code in (0, -15), (rig.folder / f"{name}.log").read_text()
+
+
+def command(name: str, rig: LauncherRig, *words: str) -> None:
+    """A command of podrelay, typed in the container of a service."""
+    line = [str(AIRFLOW), "podrelay", *words]
+    ended = subprocess.run(line, env=environment_of(name, rig), cwd="/", capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def written(folder: Path) -> set[str]:
@@ -92,6 +103,9 @@ def test_a_task_runs_from_its_launch_to_its_report(rig: LauncherRig) -> None:
     rig.offer(request)
     with running("launcher", rig) as of_launcher, running("watcher", rig) as of_watcher:
         wait_for(lambda: rig.ledger(request).get("state") == "finished", rig.folder)
+        for name in ("launcher", "watcher"):
+            command(name, rig, "status", "--probe", name)
+            command(name, rig, "check", "--process", name)
         files = {name for folder in (of_launcher, of_watcher) for name in written(folder)}
     assert [result.outcome for result in rig.results() if result.terminal] == ["succeeded"]
     assert rig.ledger(request)["namespace"] == NAMESPACE

@@ -351,8 +351,7 @@ def test_a_hook_may_mend_what_a_template_lacks(tmp_path: Path, monkeypatch: pyte
     assert renderer(tmp_path, load_pod_policy('{"host_pid": false}', []), {"hostPID": True}).render(launch())
 
 
-def test_the_template_that_is_shipped_keeps_the_strict_preset(tmp_path: Path) -> None:
-    config = SimpleNamespace(
-        kube_image=None, pod_template_file=str(ROOT / "docker" / "kubernetes" / "pod_template.yaml")
-    )
+@pytest.mark.parametrize("folder", ["docker/kubernetes", "demo"])
+def test_a_template_of_ours_keeps_the_strict_preset(folder: str) -> None:
+    config = SimpleNamespace(kube_image=None, pod_template_file=str(ROOT / folder / "pod_template.yaml"))
     assert ManifestRenderer("prod", kube_config=config, policy=STRICT).render(launch())
