@@ -28,6 +28,7 @@ from podrelay_local_cluster.kubelet.node_object import NODE_LABELS, NODE_NAME, n
 from podrelay_local_cluster.kubelet.processes import ProcessRuntime
 from podrelay_local_cluster.kubelet.runtime import ContainerRuntime
 from podrelay_local_cluster.kubelet.simulation import SimulatedRuntime
+from podrelay_local_cluster.kubelet.volumes import VolumeDirectory
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.options import ClusterOptions, Runner, StartError
 from podrelay_local_cluster.registry.events import EventRecorder
@@ -62,13 +63,14 @@ class ClusterServer:
         faults = Faults(self._store.wake_watchers)
         self._runtime: ContainerRuntime = SimulatedRuntime() if options.runner is Runner.SIMULATE else ProcessRuntime()
         logs = LogDirectory(data_dir / "pods")
+        volumes = VolumeDirectory(data_dir / "volumes")
         pods = PodRegistry(self._store, faults)
         objects = ObjectRegistry(self._store, pods)
         events = EventRecorder(self._store)
         services = NodeServices(
-            self._store, pods, self._runtime, faults, logs, NODE_LABELS, options.crash_backoff_s, events
+            self._store, pods, self._runtime, faults, logs, volumes, NODE_LABELS, options.crash_backoff_s, events
         )
-        self._node = LocalNode(services, objects.drop_if_empty)
+        self._node = LocalNode(services, objects.pod_gone)
         self.failed = self._node.failed
         pods.node = self._node
         lister = Lister(self._store)

@@ -8,6 +8,7 @@ processes        the runtime that starts local processes
 simulation       the runtime whose containers are timers
 reaper           kills the processes that a killed server leaves behind
 container_log    the log files of containers
+volumes          Secrets and ConfigMaps as files
 environment      the environment and command line of a container
 pod_status       computes a pod's status from its containers
 node_object      the Node object

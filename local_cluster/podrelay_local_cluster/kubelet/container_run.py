@@ -15,6 +15,7 @@ from podrelay_local_cluster.kubelet import environment
 from podrelay_local_cluster.kubelet.container_log import ContainerLog, LogDirectory
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
 from podrelay_local_cluster.kubelet.runtime import ContainerProcess, ContainerRuntime, ContainerStart
+from podrelay_local_cluster.kubelet.volumes import VolumeDirectory, translated
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.registry.events import KUBELET, EventRecorder
@@ -48,6 +49,7 @@ class NodeServices:
     runtime: ContainerRuntime
     images: ImageSource
     logs: LogDirectory
+    volumes: VolumeDirectory
     labels: Mapping[str, str]
     crash_backoff_s: float
     events: EventRecorder
@@ -167,9 +169,7 @@ class ContainerRun:
         cwd = environment.expand(self._spec.get("workingDir") or "", variables)
         if argv or output is None:
             try:
-                return self._node.runtime.start(
-                    ContainerStart(self._context.pod, self.state.kind, argv, variables, cwd, output)
-                )
+                return self._node.runtime.start(self._with_volumes(argv, variables, cwd, output))
             except OSError as exc:
                 command = argv[0] if argv else ""
                 text = f'failed to start container: exec: "{command}": {exc.strerror or exc}'
@@ -181,6 +181,18 @@ class ContainerRun:
         if output is not None:
             output.close()
         return None
+
+    def _with_volumes(
+        self, argv: list[str], variables: dict[str, str], cwd: str, output: ContainerLog | None
+    ) -> ContainerStart:
+        """What to start, with the files of its volumes in place. Raises OSError."""
+        pod, kind = self._context.pod, self.state.kind
+        if output is None:  # a simulated container reads no file
+            return ContainerStart(pod, kind, argv, variables, cwd, output)
+        mounts = self._node.volumes.mount(pod, self._spec, self._context.lookup)
+        words = [translated(word, mounts) for word in argv]
+        values = {name: translated(value, mounts) for name, value in variables.items()}
+        return ContainerStart(pod, kind, words, values, translated(cwd, mounts), output)
 
     async def _pull(self) -> bool:
         """Wait until the image can be pulled. False when the pod stopped before."""

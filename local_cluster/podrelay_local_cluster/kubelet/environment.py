@@ -20,6 +20,9 @@ Lookup = Callable[[str, str], Json | None]
 _REFERENCE = re.compile(r"\$\$|\$\(([^()]*)\)")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
 
+# The field of a volume, the resource that it shows, and the field that names it.
+_VOLUME_SOURCES = (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name"))
+
 
 class MissingReference(Exception):
     """A Secret, ConfigMap or key that the container needs does not exist. The text is that of the kubelet."""
@@ -61,7 +64,7 @@ def variables(container: Json, pod: Json, lookup: Lookup) -> dict[str, str]:
 def missing_volume_source(spec: Json, lookup: Lookup) -> str:
     """Why a volume of the pod cannot be mounted yet; empty when all of them can."""
     for volume in spec.get("volumes") or []:
-        for field, resource, key in (("secret", "secrets", "secretName"), ("configMap", "configmaps", "name")):
+        for field, resource, key in _VOLUME_SOURCES:
             source = volume.get(field)
             if source and not source.get("optional") and lookup(resource, source.get(key, "")) is None:
                 kind = "secret" if resource == "secrets" else "configmap"
@@ -69,6 +72,22 @@ def missing_volume_source(spec: Json, lookup: Lookup) -> str:
                     f'MountVolume.SetUp failed for volume "{volume["name"]}" : {kind} "{source.get(key, "")}" not found'
                 )
     return ""
+
+
+def volume_data(volume: Json, lookup: Lookup) -> dict[str, bytes] | None:
+    """The files of a Secret or ConfigMap volume by path; None for any other volume."""
+    for field, resource, key in _VOLUME_SOURCES:
+        source = volume.get(field)
+        if source:
+            found = lookup(resource, source.get(key, "")) or {}
+            data = {name: value.encode() for name, value in (found.get("data") or {}).items()}
+            if resource == "secrets":
+                data = {name: base64.b64decode(value) for name, value in data.items()}
+            binary = (found.get("binaryData") or {}).items()
+            data |= {name: base64.b64decode(value) for name, value in binary}
+            items = {item.get("key"): item.get("path") for item in source.get("items") or []}
+            return {items[name]: value for name, value in data.items() if name in items} if items else data
+    return None
 
 
 def _env_from(source: Json, lookup: Lookup) -> dict[str, str]:

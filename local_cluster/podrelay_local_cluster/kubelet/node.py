@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class LocalNode:
     """Runs pods that name no other node. `failed` is set when a run ends with an internal error, which ends the server."""
 
-    def __init__(self, services: NodeServices, after_pod_gone: Callable[[str], None]) -> None:
+    def __init__(self, services: NodeServices, after_pod_gone: Callable[[Record], None]) -> None:
         self._services = services
         self._after_pod_gone = after_pod_gone
         self._runs: dict[str, tuple[PodRun, asyncio.Task[None]]] = {}
@@ -54,13 +54,14 @@ class LocalNode:
             asyncio.get_running_loop().call_soon(self._services.pods.finish, record)
 
     def pod_gone(self, record: Record) -> None:
-        """Kill what still runs for a removed pod, and delete its logs."""
+        """Kill what still runs for a removed pod, and delete its files."""
         entry = self._runs.get(record.uid)
         if entry is not None:
             entry[0].abandon()
         if self._services.runtime.keeps_logs:
             self._services.logs.remove(record.uid)
-        self._after_pod_gone(record.namespace)
+        self._services.volumes.remove(record.uid)
+        self._after_pod_gone(record)
 
     def force_end(self, record: Record, status: Json) -> None:
         """Give the pod this final status and kill what runs for it."""

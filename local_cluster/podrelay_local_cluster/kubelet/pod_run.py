@@ -23,6 +23,9 @@ HOLD_ANNOTATION = "local-cluster/hold"
 HOLD_DELETION_ANNOTATION = "local-cluster/hold-deletion"
 """Set to "true": the node ignores a graceful deletion of the pod, as an unresponsive node does."""
 
+_MOUNT_RETRY_S = 0.05
+"""The first pause before a volume is tried again: its Secret is often created just after its pod."""
+
 
 class PodRun:
     """One pod on this node."""
@@ -71,6 +74,7 @@ class PodRun:
             for timer in (self._kill_timer, self._deadline_timer):
                 if timer is not None:
                     timer.cancel()
+            self._node.volumes.remove(self._record.uid)
         if not self._abandoned:
             self._node.pods.finish(self._record)
 
@@ -113,13 +117,14 @@ class PodRun:
         deadline_s = self._spec.get("activeDeadlineSeconds")
         if deadline_s is not None:
             self._deadline_timer = asyncio.get_running_loop().call_later(deadline_s, self._exceed_deadline)
-        reported = ""
+        reported, pause_s = "", _MOUNT_RETRY_S
         while missing := environment.missing_volume_source(self._spec, self._context.lookup):
             if missing != reported:
                 self._context.report("FailedMount", missing)
                 reported = missing
-            if await self._context.stopped_within(RETRY_S):
+            if await self._context.stopped_within(pause_s):
                 break
+            pause_s = min(2 * pause_s, RETRY_S)
         return True
 
     async def _run_containers(self) -> None:

@@ -1,6 +1,6 @@
 """Pure: the defaults that a real API server sets when it creates a pod, and a pod's quality-of-service class.
 
-Service-account token volumes are not added, because this cluster mounts no volumes.
+Service-account token volumes are not added, because no service account of this cluster has a token.
 """
 
 from __future__ import annotations

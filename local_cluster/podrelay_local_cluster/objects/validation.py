@@ -62,6 +62,7 @@ def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
         if "/" not in finalizer and finalizer not in _FINALIZERS:
             rule = "name is neither a standard finalizer name nor is it fully qualified"
             errors.append(invalid_value(f"metadata.finalizers[{index}]", finalizer, rule))
+    errors += _owners(metadata)
     annotations = _string_map(metadata, "annotations")
     for key in annotations:
         errors += qualified_name("metadata.annotations", key.lower())
@@ -81,6 +82,22 @@ def _name(resource: str, name: object) -> list[FieldError]:
     if len(name) > limit:
         return [invalid_value("metadata.name", name, f"must be no more than {limit} characters")]
     return [] if pattern.fullmatch(name) else [invalid_value("metadata.name", name, rule)]
+
+
+def _owners(metadata: Json) -> list[FieldError]:
+    owners = metadata.get("ownerReferences") or []
+    if not isinstance(owners, list) or not all(isinstance(owner, dict) for owner in owners):
+        raise bad_request("ownerReferences must be a list of objects")
+    names = {"apiVersion": "version", "kind": "kind", "name": "name", "uid": "uid"}
+    for owner in owners:
+        if not all(isinstance(owner.get(field, ""), str) for field in names):
+            raise bad_request("the fields of an owner reference must be strings")
+    return [
+        invalid_value(f"metadata.ownerReferences.{field}", "", f"{name} must not be empty")
+        for owner in owners
+        for field, name in names.items()
+        if not owner.get(field)
+    ]
 
 
 def _string_map(parent: Json, field: str) -> dict[str, str]:

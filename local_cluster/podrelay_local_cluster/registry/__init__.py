@@ -2,6 +2,7 @@
 
 pods             pods, with graceful deletion
 other_objects    namespaces, Secrets, ConfigMaps, quotas, service accounts
+garbage          removal of objects whose owners are gone
 events           events about pods that have trouble
 admission        checks of a new object against other objects
 """

@@ -1,4 +1,7 @@
-"""Create, change and delete everything but pods: namespaces, Secrets, quotas and so on. No controller acts on them."""
+"""Create, change and delete everything but pods: namespaces, Secrets, quotas and so on.
+
+No controller acts on them but the garbage collector.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,24 @@ from podrelay_local_cluster.objects import clock, metadata, patching, validation
 from podrelay_local_cluster.objects.errors import (
     already_exists,
     bad_request,
+    forbidden_value,
     invalid,
     method_not_allowed,
     not_found,
+    too_long,
 )
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.quantity import canonical_values
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 from podrelay_local_cluster.registry.admission import DEFAULT_ACCOUNT, check_namespace
+from podrelay_local_cluster.registry.garbage import GarbageCollector
 from podrelay_local_cluster.registry.pods import DeleteOptions, PodRegistry
 from podrelay_local_cluster.storage.store import ObjectStore
 
 _CONTENT = ("secrets", "configmaps", "resourcequotas", "serviceaccounts")
 _WRITABLE = frozenset({"namespaces", *_CONTENT})
+_MAX_SECRET_BYTES = 1024 * 1024
 _FIELDS = {
     "namespaces": ("spec", "status"),
     "secrets": ("data", "type", "immutable"),
@@ -40,6 +47,7 @@ class ObjectRegistry:
     def __init__(self, store: ObjectStore, pods: PodRegistry) -> None:
         self._store = store
         self._pods = pods
+        self._garbage = GarbageCollector(store)
 
     def get(self, resource: str, namespace: str, name: str) -> Record:
         """Raises `StatusError` 404."""
@@ -65,6 +73,7 @@ class ObjectRegistry:
         if dry_run:
             return Record(resource, obj, 0)
         record = self._store.put_limited(resource, obj)
+        self._garbage.changed(record)
         if resource == "namespaces":  # on a real cluster, a controller does this
             self.create("serviceaccounts", name, {"metadata": {"name": DEFAULT_ACCOUNT}})
         return record
@@ -81,10 +90,13 @@ class ObjectRegistry:
             obj.update({key: old.obj[key] for key in ("spec", "status")})
         elif "status" in old.obj:
             obj["status"] = old.obj["status"]
+        _check_immutable(old, obj)
         same = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(old.version)}} == old.obj
         if same or dry_run:
             return old
-        return self._store.put_limited(old.resource, obj)
+        record = self._store.put_limited(old.resource, obj)
+        self._garbage.changed(record)
+        return record
 
     def patch(
         self, record: Record, content_type: str, patch: Any, subresource: str = "", dry_run: bool = False
@@ -116,8 +128,13 @@ class ObjectRegistry:
         self.drop_if_empty(record.name)
         return record
 
+    def pod_gone(self, pod: Record) -> None:
+        """Remove what the pod owned, and its namespace if that only waited for its end."""
+        self._garbage.removed(pod)
+        self.drop_if_empty(pod.namespace)
+
     def drop_if_empty(self, namespace: str) -> None:
-        """Remove a terminating namespace that holds no pod. Called after the removal of each pod."""
+        """Remove a terminating namespace that holds no pod."""
         record = self._store.get("namespaces", "", namespace)
         if record is None or not record.is_being_deleted:
             return
@@ -140,7 +157,19 @@ def _with_fields(resource: str, meta: Json, body: Json) -> Json:
     elif resource == "secrets":
         obj["data"] = _secret_data(body)
         obj.setdefault("type", "Opaque")
+        if sum(len(base64.b64decode(value)) for value in obj["data"].values()) > _MAX_SECRET_BYTES:
+            raise invalid(resource, str(meta["name"]), [too_long("data", _MAX_SECRET_BYTES)])
     return obj
+
+
+def _check_immutable(old: Record, new: Json) -> None:
+    """Raises `StatusError` 422. The metadata of an immutable object may still change, its owners for example."""
+    if not old.obj.get("immutable"):
+        return
+    rule = "field is immutable when `immutable` is set"
+    changed = [field for field in ("immutable", "data", "binaryData") if new.get(field) != old.obj.get(field)]
+    if changed:
+        raise invalid(old.resource, old.name, [forbidden_value(field, rule) for field in changed])
 
 
 def _with_quantities(resource: str, part: Json | None) -> Json:
