@@ -157,8 +157,9 @@ class Stack:
     def start_scheduler(self) -> None:
         self.processes.start("scheduler", self._airflow("scheduler", "--skip-serve-logs"))
 
-    def start_launcher(self, name: str) -> None:
-        self.processes.start(name, self._airflow("podrelay", "launcher"))
+    def start_launcher(self, name: str, options: Mapping[str, str] | None = None) -> None:
+        """:param options: environment variables for this launcher alone."""
+        self.processes.start(name, self._airflow("podrelay", "launcher"), options)
 
     def start_watcher(self, name: str) -> None:
         self.processes.start(name, self._airflow("podrelay", "watcher"))

@@ -12,6 +12,7 @@ pod_labels         labels of the stock executor, valid for every id
 pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
 redis_address      redis_url and redis_sentinels, parsed
+pod_command        the command line of a pod, with the workload in an argument or in a file
 teams              what differs between teams: options, cluster, namespaces, metric tags
 impersonation      whom a kubeconfig impersonates, as headers of a request
 health             the files that readiness probes read

@@ -21,22 +21,13 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
+from podrelay import pod_command
+
 log = logging.getLogger(__name__)
 
 ExecuteTask = workloads.ExecuteTask
 ExecuteCallback: Any = getattr(workloads, "ExecuteCallback", None)  # 3.2
 TestConnection: Any = getattr(workloads, "TestConnection", None)  # 3.3
-
-# What a pod runs. That module's exit code does not show whether a callback succeeded, so callbacks get another command.
-_EXECUTE = ("python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string")
-_EXECUTE_WITH_EXIT_CODE = (
-    "python",
-    "-c",
-    "import sys; from pydantic import TypeAdapter; from airflow.executors import workloads; "
-    "from airflow.executors.base_executor import BaseExecutor; "
-    "sys.exit(BaseExecutor.run_workload(TypeAdapter(workloads.All).validate_json(sys.argv[1]), "
-    "subprocess_logs_to_stdout=True))",
-)
 
 
 def kind_of(workload: Any) -> str | None:
@@ -59,8 +50,7 @@ def subject_of(workload: Any) -> str:
 
 def args_of(workload: Any) -> tuple[str, ...]:
     """The command line of the pod. It contains the token."""
-    head = _EXECUTE if isinstance(workload, ExecuteTask) else _EXECUTE_WITH_EXIT_CODE
-    return (*head, workload.model_dump_json())
+    return pod_command.with_argument(workload.model_dump_json(), exit_code=not isinstance(workload, ExecuteTask))
 
 
 def task_key(executor: Any, ti: Any) -> Any:

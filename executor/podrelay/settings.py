@@ -20,6 +20,8 @@ SECTION = "podrelay"
 
 _Number = TypeVar("_Number", int, float)
 
+# As Airflow reads booleans.
+_FLAGS = dict.fromkeys(("t", "true", "1"), True) | dict.fromkeys(("f", "false", "0"), False)
 _DEPLOYMENT = re.compile(r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
 
 
@@ -55,6 +57,7 @@ class Settings:
     cleanup_concurrency: int = 16
     # As written; `podrelay_workers.launcher.pod_policy` reads it.
     pod_policy: str = ""
+    workload_in_secret: bool = False
 
     @property
     def place(self) -> str:
@@ -106,6 +109,7 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         failure_log_lines=read.count("failure_log_lines", 0, 1000),
         cleanup_concurrency=read.count("cleanup_concurrency", 1, 256),
         pod_policy=read.text("pod_policy"),
+        workload_in_secret=read.flag("workload_in_secret"),
     )
 
 
@@ -119,6 +123,13 @@ class _Reader:
         # Airflow does not know the defaults of numbers, and in a plain checkout none at all.
         value = self._conf.get(SECTION, option, fallback=None)
         return default_of(option) if value is None else str(value).strip()
+
+    def flag(self, option: str) -> bool:
+        text = self.text(option) or default_of(option)
+        value = _FLAGS.get(text.lower())
+        if value is None:
+            raise ConfigError(f"[{SECTION}] {option} = {text!r} is neither True nor False.")
+        return value
 
     def number(self, option: str, low: float, high: float) -> float:
         return self._bounded(option, float, "a number", low, high)

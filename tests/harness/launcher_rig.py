@@ -157,7 +157,7 @@ class LauncherRig:
         shutdown = Shutdown()
         client = connect_async(settings)
         policy = load_pod_policy(settings.pod_policy, watched_namespaces(kube_config_of(None)))
-        manifests = ManifestRenderer(settings.deployment, policy=policy)
+        manifests = ManifestRenderer(settings.deployment, policy=policy, workload_in_secret=settings.workload_in_secret)
         async with await PodClient.connect() as pods:
             launcher = Launcher(settings, client, pods, manifests, wait_limit, shutdown, team=team)
             serving = asyncio.create_task(launcher.run(), name="launcher")

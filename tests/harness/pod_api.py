@@ -19,6 +19,8 @@ import yaml
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from tests.harness.secret_api import SecretApi
+
 Json = dict[str, Any]
 
 
@@ -39,6 +41,7 @@ class PodApi:
         self.look_fault: Callable[[web.Request], web.Response | None] | None = None  # of each GET
         self.namespaces: set[str] | None = None  # those that exist; None: every one
         self.lose_answers = 0  # so many creates take effect, but their connection breaks before the answer
+        self.secrets = SecretApi(self.pods, status)
         self.port = 0
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
@@ -75,6 +78,7 @@ class PodApi:
         for method, handler in (("GET", self._get), ("PATCH", self._patch), ("DELETE", self._delete)):
             app.router.add_route(method, pods + "/{name}", handler)
         app.router.add_get("/api/v1/namespaces/{namespace}", self._get_namespace)
+        self.secrets.add_routes(app)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -15,6 +15,7 @@ from airflow.configuration import conf
 from packaging.requirements import Requirement
 
 from podrelay.cli.check import REQUIRED_PERMISSIONS
+from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS
 from podrelay.get_provider_info import OPTIONS
 from podrelay_workers.launcher.pod_policy import load_pod_policy
 from tests.harness.docker_files import (
@@ -185,7 +186,7 @@ def test_manifests_match_the_schema() -> None:
 
     template = yaml.safe_load((KUBERNETES / "pod_template.yaml").read_text())
     demo = yaml.safe_load((ROOT / "demo" / "pod_template.yaml").read_text())
-    for item in [*manifests(), template, demo]:
+    for item in [*manifests(), template, demo, *secret_access()]:
         kubernetes_validate.validate(item, "1.33", strict=True)
 
 
@@ -208,6 +209,24 @@ def test_the_namespace_of_the_tasks_holds_permissions_only() -> None:
 @pytest.mark.parametrize("process", WORKERS)
 def test_a_role_allows_what_its_process_does_and_nothing_else(process: str) -> None:
     assert allowed_by(f"podrelay-{process}") == set(REQUIRED_PERMISSIONS[process])
+
+
+def secret_access() -> tuple[Json, Json]:
+    """Role and binding that are applied only with [podrelay] workload_in_secret."""
+    role, binding = yaml.safe_load_all((KUBERNETES / "workload_secrets.yaml").read_text())
+    return role, binding
+
+
+def test_launchers_may_create_and_delete_secrets_only_if_they_keep_workloads_in_them() -> None:
+    role, binding = secret_access()
+    (rule,) = role["rules"]
+    assert {(verb, resource) for resource in rule["resources"] for verb in rule["verbs"]} == set(SECRET_PERMISSIONS)
+    assert rule["apiGroups"] == [""]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == TASKS_NAMESPACE
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    launcher = {"kind": "ServiceAccount", "name": "podrelay-launcher", "namespace": PROCESSES_NAMESPACE}
+    assert binding["subjects"] == [launcher]
+    assert not [item for item in of_kind("Role") if any("secrets" in rule["resources"] for rule in item["rules"])]
 
 
 def test_airflows_api_server_may_read_live_logs_and_nothing_else() -> None:

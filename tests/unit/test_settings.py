@@ -53,12 +53,20 @@ def test_the_provider_info_is_what_airflow_accepts() -> None:
         ("redis_url", "localhost:6379"), ("redis_url", ""), ("deployment", "Not Valid"), ("deployment", ""),
         ("redis_timeout_s", "soon"), ("redis_timeout_s", "30"), ("launcher_concurrency", "0"),
         ("launcher_concurrency", "many"), ("launch_lease_s", "-1"), ("redis_sentinels", "host-without-port"),
-        ("result_batch_size", "1.5"),
+        ("result_batch_size", "1.5"), ("workload_in_secret", "maybe"), ("workload_in_secret", "2"),
     ],
 )  # fmt: skip
 def test_an_invalid_value_names_its_option(option: str, value: str) -> None:
     with pytest.raises(ConfigError, match=option):
         load_settings(Options(**{option: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("t", True), ("1", True), ("FALSE", False), ("f", False), ("0", False), ("", False)],
+)
+def test_a_flag_is_read_as_airflow_reads_it(text: str, value: bool) -> None:
+    assert load_settings(Options(workload_in_secret=text)).workload_in_secret is value
 
 
 def test_a_range_is_written_without_exponents() -> None:

@@ -14,11 +14,15 @@ from podrelay.cli.check_result import Passed
 from podrelay.errors import ConfigError
 from podrelay.teams import client_factory_of, kube_client_of, watched_namespaces
 
+Permissions = dict[str, tuple[tuple[str, str], ...]]
+
 # What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
-REQUIRED_PERMISSIONS: dict[str, tuple[tuple[str, str], ...]] = {
+REQUIRED_PERMISSIONS: Permissions = {
     "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
     "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
 }
+# What launchers do besides with [podrelay] workload_in_secret, as in docker/kubernetes/workload_secrets.yaml.
+SECRET_PERMISSIONS: tuple[tuple[str, str], ...] = (("create", "secrets"), ("delete", "secrets"))
 _REVIEW_TIMEOUT_S = 10.0
 
 
@@ -89,13 +93,27 @@ def is_about_namespace(error: Any) -> bool:
     return error.status == 404 and '"namespaces' in str(error.body).replace("\\", "")
 
 
+def required_permissions(kube_config: KubeConfig, workload_in_secret: bool) -> Permissions:
+    """What each process does in Kubernetes with these options. A Secret is deleted only where its pod is kept."""
+    if not workload_in_secret:
+        return REQUIRED_PERMISSIONS
+    keeps_pods = not (kube_config.delete_worker_pods and kube_config.delete_worker_pods_on_failure)
+    more = SECRET_PERMISSIONS if keeps_pods else SECRET_PERMISSIONS[:1]
+    return {**REQUIRED_PERMISSIONS, "launcher": REQUIRED_PERMISSIONS["launcher"] + more}
+
+
 def check_permissions(
-    core: Any, kube_config: KubeConfig, processes: Sequence[str], warnings: tuple[str, ...] = ()
+    core: Any,
+    kube_config: KubeConfig,
+    processes: Sequence[str],
+    warnings: tuple[str, ...] = (),
+    workload_in_secret: bool = False,
 ) -> Passed:
     """Asks the API server which permissions the configured user has, without using them."""
+    permissions = required_permissions(kube_config, workload_in_secret)
     # "" stands for all namespaces, in the review as well.
     namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
-    required = sorted({permission for process in processes for permission in REQUIRED_PERMISSIONS[process]})
+    required = sorted({permission for process in processes for permission in permissions[process]})
     missing = [
         (namespace, verb, resource)
         for namespace in namespaces
@@ -112,18 +130,25 @@ def check_permissions(
         if barred:  # a user without rights beyond its namespaces is not told which others exist
             hint += f" This user may do nothing in {', '.join(barred)}: does it exist?"
         raise ConfigError(
-            f"missing permissions: {_listed(missing, processes)}. Grant them to this user, as in "
-            f"docker/kubernetes/access.yaml.{hint}"
+            f"missing permissions: {_listed(missing, processes, permissions)}. Grant them to this user, as in "
+            f"{_source_of(missing)}.{hint}"
         )
     where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
     return Passed(f"{' and '.join(processes)}: all permissions granted in {where}", warnings)
 
 
-def _listed(missing: Sequence[tuple[str, str, str]], processes: Sequence[str]) -> str:
+def _source_of(missing: Sequence[tuple[str, str, str]]) -> str:
+    """Pure: the manifests that grant these permissions."""
+    of_secrets = [(verb, resource) in SECRET_PERMISSIONS for _, verb, resource in missing]
+    names = ["access.yaml"] * (not all(of_secrets)) + ["workload_secrets.yaml"] * any(of_secrets)
+    return " and ".join(f"docker/kubernetes/{name}" for name in names)
+
+
+def _listed(missing: Sequence[tuple[str, str, str]], processes: Sequence[str], permissions: Permissions) -> str:
     """Pure: what the user may not do, by the processes that need it."""
     found: dict[str, list[str]] = {}
     for namespace, verb, resource in missing:
-        needed_by = [process for process in processes if (verb, resource) in REQUIRED_PERMISSIONS[process]]
+        needed_by = [process for process in processes if (verb, resource) in permissions[process]]
         permission = f"{verb} {resource} in {namespace or 'all namespaces'}"
         found.setdefault(" and ".join(needed_by), []).append(permission)
     return "; ".join(f"{', '.join(items)} (for the {needed_by})" for needed_by, items in found.items())

@@ -27,7 +27,9 @@ def check_pod(core: Any, team: str | None, settings: Settings, kube_config: Kube
     """
     # Loaded by name: the executor's side does not depend on the workers.
     manifests: Any = importlib.import_module("podrelay_workers.launcher.pod_manifest")
-    renderer = manifests.ManifestRenderer(settings.deployment, team, kube_config=kube_config)
+    renderer = manifests.ManifestRenderer(
+        settings.deployment, team, kube_config=kube_config, workload_in_secret=settings.workload_in_secret
+    )
     namespaces = namespaces_of(kube_config)
     warnings: dict[str, None] = {}
     for namespace in namespaces:

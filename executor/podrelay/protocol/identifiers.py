@@ -18,6 +18,8 @@ LABEL_CLUSTER = "podrelay/cluster"
 LABEL_ATTEMPT = "podrelay/attempt"
 # The task instance, callback or connection test that the pod runs: its subject, the key of `current`.
 ANNOTATION_SUBJECT = "podrelay/subject"
+# The Secret that the pod's workload is mounted from. Only with `[podrelay] workload_in_secret`.
+ANNOTATION_WORKLOAD_SECRET = "podrelay/workload-secret"
 # Carry a task instance's id in the stock executor from Airflow 3.4 on.
 ANNOTATION_TASK_INSTANCE = "task_instance_id"
 LABEL_TASK_INSTANCE = "ti_id"

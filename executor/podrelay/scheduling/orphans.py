@@ -28,6 +28,8 @@ from podrelay.store.launch_queue import Acknowledgement
 ABANDONED_AFTER_S = 20.0
 # A pod older than this has been adopted by now, if its task needs it.
 ORPHANED_AFTER_S = 60.0
+# States of a launch whose pod has not started; claimed: the pod may wait for its Secret.
+_PENDING = ("created", "claimed")
 
 Entry = Mapping[str, str]
 
@@ -123,7 +125,7 @@ class OrphanCollector:
         pending = {
             launch_id: entry
             for launch_id, entry in self._without_owner(found).items()
-            if entry.get("state") == "created" and entry.get("kind") == "task" and is_task_id(entry.get("subject", ""))
+            if entry.get("state") in _PENDING and entry.get("kind") == "task" and is_task_id(entry.get("subject", ""))
         }
         rows = rows_by_subject([entry["subject"] for entry in pending.values()])
         for launch_id, entry in pending.items():

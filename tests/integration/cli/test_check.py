@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from podrelay.cli.check import REQUIRED_PERMISSIONS, Check, run_checks
+from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS
 from tests.harness.launcher_rig import TEMPLATE
 
 
@@ -84,6 +85,27 @@ def test_the_permissions_of_each_process_are_checked(reviews: type[Reviews]) -> 
     assert "create pods" not in both.detail
     reviews.allowed |= set(REQUIRED_PERMISSIONS["watcher"])
     assert kubernetes().ok
+
+
+def test_the_option_for_secrets_needs_permissions_for_secrets(
+    reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews.allowed = set(REQUIRED_PERMISSIONS["launcher"])
+    monkeypatch.setenv("AIRFLOW__PODRELAY__WORKLOAD_IN_SECRET", "True")
+    refused = kubernetes("launcher")
+    assert not refused.ok
+    assert "create secrets in tasks, delete secrets in tasks (for the launcher)" in refused.detail
+    assert refused.detail.endswith("as in docker/kubernetes/workload_secrets.yaml.")
+    reviews.allowed |= set(SECRET_PERMISSIONS)
+    assert kubernetes("launcher").ok
+    assert "secrets" not in kubernetes("watcher").detail
+    # A Secret is deleted only where its pod is kept.
+    reviews.allowed -= {("delete", "secrets")}
+    assert not kubernetes("launcher").ok
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__DELETE_WORKER_PODS_ON_FAILURE", "True")
+    assert kubernetes("launcher").ok
+    reviews.allowed = set()
+    assert "docker/kubernetes/access.yaml and docker/kubernetes/workload_secrets.yaml." in kubernetes().detail
 
 
 def test_a_namespace_in_which_nothing_is_granted_may_not_exist(

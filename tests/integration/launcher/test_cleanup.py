@@ -104,6 +104,32 @@ def test_each_action(rig: LauncherRig) -> None:
     assert rig.in_hand() == 0
 
 
+def test_a_pod_that_is_kept_loses_its_secret(rig: LauncherRig) -> None:
+    """Also one whose first deletion is refused. The pod goes first into its last state, then the Secret."""
+    put_pod(rig, "a")
+    put_pod(rig, "b")
+    name = f"{pod_of('a')}-0123abcd"
+    rig.api.pods["default", pod_of("a")]["metadata"]["annotations"] |= {identifiers.ANNOTATION_WORKLOAD_SECRET: name}
+    # Users may write annotations, also of their pods.
+    rig.api.pods["default", pod_of("b")]["metadata"]["annotations"] |= {
+        identifiers.ANNOTATION_WORKLOAD_SECRET: "database-password"
+    }
+    rig.api.secrets.put("default", name, "database-password")
+    refusals = [status(503, "ServiceUnavailable", "no")]
+    rig.api.secrets.fault = lambda *_: refusals.pop() if refusals else None
+    jobs = [order(rig, "done", "a"), order(rig, "done", "b")]
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: statuses(rig, jobs) == {"finished"})
+
+    asyncio.run(scenario())
+    assert left(rig) == {"a", "b"}
+    assert marks(rig, "a") == {identifiers.LABEL_DONE: "True"}
+    assert {name for _, name in rig.api.secrets.existing} == {"database-password"}
+    assert rig.api.secrets.deletes == [name, name]
+
+
 def test_a_revoked_pod_goes_only_while_no_container_has_started(rig: LauncherRig) -> None:
     states = {
         "waits": {"phase": "Pending", "containerStatuses": [{"name": "base", "state": {"waiting": {}}}]},

@@ -83,13 +83,17 @@ def real_cluster(folder: Path) -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["False", "True"], ids=["token in the arguments", "token in a Secret"])
 def red_environment(
-    folder: Path, real_cluster: LocalCluster, redis_server: RedisServer, execution_api: str
+    request: pytest.FixtureRequest,
+    folder: Path,
+    real_cluster: LocalCluster,
+    redis_server: RedisServer,
+    execution_api: str,
 ) -> dict[str, str]:
     """A team's options stand alone: nothing falls back to those without its prefix, but client and Redis are shared."""
     home = folder / "red"
-    (home / "dags").mkdir(parents=True)
+    (home / "dags").mkdir(parents=True, exist_ok=True)
     (home / "parity_callbacks.py").write_text(CALLBACKS)
     env = {
         "PYTHONPATH": f"{ROOT}/executor:{ROOT}/workers:{home}",
@@ -109,6 +113,7 @@ def red_environment(
         f"AIRFLOW__{TEAM.upper()}___CORE__PARALLELISM": "7",
         "AIRFLOW__PODRELAY__REDIS_URL": redis_server.url,
         "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": "2",
+        "AIRFLOW__PODRELAY__WORKLOAD_IN_SECRET": request.param,
         "AIRFLOW__METRICS__STATSD_ON": "False",
     }
 

@@ -378,6 +378,20 @@ def test_after_flushall_launches_are_handed_over_again(executor: RedisKubernetes
     assert key in executor.running
 
 
+def test_after_flushall_a_launch_whose_pod_may_lack_its_secret_is_handed_over_again(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """The watcher has restored its entry from the pod before the executor looked."""
+    key, launch_id = hand_over(executor, make_task_instances()[0])
+    outside.create(launch_id)
+    entry = {**outside.ledger(launch_id), "state": "claimed"}
+    outside.redis.flushall()
+    outside.redis.hset(outside.names.launch(launch_id), mapping=entry)
+    beat(executor, until=outside.queued)
+    assert outside.queued() == [identifiers.job_id(launch_id, 0)]
+    assert key in executor.running
+
+
 def test_after_flushall_a_running_task_is_left_alone(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     ti_id = make_task_instances()[0]
     key, _ = hand_over(executor, ti_id)

@@ -107,6 +107,18 @@ def test_a_waiting_pod_of_a_dead_scheduler_goes_unless_its_task_needs_it(
     assert outside.ledger(launches["runs"])["state"] == "started"
 
 
+def test_a_pod_that_may_wait_for_its_secret_goes_with_its_scheduler(start_executor: Start, outside: Outside) -> None:
+    """A watcher has restored its entry after Redis lost its data, and no scheduler offers its launch again."""
+    ti_id = make_task_instances()[0]
+    _, launch_id = hand_over(start_executor(), ti_id)
+    outside.create(launch_id)
+    outside.redis.hset(outside.names.launch(launch_id), "state", "claimed")
+    outside.redis.zadd(outside.names.live("default"), {launch_id: 1.0})
+    update(ti_id, state=None, external_executor_id=None)
+    beat(start_executor(OWNER + 1), until=outside.cleanups)
+    assert outside.cleanups() == ["revoke pod default/pod-1"]
+
+
 def test_a_living_schedulers_pods_are_its_own(start_executor: Start, outside: Outside) -> None:
     with create_session() as session:
         job = Job(state=JobState.RUNNING, latest_heartbeat=datetime.now(timezone.utc) + timedelta(hours=1))

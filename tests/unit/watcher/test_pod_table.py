@@ -70,6 +70,20 @@ def test_each_outcome_is_published_once() -> None:
     assert observe(table, "DELETED", DONE) == ""  # also when it comes once more
 
 
+@pytest.mark.parametrize(
+    ("found", "state"), [(waiting("ContainerCreating"), "claimed"), (RUNNING, None)], ids=["waits", "runs"]
+)
+def test_a_pod_that_may_lack_its_secret_is_restored_as_one_that_is_being_made(
+    found: dict[str, Any], state: str | None
+) -> None:
+    """Its launch is then offered again, and a launcher creates the Secret if it is missing."""
+    annotations = {**found["metadata"]["annotations"], identifiers.ANNOTATION_WORKLOAD_SECRET: "p-0123abcd"}
+    annotated = {**found, "metadata": {**found["metadata"], "annotations": annotations}}
+    publication = PodTable(RULES).observe("LISTED", annotated, NOW_S, 0.0).publication
+    assert publication is not None
+    assert (publication.restore or {}).get("state") == state
+
+
 def test_a_list_restores_what_the_ledger_may_have_lost() -> None:
     publication = PodTable(RULES).observe("LISTED", waiting("ContainerCreating"), NOW_S, 0.0).publication
     assert publication is not None

@@ -1,4 +1,7 @@
-"""The pods part of the Kubernetes API: one HTTP request per method, raw JSON in and out. Used by launcher and watcher."""
+"""The pods part of the Kubernetes API, and Secrets: one HTTP request per method, raw JSON in and out.
+
+Used by launcher and watcher.
+"""
 
 from __future__ import annotations
 
@@ -115,6 +118,13 @@ class PodClient:
             body["preconditions"] = {**(body.get("preconditions") or {}), **given}
         return await self._connection.request_json("DELETE", _pod_path(namespace, name), body=body)
 
+    async def create_secret(self, namespace: str, secret: Json) -> Json:
+        return await self._connection.request_json("POST", _secrets_path(namespace), body=secret, decoder=decode)
+
+    async def delete_secret(self, namespace: str, name: str) -> Json:
+        path = f"{_secrets_path(namespace)}/{quote(name, safe='')}"
+        return await self._connection.request_json("DELETE", path)
+
     # --- read ---------------------------------------------------------------------------------------------------------
     async def get_pod(self, namespace: str, name: str) -> Json:
         found = await self._connection.request_json("GET", _pod_path(namespace, name))
@@ -225,6 +235,10 @@ class PodClient:
 
 def _pods_path(namespace: str | None) -> str:
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods" if namespace else "/api/v1/pods"
+
+
+def _secrets_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{quote(namespace, safe='')}/secrets"
 
 
 def _pod_path(namespace: str, name: str) -> str:

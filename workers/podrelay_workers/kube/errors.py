@@ -45,7 +45,7 @@ class ApiError(PodrelayError):
 
 
 class AlreadyExists(ApiError):
-    """409 AlreadyExists: a pod of that name exists."""
+    """409 AlreadyExists: an object of that name exists."""
 
 
 class Conflict(ApiError):

@@ -17,11 +17,14 @@ pod_manifest   the pod's manifest
 pod_template   template files, read once per version
 pod_policy     which manifests are allowed (pure)
 pod_rules      the rules of the policy (pure)
-pod_creation   creation of the pod, at most once
+workload_secret  the Secret that holds the workload of a pod (pure)
+pod_creation   creation of the pod and its Secret, at most once
 pod_ownership  whether a pod belongs to a launch
+unstarted_pod  whether a pod has started, and deletion of one that has not
 final_checks   what is looked up before a launch fails for good
 refusals       since when a job, or a kind of clean-up, is refused
 error_policy   what an error of the API server means: who waits, how long, or why it fails (pure)
+shared_waits   waits that concern more than one launch
 throttle       the waits that the API server asked for, shared by all launchers
 wait_limit     how long and how often to try a launch
 redaction      tokens removed from messages (pure)

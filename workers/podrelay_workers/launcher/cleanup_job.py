@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -36,6 +37,8 @@ from podrelay_workers.launcher.pod_ownership import mismatch
 from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.unreadable_job import handle_unreadable
+from podrelay_workers.launcher.unstarted_pod import READS_MAX, has_started
+from podrelay_workers.launcher.workload_secret import secret_name_of
 from podrelay_workers.runtime.backoff import exponential_s
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
@@ -44,8 +47,6 @@ log = logging.getLogger(__name__)
 
 # Each kind of refusal is logged once, and at most this many kinds.
 _LOGGED_MAX = 100
-# How often a pending pod may change, while it is scheduled and its containers are created, before its revocation waits.
-_READS_MAX = 5
 # How long the revocation of such a pod waits.
 _CHANGING_S = 1.0
 # The longest wait between two tries of one clean-up that is refused, for another reason than a missing permission.
@@ -164,7 +165,7 @@ class CleanupHandler:
 
     async def _apply(self, request: CleanupRequest) -> None:
         if request.action == "done":
-            await self._label(request, identifiers.LABEL_DONE)
+            await self._delete_secret(request, await self._label(request, identifiers.LABEL_DONE))
         elif request.action == "revoke":
             await self._revoke(request)
         else:
@@ -178,7 +179,7 @@ class CleanupHandler:
         execution API refuses it and the pod ends. The result of a pod that has ended is reported as usual. The label of an
         earlier attempt is removed from such a pod, because the watcher ignores labelled pods.
         """
-        for _ in range(_READS_MAX):
+        for _ in range(READS_MAX):
             pod = await self._send(lambda: self._pods.get_pod(request.namespace, request.pod))
             uid = str(pod["metadata"].get("uid") or "")
             if request.uid not in ("", uid):
@@ -213,6 +214,15 @@ class CleanupHandler:
         await self._send(lambda: self._timed("pod_deletion", self._pods.delete_pod(
             request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
         )))  # fmt: skip
+
+    async def _delete_secret(self, request: CleanupRequest, pod: Json) -> None:
+        """A pod that is kept keeps no token.
+
+        :raises NotFound: there is none.
+        """
+        name = secret_name_of(pod)
+        if name:
+            await self._send(lambda: self._pods.delete_secret(request.namespace, name))
 
     async def _label(self, request: CleanupRequest, label: str, version: str = "", value: str | None = "True") -> Json:
         """:param value: None removes the label."""
@@ -283,8 +293,8 @@ class CleanupHandler:
 
     async def _refused(self, job: Job, request: CleanupRequest, error: ApiError, message: str) -> Disposition:
         """Try again, for ever and ever more rarely: nothing else would remove this pod."""
-        # The names of missing roles come last, in another order each time.
-        kind = message.partition(": RBAC: ")[0].replace(request.pod, "*")
+        # The names of missing roles come last, in another order each time. A Secret has the name of its pod and more.
+        kind = re.sub(re.escape(request.pod) + "(?:-[0-9a-f]{8})?", "*", message.partition(": RBAC: ")[0])
         refusal = f"{request.action} pods in {request.namespace}: {kind}"
         self._log_refusal(refusal)
         if may_settle(error):
@@ -303,12 +313,3 @@ class CleanupHandler:
 
 def _spread(seconds: float) -> float:
     return seconds + random.random() * min(_SPREAD_S, seconds)
-
-
-def has_started(pod: Json) -> bool:
-    """Pure: does a container of this pod run, or has one ended? A pod that has ended counts, with any outcome."""
-    status = pod.get("status") or {}
-    if status.get("phase") in ("Running", "Succeeded", "Failed"):
-        return True
-    containers = status.get("containerStatuses") or []
-    return any(item.get("state", {}).get(what) for item in containers for what in ("running", "terminated"))

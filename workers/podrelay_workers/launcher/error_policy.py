@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kubernetes.utils import parse_quantity
@@ -39,7 +39,7 @@ UNAUTHORIZED_S = 3.0
 _WEBHOOK = ("denied the request", "failed calling webhook")
 _EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (.*?), used: .*?, limited: (.*)")
 # The parts of a refusal that concern one pod: its name, and how much it requested.
-_OF_ONE_POD = re.compile(r'^pods "[^"]*" is forbidden: |(?<=, )requested: .*?, (?=used: )')
+_OF_ONE_POD = re.compile(r'^(?:pods|secrets) "[^"]*" is forbidden: |(?<=, )requested: .*?, (?=used: )')
 _AMOUNT = re.compile(r"([^=,\s]+)=([^,\s]+)")
 _COUNTED = re.compile(r"pods$|count/")
 
@@ -119,6 +119,16 @@ def classify_error(error: ApiError, tries: int, alone: bool = False, refused_s: 
         longest_s = min(_SETTLE_MOST_S, max(_SETTLE_FIRST_S, refused_s / 2))
         return ErrorPolicy("launch", "PodRefused", message, exponential_s(1, longest_s), settles=True)
     return ErrorPolicy("never", "PodRefused", message)
+
+
+def secret_policy(policy: ErrorPolicy, error: ApiError) -> ErrorPolicy:
+    """The policy for an error of the request that creates the Secret of a pod, which exists. A refusal names the option."""
+    policy = replace(policy, ambiguous=True)
+    if policy.reason != "PodRefused":
+        return policy
+    remedy = "; grant create on secrets, as in docker/kubernetes/workload_secrets.yaml" if may_settle(error) else ""
+    message = f"[podrelay] workload_in_secret: the Secret of the pod was refused: {policy.message}{remedy}"
+    return replace(policy, reason="SecretRefused", message=message)
 
 
 def exceeds_alone(message: str) -> bool:

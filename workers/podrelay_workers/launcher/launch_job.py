@@ -22,14 +22,12 @@ from podrelay_workers.kube.errors import ApiError, Overloaded, Throttled
 from podrelay_workers.kube.send_guard import SendBlocked
 from podrelay_workers.launcher.concurrency import Concurrency
 from podrelay_workers.launcher.error_policy import (
-    QUOTA_FIRST_S,
-    QUOTA_MOST_S,
     ApiServerHealth,
     ErrorPolicy,
     classify_error,
     may_settle,
     printable,
-    shared_message,
+    secret_policy,
 )
 from podrelay_workers.launcher.final_checks import FinalChecks
 from podrelay_workers.launcher.job_queue import PROBE_S, REPORT_INTERVAL_S, JobQueue
@@ -51,10 +49,12 @@ from podrelay_workers.launcher.pod_ownership import namespace_of
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.redaction import redact
 from podrelay_workers.launcher.refusals import Refusals
+from podrelay_workers.launcher.shared_waits import SharedWaits
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.token_check import explain, is_token_ending, renewal_pause_s
 from podrelay_workers.launcher.unreadable_job import handle_unreadable
 from podrelay_workers.launcher.wait_limit import WaitLimit
+from podrelay_workers.launcher.workload_secret import secret_name_of, secret_of
 from podrelay_workers.runtime.backoff import exponential_s
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
@@ -65,6 +65,8 @@ log = logging.getLogger(__name__)
 FAULTS_MAX, FAULT_S = 4, 5.0
 # A shorter wait is not reported to users.
 _REPORT_AFTER_S = 5.0
+# The answers to requests for pods and for Secrets, counted by status.
+_POD_STATUS, _SECRET_STATUS = "kubernetes_executor.pod_creation_status", "podrelay.secret_creation_status"
 _TOKEN_ENDS = "the task's token was about to expire"
 
 
@@ -89,8 +91,9 @@ class LaunchHandler:
         self._queue = queue
         self._leases = leases
         self._creator = PodCreator(pods, leases, throttle)
+        self._waits = SharedWaits(queue, throttle)
         self._manifests = manifests
-        self._final_checks = FinalChecks(pods, manifests)
+        self._final_checks = FinalChecks(pods, manifests, leases)
         self._refusals = Refusals()
         self._concurrency = concurrency
         self._health = ApiServerHealth()
@@ -211,25 +214,37 @@ class LaunchHandler:
         if found is None:
             return None
         now_s = time.monotonic()
-        took_s = now_s - began_s
         self._concurrency.succeeded("launch", began_s, now_s)
+        Stats.timing("kubernetes_executor.pod_creation", (now_s - began_s) * 1000.0, tags=self._tags)
+        self._count(_POD_STATUS, "200")
+        if secret_name_of(found):
+            return await self._create_secret(job, request, found)
+        return await self._created(job, request, found)
+
+    async def _create_secret(self, job: Job, request: LaunchRequest, pod: Json) -> Disposition | None:
+        """Complete a pod that waits for its Secret: only then is its job finished (invariant I2, docs/architecture.md)."""
+        began_s = time.monotonic()
+        try:
+            held = await self._creator.create_secret(job, namespace_of(pod), secret_of(request, pod))
+        except SendBlocked:
+            self._concurrency.stopped(began_s)
+            return wait(job, 0.0, "Interrupted", "the Secret of the pod was not sent: a pause began")
+        except ApiError as error:
+            return await self._handle_error(job, request, pod, error, began_s, of_secret=True)
+        if not held:
+            return created_pod(job, pod) if job.unwanted else None  # the pod of an unwanted launch is deleted
+        self._concurrency.succeeded("launch", began_s, time.monotonic())
+        self._count(_SECRET_STATUS, "200")
+        return await self._created(job, request, pod)
+
+    async def _created(self, job: Job, request: LaunchRequest, pod: Json) -> Disposition:
         self._health.succeeded()
         self._refusals.worked(job.id)
-        Stats.timing("kubernetes_executor.pod_creation", took_s * 1000.0, tags=self._tags)
-        self._count("pod_creation_status", "200")
         if job.offered_at_s:
             Stats.timing("podrelay.launch_wait", job.waited_s * 1000.0, tags=self._tags)
-        await self._end_shared_waits(job, request)
-        return self._created(job, found)
-
-    async def _end_shared_waits(self, job: Job, request: LaunchRequest) -> None:
-        """Let the other launchers go on, if they wait for a creation that succeeds."""
-        if job.probe:
-            await self._queue.throttle("passed", request.namespace, 1.25, PROBE_S)
-        if self._throttle.failures:
-            self._throttle.failures = 0
-            await self._queue.throttle("recover")
-            log.info("API server available again")
+        await self._waits.end(job, request)
+        log.debug("Launch %s: pod %s/%s created", job.id, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        return created_pod(job, pod)
 
     # --- errors of the API server -------------------------------------------------------------------------------------
     async def _handle_error(
@@ -240,16 +255,19 @@ class LaunchHandler:
         error: ApiError,
         began_s: float,
         unconfirmed: Unconfirmed | None = None,
+        *,
+        of_secret: bool = False,
     ) -> Disposition:
-        self._count("pod_creation_status", str(error.status or "error"))
+        self._count(_SECRET_STATUS if of_secret else _POD_STATUS, str(error.status or "error"))
         policy = self._policy(job, request, error, unconfirmed)
+        policy = secret_policy(policy, error) if of_secret else policy
         if policy.slower:
             quiet_s = self._concurrency.failed(began_s, time.monotonic(), refused=isinstance(error, Throttled))
             self._throttle.quiet.extend(quiet_s)
         if policy.scope == "never":
-            reason, message = await self._final_checks.explain(error, namespace_of(pod), policy.message)
+            reason, message = await self._final_checks.explain(error, namespace_of(pod), policy)
             return await self._reject(job, request, reason, message, pod)
-        seconds = await self._share_wait(request, pod, policy)
+        seconds = await self._waits.share(request, pod, policy)
         waited_s = job.waited_s
         if self._wait_limit.exceeded(waited_s, job.tries) and not policy.settles:
             return await self._end_wait(job, request, pod, policy)
@@ -286,26 +304,8 @@ class LaunchHandler:
         if job.clock.redis_s() - job.reported_at_s > REPORT_INTERVAL_S and waited_s + seconds > _REPORT_AFTER_S:
             report = self._queue.sealed(launch_report(request, "pending", policy.reason, policy.message))
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
-        return wait(job, seconds + spread_s, policy.reason, policy.message, report, tried=not policy.settles)
-
-    async def _share_wait(self, request: LaunchRequest, pod: Json, policy: ErrorPolicy) -> float:
-        """Make every launcher concerned wait, and return the wait in seconds."""
-        if policy.scope == "launch":
-            return policy.seconds or 0.0
-        if policy.scope == "namespace":
-            began_s = time.monotonic()
-            message = shared_message(policy.message, pod["metadata"]["name"])
-            seconds = await self._queue.throttle(
-                "refused", request.namespace, QUOTA_FIRST_S, QUOTA_MOST_S, policy.reason, message
-            )
-            self._throttle.pause_namespace(request.namespace, began_s, seconds)
-            return seconds
-        paused = self._throttle.launches.remaining_s > 0
-        seconds = await self._throttle.publish_pause(self._queue, policy)
-        self._throttle.failures = max(1, self._throttle.failures)
-        if not paused:
-            log.warning("Pod creation paused for %.1f s (%s: %s)", seconds, policy.reason, policy.message)
-        return seconds
+        tried = policy.ambiguous or not policy.settles
+        return wait(job, seconds + spread_s, policy.reason, policy.message, report, tried)
 
     # --- failed launches ----------------------------------------------------------------------------------------------
     async def _reject(
@@ -339,9 +339,4 @@ class LaunchHandler:
         return failed(job, f"{reason}: {message}")
 
     def _count(self, what: str, status: str) -> None:
-        Stats.incr(f"kubernetes_executor.{what}", tags={"status": status, **self._tags})
-
-    @staticmethod
-    def _created(job: Job, pod: Json) -> Disposition:
-        log.debug("Launch %s: pod %s/%s created", job.id, pod["metadata"]["namespace"], pod["metadata"]["name"])
-        return created_pod(job, pod)
+        Stats.incr(what, tags={"status": status, **self._tags})

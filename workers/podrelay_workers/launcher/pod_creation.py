@@ -1,4 +1,4 @@
-"""Create the pod of a launch at most once: only while the lease holds, and not if it exists. Used by `launch_job`."""
+"""Create the pod of a launch, and the Secret of that pod, at most once: only while the lease holds. Used by `launch_job`."""
 
 from __future__ import annotations
 
@@ -80,6 +80,28 @@ class PodCreator:
                 if lost or time.monotonic() - began_s > _BROKE_EARLY_S:
                     raise
                 lost = error
+
+    async def create_secret(self, job: Job, namespace: str, secret: Json) -> bool:
+        """Create the Secret of this launch's pod, which exists. False if the lease was lost or the launch was superseded.
+
+        :raises SendBlocked: a pause or the shutdown has begun; the Secret does not exist as far as is known.
+        :raises ApiError: `Unreachable` and 5xx leave open whether the Secret exists.
+        :raises RedisUnavailable: whether the lease still holds is unknown, so nothing was sent.
+        """
+        before_send.set(lambda: self._check(job))
+        repeated = False
+        while await self._leases.holds(job):
+            began_s = time.monotonic()
+            try:
+                await self._pods.create_secret(namespace, secret)
+                return True
+            except AlreadyExists:  # by an earlier try: no other pod has a Secret of this name
+                return True
+            except Unreachable:
+                if repeated or time.monotonic() - began_s > _BROKE_EARLY_S:
+                    raise
+                repeated = True
+        return False
 
     async def _find(self, pod: Json, refusal: ApiError) -> Json | None:
         """The pod that an earlier try created.

@@ -20,12 +20,14 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
 from kubernetes.client import ApiClient, Configuration
 
+from podrelay import pod_command
 from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.teams import kube_config_of
 from podrelay_workers.launcher.pod_policy import NO_RULES, VIOLATED, PodPolicy, describe
 from podrelay_workers.launcher.pod_template import ManifestError, PodTemplates, Template
+from podrelay_workers.launcher.workload_secret import with_volume, without_workload
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ HOOK_MOST_S = 60.0
 # The launch that a template is merged with for fast rendering, and the one that proves the result at start.
 _EMPTY = LaunchRequest("x", 0, "task", subject="", key=("x", "x", "", 0, -1), owner="", args=("x",), namespace="")
 _SAMPLE = LaunchRequest(
-    "y", 0, "task", subject="ti", key=("dag", "task", "run", 1, 0), owner="1", args=("airflow", "y")
+    "y", 0, "task", subject="ti", key=("dag", "task", "run", 1, 0), owner="1", args=pod_command.with_argument("{}")
 )
 
 
@@ -54,8 +56,10 @@ class ManifestRenderer:
         hook: bool | None = None,
         policy: PodPolicy = NO_RULES,
         hook_most_s: float = HOOK_MOST_S,
+        workload_in_secret: bool = False,
     ) -> None:
         self._deployment = deployment
+        self._workload_in_secret = workload_in_secret
         self._config = kube_config if kube_config is not None else kube_config_of(team)
         self._hook = has_mutation_hook() if hook is None else hook
         self._policy = policy
@@ -127,10 +131,10 @@ class ManifestRenderer:
 
         :raises ManifestError: there can be no pod, or the policy forbids it; the message gives the reason.
         """
-        pod = self._render(request)
+        pod = self._render(without_workload(request) if self._workload_in_secret else request)
         if violations := self._policy.violations(pod):
             raise ManifestError(VIOLATED, describe(violations), pod)
-        return pod
+        return with_volume(pod) if self._workload_in_secret else pod
 
     def _render(self, request: LaunchRequest) -> Json:
         template = self._templates.get(request.pod_template_file)

@@ -38,7 +38,13 @@ def run(team: str | None = None) -> int:
     PayloadCipher(settings.fernet_key, settings.deployment)  # refuses a malformed key
     kube_config = kube_config_of(team)
     policy = load_pod_policy(settings.pod_policy, watched_namespaces(kube_config))
-    manifests = ManifestRenderer(settings.deployment, team, kube_config=kube_config, policy=policy)
+    manifests = ManifestRenderer(
+        settings.deployment,
+        team,
+        kube_config=kube_config,
+        policy=policy,
+        workload_in_secret=settings.workload_in_secret,
+    )
     try:
         manifests.check()
     except ManifestError as error:

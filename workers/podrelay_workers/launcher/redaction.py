@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from podrelay_workers.launcher.workload_secret import encoded
+
 REDACTED = "***"
 
 # A signed token, or what is left of one in a truncated message. Each of its parts begins like this.
@@ -34,8 +36,8 @@ def _secrets(args: Sequence[str]) -> Iterator[str]:
             document = json.loads(arg)
         except (ValueError, RecursionError):
             document = None
-        # Quoting JSON inside JSON changes the argument, but not the token in it.
-        for secret in (arg, *_tokens(document)):
+        # Quoting JSON inside JSON changes the argument, but not the token in it. A Secret holds it in base64.
+        for secret in (arg, *_tokens(document), encoded((arg,)) if document is not None else ""):
             if len(secret) >= _PREFIX:
                 yield secret
 

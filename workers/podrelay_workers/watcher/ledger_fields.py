@@ -33,6 +33,8 @@ def restore_fields(view: PodView, cluster: str) -> dict[str, str]:
     """The entry of a launch that Redis may have lost, as far as its pod holds it."""
     created_s = epoch_s(view.created)
     found = {
+        # Not created: the launch is then offered again, and a launcher completes it.
+        "state": "claimed" if _may_lack_secret(view) else "",
         "pod": view.name,
         "namespace": view.namespace,
         "uid": view.uid,
@@ -43,6 +45,11 @@ def restore_fields(view: PodView, cluster: str) -> dict[str, str]:
         **_task_key(view),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _may_lack_secret(view: PodView) -> bool:
+    """Did a launcher perhaps create this pod and not yet the Secret that it waits for?"""
+    return view.phase == "Pending" and bool(view.annotation(identifiers.ANNOTATION_WORKLOAD_SECRET))
 
 
 def _task_key(view: PodView) -> dict[str, str]:
