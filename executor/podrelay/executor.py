@@ -35,6 +35,7 @@ from podrelay.store.key_rings import key_ring
 from podrelay.store.launch_queue import LaunchQueue
 from podrelay.store.ledger import Ledger
 from podrelay.store.outage_log import OutageLog
+from podrelay.store.permissions import require_rights
 from podrelay.store.result_stream import ResultStream
 from podrelay.teams import cluster_of, metric_tags
 
@@ -102,6 +103,7 @@ class RedisKubernetesExecutor(BaseExecutor):
             with connect(self.settings) as client:
                 for warning in check(client):
                     self.log.warning("%s", warning)
+                require_rights(client, "scheduler", self.settings.deployment, cluster_of(self.team_name))
             self._breaker.load("offer", "acknowledge", "withdraw", "survey")
             context.results.skip_to_end()
             self.parts.key_check.run_once()  # before the first offer: a launcher that cannot read it must know why

@@ -35,12 +35,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "string",
         "",
         "Addresses (host:port, [::1]:port for IPv6) of the Sentinels, separated by commas. Leave empty without "
-        "Sentinel. Host and port of the master then come from the Sentinels, which are contacted without TLS and password. "
-        "User, password, database and TLS of the master are those of redis_url.",
+        "Sentinel. Host and port of the master then come from the Sentinels; user, password, database and TLS of the master "
+        "are those of redis_url.",
         example="sentinel-0:26379,sentinel-1:26379,sentinel-2:26379",
     ),
     "redis_sentinel_master": _option(
         "string", "", "Name of the master in the configuration of the Sentinels.", example="mymaster"
+    ),
+    "redis_sentinel_username": _option(
+        "string",
+        "",
+        "User for the Sentinels. Leave empty if they require only a password, or none.",
+        example="podrelay",
+    ),
+    "redis_sentinel_password": _option(
+        "string", "", "Password for the Sentinels (requirepass or an ACL user in sentinel.conf).", sensitive=True
+    ),
+    "redis_sentinel_tls": _option(
+        "boolean",
+        "False",
+        "Whether the Sentinels use TLS. They are then contacted with the ssl_ options of redis_url, which must begin with "
+        "rediss://.",
     ),
     "redis_timeout_s": _option(
         "float",

@@ -49,6 +49,15 @@ class RedisAddress:
     def tls(self) -> bool:
         return self.scheme == "rediss"
 
+    @property
+    def shown(self) -> str:
+        """The address for people, without user, password and options."""
+        database = self.options.get("db", 0)
+        if "path" in self.options:
+            return f"unix://{self.options['path']} database {database}"
+        host = self.options["host"]
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.options['port']}/{database}"
+
 
 def parse_redis_url(url: str) -> RedisAddress:
     """:raises ConfigError: the address is wrong; the message says how to write it, and quotes no value of it."""
@@ -88,7 +97,7 @@ def _sentinel(part: str) -> tuple[str, int]:
     form = "write host:port, [::1]:port for IPv6, and commas between several addresses"
     if "://" in part or "@" in part:
         raise ConfigError(
-            f"{SENTINELS} takes no redis:// and no password: {form}. podrelay contacts Sentinels without TLS and password."
+            f"{SENTINELS} takes no redis:// and no password: {form}. The password is [podrelay] redis_sentinel_password."
         )
     host, _, port = part.rpartition(":")
     if not _is_port(port) or (name := _host(host)) is None:

@@ -41,6 +41,9 @@ class Settings:
     redis_timeout_s: float = 0.5
     redis_sentinels: tuple[tuple[str, int], ...] = ()
     redis_sentinel_master: str = ""
+    redis_sentinel_username: str = ""
+    redis_sentinel_password: str = field(default="", repr=False)
+    redis_sentinel_tls: bool = False
     launcher_concurrency: int = 64
     launch_lease_s: float = 6.0
     token_margin_s: float = 60.0
@@ -76,11 +79,19 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
     read = _Reader(conf)
     _require_prefix_of_rq()
     url, sentinels = read.text("redis_url"), parse_sentinels(read.text("redis_sentinels"))
-    parse_redis_url(url)
-    if read.text("redis_sentinel_master") and not sentinels:
+    address, sentinel_tls = parse_redis_url(url), read.flag("redis_sentinel_tls")
+    if sentinel_tls and not address.tls:
         raise ConfigError(
-            f"[{SECTION}] redis_sentinel_master is set, but redis_sentinels is empty: set both, or neither."
+            f"[{SECTION}] redis_sentinel_tls is True, but redis_url does not begin with rediss://. Sentinels use the ssl_ "
+            "options of redis_url: write rediss:// there, or set redis_sentinel_tls to False."
         )
+    for option in ("master", "username", "password"):
+        if read.text(f"redis_sentinel_{option}") and not sentinels:
+            raise ConfigError(
+                f"[{SECTION}] redis_sentinel_{option} is set, but redis_sentinels is empty: set both, or neither."
+            )
+    if read.text("redis_sentinel_username") and not read.text("redis_sentinel_password"):
+        raise ConfigError(f"[{SECTION}] redis_sentinel_username is set, but redis_sentinel_password is empty.")
     deployment = read.text("deployment")
     if not _DEPLOYMENT.match(deployment):
         raise ConfigError(
@@ -94,6 +105,9 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         redis_timeout_s=read.number("redis_timeout_s", 0.05, 1.0),
         redis_sentinels=sentinels,
         redis_sentinel_master=read.text("redis_sentinel_master"),
+        redis_sentinel_username=read.text("redis_sentinel_username"),
+        redis_sentinel_password=read.text("redis_sentinel_password"),
+        redis_sentinel_tls=sentinel_tls,
         launcher_concurrency=read.count("launcher_concurrency", 1, 1024),
         launch_lease_s=read.number("launch_lease_s", 1.0, 600.0),
         token_margin_s=read.number("token_margin_s", 0.0, 86400.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import json
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from podrelay.protocol import redis_keys
+from podrelay.protocol import access, redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay_workers.launcher.pod_policy import PRESETS
 from podrelay_workers.launcher.pod_rules import FLAGS, LISTS
@@ -20,7 +21,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("executor/podrelay", "workers/podrelay_workers")
 # Arguments of the methods of RedisKeys, as the page writes them.
-PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>"}
+PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>", "launcher": "<launcher>"}
 
 
 def page(path: Path) -> str:
@@ -100,6 +101,48 @@ def test_every_key_in_redis_is_listed() -> None:
         assert len(row) == 6 and all(row), row
     listed = "\n".join(row[0] for row in rows)
     assert [key for key in {*keys_of_ours(), *keys_of_rq()} if key not in listed] == []
+
+
+# What the columns "written by" and "read by" call the roles of `podrelay.protocol.access`.
+ROLES = {
+    "executor": ("scheduler",), "launchers": ("launcher",), "watcher": ("watcher",), "status": ("status",),
+    "dashboard": ("dashboard",), "operator": ("operator",), "all processes": ("scheduler", "launcher", "watcher"),
+    "no process": (), "through scripts": (),
+}  # fmt: skip
+EXAMPLES = {
+    "<deployment>": "d", "<cluster>": "c", "<queue>": "podrelay.d.c.launch", "<launch id>_<attempt>": "l_0",
+    "<job id>": "l_0", "<launch id>": "l", "<launcher>": "n", "<random id>": "r",
+}  # fmt: skip
+
+
+def roles_in(cell: str) -> set[str]:
+    words = re.sub(r"\([^)]*\)", "", cell).split(",")
+    return {role for word in words for role in ROLES[word.strip()]}
+
+
+@pytest.mark.parametrize("row", table_rows(section("Keys in Redis"))[1:], ids=lambda row: row[0])
+def test_the_table_of_keys_says_who_may_access_what(row: list[str]) -> None:
+    """A writer has the right to read as well; the page names those readers that do read."""
+    writers, readers = roles_in(row[3]), roles_in(row[4])
+    for key in re.findall(r"`([^`]+)`", row[0]):
+        for placeholder, example in EXAMPLES.items():
+            key = key.replace(placeholder, example)
+        if row[1] == "channel":
+            assert {role for role in access.ROLES if key in access.channels(role, "d", "c")} == writers | readers
+            continue
+        found = [item for item in access.key_table("d", "c") if fnmatch.fnmatchcase(key, item.pattern)]
+        assert {role for item in found for role in item.writers} == writers, key
+        assert {role for item in found for role in item.readers} == readers - writers, key
+
+
+def test_every_right_to_a_key_is_in_the_table() -> None:
+    keys = "\n".join(row[0] for row in table_rows(section("Keys in Redis")))
+    for placeholder, example in EXAMPLES.items():
+        keys = keys.replace(placeholder, example)
+    named = re.findall(r"`([^`]+)`", keys)
+    for item in access.key_table("d", "c"):
+        pattern = item.pattern.replace(".cleanup", ".launch")  # the page has one row for the registries of all queues
+        assert any(fnmatch.fnmatchcase(key, pattern) for key in named), item.pattern
 
 
 @pytest.mark.parametrize("package", PACKAGES)

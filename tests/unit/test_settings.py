@@ -54,6 +54,8 @@ def test_the_provider_info_is_what_airflow_accepts() -> None:
         ("redis_timeout_s", "soon"), ("redis_timeout_s", "30"), ("launcher_concurrency", "0"),
         ("launcher_concurrency", "many"), ("launch_lease_s", "-1"), ("redis_sentinels", "host-without-port"),
         ("result_batch_size", "1.5"), ("workload_in_secret", "maybe"), ("workload_in_secret", "2"),
+        ("result_batch_size", "1.5"), ("redis_sentinel_tls", "perhaps"), ("redis_sentinel_tls", "True"),
+        ("redis_sentinel_master", "mymaster"), ("redis_sentinel_password", "p"), ("redis_sentinel_username", "u"),
     ],
 )  # fmt: skip
 def test_an_invalid_value_names_its_option(option: str, value: str) -> None:
@@ -79,8 +81,17 @@ def test_a_range_is_written_without_exponents() -> None:
 def test_no_secret_in_the_repr() -> None:
     settings = load_settings(Options(redis_url="redis://user:hunter2@host/0", fernet_key="secret-key"))
     assert "hunter2" not in repr(settings)
+    sentinel = {"redis_sentinels": "a:1", "redis_sentinel_username": "u", "redis_sentinel_password": "hunter2"}
+    assert "hunter2" not in repr(load_settings(Options(**sentinel)))
     assert "secret-key" not in repr(settings)
 
 
 def test_sentinels_are_read() -> None:
     assert load_settings(Options(redis_sentinels="a:1, b:2")).redis_sentinels == (("a", 1), ("b", 2))
+    options = {"redis_url": "rediss://h", "redis_sentinels": "a:1", "redis_sentinel_tls": "true"}
+    assert load_settings(Options(**options)).redis_sentinel_tls
+
+
+def test_a_user_of_the_sentinels_needs_a_password() -> None:
+    with pytest.raises(ConfigError, match="redis_sentinel_password is empty"):
+        load_settings(Options(redis_sentinels="a:1", redis_sentinel_username="u"))

@@ -15,14 +15,15 @@ from podrelay.cli.check_policy import check_policy
 from podrelay.cli.check_result import Check, Passed, run_step
 from podrelay.cli.check_template import check_template
 from podrelay.errors import ConfigError
+from podrelay.protocol.access import Role
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check as check_redis
 from podrelay.store.connection import connect, redis_errors
-from podrelay.store.key_rings import REMEDY, announce, key_ring, mismatches, read_rings
-from podrelay.store.script_table import evaluate
-from podrelay.teams import kube_config_of
+from podrelay.store.key_rings import REMEDY, announced, key_ring, mismatches
+from podrelay.store.permissions import require_rights
+from podrelay.teams import cluster_of, kube_config_of
 
 __all__ = ["REQUIRED_PERMISSIONS", "Check", "run_checks"]
 
@@ -44,7 +45,7 @@ def run_checks(team: str | None, process: str | None = None) -> Iterator[Check]:
         yield run_step("launch waits", lambda: check_options.check_wait_limit(settings[0], team))
         yield run_step("tokens", lambda: check_options.check_tokens(settings[0]))
         yield run_step("Fernet key", lambda: _fernet_key(settings[0]))
-        yield run_step("Redis", lambda: _redis(settings[0]))
+        yield run_step("Redis", lambda: _redis(settings[0], process, team))
         yield run_step("Fernet keys of all processes", lambda: _key_rings(settings[0]))
         yield run_step("clocks", lambda: _clocks(settings[0]))
     yield from _kubernetes(team, process, settings)
@@ -84,9 +85,12 @@ def _fernet_key(settings: Settings) -> Passed:
     return Passed("valid")
 
 
-def _redis(settings: Settings) -> Passed:
+def _redis(settings: Settings, process: str | None, team: str | None) -> Passed:
+    """Also compares what Redis allows to this user with what the process needs that runs here."""
+    role: Role = "launcher" if process == "launcher" else "watcher" if process == "watcher" else "scheduler"
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
         warnings = check_redis(client)
+        require_rights(client, role, settings.deployment, cluster_of(team))
         with redis_errors(client):
             client.set(RedisKeys(settings.deployment).check, "1", ex=5)
     return Passed("reachable and writable", tuple(warnings))
@@ -97,7 +101,7 @@ def _key_rings(settings: Settings) -> Passed:
     cipher = PayloadCipher(settings.fernet_key, settings.deployment)
     keys, own = RedisKeys(settings.deployment), key_ring("this configuration", cipher)
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors(client):
-        rings = read_rings(evaluate(client, announce(keys, None)))
+        rings = announced(client, keys)
     found = mismatches([*rings, own])
     if found:
         raise ConfigError(f"{'; '.join(found)}. {REMEDY}")

@@ -129,6 +129,17 @@ def _show_launch(launch_or_pod: str, *, as_json: bool) -> int:
 
 
 @_one_line_errors
+def acl(args: argparse.Namespace) -> int:
+    """Print the users of Redis."""
+    from podrelay.cli.acl import acl_lines
+
+    source = sys.stdin if args.password_stdin else None
+    for line in acl_lines(args.team, args.process, args.format, redis_6=args.redis_6, password_from=source):
+        print(line)
+    return 0
+
+
+@_one_line_errors
 def check(args: argparse.Namespace) -> int:
     """Run every check and print it; exit with 1 if one failed."""
     from podrelay.cli.check import run_checks

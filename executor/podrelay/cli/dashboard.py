@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 from typing import Any
 
 import redis
 from airflow.configuration import conf
+from redis.exceptions import RedisError
 from rq.queue import Queue
 from rq.registry import (
     CanceledJobRegistry,
@@ -28,8 +30,10 @@ from rq.worker import Worker
 from podrelay.cli.dashboard_guard import DisplayedJob, DisplaySerializer, decode_json_only, guard
 from podrelay.cli.optional import import_optional
 from podrelay.errors import ConfigError
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.redis_address import parse_redis_url
 from podrelay.settings import load_settings
-from podrelay.store.connection import connect
+from podrelay.store.connection import connect, unavailable
 
 _REMEDY = "run `pip install 'podrelay[dashboard]'`."
 # A page may wait longer than a heartbeat of the scheduler.
@@ -44,6 +48,17 @@ _REGISTRIES: dict[str, Any] = {
 }
 
 
+class _DisplayedQueue(Queue):
+    """One of the queues that the dashboard shows."""
+
+    # What their names begin with, for the whole process.
+    prefix = ""
+
+    @classmethod
+    def all(cls, *args: Any, **kwargs: Any) -> Any:
+        return [queue for queue in super().all(*args, **kwargs) if queue.name.startswith(cls.prefix)]
+
+
 class _DisplayedWorker(Worker):
     """A worker whose current job may be one that cannot be decoded."""
 
@@ -51,6 +66,14 @@ class _DisplayedWorker(Worker):
     def all(cls, connection: Any = None, job_class: Any = None, queue_class: Any = None, queue: Any = None,
             serializer: Any = None) -> Any:  # fmt: skip
         return super().all(connection, DisplayedJob, queue_class, queue, serializer)
+
+    @classmethod
+    def find_by_key(cls, worker_key: str, connection: Any, *args: Any, **kwargs: Any) -> Any:
+        """RQ's own removes the key of an expired worker from its set, which a page may not."""
+        shown = worker_key.startswith(cls.redis_worker_namespace_prefix + _DisplayedQueue.prefix)
+        if not shown or not connection.exists(worker_key):
+            return None
+        return super().find_by_key(worker_key, connection, *args, **kwargs)
 
 
 def jobs_page(
@@ -66,21 +89,26 @@ def jobs_page(
     if end <= start:
         return total, []
     length, last = end - start, end - 1
-    ids = registry.get_job_ids(start, last, cleanup=False) if registry else queue.get_job_ids(start, length)
+    # Compared with None: the truth of a registry is its length, and to count it RQ cleans it up, which moves jobs.
+    ids = queue.get_job_ids(start, length) if registry is None else registry.get_job_ids(start, last, cleanup=False)
     jobs = DisplayedJob.fetch_many(ids[::-1] if order == "dsc" else ids, connection=connection)
     return total, [web.serialize_job(job) for job in jobs if job]
 
 
-def make_app(redis_url: str, client: redis.Redis | None = None, read_only: bool = False) -> Any:
+def make_app(
+    redis_url: str, client: redis.Redis | None = None, read_only: bool = False, deployment: str | None = None
+) -> Any:
     """Build the WSGI application. From now on, RQ decodes only JSON in this process.
 
     :param client: what the pages read from in place of `redis_url`: rq-dashboard cannot use Sentinels.
+    :param deployment: show its queues and launchers only; None: all of this Redis.
     :raises ConfigError: rq-dashboard is not installed.
     """
     web = import_optional("rq_dashboard.web", _REMEDY)
     cli = import_optional("rq_dashboard.cli", _REMEDY)
     decode_json_only()
-    web.Worker, web.Job = _DisplayedWorker, DisplayedJob
+    _DisplayedQueue.prefix = RedisKeys(deployment).queue_prefix if deployment else ""
+    web.Queue, web.Worker, web.Job = _DisplayedQueue, _DisplayedWorker, DisplayedJob
     web.get_queue_registry_jobs_count = jobs_page
     web.config.serializer = DisplaySerializer
     # For the whole process, so always set: the app that was made last decides where its pages read.
@@ -88,9 +116,19 @@ def make_app(redis_url: str, client: redis.Redis | None = None, read_only: bool 
     web.from_url = lambda *_, **__: (None, source)
     app = cli.make_flask_app(None, None, None, "")
     guard(app, login(), read_only)
-    app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
+    app.register_error_handler(RedisError, lambda error: _answer_of_redis(error, source))
+    app.config["RQ_DASHBOARD_REDIS_URL"] = parse_redis_url(redis_url).shown  # each page names it
     web.setup_rq_connection(app)
     return app
+
+
+def _answer_of_redis(error: RedisError, client: redis.Redis) -> Any:
+    """One line instead of a page, where Redis fails or denies the dashboard's user something."""
+    from flask import Response
+
+    failure = unavailable(error, client)
+    logging.getLogger(__name__).error("%s", failure)
+    return Response(f"{failure}\n", 403 if failure.cause == "denied" else 503, mimetype="text/plain")
 
 
 def run_dashboard(bind: str, port: int, read_only: bool = False) -> int:
@@ -105,7 +143,7 @@ def run_dashboard(bind: str, port: int, read_only: bool = False) -> int:
         )
     settings = load_settings(conf)
     client = connect(settings, timeout_s=_TIMEOUT_S)
-    app = make_app(settings.redis_url, client, read_only)
+    app = make_app(settings.redis_url, client, read_only, settings.deployment)
     server = _listen(bind, port, app)
     print(f"rq-dashboard listens on {_url(bind, server.port)} (Ctrl-C stops it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):

@@ -26,6 +26,33 @@ _PROCESS = Arg(
     choices=("launcher", "watcher"),
     default=None,
 )
+_ACL_TEAM = Arg(
+    ("--team",), help="Print only the launcher and the watcher of this team, with core.multi_team.", default=None
+)
+_ACL_PROCESS = Arg(
+    ("--process",),
+    help="Print only this user. status is for the command of that name, dashboard for the pages of rq-dashboard "
+    "(--read-only), operator for its pages and buttons. Default: all.",
+    choices=("scheduler", "launcher", "watcher", "status", "dashboard", "operator"),
+    default=None,
+)
+_ACL_FORMAT = Arg(
+    ("--format",),
+    help="file: lines of an ACL file (the default). setuser: commands for redis-cli.",
+    choices=("file", "setuser"),
+    default="file",
+)
+_REDIS_6 = Arg(
+    ("--redis-6",),
+    help="For Redis 6.2, which knows no patterns for reading only: such a user may also write these keys.",
+    action="store_true",
+)
+_PASSWORD_STDIN = Arg(
+    ("--password-stdin",),
+    help="Read the password of the --process from the first line of the standard input, and print its SHA-256. Without it, "
+    "a placeholder is printed, which Redis refuses.",
+    action="store_true",
+)
 _PORT = Arg(("--port",), help="Port on 127.0.0.1. Default: 0, any free port.", type=int, default=0)
 _KUBECONFIG_OUT = Arg(("--kubeconfig-out",), help="File to write the kubeconfig to.", required=True)
 _NAMESPACES = Arg(
@@ -78,6 +105,17 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                     "passed, 1 if one failed, 2 for a wrong command line; warnings do not count",
                     func=lazy_load_command("podrelay.cli.commands.check"),
                     args=(_TEAM, _PROCESS, _JSON),
+                ),
+                ActionCommand(
+                    name="acl",
+                    help="Print the users of Redis with the rights that each process of this deployment needs, and no others",
+                    description="Print one user of Redis for each process of this deployment, with the keys, channels and "
+                    "commands that it needs, and no others. To load them: put the lines into the ACL file that aclfile in "
+                    "redis.conf names, and run ACL LOAD in redis-cli. Or run the command with --format setuser, and pipe its "
+                    "lines into redis-cli. A password is printed as its SHA-256 only. Then give each process its user and "
+                    "password in redis_url, and run airflow podrelay check there.",
+                    func=lazy_load_command("podrelay.cli.commands.acl"),
+                    args=(_ACL_PROCESS, _ACL_TEAM, _ACL_FORMAT, _PASSWORD_STDIN, _REDIS_6),
                 ),
                 ActionCommand(
                     name="dashboard",

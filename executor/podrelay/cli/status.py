@@ -16,9 +16,8 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.settings import load_settings
 from podrelay.store.connection import connect, unavailable
-from podrelay.store.key_rings import KeyRing, announce, mismatches, read_rings
+from podrelay.store.key_rings import announced, mismatches
 from podrelay.store.liveness import registered_launchers
-from podrelay.store.script_table import evaluate
 
 # A command may wait longer than a heartbeat of the scheduler.
 _TIMEOUT_S = 5.0
@@ -47,7 +46,7 @@ def overview(team: str | None, now_s: float) -> Json:
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
             "refused_cleanups": _refused_cleanups(_hash(client, keys.throttle(cluster)), now_s),
             "suspended": bool(client.exists(redis_keys.RQ_SUSPENDED)),
-            "key_mismatches": mismatches(_key_rings(client, keys)),
+            "key_mismatches": mismatches(announced(client, keys)),
             "unacknowledged": client.zcard(keys.unacknowledged),
             "results": client.xlen(keys.results),
             "quarantine": client.xlen(keys.quarantine),
@@ -91,7 +90,10 @@ def _queue_names(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str
     launches = [
         queue
         for level_queue in keys.launch_queues(cluster)
-        for queue in (level_queue, *(name for name, of_level in fair_queues if of_level == level_queue))
+        for queue in (
+            level_queue,
+            *(name for name, of in fair_queues if of == level_queue and name.startswith(f"{of}.")),
+        )
     ]
     return [*launches, keys.cleanup_queue(cluster)]
 
@@ -130,10 +132,6 @@ def _watcher(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -
         "event_s_ago": _ago(watch.get("t_event"), now_s),
         "trouble": watch.get("trouble", "") if leads else "",
     }
-
-
-def _key_rings(client: redis.Redis, keys: RedisKeys) -> list[KeyRing]:
-    return read_rings(evaluate(client, announce(keys, None)))
 
 
 def _throttles(entry: dict[str, str], now_s: float) -> list[str]:

@@ -163,13 +163,23 @@ class RedisKeys:
         """
         return self.key(f"wake:{cluster}")
 
+    @property
+    def never_written(self) -> str:
+        """+ nothing: pattern of the keys that scripts delete although they never exist (`run_when_full` in prelude.lua)."""
+        return self.key("*:none")
+
     # --- RQ's, as rq-dashboard shows them -----------------------------------------------------------------------------
+    @property
+    def queue_prefix(self) -> str:
+        """What the names of this deployment's RQ queues and workers begin with. No other deployment's begin with it."""
+        return f"podrelay.{self.deployment}."
+
     def launch_queue(self, cluster: str, level: int = 0) -> str:
         """RQ queue of launches: `podrelay.<deployment>.<cluster>.launch`, and `.p<lowest weight>` for higher levels.
 
         Written by executors, and by launchers that requeue; read by launchers. Bounded: by the launches that wait.
         """
-        name = f"podrelay.{self.deployment}.{cluster}.launch"
+        name = f"{self.queue_prefix}{cluster}.launch"
         return name if level == 0 else f"{name}.p{1 << level}"
 
     def launch_queues(self, cluster: str) -> list[str]:
@@ -182,7 +192,18 @@ class RedisKeys:
         Written by the executor's acknowledgement, and by launchers for a pod that is not wanted any more; read by launchers.
         Bounded: one job per pod and action.
         """
-        return f"podrelay.{self.deployment}.{cluster}.cleanup"
+        return f"{self.queue_prefix}{cluster}.cleanup"
+
+    def worker(self, cluster: str, launcher: str) -> str:
+        """Hash: a launcher's registration as an RQ worker.
+
+        Written by the launcher; read by executors, `status` and rq-dashboard. Bounded: expires 60 s after its last renewal.
+        """
+        return RQ_WORKER_PREFIX + self.worker_name(cluster, launcher)
+
+    def worker_name(self, cluster: str, launcher: str) -> str:
+        """The name of a launcher among all RQ workers of a Redis."""
+        return f"{self.queue_prefix}{cluster}.{launcher}"
 
 
 # Set: the keys of all RQ queues. Executors and launchers add; launchers remove empty fair queues; rq-dashboard reads.
@@ -190,11 +211,16 @@ RQ_QUEUES = "rq:queues"
 # + job id: hash, one RQ job. Executors write, launchers write and read, rq-dashboard reads. Bounded: expires 10 minutes
 # after success, or a day after a failure; at most 10,000 finished, and 10,000 failed, jobs per queue.
 RQ_JOB_PREFIX = "rq:job:"
-# Set: worker keys, each RQ_WORKER_PREFIX + name. Launchers register; `status`, executors and rq-dashboard read. RQ removes
-# expired ones.
+# Set: worker keys, each RQ_WORKER_PREFIX + name. Launchers register; rq-dashboard reads. RQ removes expired ones.
 RQ_WORKERS = "rq:workers"
-# + name: hash, a launcher's registration. Expires 60 s after its last renewal.
+# + name: hash, the registration of an RQ worker (`RedisKeys.worker`), and its set of executions, which stays empty.
 RQ_WORKER_PREFIX = "rq:worker:"
+# + a random id: list, RQ's copy of a queue while rq-dashboard compacts it.
+RQ_COMPACTED_PREFIX = "rq:queue:_compact:"
+# + job id: a sorted set of the executions of one job; + job id and execution id: a hash. podrelay never uses them; RQ deletes
+# them with the job.
+RQ_EXECUTIONS_PREFIX = "rq:executions:"
+RQ_EXECUTION_PREFIX = "rq:execution:"
 # String: exists while an operator has suspended all workers (`rq suspend`). Claims read it.
 RQ_SUSPENDED = "rq:suspended"
 # + job id: RQ's stream of a job's results. Launchers write a job's error; rq-dashboard reads. Expires with the job.
@@ -204,6 +230,11 @@ RQ_RESULTS_PREFIX = "rq:results:"
 def rq_queue(name: str) -> str:
     """List: the ids of waiting jobs."""
     return f"rq:queue:{name}"
+
+
+def rq_workers(name: str) -> str:
+    """Set: the keys of the workers of one queue. Launchers register; executors and `status` read."""
+    return f"{RQ_WORKERS}:{name}"
 
 
 def rq_started(name: str) -> str:
@@ -224,3 +255,13 @@ def rq_finished(name: str) -> str:
 def rq_failed(name: str) -> str:
     """FailedJobRegistry, a sorted set: job id -> expiry. Trimmed to 10,000 entries."""
     return f"rq:failed:{name}"
+
+
+def rq_deferred(name: str) -> str:
+    """DeferredJobRegistry, a sorted set that podrelay never uses; rq-dashboard counts it."""
+    return f"rq:deferred:{name}"
+
+
+def rq_canceled(name: str) -> str:
+    """CanceledJobRegistry, a sorted set that podrelay never uses; rq-dashboard counts it."""
+    return f"rq:canceled:{name}"

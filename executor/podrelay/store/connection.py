@@ -5,8 +5,7 @@ The only module that opens connections and that translates Redis errors. Redis C
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,9 +25,11 @@ from redis.exceptions import (
 from redis.sentinel import MasterNotFoundError
 
 from podrelay.errors import ConfigError, RedisFull, RedisUnavailable
-from podrelay.redis_address import SENTINELS, URL, RedisAddress, parse_redis_url
+from podrelay.redis_address import SENTINELS, URL, parse_redis_url
 from podrelay.settings import Settings
-from podrelay.store import tls
+from podrelay.store import client_options, denials, tls
+from podrelay.store.script_table import evalsha, queue_loads
+from podrelay.store.scripts import permissions
 
 
 class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
@@ -50,16 +51,17 @@ def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
 
     :raises ConfigError: the address, a file that it names, or the Sentinel options are invalid.
     """
-    address = parse_redis_url(settings.redis_url)
-    connections = redis.connection
-    options = _options(settings, timeout_s, connections)
-    if settings.redis_sentinels:
-        sentinels = redis.Sentinel(
-            settings.redis_sentinels, **_sentinel_options(settings, address, options, connections)
-        )
-        return sentinels.master_for(_master(settings))
-    pool = redis.ConnectionPool(**_pool_options(address, options, connections))
-    return redis.Redis.from_pool(pool)
+    address, connections = parse_redis_url(settings.redis_url), redis.connection
+    options = client_options.general(settings, timeout_s, connections)
+    if not settings.redis_sentinels:
+        pool = redis.ConnectionPool(**client_options.of_pool(address, options, connections))
+        return redis.Redis.from_pool(pool)
+    sentinels = redis.Sentinel([], sentinel_kwargs={}, **client_options.of_master(address, options, connections))
+    sentinels.sentinels = [
+        redis.Redis.from_pool(redis.ConnectionPool(**each))
+        for each in client_options.of_sentinels(settings, address, options, connections)
+    ]
+    return sentinels.master_for(_master(settings))
 
 
 def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.asyncio.Redis:
@@ -67,16 +69,19 @@ def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.a
 
     :raises ConfigError: the address, a file that it names, or the Sentinel options are invalid.
     """
-    address = parse_redis_url(settings.redis_url)
-    connections = redis.asyncio.connection
-    options = _options(settings, timeout_s, connections)
-    if settings.redis_sentinels:
-        sentinels = redis.asyncio.sentinel.Sentinel(
-            settings.redis_sentinels, **_sentinel_options(settings, address, options, connections)
-        )
-        return sentinels.master_for(_master(settings), connection_pool_class=_AsyncSentinelPool)
-    pool = redis.asyncio.ConnectionPool(**_pool_options(address, options, connections))
-    return redis.asyncio.Redis.from_pool(pool)
+    address, connections = parse_redis_url(settings.redis_url), redis.asyncio.connection
+    options = client_options.general(settings, timeout_s, connections)
+    if not settings.redis_sentinels:
+        pool = redis.asyncio.ConnectionPool(**client_options.of_pool(address, options, connections))
+        return redis.asyncio.Redis.from_pool(pool)
+    sentinels = redis.asyncio.sentinel.Sentinel(
+        [], sentinel_kwargs={}, **client_options.of_master(address, options, connections)
+    )
+    sentinels.sentinels = [
+        redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**each))
+        for each in client_options.of_sentinels(settings, address, options, connections)
+    ]
+    return sentinels.master_for(_master(settings), connection_pool_class=_AsyncSentinelPool)
 
 
 def check(client: redis.Redis) -> list[str]:
@@ -140,9 +145,9 @@ def unavailable(error: Exception, client: Any = None) -> RedisUnavailable:
             cause="full",
             answered=True,
         )
-    if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and _is_denial(str(error))):
+    if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and denials.is_denial(str(error))):
         return RedisUnavailable(
-            f"Redis denies a command to the user of {URL} ({error}); docs/redis.md lists the rules it needs.",
+            denials.explain(str(error), user_of(client), URL),
             cause="denied",
             answered=True,
         )
@@ -157,7 +162,7 @@ def unavailable(error: Exception, client: Any = None) -> RedisUnavailable:
 
 def _cause(error: Exception, client: Any) -> str:
     if isinstance(error, MasterNotFoundError):  # its text quotes clients of redis-py
-        return (
+        return _sentinel_fault(error, client) or (
             f"No Sentinel of {SENTINELS} answers and names a master that is up: check their addresses and "
             "[podrelay] redis_sentinel_master."
         )
@@ -165,18 +170,33 @@ def _cause(error: Exception, client: Any) -> str:
     if why:
         return why
     kind = type(error).__name__
-    # Some errors quote a client or pool, which old releases of redis-py print with its password.
-    text = kind if "<redis." in str(error) else f"{kind}: {error}"
-    return f"Redis unavailable ({text}); check {URL}."
+    said = denials.without_command(str(error))
+    # Some errors quote a client or pool, which some releases of redis-py print with its options.
+    return f"Redis unavailable ({kind if '<redis.' in said else f'{kind}: {said}'}); check {URL}."
 
 
-def _is_denial(text: str) -> bool:
-    """Inside a script, a missing right is a plain error: the text of Redis up to 6.2 and 7, and of Valkey."""
-    return "The user executing the script can't" in text or "ACL failure in script" in text
+def _sentinel_fault(error: MasterNotFoundError, client: Any) -> str | None:
+    """The option that keeps the Sentinels from answering, as far as redis-py's text shows; None: they may just be away."""
+    text, options = str(error), list(map(connection_options, _sentinels_of(client)))
+    if "AuthenticationError" in text:
+        logs_in = any("credential_provider" in each for each in options)
+        remedy = "rejects the user or password: check" if logs_in else "requires a password: set"
+        return f"Sentinel {remedy} [podrelay] redis_sentinel_username and redis_sentinel_password."
+    return next(filter(None, (tls.explain(text, each, tls.SENTINEL) for each in options)), None)
+
+
+def _sentinels_of(client: Any) -> list[Any]:
+    manager = getattr(client.connection_pool, "sentinel_manager", None) if client is not None else None
+    return list(manager.sentinels) if manager is not None else []
 
 
 def connection_options(client: Any) -> Mapping[str, Any]:
     return client.connection_pool.connection_kwargs if client is not None else {}
+
+
+def user_of(client: Any) -> str:
+    """The user as whom a client logs in."""
+    return client_options.user_of(connection_options(client))
 
 
 def _uses_tls(client: redis.Redis) -> bool:
@@ -188,10 +208,19 @@ def _final_cause(error: RedisError, client: redis.Redis) -> str | None:
     options = connection_options(client)
     if isinstance(error, AuthenticationError):
         return str(unavailable(error))
+    if isinstance(error, MasterNotFoundError):
+        return _sentinel_fault(error, client) or next(
+            filter(None, map(_diagnose_sentinel, _sentinels_of(client))), None
+        )
     known = _no_database(error) or tls.explain(str(error), options)
     if known or not isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
         return known
     return tls.diagnose(options, _uses_tls(client), options["socket_connect_timeout"])
+
+
+def _diagnose_sentinel(sentinel: redis.Redis) -> str | None:
+    options = connection_options(sentinel)
+    return tls.diagnose(options, _uses_tls(sentinel), options["socket_connect_timeout"], tls.SENTINEL)
 
 
 def _no_database(error: Exception) -> str | None:
@@ -212,87 +241,24 @@ def redis_errors(client: Any = None) -> Iterator[None]:
         raise unavailable(error, client) from error
 
 
+def denied_calls(client: redis.Redis, calls: Sequence[Sequence[str]]) -> set[int]:
+    """Which of these commands, each complete, the user of this client may not run: their positions, from 1 on. Nothing is
+    run, and no denial is logged; Redis 6.2 cannot tell.
+
+    :raises RedisError: Redis failed, or refuses to run scripts.
+    """
+    call = permissions(calls)
+    queue_loads(client.pipeline(transaction=False), [call.name]).execute()
+    return set(map(int, evalsha(client, call) or ()))
+
+
 def _saves(client: redis.Redis) -> bool:
     try:
+        if denied_calls(client, [["config", "get", "save"]]):  # asked first: a denial would stand in Redis' ACL LOG
+            return True
         return bool(client.config_get("save").get("save"))
     except RedisError:  # managed services often forbid CONFIG, and then configure persistence themselves
         return True
-
-
-def _options(settings: Settings, timeout_s: float | None, connections: Any) -> dict[str, Any]:
-    limit_s = timeout_s if timeout_s is not None else settings.redis_timeout_s
-    return {
-        **_quiet(connections),
-        "socket_timeout": limit_s,
-        "socket_connect_timeout": limit_s,
-        "socket_keepalive": True,
-        "health_check_interval": 30,
-        # A retry inside the client would double the wait of a heartbeat; the callers retry.
-        "retry": None,
-        "retry_on_timeout": False,
-        "client_name": "podrelay",
-    }
-
-
-def _quiet(connections: Any) -> dict[str, Any]:
-    """No command that some servers refuse with each new connection: their counters of errors are for real ones.
-
-    :param connections: redis-py's module of connections, blocking or asyncio.
-    """
-    known = inspect.signature(connections.AbstractConnection.__init__).parameters
-    options: dict[str, Any] = {"protocol": 2}
-    if "maint_notifications_config" in known:
-        from redis.maint_notifications import MaintNotificationsConfig
-
-        options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
-    if "driver_info" in known:
-        return {**options, "driver_info": None}
-    return {**options, "lib_name": None, "lib_version": None}
-
-
-def _pool_options(address: RedisAddress, options: dict[str, Any], connections: Any) -> dict[str, Any]:
-    if address.tls:
-        return {**options, **_tls_options(address, connections), "connection_class": connections.SSLConnection}
-    if "path" not in address.options:
-        return {**options, **address.options, "connection_class": connections.Connection}
-    of_sockets = {name: value for name, value in options.items() if name != "socket_keepalive"}
-    return {**of_sockets, **address.options, "connection_class": connections.UnixDomainSocketConnection}
-
-
-def _tls_options(address: RedisAddress, connections: Any) -> dict[str, Any]:
-    tls.make_context(address.options)  # tries the files
-    known = inspect.signature(connections.SSLConnection.__init__).parameters
-    for name in address.options:
-        if name.startswith("ssl_") and name not in known:
-            raise ConfigError(
-                f"{URL}: redis-py {redis.__version__} does not know {name}: run `pip install -U redis`, or remove it."
-            )
-    return address.options
-
-
-def _sentinel_options(
-    settings: Settings, address: RedisAddress, options: dict[str, Any], connections: Any
-) -> dict[str, Any]:
-    """Options for the Sentinels, and for the master those of redis_url: user, password, database, TLS.
-
-    redis-py queries the Sentinels one by one: together they may take no longer than one call to Redis.
-    """
-    if "path" in address.options:
-        raise ConfigError(
-            f"{URL} names a Unix socket, and {SENTINELS} is set: write redis:// or rediss:// for the master, or empty it."
-        )
-    master = {"ssl": True, **_tls_options(address, connections)} if address.tls else dict(address.options)
-    for name in ("host", "port"):
-        master.pop(name)
-    each_s = options["socket_timeout"] / len(settings.redis_sentinels)
-    sentinels = {
-        **_quiet(connections),
-        "socket_timeout": each_s,
-        "socket_connect_timeout": each_s,
-        "socket_keepalive": True,
-        "retry": None,
-    }
-    return {"sentinel_kwargs": sentinels, **options, **master}
 
 
 def _master(settings: Settings) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import rows, text
+from podrelay.protocol.redis_values import number_of, rows, text
 from podrelay.store.script_table import ScriptCall
 
 # A process announces its keys this often; an announcement is obsolete after several of these.
@@ -40,10 +40,20 @@ def key_ring(process: str, cipher: PayloadCipher) -> KeyRing:
     return KeyRing(process, cipher.fingerprints)
 
 
-def announce(keys: RedisKeys, ring: KeyRing | None) -> ScriptCall:
-    """Announce a process' keys and read those of all; None: only read. `read_rings` reads the reply."""
-    process, fingerprints = (ring.process, ",".join(ring.fingerprints)) if ring else ("", "")
-    return ScriptCall("announce", [keys.key_rings], [process, fingerprints, OBSOLETE_S])
+def announce(keys: RedisKeys, ring: KeyRing) -> ScriptCall:
+    """Announce a process' keys and read those of all. `read_rings` reads the reply."""
+    return ScriptCall("announce", [keys.key_rings], [ring.process, ",".join(ring.fingerprints), OBSOLETE_S])
+
+
+def announced(client: Any, keys: RedisKeys) -> list[KeyRing]:
+    """The key rings of the processes that run, for a command that announces none and may not write."""
+    seconds, _ = client.time()
+    found = []
+    for process, announcement in client.hgetall(keys.key_rings).items():
+        fingerprints, _, at_s = text(announcement).partition(" ")
+        if number_of(at_s) > seconds - OBSOLETE_S:
+            found += [process, fingerprints]
+    return read_rings(found)
 
 
 def read_rings(reply: Sequence[Any]) -> list[KeyRing]:

@@ -38,21 +38,22 @@ class RegisteredLauncher:
 
 def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[RegisteredLauncher]:
     """The launchers registered for a cluster, dead ones included until their registration expires. Two round trips."""
-    members = sorted(map(text, client.smembers(redis_keys.RQ_WORKERS)))
+    ours = keys.worker(cluster, "")
+    registered = client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))
+    members = [member for member in sorted(map(text, registered)) if member.startswith(ours)]
     pipeline = client.pipeline(transaction=False)
     for member in members:
-        pipeline.hmget(member, ("queues", "state"))
+        pipeline.hget(member, "state")
         pipeline.pttl(member)
     replies = pipeline.execute() if members else []
-    queue = keys.launch_queue(cluster)
     return [
         RegisteredLauncher(
-            name=member.removeprefix(redis_keys.RQ_WORKER_PREFIX),
+            name=member.removeprefix(ours),
             state=text(state) or "?",
             last_seen_s=max(0.0, REGISTRATION_TTL_S - ttl_ms / 1000.0),
         )
-        for member, (queues, state), ttl_ms in zip(members, replies[::2], replies[1::2], strict=True)
-        if queue in text(queues).split(",") and ttl_ms != -2
+        for member, state, ttl_ms in zip(members, replies[::2], replies[1::2], strict=True)
+        if ttl_ms != -2
     ]
 
 

@@ -47,11 +47,6 @@ def evalsha(target: Any, call: ScriptCall) -> Any:
     return target.evalsha(script(call.name).sha, len(call.keys), *call.keys, *call.args)
 
 
-def evaluate(client: Any, call: ScriptCall) -> Any:
-    """Run the call once, for a command that does not keep the script loaded."""
-    return client.eval(script(call.name).text, len(call.keys), *call.keys, *call.args)
-
-
 def queue_calls(pipeline: Any, calls: Iterable[ScriptCall]) -> Any:
     """The pipeline, with the calls queued on it."""
     for call in calls:

@@ -1,5 +1,8 @@
 """One builder per Lua script: named arguments in, a `ScriptCall` out. Nothing else knows the order of KEYS and ARGV.
 
+KEYS are keys that a script writes: Redis asks for every right to them (`podrelay.protocol.access`). Those that it only reads
+or computes stand in ARGV.
+
 The builders are pure; `CircuitBreaker` (blocking) and `AsyncScripts` (asyncio) run what they return. The header of each
 script under `podrelay/protocol/lua` documents the reply.
 """
@@ -153,7 +156,9 @@ def claim(
     return ScriptCall(
         "claim",
         [
-            keys.throttle(cluster), keys.current, redis_keys.RQ_SUSPENDED, keys.quarantine, keys.fair_queues(cluster),
+            keys.throttle(cluster),
+            keys.quarantine,
+            keys.fair_queues(cluster),
             redis_keys.RQ_QUEUES,
         ],
         [
@@ -172,17 +177,19 @@ def claim(
             patience_s,
             probe_s,
             report_every_s,
+            keys.current,
+            redis_keys.RQ_SUSPENDED,
             *queues,
         ],
-    )  # fmt: skip
+    )
 
 
 def renew(keys: RedisKeys, *, lease_s: float, jobs: Iterable[HeldJob]) -> ScriptCall:
     """Renew leases."""
-    args: list[str | int | float] = [lease_s, keys.launch_prefix, redis_keys.rq_started("")]
+    args: list[str | int | float] = [lease_s, keys.launch_prefix, redis_keys.rq_started(""), keys.current]
     for job in jobs:
         args += job
-    return ScriptCall("renew", [keys.current], args)
+    return ScriptCall("renew", [], args)
 
 
 def reap(
@@ -291,8 +298,8 @@ def publish(
     :param not_genuine: the report in the ledger that this one replaces.
     """
     args: list[str | int | float] = [*fence, launch_id, attempt, outcome, result, now, results_max, not_genuine]
-    args += _flat(fields)
-    return ScriptCall("publish", [keys.launch(launch_id), keys.results, keys.unacknowledged, keys.watch(cluster)], args)
+    args += [keys.watch(cluster), *_flat(fields)]
+    return ScriptCall("publish", [keys.launch(launch_id), keys.results, keys.unacknowledged], args)
 
 
 def restore(
@@ -336,6 +343,12 @@ def lead(
 def resign(keys: RedisKeys, *, cluster: str, candidate: str, fresh_epoch: str) -> ScriptCall:
     """Give up leadership: `lead` with its leave argument."""
     return ScriptCall("lead", [keys.watch(cluster), keys.epoch], [candidate, "0", fresh_epoch, "leave", ""])
+
+
+# --- every process, at its start ------------------------------------------------------------------------------------
+def permissions(calls: Sequence[Sequence[str]]) -> ScriptCall:
+    """Ask which of these complete commands the user may not run."""
+    return ScriptCall("permissions", [], [json.dumps(calls)])
 
 
 def _flat(fields: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,6 @@
-"""TLS to Redis: tries the files that redis_url names, and says which option an error of TLS is about. Used by `connection`.
+"""TLS to Redis and Sentinels: tries the files that redis_url names, and finds the option that a TLS error is about.
+
+Used by `connection` and `client_options`.
 
 redis-py reads the files anew with each connection and reports what is wrong with them as a Redis that does not answer.
 """
@@ -9,15 +11,40 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from podrelay.errors import ConfigError
-from podrelay.redis_address import URL
+from podrelay.redis_address import SENTINELS, URL
 
 # A server that misses a client certificate says so within this time after the handshake; any other says nothing.
 _ALERT_WAIT_S = 0.3
 _PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom an error is about: its name, the option with its address, and how to use no TLS, or TLS, with it."""
+
+    name: str
+    option: str
+    without_tls: str
+    with_tls: str
+
+
+REDIS = Peer(
+    "Redis",
+    URL,
+    "write redis:// in place of rediss://, or name the TLS port",
+    "write rediss:// in place of redis://, with ssl_ca_certs=/path/ca.pem behind the ? unless the system trusts its CA",
+)
+SENTINEL = Peer(
+    "Sentinel",
+    SENTINELS,
+    "set [podrelay] redis_sentinel_tls to False, or name the TLS ports",
+    "set [podrelay] redis_sentinel_tls to True",
+)
 
 
 def make_context(options: Mapping[str, Any]) -> ssl.SSLContext:
@@ -43,54 +70,55 @@ def make_context(options: Mapping[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def explain(text: str, options: Mapping[str, Any]) -> str | None:
+def explain(text: str, options: Mapping[str, Any], peer: Peer = REDIS) -> str | None:
     """The option that an error of OpenSSL is about, and the remedy; None for any other error.
 
     :param options: those of the connection; their files are named.
     """
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return _unverified(text, options)
+        return _unverified(text, options, peer)
     certificate = options.get("ssl_certfile")
     if re.search(r"ALERT_(UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_\w+|UNSUPPORTED_CERTIFICATE|HANDSHAKE_FAILURE)", text):
         if certificate:
-            return f"Redis rejects the client certificate {certificate} (ssl_certfile in {URL}): {_reason(text)}."
-        return f"Redis requires a client certificate: set ssl_certfile and ssl_keyfile in {URL}."
+            return f"{peer.name} rejects the client certificate {certificate} (ssl_certfile in {URL}): {_reason(text)}."
+        return f"{peer.name} requires a client certificate: set ssl_certfile and ssl_keyfile in {URL}."
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-        return f"The port of {URL} does not use TLS: write redis:// in place of rediss://, or name the TLS port."
+        return _no_tls(peer)
     if "PROTOCOL_VERSION" in text or "UNSUPPORTED_PROTOCOL" in text:
-        return f"Redis and podrelay have no TLS version in common: check ssl_min_version in {URL}."
+        return f"{peer.name} and podrelay have no TLS version in common: check ssl_min_version in {URL}."
     return None
 
 
-def diagnose(options: Mapping[str, Any], tls: bool, limit_s: float) -> str | None:
+def diagnose(options: Mapping[str, Any], tls: bool, limit_s: float, peer: Peer = REDIS) -> str | None:
     """Connect to the server without logging in, to find out why redis-py could not: None if TLS is not the reason."""
     if "host" not in options:  # a Unix socket, or a master whose host the Sentinels name
         return None
     try:
         if not tls:
-            return _if_it_uses_tls(options, limit_s)
+            return _if_it_uses_tls(options, limit_s, peer)
         if _answers_without_tls(options, limit_s):
-            return f"The port of {URL} does not use TLS: write redis:// in place of rediss://, or name the TLS port."
+            return _no_tls(peer)
         with _connection(options, limit_s) as plain:
             context = make_context(options)
             with context.wrap_socket(plain, server_hostname=options["host"]) as secured:
                 secured.settimeout(min(limit_s, _ALERT_WAIT_S))
                 secured.recv(1)
     except ssl.SSLError as error:
-        return explain(str(error), options)
+        return explain(str(error), options, peer)
     except OSError:
         pass
     return None
 
 
-def _if_it_uses_tls(options: Mapping[str, Any], limit_s: float) -> str | None:
+def _if_it_uses_tls(options: Mapping[str, Any], limit_s: float, peer: Peer) -> str | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
     with _connection(options, limit_s) as plain, context.wrap_socket(plain):
-        return (
-            f"The port of {URL} uses TLS: write rediss:// in place of redis://, with ssl_ca_certs=/path/ca.pem behind the ? "
-            "unless the system trusts its CA."
-        )
+        return f"The port of {peer.option} uses TLS: {peer.with_tls}."
+
+
+def _no_tls(peer: Peer) -> str:
+    return f"The port of {peer.option} does not use TLS: {peer.without_tls}."
 
 
 def _answers_without_tls(options: Mapping[str, Any], limit_s: float) -> bool:
@@ -106,13 +134,17 @@ def _connection(options: Mapping[str, Any], limit_s: float) -> socket.socket:
     return socket.create_connection((options["host"], options["port"]), timeout=limit_s)
 
 
-def _unverified(text: str, options: Mapping[str, Any]) -> str:
+def _unverified(text: str, options: Mapping[str, Any], peer: Peer) -> str:
     why = _reason(text)
     if "mismatch" in text:
-        return f"The certificate of Redis is for another host ({why}): write its host in {URL}, or ssl_check_hostname=false."
+        return (
+            f"The certificate of {peer.name} is for another host ({why}): write its host in {peer.option}, or "
+            f"ssl_check_hostname=false in {URL}."
+        )
     if "expired" in text or "not yet valid" in text:
         return (
-            f"The certificate of Redis, or its CA, is out of date ({why}): renew it, or set the clock of this machine."
+            f"The certificate of {peer.name}, or its CA, is out of date ({why}): renew it, or set the clock of this "
+            "machine."
         )
     trusted = options.get("ssl_ca_certs") or options.get("ssl_ca_path")
     remedy = (
@@ -120,7 +152,7 @@ def _unverified(text: str, options: Mapping[str, Any]) -> str:
         if trusted
         else f"set ssl_ca_certs in {URL} to the file of its CA"
     )
-    return f"The certificate of Redis is not trusted ({why}): {remedy}."
+    return f"The certificate of {peer.name} is not trusted ({why}): {remedy}."
 
 
 def _reason(text: str) -> str:

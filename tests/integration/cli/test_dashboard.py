@@ -342,3 +342,38 @@ def test_the_login_guards_every_address(redis_url: str, monkeypatch: pytest.Monk
         assert page.get(path, auth=("", "")).status_code == 401, path
     assert page.post("/requeue/mail").status_code == 401
     assert page.get("/0/data/queues.json", auth=("admin", "sécret")).status_code == 200
+
+
+def test_no_page_shows_the_password(redis_url: str) -> None:
+    page = make_app(f"{redis_url}?username=somebody&password=hunter2", redis.Redis.from_url(redis_url)).test_client()
+    shown = page.get("/0/view", follow_redirects=True).get_data(as_text=True)
+    assert redis_url in shown
+    assert "hunter2" not in shown
+    assert "somebody" not in shown
+
+
+def test_a_page_moves_no_job(redis_url: str) -> None:
+    """RQ cleans a registry up when its length is asked for: it would put back the job of a lease that has just ended."""
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    client.hset("rq:job:l_0", mapping={"status": "started", "origin": "mail", "data": "[]", "retries_left": "5",
+                "created_at": "2026-11-20T00:00:00.000000Z"})  # fmt: skip
+    client.zadd("rq:wip:mail", {"l_0:e": 1})
+    page = make_app(redis_url, redis.Redis.from_url(redis_url)).test_client()
+    assert len(page.get("/0/data/jobs/mail/started/8/asc/1.json").get_json()["jobs"]) == 1
+    assert client.zrange("rq:wip:mail", 0, -1) == ["l_0:e"]
+    assert client.hget("rq:job:l_0", "status") == "started"
+
+
+def test_only_the_deployments_own_queues_and_launchers_are_listed(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    client.sadd(
+        "rq:queues", "rq:queue:podrelay.etl.default.launch", "rq:queue:podrelay.etl2.default.launch", "rq:queue:mail"
+    )
+    for worker in ("podrelay.etl.default.h-1", "podrelay.etl2.default.h-1", "w"):
+        client.sadd("rq:workers", f"rq:worker:{worker}")
+        client.hset(f"rq:worker:{worker}", mapping={"birth": "2026-11-20T00:00:00.000000Z", "state": "idle"})
+    page = make_app(redis_url, client, deployment="etl").test_client()
+    queues = page.get("/0/data/queues.json").get_json()["queues"]
+    workers = page.get("/0/data/workers.json").get_json()["workers"]
+    assert [queue["name"] for queue in queues] == ["podrelay.etl.default.launch"]
+    assert [worker["name"] for worker in workers] == ["podrelay.etl.default.h-1"]

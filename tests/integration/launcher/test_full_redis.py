@@ -65,7 +65,7 @@ def test_leases_and_registration_are_renewed_in_a_full_redis(rig: LauncherRig, m
         async with rig.launcher() as launcher:
             await until(rig.in_hand)
             rig.redis.config_set("maxmemory", 1)
-            key = redis_keys.RQ_WORKER_PREFIX + launcher.name
+            key = rig.names.worker("default", launcher.name)
             await until(lambda: rig.redis.exists(key))
             rig.redis.expire(key, 20)
             await asyncio.sleep(1.5 * rig.settings.launch_lease_s)
@@ -116,7 +116,7 @@ def test_an_outcome_that_redis_refuses_stays_in_hand(rig: LauncherRig, guarded: 
         leases.hold([job])
         rig.redis.execute_command("ACL", "SETUSER", "launcher", f"-{right}")
         leases.finish(disposition(queue, job, what))
-        with pytest.raises(RedisUnavailable, match="denies a command"):
+        with pytest.raises(RedisUnavailable, match="denies"):
             await leases.flush()
         await leases.renew()
         assert (rig.in_hand(), len(leases)) == (1, 1)

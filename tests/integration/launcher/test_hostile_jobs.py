@@ -11,8 +11,8 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.protocol.sizes import JOB_MAX
 from podrelay.store import scripts
-from podrelay.store.script_table import evaluate
 from tests.harness.launcher_rig import LauncherRig
+from tests.harness.lua import evaluate
 from tests.harness.waiting import until
 from tests.integration.launcher.test_launcher import during, forge
 

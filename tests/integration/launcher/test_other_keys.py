@@ -13,8 +13,8 @@ from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.launch_queue import Acknowledgement
-from podrelay.store.script_table import evaluate
 from tests.harness.launcher_rig import LauncherRig
+from tests.harness.lua import evaluate
 from tests.harness.waiting import until
 
 OTHER_KEY = Fernet.generate_key().decode()

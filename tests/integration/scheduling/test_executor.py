@@ -700,9 +700,11 @@ def test_a_task_that_waits_for_a_launcher_gets_an_event_that_there_is_none(
     """Within 15 s of the hand-over and once a minute; not for a task with a pod, and not while a launcher is alive."""
     settings = load_settings(airflow_conf, FERNET_KEY)
     queue = outside.names.launch_queue("default")
-    rq_worker = Registration(settings, "host-1-aa", [queue], lambda: (0, 0, False))
+    rq_worker = Registration(
+        settings, outside.names.worker_name("default", "host-1-aa"), [queue], lambda: (0, 0, False)
+    )
     rq_worker._heartbeat()
-    worker = redis_keys.RQ_WORKER_PREFIX + "host-1-aa"
+    worker = outside.names.worker("default", "host-1-aa")
     assert outside.redis.ttl(worker) > 55  # what `liveness` relies on
     first, second = make_task_instances(2)
     key, _ = hand_over(executor, first)

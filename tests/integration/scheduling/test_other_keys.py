@@ -24,8 +24,8 @@ from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.unreadable import NOTICE
 from podrelay.store import scripts
 from podrelay.store.key_rings import KeyRing, announce
-from podrelay.store.script_table import evaluate
 from tests.conftest import FERNET_KEY
+from tests.harness.lua import evaluate
 from tests.harness.task_instances import OWNER, load, make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
 from tests.integration.scheduling.test_executor import hand_over

@@ -331,6 +331,7 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     (oversized_job, claim()),
     (ended, publish("failed", not_genuine="sealed")),
     (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
+    (nothing, scripts.permissions([["ping"]])),
     (nothing, quarantine(KEYS, [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "why")])),
 ]  # fmt: skip
 

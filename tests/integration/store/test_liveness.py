@@ -20,10 +20,10 @@ KEYS = RedisKeys("liveness")
 NOW_S = time.time()
 
 
-def register(client: redis.Redis, name: str, silent_s: float, queue: str) -> None:
-    key = redis_keys.RQ_WORKER_PREFIX + name
-    client.sadd(redis_keys.RQ_WORKERS, key)
-    client.hset(key, mapping={"queues": f"other,{queue}", "state": "idle"})
+def register(client: redis.Redis, name: str, silent_s: float, cluster: str) -> None:
+    key = KEYS.worker(cluster, name)
+    client.sadd(redis_keys.rq_workers(KEYS.launch_queue(cluster)), key)
+    client.hset(key, mapping={"state": "idle"})
     client.pexpire(key, int((REGISTRATION_TTL_S - silent_s) * 1000))
 
 
@@ -40,9 +40,10 @@ def waiting_without_launcher(url: str) -> list[str]:
 )
 def test_a_silent_launcher_is_dead_for_everyone(redis_url: str, silent_s: float, alive: bool) -> None:
     client = redis.Redis.from_url(redis_url)
-    register(client, "ours", silent_s, KEYS.launch_queue("default"))
-    register(client, "of-another-cluster", 0.0, KEYS.launch_queue("other"))
-    client.sadd(redis_keys.RQ_WORKERS, redis_keys.RQ_WORKER_PREFIX + "expired")
+    register(client, "ours", silent_s, "default")
+    register(client, "of-another-cluster", 0.0, "other")
+    queue = redis_keys.rq_workers(KEYS.launch_queue("default"))
+    client.sadd(queue, KEYS.worker("default", "expired"), "rq:worker:not-of-this-deployment", KEYS.current)
     client.hset(KEYS.launch("waits"), mapping={"state": "offered", "t_offered": NOW_S - 10.0})
     client.hset(KEYS.launch("young"), mapping={"state": "offered", "t_offered": NOW_S - 1.0})
     client.hset(KEYS.launch("claimed"), mapping={"state": "claimed", "t_offered": NOW_S - 10.0})

@@ -34,10 +34,54 @@ def test_tls_and_options_of_the_address_apply(make: Make, sentinels: dict[str, A
     ca = str(tmp_path / "ca.crt")
     pool = make(settings(f"rediss://user:p%40ss@unused:1/3?ssl_ca_certs={ca}", **sentinels)).connection_pool
     assert issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
-    found = {name: pool.connection_kwargs[name] for name in ("username", "password", "db", "ssl_ca_certs")}
-    assert found == {"username": "user", "password": "p@ss", "db": 3, "ssl_ca_certs": ca}
+    assert {name: pool.connection_kwargs[name] for name in ("db", "ssl_ca_certs")} == {"db": 3, "ssl_ca_certs": ca}
+    assert pool.connection_kwargs["credential_provider"].get_credentials() == ("user", "p@ss")
     # redis-py 5 checks no host name unless asked to.
     assert pool.connection_kwargs["ssl_check_hostname"] is True
+
+
+@both
+@pytest.mark.parametrize("sentinels", [{}, SENTINELS], ids=["alone", "sentinel"])
+def test_no_print_of_a_client_shows_a_secret(make: Make, sentinels: dict[str, Any], tmp_path: Path) -> None:
+    """redis-py 6 and 7 print the options of each connection wherever a client or a pool is printed."""
+    make_certificates(tmp_path)
+    files = f"ssl_certfile={tmp_path}/client.crt&ssl_keyfile={tmp_path}/client.key"
+    login = {**sentinels, "redis_sentinel_username": "u", "redis_sentinel_password": "SECRET"} if sentinels else {}
+    clients = [make(settings("redis://user:SECRET@host/0", **login)), make(settings("redis://:SECRET@host/0", **login))]
+    if "ssl_password" in inspect.signature(connections_of(make).SSLConnection.__init__).parameters:
+        clients.append(make(settings(f"rediss://u:SECRET@host/0?{files}&ssl_password=SECRET", **login)))
+    if not sentinels:
+        clients.append(make(settings("unix:///r.sock?password=SECRET")))
+    for client in clients:
+        pools = [client.connection_pool, *(item.connection_pool for item in sentinels_of(client))]
+        printed = [client, *pools, *(pool.connection_kwargs for pool in pools)]
+        printed += [f"{name}={value}" for pool in pools for name, value in pool.connection_kwargs.items()]
+        assert "SECRET" not in "".join(f"{item}{item!r}" for item in printed)
+
+
+def connections_of(make: Make) -> Any:
+    return redis.connection if make is connect else redis.asyncio.connection
+
+
+def sentinels_of(client: Any) -> list[Any]:
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    return list(manager.sentinels) if manager else []
+
+
+@both
+def test_sentinels_are_contacted_as_configured(make: Make, tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    url = f"rediss://user:p@unused:1/3?ssl_ca_certs={tmp_path}/ca.crt"
+    (plain,) = sentinels_of(make(settings(url, **SENTINELS)))
+    assert not issubclass(plain.connection_pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
+    assert "credential_provider" not in plain.connection_pool.connection_kwargs
+    login = {"redis_sentinel_username": "s", "redis_sentinel_password": "q", "redis_sentinel_tls": True}
+    (secured,) = sentinels_of(make(settings(url, **SENTINELS, **login)))
+    assert issubclass(secured.connection_pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
+    options = secured.connection_pool.connection_kwargs
+    assert options["credential_provider"].get_credentials() == ("s", "q")
+    assert (options["host"], options["port"], options["ssl_ca_certs"]) == ("a", 26379, f"{tmp_path}/ca.crt")
+    assert "db" not in options
 
 
 @both
@@ -82,8 +126,7 @@ def test_a_key_with_its_password_is_read(make: Make, tmp_path: Path) -> None:
     make_certificates(tmp_path)
     files = f"ssl_certfile={tmp_path}/client.crt&ssl_keyfile={tmp_path}/locked.key"
     url = f"rediss://host?{files}&ssl_password={KEY_PASSWORD.decode()}"
-    connections = redis.connection if make is connect else redis.asyncio.connection
-    if "ssl_password" in inspect.signature(connections.SSLConnection.__init__).parameters:
+    if "ssl_password" in inspect.signature(connections_of(make).SSLConnection.__init__).parameters:
         make(settings(url))
         return
     with pytest.raises(ConfigError, match="does not know ssl_password: run `pip install -U redis`"):

@@ -11,7 +11,7 @@ from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.store import scripts
 from podrelay.store.bounded_reads import read_entries, read_stream
-from podrelay.store.key_rings import announce
+from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall, script
@@ -48,7 +48,8 @@ CALLS = [
     request_logs(KEYS, cluster="c", requests=[]),
     read_stream(KEYS, KEYS.results, "0-0"),
     read_entries(KEYS, []),
-    announce(KEYS, None),
+    scripts.permissions([]),
+    announce(KEYS, KeyRing("p", ("f",))),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip
 
@@ -86,7 +87,7 @@ def test_repeated_arguments_follow_in_the_order_of_the_header() -> None:
     acknowledge = scripts.acknowledge(KEYS, cluster="c", now_s=1.0, ledger_ttl_s=2.0, launches=launches)
     assert list(acknowledge.args[11:]) == ["l", 0, "s", "1", "id", "data", "text", "m", 1, "t", "0", "", "", ""]
     renew = scripts.renew(KEYS, lease_s=6.0, jobs=[HeldJob("j", "e", "q", "launch")])
-    assert list(renew.args[3:]) == ["j", "e", "q", "launch"]
+    assert list(renew.args[4:]) == ["j", "e", "q", "launch"]
     entries = [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "because")]
     assert list(quarantine(KEYS, entries).args[1:]) == [
         "job",

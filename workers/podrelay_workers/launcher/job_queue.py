@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Sequence
 
 import redis.asyncio
+from redis.exceptions import ResponseError
 
-from podrelay.errors import QuarantineKind
+from podrelay.errors import QuarantineKind, RedisUnavailable
 from podrelay.protocol import jobs
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
@@ -22,6 +23,7 @@ from podrelay.protocol.retention import FINISHED_MAX
 from podrelay.settings import Settings
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
+from podrelay.store.connection import unavailable
 from podrelay.store.outage_log import OutageLog
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.scripts import HeldJob, ThrottleEvent
@@ -193,6 +195,10 @@ class JobQueue:
             finished_max=FINISHED_MAX,
         )
         return [text(answer) for answer in await self._runner.run(call)]
+
+    def refusal(self, error: str) -> RedisUnavailable:
+        """The error for the answer `refused` of `finish`."""
+        return unavailable(ResponseError(error), self._runner.client)
 
     def with_cleanup(self, job: Job, cleanup: CleanupRequest, attempt: int, what: What = "order") -> Disposition:
         """A disposition that queues a clean-up job: together with giving up `job` (`abandon`), or on its own."""

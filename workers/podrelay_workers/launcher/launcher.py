@@ -114,7 +114,9 @@ class Launcher:
         )  # fmt: skip
         self._reap_interval_s = settings.launch_lease_s / 2
         queues = [*self._launch_queue.queues, *self._cleanup_queue.queues]
-        self._registration = Registration(settings, self.name, queues, self._counts)
+        self._registration = Registration(
+            settings, RedisKeys(settings.deployment).worker_name(cluster, self.name), queues, self._counts
+        )
 
     async def run(self) -> None:
         """Work until shutdown; then finish the jobs in flight, put back the rest, and unregister."""

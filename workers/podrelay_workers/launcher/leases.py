@@ -7,10 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from redis.exceptions import ResponseError
-
 from podrelay.errors import RedisUnavailable
-from podrelay.store.connection import unavailable
 from podrelay_workers.launcher.job_queue import CHUNK, JobQueue
 from podrelay_workers.launcher.leased_job import Disposition, Job, back
 from podrelay_workers.runtime.backoff import Backoff
@@ -125,7 +122,7 @@ class Leases:
                     self._written(disposition, answer)
         if refused:
             self._unwritten += refused
-            refusal = unavailable(ResponseError(error))
+            refusal = self._queue.refusal(error)
             self._queue.outages.failed(refusal)
             raise refusal
 

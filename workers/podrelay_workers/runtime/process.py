@@ -18,9 +18,11 @@ import redis.asyncio
 
 from podrelay import health
 from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check, connect, connect_async
 from podrelay.store.outage_log import OutageLog
+from podrelay.store.permissions import require_rights
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.runtime.state_signals import ignore_while_starting
@@ -78,7 +80,8 @@ def report_wait(role: Role, team: str | None, place: str) -> Callable[[str], Non
 async def redis_client(
     role: Role, settings: Settings, team: str | None, shutdown: Shutdown, timeout_s: float = REDIS_TIMEOUT_S
 ) -> AsyncIterator[redis.asyncio.Redis]:
-    """A client, once Redis has answered or shutdown was requested. Enter it last: it also freezes the garbage collector.
+    """A client, once Redis has answered and allows what this process needs, or shutdown was requested. Enter it last: it also
+    freezes the garbage collector.
 
     :raises ConfigError: Redis can never work like this: wrong password, a Redis Cluster, too old.
     """
@@ -97,7 +100,7 @@ async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shut
     backoff, outages = Backoff(0.2, 2.0), OutageLog(log, "Waiting for Redis.")
     while not shutdown.requested:
         try:
-            for warning in await asyncio.to_thread(_check_redis, settings):
+            for warning in await asyncio.to_thread(_check_redis, role, settings, team or DEFAULT_CLUSTER):
                 log.warning("%s", warning)
             outages.worked()
             return
@@ -107,6 +110,8 @@ async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shut
             await shutdown.wait(backoff.failed())
 
 
-def _check_redis(settings: Settings) -> list[str]:
+def _check_redis(role: Role, settings: Settings, cluster: str) -> list[str]:
     with connect(settings, timeout_s=REDIS_TIMEOUT_S) as client:
-        return check(client)
+        warnings = check(client)
+        require_rights(client, role, settings.deployment, cluster)
+        return warnings

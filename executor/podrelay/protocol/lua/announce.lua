@@ -2,15 +2,13 @@
 -- Runs behind prelude.lua.
 --
 -- KEYS: 1 key_rings
--- ARGV: 1 process, '' = only read  2 its fingerprints, separated by commas, that of the encrypting key first
+-- ARGV: 1 process  2 its fingerprints, separated by commas, that of the encrypting key first
 --       3 seconds after which an announcement is obsolete
 -- Returns flat: process, fingerprints, for each process whose announcement is not obsolete.
 run_when_full(KEYS[1])
 local now, reply = redis_time(), {}
-if ARGV[1] ~= '' then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. seconds(now))
-  redis.call('EXPIRE', KEYS[1], 3600)
-end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. seconds(now))
+redis.call('EXPIRE', KEYS[1], 3600)
 local announced = redis.call('HGETALL', KEYS[1])
 for i = 1, #announced, 2 do
   if #announced[i] + #announced[i + 1] > VALUE_MAX then announced[i + 1] = '' end

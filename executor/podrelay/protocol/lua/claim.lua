@@ -1,11 +1,12 @@
 -- Lease jobs from the queues of one cluster: RQ's keys, the fence, the lease and the ledger in one atomic step.
 -- Runs behind prelude.lua.
 --
--- KEYS: 1 throttle:<cluster>  2 current  3 rq:suspended  4 quarantine  5 fair_queues:<cluster>  6 rq:queues
+-- KEYS: 1 throttle:<cluster>  2 quarantine  3 fair_queues:<cluster>  4 rq:queues
 -- ARGV: 1 maximum number of jobs  2 how many of them from the lowest queue that has any  3 lease (s)  4 worker
 --       5 execution id  6 now (RQ's text)  7 launch | cleanup  8 launch prefix  9 rq:job prefix  10 rq:queue prefix
 --       11 rq:wip prefix  12 rq:scheduled prefix  13 seconds since the offer after which waiting for quota ends (0: never)
 --       14 seconds after which a namespace's probe is given up  15 seconds between two reports of one wait
+--       16 current  17 rq:suspended
 --       then the queues, the most urgent first
 -- Returns wait (s; > 0: nothing of this kind may be sent before), failures in a row, seconds until the next launch is due (-1:
 --   none waits), 1 if the queues hold more jobs, number of superseded jobs dropped,
@@ -21,7 +22,7 @@ run_when_full(KEYS[1])
 local most, low, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local worker, execution, text, launches = ARGV[4], ARGV[5], ARGV[6], ARGV[7] == 'launch'
 local launch_prefix, job_prefix, list_prefix, wip_prefix, scheduled_prefix = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local patience, probe_s, report_every_s, first = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), 16
+local patience, probe_s, report_every_s, first = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), 18
 local now = redis_time()
 
 local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
@@ -33,20 +34,20 @@ local function pause_of(name)
   local left = number_in_throttle(name) - now
   if left <= PAUSE_MOST_S then return left end
   redis.call('HDEL', KEYS[1], name)
-  quarantine(KEYS[4], name, 'pause', 'a pause of more than ' .. PAUSE_MOST_S .. ' s')
+  quarantine(KEYS[2], name, 'pause', 'a pause of more than ' .. PAUSE_MOST_S .. ' s')
   return 0
 end
 local pause = pause_of('until')
 if not launches then pause = math.max(pause, pause_of('cleanup_until')) end
 if pause > 0 then return { seconds(pause), failures, '-1', 0, 0, {}, {}, seconds(now), 0 } end
-if redis.call('EXISTS', KEYS[3]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now), 1 } end
+if redis.call('EXISTS', ARGV[17]) == 1 then return { '1', failures, '-1', 0, 0, {}, {}, seconds(now), 1 } end
 
 local jobs, reports, dropped, seen, taken, bytes = {}, {}, 0, 0, 0, 0
 local CLAIM_MAX = 8388608  -- bytes of data after which a claim takes no further job
 local limit = most + 256  -- delayed and dropped jobs count too, so that one call stays short
 
 local function reject(id, key, kind, why)
-  quarantine(KEYS[4], id, kind, why)
+  quarantine(KEYS[2], id, kind, why)
   redis.call('HSET', key, 'status', 'failed', 'ended_at', text)
   redis.call('EXPIRE', key, 600)
 end
@@ -97,6 +98,7 @@ local function delay(queue, id, key, ledger, launch, entry, at)
 end
 
 local function admit(queue, id)
+  if not is_job_id(id) then return quarantine(KEYS[2], id, 'malformed', 'not a job id of ours') end
   local key = job_prefix .. id
   local job = bounded(redis.call('HMGET', key, 'status', 'waits'))
   if not job[1] or job[1] ~= 'queued' then return end  -- withdrawn or deleted; or the list names the id twice
@@ -107,7 +109,7 @@ local function admit(queue, id)
     return reject(id, key, 'oversized', 'a job with ' .. length .. ' bytes of data, more than podrelay writes')
   end
   local offered, reported, probe, reason, message = '0', '0', '0', '', ''
-  local skew, attempt_offered = '0', '0'
+  local skew, attempt_offered, claimed = '0', '0', nil
   if launches then
     local launch, attempt = parse_job_id(id)
     if not launch then return reject(id, key, 'malformed', 'not a job id of ours') end
@@ -120,7 +122,7 @@ local function admit(queue, id)
       return reject(id, key, 'malformed', 'the ledger knows no such launch')
     end
     if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
-    if entry[2] ~= attempt or redis.call('HGET', KEYS[2], entry[3] or '') ~= launch then return drop(key) end
+    if entry[2] ~= attempt or redis.call('HGET', ARGV[16], entry[3] or '') ~= launch then return drop(key) end
     offered, reported, skew, attempt_offered = entry[5] or '0', entry[6] or '0', entry[7] or '0', entry[8] or '0'
     local admission = gate(entry[4] or '')
     if admission == 'probe' then
@@ -132,10 +134,12 @@ local function admit(queue, id)
         return delay(queue, id, key, ledger, launch, entry, admission)
       end
     end
-    redis.call('HSET', ledger, 'state', 'claimed', 'launcher', worker, 't_claimed', seconds(now))
+    claimed = ledger
   end
-  redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
+  -- First: if Redis refuses a later write, the job stays queued, and this lease ends.
   redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), id .. ':' .. execution)
+  if claimed then redis.call('HSET', claimed, 'state', 'claimed', 'launcher', worker, 't_claimed', seconds(now)) end
+  redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
   taken, bytes = taken + 1, bytes + length
   for _, value in ipairs({ id, queue, redis.call('HGET', key, 'data'), job[2] or '0', offered, reported, probe, reason, message, skew, attempt_offered }) do
     jobs[#jobs + 1] = value
@@ -145,25 +149,34 @@ end
 -- Level's queue -> itself and its fair queues; level's queue -> the place in that row that was served last.
 local rows, served = {}, {}
 for i = first, #ARGV do rows[ARGV[i]] = { ARGV[i] } end
-local fair_queues = launches and redis.call('HGETALL', KEYS[5]) or {}
+local fair_queues = launches and redis.call('HGETALL', KEYS[3]) or {}
 for i = 1, #fair_queues, 2 do
-  local row = rows[fair_queues[i + 1]]
-  if row then row[#row + 1] = fair_queues[i] else served[fair_queues[i]] = tonumber(fair_queues[i + 1]) end
+  local name, of = fair_queues[i], fair_queues[i + 1]
+  if not rows[of] then served[name] = tonumber(of)
+  elseif string.sub(name, 1, #of + 1) == of .. '.' then rows[of][#rows[of] + 1] = name
+  else redis.call('HDEL', KEYS[3], name) end  -- no script gives a fair queue such a name
 end
 
 -- Pop ids from a list and admit each job; returns whether the list may hold more.
 local function pop(queue, name, count)
   local ids = redis.call('LPOP', list_prefix .. name, count) or {}
+  -- The ids from this place on go back to the front of their list.
+  local function put_back(first_id)
+    for j = #ids, first_id, -1 do redis.call('LPUSH', list_prefix .. name, ids[j]) end
+  end
   for i, id in ipairs(ids) do
     if bytes > CLAIM_MAX then  -- the rest waits for the next claim
-      for j = #ids, i, -1 do redis.call('LPUSH', list_prefix .. name, ids[j]) end
+      put_back(i)
       seen = limit
       return true
     end
     seen = seen + 1
     local succeeded, caught = pcall(admit, queue, id)
-    if not succeeded then  -- a key of another type: rejects one id, not its batch
-      quarantine(KEYS[4], id, 'malformed', 'its keys are not of our making: ' .. error_text(caught))
+    if not succeeded and not is_data_fault(error_text(caught)) then  -- Redis refuses a command: no fault of this job
+      put_back(i)
+      error(caught, 0)
+    elseif not succeeded then  -- a key of another type: rejects one id, not its batch
+      quarantine(KEYS[2], id, 'malformed', 'its keys are not of our making: ' .. error_text(caught))
     end
   end
   return #ids == count
@@ -182,7 +195,7 @@ local function take(queue, want)
       if not empty[place] and not pop(queue, row[place], count) then empty[place], left = true, left - 1 end
     end
   end
-  if #row > 1 then served[queue] = place; redis.call('HSET', KEYS[5], queue, place) end
+  if #row > 1 then served[queue] = place; redis.call('HSET', KEYS[3], queue, place) end
 end
 
 -- Launches whose wait is over go to the front of their queue, the longest wait first.
@@ -191,7 +204,7 @@ for i = first, #ARGV do
   local ids = redis.call('ZRANGEBYSCORE', scheduled_prefix .. ARGV[i], '-inf', seconds(now), 'LIMIT', 0, most)
   for j = #ids, 1, -1 do
     redis.call('ZREM', scheduled_prefix .. ARGV[i], ids[j])
-    if redis.call('HGET', job_prefix .. ids[j], 'status') == 'scheduled' then
+    if is_job_id(ids[j]) and redis.call('HGET', job_prefix .. ids[j], 'status') == 'scheduled' then
       redis.call('HSET', job_prefix .. ids[j], 'status', 'queued')
       redis.call('LPUSH', list_prefix .. ARGV[i], ids[j])
     end
@@ -215,11 +228,11 @@ for i = first, #ARGV do
     if redis.call('EXISTS', list_prefix .. row[place]) == 1 then
       left = left + 1
     else
-      redis.call('HDEL', KEYS[5], row[place])
-      redis.call('SREM', KEYS[6], list_prefix .. row[place])
+      redis.call('HDEL', KEYS[3], row[place])
+      redis.call('SREM', KEYS[4], list_prefix .. row[place])
     end
   end
-  if #row > 1 and left == 0 then redis.call('HDEL', KEYS[5], queue) end
+  if #row > 1 and left == 0 then redis.call('HDEL', KEYS[3], queue) end
   if full and more == 0 and (left > 0 or redis.call('EXISTS', list_prefix .. queue) == 1) then more = 1 end
 end
 if more == 0 then

@@ -144,7 +144,9 @@ local function trim(registry)
   local excess = redis.call('ZCARD', registry) - keep
   if excess <= 0 then return end
   local oldest = redis.call('ZPOPMIN', registry, math.min(excess, 512))
-  for i = 1, #oldest, 2 do redis.call('DEL', job_prefix .. oldest[i], ARGV[10] .. oldest[i]) end
+  for i = 1, #oldest, 2 do
+    if is_job_id(oldest[i]) then redis.call('DEL', job_prefix .. oldest[i], ARGV[10] .. oldest[i]) end
+  end
 end
 
 for queue in pairs(finished) do trim(ARGV[8] .. queue) end

@@ -26,7 +26,7 @@ local function withdraw_previous(subject, launch)
   if pod and started ~= '1' then redis.call('ZADD', KEYS[3], 'NX', now, previous) end
   if attempt and (state == 'offered' or state == 'waiting') then
     redis.call('DEL', job_prefix .. previous .. '_' .. attempt)
-    if queue then redis.call('ZREM', ARGV[13] .. queue, previous .. '_' .. attempt) end
+    if queue then redis.pcall('ZREM', ARGV[13] .. queue, previous .. '_' .. attempt) end  -- the ledger may name any queue
   end
 end
 

@@ -38,6 +38,10 @@ end
 -- Launch id and attempt of the RQ job of a launch; nil for any other id.
 local function parse_job_id(id) return string.match(id, '^([%w-]+)_(%d+)$') end
 
+-- May this be the id of an RQ job of ours? A user of Redis has rights to such jobs only. With any other id, which anybody may
+-- have put into a list, the whole script would fail.
+local function is_job_id(id) return string.find(id, '_', 1, true) ~= nil end
+
 -- A ledger entry: its attempt, then the given fields. An entry that no script of podrelay wrote (a key of another type, or
 -- an attempt that is no number) is deleted, and reads as absent; so does a value that is too long.
 local function read_ledger(key, ...)

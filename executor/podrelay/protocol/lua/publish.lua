@@ -2,18 +2,18 @@
 -- Called by the watcher, fenced by its term, and by launchers, unfenced: they hold the job's lease.
 -- Runs behind prelude.lua.
 --
--- KEYS: 1 launch:<id>  2 results  3 unacknowledged  4 watch:<cluster>
+-- KEYS: 1 launch:<id>  2 results  3 unacknowledged
 -- ARGV: 1 leader id, '' = unfenced   2 its fence number   3 launch id   4 attempt   5 outcome   6 encrypted report
 --       7 now (s)   8 maximum length of the stream   9 the report of a known end that is not genuine: it is replaced, '' = none
---       10.. ledger fields and values to set; t_wait? sets t_wait unless the
---       ledger already knows the start of this wait (field wait); result_key is the fingerprint of the report's key
+--       10 watch:<cluster>   11.. ledger fields and values to set; t_wait? sets t_wait unless the ledger already knows the
+--       start of this wait (field wait); result_key is the fingerprint of the report's key
 -- An end replaces a known one that has no report, or whose report was encrypted with another key or names none: schedulers may
 -- not be able to read that.
 -- A log tail (outcome log) follows an end that is not acknowledged yet; it changes nothing in the ledger.
 -- Returns 1 appended; 0 already known, nothing written; for an end where another is known, the report of that: the caller, who
 -- has the keys, must find it genuine, or publish again and name it; -1 the attempt is superseded; -2 another watcher leads.
 if ARGV[1] ~= '' then
-  local term = redis.call('HMGET', KEYS[4], 'leader', 'fence')
+  local term = redis.call('HMGET', ARGV[10], 'leader', 'fence')
   if term[1] ~= ARGV[1] or term[2] ~= ARGV[2] then return -2 end
 end
 run_when_full(KEYS[1])
@@ -30,7 +30,7 @@ if outcome == 'log' then
 end
 local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
 local result_key
-for i = 10, #ARGV, 2 do
+for i = 11, #ARGV, 2 do
   if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
 end
 local unreadable = not entry[6] or (result_key and entry[5] ~= result_key)
@@ -39,7 +39,7 @@ local replaces = terminal and (state == 'finished' and unreadable or state == 'a
 if same and (state == 'finished' or state == 'acknowledged') and not replaces then return terminal and entry[6] or 0 end
 if same and state == 'withdrawn' and not terminal then
   -- No report for any scheduler, but the pod must be deleted: it was created, or seen, after the withdrawal.
-  for i = 10, #ARGV, 2 do
+  for i = 11, #ARGV, 2 do
     local name = ARGV[i]
     if name == 'pod' or name == 'namespace' or name == 'uid' then redis.call('HSET', KEYS[1], name, ARGV[i + 1]) end
   end
@@ -55,7 +55,7 @@ end
 local fields = {}
 local function set(name, value) fields[#fields + 1] = name; fields[#fields + 1] = value end
 local same_wait = false
-for i = 10, #ARGV, 2 do
+for i = 11, #ARGV, 2 do
   if ARGV[i] == 'wait' then same_wait = same and wait == ARGV[i + 1] end
   if ARGV[i] == 'result_key' and not terminal then  -- nothing to tell apart
   elseif ARGV[i] ~= 't_wait?' then set(ARGV[i], ARGV[i + 1])

@@ -38,7 +38,7 @@ for i = 12, #ARGV do
     local id = string.match(leases[j], '^([^:]*):')
     redis.call('ZREM', ARGV[9] .. queue, leases[j])
     local key = id and ARGV[7] .. id
-    if id and redis.call('HGET', key, 'status') == 'started' then
+    if id and is_job_id(id) and redis.call('HGET', key, 'status') == 'started' then
       redis.call('HINCRBY', key, 'waits', 1)  -- a try whose effect is unknown
       if redis.call('HINCRBY', key, 'losses', 1) > tonumber(ARGV[4]) then lease_to_caller(id, key, queue)
       else requeue(id, key, queue) end

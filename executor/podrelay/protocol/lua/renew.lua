@@ -1,10 +1,11 @@
 -- Renew leases, and find the launches that are no longer wanted.
 -- Runs behind prelude.lua.
 --
--- KEYS: 1 current
--- ARGV: 1 lease (s)  2 launch prefix  3 rq:wip prefix  then 4 per job: job id, execution id, queue, launch | cleanup
+-- KEYS: none
+-- ARGV: 1 lease (s)  2 launch prefix  3 rq:wip prefix  4 current
+--       then 4 per job: job id, execution id, queue, launch | cleanup
 -- Returns one number per job: 1 held, 0 lost to another launcher, -1 held but superseded or withdrawn.
-run_when_full(KEYS[1])
+run_when_full(ARGV[2])
 local expires = seconds(redis_time() + tonumber(ARGV[1]))
 local answers = {}
 
@@ -13,10 +14,10 @@ local function wanted(id)
   if not launch then return false end
   local entry = redis.call('HMGET', ARGV[2] .. launch, 'state', 'attempt', 'subject')
   return entry[1] and entry[1] ~= 'withdrawn' and entry[1] ~= 'acknowledged' and entry[2] == attempt
-    and redis.call('HGET', KEYS[1], entry[3] or '') == launch
+    and redis.call('HGET', ARGV[4], entry[3] or '') == launch
 end
 
-for i = 4, #ARGV, 4 do
+for i = 5, #ARGV, 4 do
   local leases, member = ARGV[3] .. ARGV[i + 2], ARGV[i] .. ':' .. ARGV[i + 1]
   local answer = 0
   if redis.call('ZSCORE', leases, member) then

@@ -19,6 +19,6 @@ end
 if attempt and (state == 'offered' or state == 'waiting') then
   local job = ARGV[1] .. '_' .. attempt
   redis.call('DEL', ARGV[3] .. job)
-  if queue then redis.call('ZREM', ARGV[4] .. queue, job) end
+  if queue then redis.pcall('ZREM', ARGV[4] .. queue, job) end  -- the ledger may name any queue
 end
 return { state or '', attempt or '', pod or '', entry[4] or '', entry[5] or '', started or '' }
