@@ -71,7 +71,7 @@ class ClusterServer:
             self._store, pods, self._runtime, faults, logs, volumes, NODE_LABELS, options.crash_backoff_s, events
         )
         self._node = LocalNode(services, objects.pod_gone)
-        self.failed = self._node.failed
+        self.failed = asyncio.Event()
         pods.node = self._node
         lister = Lister(self._store)
         watches = OpenWatches(self._store, faults, options.bookmark_interval_s)

@@ -14,7 +14,7 @@ from podrelay_local_cluster.api.listing import Lister, ListRequest
 from podrelay_local_cluster.api.representation import Form, list_json, object_json, requested_form
 from podrelay_local_cluster.api.watching import OpenWatches, WatchRequest, WatchStream
 from podrelay_local_cluster.http.exchange import json_response, parse_body
-from podrelay_local_cluster.http.query import is_dry_run
+from podrelay_local_cluster.http.query import is_dry_run, version
 from podrelay_local_cluster.http.request_info import RequestInfo
 from podrelay_local_cluster.kubelet.container_log import LogDirectory
 from podrelay_local_cluster.objects.errors import (
@@ -129,7 +129,7 @@ class CoreApi:
         return self._objects.get(info.resource, info.namespace, info.name)
 
     def _get(self, call: ApiCall) -> web.Response:
-        self._lister.check_version(call.query.get("resourceVersion", ""))
+        self._lister.check_version(version(call.query))
         return _answer(call, self._record(call.info))
 
     def _list(self, call: ApiCall) -> web.Response:

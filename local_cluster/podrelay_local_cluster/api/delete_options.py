@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from multidict import MultiMapping
 
-from podrelay_local_cluster.http.query import is_dry_run
-from podrelay_local_cluster.objects.errors import bad_request, invalid_options, invalid_value, unsupported_value
+from podrelay_local_cluster.http.query import integer, is_dry_run
+from podrelay_local_cluster.objects.decoding import decoded
+from podrelay_local_cluster.objects.errors import invalid_options, invalid_value, unsupported_value
+from podrelay_local_cluster.objects.schema import DELETE_OPTIONS
 from podrelay_local_cluster.registry.pods import DeleteOptions
 
 _POLICIES = ("Foreground", "Background", "Orphan")
@@ -16,14 +17,11 @@ _POLICIES = ("Foreground", "Background", "Orphan")
 
 def parse_delete_options(query: MultiMapping[str], body: Any) -> DeleteOptions:
     """Parameters of the query override the body's `DeleteOptions`. Raises `StatusError` 400 or 422."""
-    body = body or {}
-    if not isinstance(body, dict):
-        raise bad_request("the body is not a DeleteOptions object")
+    body = decoded(body or {}, DELETE_OPTIONS)
     _check_propagation(query, body)
-    preconditions = body.get("preconditions") or {}
-    grace_s = _grace_s(query, body)
-    if not isinstance(preconditions, dict):
-        raise bad_request("preconditions must be an object")
+    preconditions, grace_s = body.get("preconditions") or {}, body.get("gracePeriodSeconds")
+    if "gracePeriodSeconds" in query:
+        grace_s = integer(query, "gracePeriodSeconds")
     dry_run = is_dry_run(query.getall("dryRun", []) or body.get("dryRun") or [], "DeleteOptions")
     return DeleteOptions(grace_s, preconditions, dry_run)
 
@@ -38,14 +36,3 @@ def _check_propagation(query: MultiMapping[str], body: dict[str, Any]) -> None:
         raise invalid_options("DeleteOptions", invalid_value("propagationPolicy", policy, rule))
     if policy not in _POLICIES:
         raise invalid_options("DeleteOptions", unsupported_value("propagationPolicy", policy, (*_POLICIES, "nil")))
-
-
-def _grace_s(query: MultiMapping[str], body: dict[str, Any]) -> int | None:
-    grace_s: Any = body.get("gracePeriodSeconds")
-    if "gracePeriodSeconds" in query:
-        grace_s = query["gracePeriodSeconds"]
-        with contextlib.suppress(ValueError):
-            grace_s = int(grace_s)
-    if grace_s is not None and (not isinstance(grace_s, int) or isinstance(grace_s, bool)):
-        raise bad_request(f"gracePeriodSeconds must be an integer: {grace_s}")
-    return grace_s

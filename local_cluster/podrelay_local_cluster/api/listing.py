@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from podrelay_local_cluster.http.query import integer
+from podrelay_local_cluster.http.query import version as read_version
 from podrelay_local_cluster.http.request_info import RequestInfo
 from podrelay_local_cluster.objects import selectors
 from podrelay_local_cluster.objects.errors import (
@@ -45,25 +46,23 @@ class ListRequest:
     selector: Selector
     limit: int
     token: str
-    version: str
+    version: int | None
     version_match: str
 
     @classmethod
     def from_query(cls, info: RequestInfo, query: Mapping[str, str]) -> ListRequest:
         """Raises `StatusError` 400 or 422."""
         selector = selectors.parse(info.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
-        version, version_match = query.get("resourceVersion", ""), query.get("resourceVersionMatch", "")
+        version, version_match = read_version(query), query.get("resourceVersionMatch", "")
         limit = integer(query, "limit") or 0
-        if version and not version.isdecimal():
-            raise bad_request(f'Invalid value: "{version}": resourceVersion is no version of this server')
-        if version_match and not version:
+        if version_match and version is None:
             reason = "resourceVersionMatch is forbidden unless resourceVersion is provided"
             raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", reason)])
-        if version_match == "Exact" and version == "0":
+        if version_match == "Exact" and version == 0:
             reason = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
             raise invalid(info.resource, "", [forbidden_value("resourceVersionMatch", reason)])
         token = query.get("continue", "")
-        if token and version not in ("", "0"):
+        if token and version:
             raise bad_request("specifying resource version is not allowed when using continue")
         return cls(info.resource, info.namespace, selector, max(0, limit), token, version, version_match)
 
@@ -105,17 +104,15 @@ class Lister:
             found = [record for record in found if request.selector.matches(record.obj)]
         return found if after is None else [item for item in found if (item.namespace, item.name) > after]
 
-    def check_version(self, version: str) -> None:
-        """Raises `StatusError` 400 for text that is no version, 504 for a version of the future."""
-        if version and not version.isdecimal():
-            raise bad_request(f'Invalid value: "{version}": resourceVersion is no version of this server')
-        if int(version or 0) > self._store.version:
-            raise version_too_large(int(version), self._store.version)
+    def check_version(self, version: int | None) -> None:
+        """Raises `StatusError` 504 for a version of the future."""
+        if version is not None and version > self._store.version:
+            raise version_too_large(version, self._store.version)
 
     def _check_versions(self, request: ListRequest) -> None:
         self.check_version(request.version)
-        if request.version_match == "Exact" and int(request.version) != self._store.version:
-            raise version_too_old(int(request.version), self._store.version)
+        if request.version_match == "Exact" and request.version != self._store.version:
+            raise version_too_old(request.version or 0, self._store.version)
 
     def _first_chunk(self, request: ListRequest, records: list[Record], version: int) -> tuple[list[Record], Json]:
         meta: Json = {"resourceVersion": str(version)}
@@ -168,7 +165,7 @@ def _decode(text: str) -> Json:
         token = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         if [type(token[key]) for key in ("id", "version", "namespace", "name", "start")] != [int, int, str, str, int]:
             raise _bad_token()
-    except (binascii.Error, ValueError, KeyError, TypeError) as exc:
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise _bad_token() from exc
     return dict(token)
 

@@ -12,11 +12,15 @@ from podrelay_local_cluster.objects.errors import bad_request
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
 
+_SINCE_MOST_S = 60_000_000_000
+
 
 def log_options(query: Mapping[str, str]) -> LogOptions:
     """The part of the log that the query selects. Raises `StatusError` 400."""
     seconds, since = integer(query, "sinceSeconds"), query.get("sinceTime", "")
     if seconds is not None:
+        if not 0 < seconds < _SINCE_MOST_S:
+            raise bad_request("sinceSeconds must be greater than 0, and not before the year 0")
         since = _stamp((clock.now() - timedelta(seconds=seconds)).isoformat())
     elif since:
         since = _stamp(since)
@@ -29,7 +33,7 @@ def log_options(query: Mapping[str, str]) -> LogOptions:
 def _stamp(text: str) -> str:
     try:
         return clock.text_fine(clock.parse(text))
-    except ValueError as exc:
+    except (ValueError, OverflowError) as exc:
         raise bad_request(f"sinceTime is no RFC 3339 time: {text}") from exc
 
 

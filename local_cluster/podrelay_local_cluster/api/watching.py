@@ -14,10 +14,10 @@ from typing import Protocol
 
 from podrelay_local_cluster.api.representation import Form, empty_object, object_json
 from podrelay_local_cluster.control.faults import Faults
-from podrelay_local_cluster.http.query import integer, is_true
+from podrelay_local_cluster.http.query import integer, is_true, version
 from podrelay_local_cluster.http.request_info import RequestInfo
 from podrelay_local_cluster.objects import selectors
-from podrelay_local_cluster.objects.errors import StatusError, bad_request, expired, forbidden_value, invalid
+from podrelay_local_cluster.objects.errors import StatusError, expired, forbidden_value, invalid
 from podrelay_local_cluster.objects.json_text import to_json
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.selectors import Selector
@@ -45,9 +45,7 @@ class WatchRequest:
     def from_query(cls, info: RequestInfo, query: Mapping[str, str], form: Form) -> WatchRequest:
         """Raises `StatusError` 400 or 422."""
         selector = selectors.parse(info.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
-        version = query.get("resourceVersion", "") or "0"
-        if not version.isdecimal():
-            raise bad_request(f'Invalid value: "{version}": resourceVersion is no version of this server')
+        start = version(query) or 0
         initial = is_true(query["sendInitialEvents"]) if query.get("sendInitialEvents") else None
         version_match = query.get("resourceVersionMatch", "")
         if initial is not None and version_match != "NotOlderThan":
@@ -59,7 +57,7 @@ class WatchRequest:
         seconds = integer(query, "timeoutSeconds")
         timeout_s = float(seconds) if seconds else _MIN_LIFE_S * random.uniform(1, 2)
         bookmarks = is_true(query.get("allowWatchBookmarks"))
-        return cls(info, selector, int(version), initial, bookmarks, timeout_s, form)
+        return cls(info, selector, start, initial, bookmarks, timeout_s, form)
 
 
 class StreamSink(Protocol):

@@ -8,14 +8,25 @@ The JSON of a rule has fields for what it matches and fields for its effects:
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from podrelay_local_cluster.http.request_info import RequestInfo
+from podrelay_local_cluster.objects.decoding import decoded
 from podrelay_local_cluster.objects.errors import bad_request
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.schema import Each
 
 _CONFIGURATION_FIELDS = frozenset({"rules", "images", "quota", "seed"})
+_RULE = {
+    "id": str, "verb": str, "verbs": [str], "resource": str, "namespace": str, "name_prefix": str, "subresource": str,
+    "probability": float, "count": int, "latency_s": float, "jitter_s": float, "status": int, "reason": str, "message": str,
+    "retry_after_s": float, "seats": int, "reset": bool, "lost_response": bool, "hang": bool, "gone": bool,
+    "truncate_stream": bool, "silence": bool, "also_new_streams": bool,
+}  # fmt: skip
+_CONFIGURATION = {
+    "rules": [_RULE], "images": [{"pattern": str, "message": str}], "quota": Each(int), "seed": int
+}  # fmt: skip
 
 
 @dataclass
@@ -105,12 +116,10 @@ def parse_configuration(body: Any) -> FaultConfiguration:
     """Raises `StatusError` 400 for an invalid body."""
     if not isinstance(body, dict) or set(body) - _CONFIGURATION_FIELDS:
         raise bad_request("faults must be a JSON object with rules, images, quota and seed")
+    body = decoded(body, _CONFIGURATION)
     rules = [_rule(item) for item in body.get("rules") or []]
     images = [_image_fault(item) for item in body.get("images") or []]
-    quota = body.get("quota") or {}
-    if not isinstance(quota, dict) or not all(isinstance(limit, int) for limit in quota.values()):
-        raise bad_request("quota must be an object: namespace to number of pods")
-    return FaultConfiguration(rules, images, dict(quota), body.get("seed"))
+    return FaultConfiguration(rules, images, dict(body.get("quota") or {}), body.get("seed"))
 
 
 def as_configuration(body: Any) -> Any:
@@ -121,28 +130,20 @@ def as_configuration(body: Any) -> Any:
 
 
 def _image_fault(item: Any) -> ImageFault:
-    if not isinstance(item, dict) or not item.get("pattern") or set(item) - {"pattern", "message"}:
+    if not item.get("pattern") or set(item) - {"pattern", "message"}:
         raise bad_request("an image fault needs a pattern and may have a message")
-    return ImageFault(item["pattern"], item.get("message", ""))
+    return ImageFault(item["pattern"], item.get("message") or "")
 
 
 def _rule(item: Any) -> FaultRule:
-    if not isinstance(item, dict):
-        raise bad_request("a fault rule must be a JSON object")
-    item = dict(item)
+    item = {name: value for name, value in item.items() if value is not None}
     if "verb" in item:
         item["verbs"] = [item.pop("verb")]
     known = {entry.name: entry for entry in fields(FaultRule) if entry.name not in ("hits", "taken", "order")}
     unknown = sorted(set(item) - set(known))
     if unknown:
         raise bad_request(f"unknown fields of a fault rule: {unknown}; known fields: {sorted(known)}")
-    for name, value in item.items():
-        _check_type(name, value, known[name].default)
+    if not 200 <= item.get("status", 500) <= 599:
+        raise bad_request("status of a fault rule must be an HTTP code from 200 to 599")
     item["verbs"] = tuple(item.get("verbs") or ())
     return FaultRule(**item)
-
-
-def _check_type(name: str, value: Any, default: Any) -> None:
-    plain = default is not MISSING and isinstance(default, (bool, float, str))
-    if plain and not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
-        raise bad_request(f"{name} of a fault rule has the wrong type: {value!r}")

@@ -8,9 +8,15 @@ from typing import Any
 
 from podrelay_local_cluster.kubelet import pod_status
 from podrelay_local_cluster.objects import clock
+from podrelay_local_cluster.objects.decoding import decoded
 from podrelay_local_cluster.objects.errors import bad_request
 from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.schema import CONDITIONS
 
+_END = {
+    "exit_code": int, "signal": int, "reason": str, "message": str, "container": str, "phase": str, "pod_reason": str,
+    "pod_message": str, "conditions": CONDITIONS,
+}  # fmt: skip
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 
 
@@ -35,6 +41,7 @@ class ForcedEnd:
         if not isinstance(body, dict):
             raise bad_request("the end of a pod must be a JSON object")
         known = {field.name for field in fields(cls)}
+        body = {name: value for name, value in decoded(body, _END).items() if value is not None}
         unknown = sorted(set(body) - known)
         if unknown:
             raise bad_request(f"unknown fields {unknown}; known fields: {sorted(known)}")
@@ -74,16 +81,16 @@ class ForcedEnd:
 
     def _end_containers(self, status: Json) -> None:
         inits, mains = status.get("initContainerStatuses") or [], status["containerStatuses"]
-        chosen = [item for item in inits + mains if item["name"] == self.container]
+        chosen = [item for item in inits + mains if item.get("name") == self.container]
         if self.container and not chosen:
             raise bad_request(f"the pod has no container {self.container}")
-        for item in chosen or [item for item in mains + inits if "terminated" not in item["state"]]:
+        for item in chosen or [item for item in mains + inits if "terminated" not in (item.get("state") or {})]:
             completes = item in inits and not self.container  # init containers succeed when the main ones end
             item["state"] = {"terminated": self._terminated(item, 0 if completes else self.exit_code or 0)}
             item["ready"] = item["started"] = False
 
     def _terminated(self, item: Json, exit_code: int) -> Json:
-        started = item["state"].get("running", {}).get("startedAt", clock.EPOCH)
+        started = (item.get("state") or {}).get("running", {}).get("startedAt", clock.EPOCH)
         as_given = exit_code == self.exit_code
         reason, message = (self.reason, self.message) if as_given else ("", "")
         body = pod_status.terminated(exit_code, reason, message, started, item.get("containerID", ""))

@@ -17,13 +17,12 @@ log = logging.getLogger(__name__)
 
 
 class LocalNode:
-    """Runs pods that name no other node. `failed` is set when a run ends with an internal error, which ends the server."""
+    """Runs pods that name no other node. An error of this program while it runs a pod fails that pod alone."""
 
     def __init__(self, services: NodeServices, after_pod_gone: Callable[[Record], None]) -> None:
         self._services = services
         self._after_pod_gone = after_pod_gone
         self._runs: dict[str, tuple[PodRun, asyncio.Task[None]]] = {}
-        self.failed = asyncio.Event()
 
     @property
     def running(self) -> int:
@@ -90,8 +89,16 @@ class LocalNode:
             del self._runs[record.uid]
         if not task.cancelled() and task.exception() is not None:
             where = f"{record.namespace}/{record.name}"
-            log.error("Internal error while running pod %s; stopping the server", where, exc_info=task.exception())
-            self.failed.set()
+            log.error("Internal error while running pod %s; failing the pod", where, exc_info=task.exception())
+            self._fail(record, task.exception())
+
+    def _fail(self, record: Record, error: BaseException | None) -> None:
+        current = self._services.pods.latest(record)
+        if current is not None:
+            text = f"the local cluster cannot run this pod: {type(error).__name__}: {error}"
+            self.force_end(
+                current, {**current.obj["status"], "phase": "Failed", "reason": "InternalError", "message": text}
+            )
 
 
 def _is_ours(record: Record) -> bool:

@@ -11,6 +11,7 @@ DURATION_ANNOTATION = "local-cluster/duration-s"
 """How long a main container runs, in seconds; 1 by default."""
 EXIT_CODE_ANNOTATION = "local-cluster/exit-code"
 """The exit code of a main container; 0 by default."""
+_LONGEST_S, _EXIT_CODE_MOST = 1e9, 255
 
 
 class SimulatedRuntime:
@@ -33,6 +34,8 @@ class SimulatedRuntime:
         try:
             duration_s = float(annotations.get(DURATION_ANNOTATION, "1.0"))
             exit_code = int(annotations.get(EXIT_CODE_ANNOTATION, "0"))
+            if not 0.0 <= duration_s <= _LONGEST_S or not 0 <= exit_code <= _EXIT_CODE_MOST:
+                raise ValueError(f"{duration_s:g} s, exit code {exit_code}")
         except ValueError as exc:
             raise OSError(f"annotations of the simulation are no numbers: {exc}") from exc
         return SimulatedProcess(duration_s, exit_code)

@@ -2,7 +2,8 @@
 
 record           one version of one object, with its JSON text
 metadata         names, uids, preconditions
-decoding         null in maps and lists of a body
+schema           the JSON types of what clients send
+decoding         applies them: what a typed server makes of a body
 quantity         amounts of resources and their canonical text
 names            names, labels and their keys
 pod_parts        the checks on volumes, environment sources and tolerations

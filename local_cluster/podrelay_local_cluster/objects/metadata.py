@@ -6,7 +6,7 @@ import random
 import uuid
 from typing import Any
 
-from podrelay_local_cluster.objects import clock, decoding
+from podrelay_local_cluster.objects import clock, decoding, schema
 from podrelay_local_cluster.objects.errors import (
     bad_request,
     conflict,
@@ -33,10 +33,9 @@ def check_body(resource: str, body: Any) -> Json:
     version = body.get("apiVersion") or "v1"
     if (body.get("kind") or kind) != kind or version != "v1":
         raise bad_request(f'{body.get("kind")} in version "{version}" cannot be handled as a {kind}')
-    for field in ("metadata", "spec", "status"):
-        if not isinstance(body.get(field) or {}, dict):
-            raise bad_request(f"{field} of a {kind} must be an object")
-    return decoding.without_nulls(body)
+    empty = [field for field in ("metadata", "spec", "status") if field in body and not body[field]]
+    body = {**body, **dict.fromkeys(empty)} if empty else body
+    return dict(decoding.decoded(body, schema.of_object(resource)))
 
 
 def for_new_object(body: Json, namespace: str) -> Json:

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from podrelay_local_cluster.objects.decoding import decoded
 from podrelay_local_cluster.objects.errors import StatusError, bad_request
 from podrelay_local_cluster.objects.json_text import Json
 
@@ -38,6 +39,7 @@ _MERGE_KEYS = {
     "volumes": "name",
 }
 _MERGED_SETS = frozenset({"finalizers"})
+_OPERATION_LIST = [{"op": str, "path": str, "from": str}]
 
 
 def apply(content_type: str, original: Json, patch: Any) -> Json:
@@ -112,16 +114,14 @@ def _merge_list(field: str, original: list[Any], patch: list[Any]) -> list[Any]:
 
 def json_patch(original: Json, operations: Any) -> Json:
     """RFC 6902. A failing ``test`` or a missing path is `StatusError` 422, as on a real API server."""
-    if not isinstance(operations, list) or not all(isinstance(item, dict) for item in operations):
-        raise bad_request("a JSON patch must be a JSON array of operations")
     document: Any = copy.deepcopy(original)
-    for operation in operations:
-        apply_one = _OPERATIONS.get(operation.get("op", ""))
-        if apply_one is None or not isinstance(operation.get("path"), str):
+    for operation in decoded(operations, _OPERATION_LIST, "patch") or []:
+        apply_one = _OPERATIONS.get(operation.get("op") or "")
+        if apply_one is None or operation.get("path") is None:
             raise bad_request(f"not a JSON patch operation: {operation}")
         try:
             document = apply_one(document, operation)
-        except (KeyError, IndexError, ValueError, TypeError) as exc:
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as exc:
             text = f"the server rejected our request due to an error in our request: {operation['path']}: {exc!r}"
             raise StatusError(422, "Invalid", text) from exc
     if not isinstance(document, dict):

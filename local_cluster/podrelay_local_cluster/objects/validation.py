@@ -1,6 +1,6 @@
 """Pure: the checks of a real API server on names, labels, pods, and changes of a pod's spec.
 
-A value of the wrong JSON type is 400, because it cannot be decoded. An invalid value is 422, with one cause per field.
+`decoding` has refused values of a wrong JSON type. An invalid value is 422, with one cause per field.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 from podrelay_local_cluster.objects.errors import (
     FieldError,
-    bad_request,
     duplicate_value,
     forbidden_value,
     invalid,
@@ -39,7 +38,6 @@ from podrelay_local_cluster.objects.pod_parts import (
     check_volumes,
 )
 from podrelay_local_cluster.objects.pod_resources import check_resources
-from podrelay_local_cluster.objects.quantity import is_quantity
 
 _ENV_NAME = re.compile(r"[ -<>-~]+")
 _MAX_ANNOTATIONS_BYTES = 256 * 1024
@@ -48,9 +46,9 @@ _DNS_POLICIES = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 
 
 def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
-    """Check name, labels and annotations. Raises `StatusError` 400 for a wrong type."""
+    """Check name, labels and annotations."""
     errors = _name(resource, metadata.get("name"))
-    labels = _string_map(metadata, "labels")
+    labels = metadata.get("labels") or {}
     for key, value in labels.items():
         errors += qualified_name("metadata.labels", key)
         if len(value) > MAX_LABEL:
@@ -63,7 +61,7 @@ def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
             rule = "name is neither a standard finalizer name nor is it fully qualified"
             errors.append(invalid_value(f"metadata.finalizers[{index}]", finalizer, rule))
     errors += _owners(metadata)
-    annotations = _string_map(metadata, "annotations")
+    annotations = metadata.get("annotations") or {}
     for key in annotations:
         errors += qualified_name("metadata.annotations", key.lower())
     if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > _MAX_ANNOTATIONS_BYTES:
@@ -71,11 +69,9 @@ def check_metadata(resource: str, metadata: Json) -> list[FieldError]:
     return errors
 
 
-def _name(resource: str, name: object) -> list[FieldError]:
+def _name(resource: str, name: str | None) -> list[FieldError]:
     if not name:
         return [required("metadata.name", "name or generateName is required")]
-    if not isinstance(name, str):
-        raise bad_request("metadata.name must be a string")
     limit, pattern, rule = (MAX_NAME, SUBDOMAIN, SUBDOMAIN_RULE)
     if resource == "namespaces":
         limit, pattern, rule = (MAX_LABEL, LABEL, LABEL_RULE)
@@ -85,32 +81,18 @@ def _name(resource: str, name: object) -> list[FieldError]:
 
 
 def _owners(metadata: Json) -> list[FieldError]:
-    owners = metadata.get("ownerReferences") or []
-    if not isinstance(owners, list) or not all(isinstance(owner, dict) for owner in owners):
-        raise bad_request("ownerReferences must be a list of objects")
     names = {"apiVersion": "version", "kind": "kind", "name": "name", "uid": "uid"}
-    for owner in owners:
-        if not all(isinstance(owner.get(field, ""), str) for field in names):
-            raise bad_request("the fields of an owner reference must be strings")
     return [
         invalid_value(f"metadata.ownerReferences.{field}", "", f"{name} must not be empty")
-        for owner in owners
+        for owner in metadata.get("ownerReferences") or []
         for field, name in names.items()
         if not owner.get(field)
     ]
 
 
-def _string_map(parent: Json, field: str) -> dict[str, str]:
-    values = parent.get(field) or {}
-    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise bad_request(f"{field} must be an object whose values are strings")
-    return values
-
-
 def check_pod(pod: Json) -> None:
-    """Raises `StatusError` 422 with every cause found, or 400 for a wrong JSON type."""
+    """Raises `StatusError` 422 with every cause found."""
     spec = pod.get("spec") or {}
-    _check_types(spec)
     errors = check_metadata("pods", pod["metadata"])
     errors += _check_containers(spec)
     if spec.get("restartPolicy") is not None and spec["restartPolicy"] not in ("Always", "OnFailure", "Never"):
@@ -148,51 +130,6 @@ def _check_dns(spec: Json) -> list[FieldError]:
     elif hostname and not LABEL.fullmatch(hostname):
         errors.append(invalid_value("spec.hostname", hostname, LABEL_RULE))
     return errors
-
-
-def _check_types(spec: Json) -> None:
-    _check_lists(spec, ("containers", "initContainers", "volumes", "tolerations"))
-    for field in ("terminationGracePeriodSeconds", "activeDeadlineSeconds"):
-        value = spec.get(field)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise bad_request(f"spec.{field} must be an integer")
-    for field in ("dnsPolicy", "hostname"):
-        if not isinstance(spec.get(field) or "", str):
-            raise bad_request(f"spec.{field} must be a string")
-    _string_map(spec, "nodeSelector")
-    for container in (spec.get("containers") or []) + (spec.get("initContainers") or []):
-        _check_container_types(container)
-
-
-def _check_lists(parent: Json, fields: tuple[str, ...]) -> None:
-    for field in fields:
-        items = parent.get(field) or []
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise bad_request(f"{field} must be a list of objects")
-
-
-def _check_container_types(container: Json) -> None:
-    for field in ("command", "args"):
-        words = container.get(field) or []
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise bad_request(f"{field} of a container must be a list of strings")
-    for field in ("image", "name", "workingDir"):
-        if not isinstance(container.get(field) or "", str):
-            raise bad_request(f"{field} of a container must be a string")
-    _check_lists(container, ("volumeMounts", "envFrom"))
-    for item in container.get("env") or []:
-        if not isinstance(item, dict) or not isinstance(item.get("value") or "", str):
-            raise bad_request("env of a container must be a list of objects whose values are strings")
-        divisor = ((item.get("valueFrom") or {}).get("resourceFieldRef") or {}).get("divisor")
-        if not is_quantity(divisor):
-            raise bad_request("resourceFieldRef.divisor: quantities must match the regular expression of a quantity")
-    resources = container.get("resources") or {}
-    for kind in ("requests", "limits"):
-        for name, quantity in (resources.get(kind) or {}).items():
-            if not is_quantity(quantity):
-                raise bad_request(
-                    f"resources.{kind}.{name}: quantities must match the regular expression of a quantity"
-                )
 
 
 def _check_containers(spec: Json) -> list[FieldError]:

@@ -18,6 +18,9 @@ from podrelay_local_cluster.objects.resources import DEFAULT_GRACE_S, TERMINAL_P
 from podrelay_local_cluster.registry import admission
 from podrelay_local_cluster.storage.store import ObjectStore
 
+_GRACE_MOST_S = 10 * 365 * 86_400
+"""A real API server accepts more; its date of the deletion is then beyond what this one can write."""
+
 
 class NodeListener(Protocol):
     """What the registry notifies of changes to pods. No call blocks."""
@@ -199,4 +202,5 @@ class PodRegistry:
             return wanted_s if wanted_s is not None and wanted_s < pending_s else None
         if not pod["spec"].get("nodeName") or pod["status"].get("phase") in TERMINAL_PHASES:
             return 0
-        return pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S) if wanted_s is None else wanted_s
+        own_s = pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S)
+        return min(_GRACE_MOST_S, own_s if wanted_s is None else wanted_s)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from podrelay_local_cluster.api.representation import Form, requested_form
 from podrelay_local_cluster.http.request_info import RequestInfo, parse
 from podrelay_local_cluster.kubelet import environment, pod_status
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
-from podrelay_local_cluster.objects import decoding, defaults, patching, quantity
+from podrelay_local_cluster.objects import decoding, defaults, patching, quantity, schema
 from podrelay_local_cluster.objects.errors import StatusError
 from podrelay_local_cluster.objects.json_text import Json, to_json
 from podrelay_local_cluster.objects.record import Record
@@ -225,20 +227,38 @@ def test_what_is_no_quantity(given: object) -> None:
 
 def test_a_body_without_null_is_not_copied() -> None:
     body = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"command": ["x"], "env": [{"name": "n"}]}]}}
-    assert decoding.without_nulls(body) is body
+    assert decoding.decoded(body, schema.of_object("pods")) is body
 
 
 def test_null_is_an_empty_value_where_a_type_says_so() -> None:
-    decoded = decoding.without_nulls(
+    decoded = decoding.decoded(
         {
             "metadata": {"labels": {"a": None}, "name": None},
-            "data": {"k": None},
             "spec": {"nodeSelector": {"n": None}, "containers": [None, {"args": [None], "env": [None], "image": None}]},
-        }
+        },
+        schema.of_object("pods"),
     )
-    assert decoded["metadata"] == {"labels": {"a": ""}, "name": None}
-    assert decoded["data"] == {"k": ""}
-    assert decoded["spec"] == {
-        "nodeSelector": {"n": ""},
-        "containers": [{}, {"args": [""], "env": [{}], "image": None}],
-    }
+    assert decoded["metadata"] == {"labels": {"a": ""}}
+    assert decoded["spec"] == {"nodeSelector": {"n": ""}, "containers": [{}, {"args": [""], "env": [{}]}]}
+    assert decoding.decoded({"data": {"k": None}}, schema.of_object("secrets")) == {"data": {"k": ""}}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"metadata": {"finalizers": [False]}}, "metadata.finalizers[0] must be a string"),
+        ({"metadata": {"generateName": 1}}, "metadata.generateName must be a string"),
+        (
+            {"spec": {"containers": [{"env": [{"valueFrom": []}]}]}},
+            "spec.containers[0].env[0].valueFrom must be an object",
+        ),
+        ({"spec": {"volumes": [{"name": []}]}}, "spec.volumes[0].name must be a string"),
+        ({"spec": {"terminationGracePeriodSeconds": 10**400}}, "spec.terminationGracePeriodSeconds must be an integer"),
+        ({"spec": {"hostNetwork": "yes"}}, "spec.hostNetwork must be a boolean"),
+        ({"status": {"containerStatuses": {}}}, "status.containerStatuses must be a list"),
+    ],
+)
+def test_another_type_is_refused_by_the_name_of_its_field(body: object, field: str) -> None:
+    with pytest.raises(StatusError, match=re.escape(field)) as refused:
+        decoding.decoded(body, schema.of_object("pods"))
+    assert refused.value.code == 400
