@@ -277,6 +277,9 @@ def test_an_event_without_a_pod_does_not_end_the_watch() -> None:
         {"type": "ADDED", "object": {"metadata": "x"}},
         {"type": "ADDED", "object": {"metadata": ["x"]}},
         {"type": []},
+        {"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "\ud800"}}},
+        {"type": "MODIFIED", "object": {"metadata": {"resourceVersion": ["x"]}}},
+        {"type": "MODIFIED", "object": {"metadata": {"name": {}, "labels": [1]}, "spec": 1, "status": [[]]}},
     ]
 
     async def test() -> None:
@@ -296,7 +299,48 @@ def test_an_event_without_a_pod_does_not_end_the_watch() -> None:
 def test_an_answer_that_is_no_pod_says_nothing_about_a_pod() -> None:
     async def test() -> None:
         async with scripted(answers({"metadata": "x"})) as (_, api):
-            with pytest.raises(Unreachable, match="not a pod"):
+            with pytest.raises(Unreachable, match="not the pod"):
                 await api.get_pod("default", "a")
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 100_000 + b"\n", b'{"type":"ADDED","object":' + b"[" * 100_000 + b"\n", b"1\n"]
+)
+def test_an_event_that_is_too_deep_is_a_gap_and_no_end(line: bytes) -> None:
+    async def test() -> None:
+        steps = (lists(), streams(line), streams(event("ADDED", "a", "11")), HANG)
+        async with scripted(*steps) as (script, api):
+            found, _ = await follow(api, 2)
+            assert found == ["complete 0", "ADDED a"]
+            assert script.queries("resourceVersion")[1:3] == ["10", "10"]
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+@pytest.mark.parametrize("code", ["x", None, True, 10**30, 7, []])
+def test_an_error_event_with_an_odd_code_is_a_failure_that_passes(code: object) -> None:
+    async def test() -> None:
+        steps = (
+            lists(),
+            streams({"type": "ERROR", "object": {"code": code}}),
+            streams(event("ADDED", "a", "11")),
+            HANG,
+        )
+        async with scripted(*steps) as (_, api):
+            assert (await follow(api, 2))[0] == ["complete 0", "ADDED a"]
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"resourceVersion": {}}, {"resourceVersion": "\ud800"}, {"resourceVersion": "1", "continue": [1]}]
+)
+def test_a_list_with_an_odd_version_is_none(metadata: dict[str, object]) -> None:
+    async def test() -> None:
+        odd = answers(json.dumps({"kind": "PodList", "metadata": metadata, "items": []}))
+        async with scripted(odd, lists(), streams(event("ADDED", "a", "11")), HANG) as (_, api):
+            assert (await follow(api, 2))[0] == ["complete 0", "ADDED a"]
+
+    asyncio.run(asyncio.wait_for(test(), 10))

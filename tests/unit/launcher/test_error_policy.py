@@ -183,3 +183,24 @@ FULL = "exceeded quota: q, used: pods=2,limits.cpu=2, limited: pods=2,limits.cpu
 )
 def test_what_launches_share_names_no_pod(message: str, shared: str) -> None:
     assert shared_message(message, "nap-1") == shared
+
+
+def test_an_amount_beyond_any_number_ends_no_launcher() -> None:
+    message = EXCEEDED + "requested: cpu=1e99999999999999999999, used: cpu=0, limited: cpu=1"
+    assert classify_error(error(403, message), 0).reason == "QuotaExceeded"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "retry_after",
+    ["9" * 400, "Fri, 27 Nov 9999 23:59:59 -2359", "Fri, 27 Nov 99999999999999999999 10:00:00 GMT", "-5", "1e9"],
+)
+def test_no_header_asks_for_a_longer_pause_than_the_longest(retry_after: str) -> None:
+    policy = classify_error(error(429, retry_after=retry_after), 0)  # type: ignore[arg-type]
+    assert policy.seconds is None or 0.0 <= policy.seconds <= PAUSE_MOST_S
+
+
+@pytest.mark.parametrize("seconds", ["1" + "0" * 400, "1e400", "NaN", "-1", "true"])
+def test_no_status_asks_for_a_longer_pause_than_the_longest(seconds: str) -> None:
+    body = b'{"kind": "Status", "details": {"retryAfterSeconds": %s}}' % seconds.encode()
+    policy = classify_error(error_of(429, "phrase", {}, body), 0)
+    assert policy.seconds is None or 0.0 <= policy.seconds <= PAUSE_MOST_S

@@ -601,3 +601,18 @@ def test_a_megabyte_of_labels_and_messages_is_bounded() -> None:
     labels = {f"l{number}": "x" * 1000 for number in range(1000)}
     big = pod("Failed", labels=labels, **main(ended(1, message="m" * 10**6), message="y" * 10**6, reason="z" * 10**6))
     assert len(reported(interpret("MODIFIED", big, RULES, NOW_S)).encode()) < 10_000
+
+
+@pytest.mark.parametrize("number", [10**30, -(10**30), 10**4000, True, 1.5], ids=["a", "b", "c", "d", "e"])
+def test_a_number_of_any_size_makes_no_report_that_cannot_be_sent(number: object) -> None:
+    terminated = {"exitCode": number, "signal": number, "reason": "Error", "finishedAt": "2026-11-27T10:00:00Z"}
+    pod = {
+        "metadata": {"name": "p", "namespace": "n", "deletionGracePeriodSeconds": number,
+                     "deletionTimestamp": "2026-11-27T10:00:00Z",
+                     "labels": {"podrelay/launch-id": "l", "podrelay/attempt": "0"}},
+        "spec": {"containers": [{"name": "base"}]},
+        "status": {"phase": "Failed", "containerStatuses": [{"name": "base", "state": {"terminated": terminated}}]},
+    }  # fmt: skip
+    state = interpret("MODIFIED", pod, RULES, NOW_S)
+    assert state.report is not None
+    assert PodReport.decode(state.report.encode()) == state.report

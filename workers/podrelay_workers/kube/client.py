@@ -13,13 +13,22 @@ from urllib.parse import quote
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.connection import ApiConnection
 from podrelay_workers.kube.credentials import Credentials, load_credentials
-from podrelay_workers.kube.encoding import camel_case, decode, decode_watch_line, metadata_of
+from podrelay_workers.kube.encoding import (
+    camel_case,
+    checked_pod,
+    decode,
+    decode_watch_line,
+    is_plain,
+    metadata_of,
+)
 from podrelay_workers.kube.errors import Conflict, Refused, Unreachable
 from podrelay_workers.kube.pod_decoder import decode_event, decode_list
 
 # The API server begins to answer a list or a watch at once; without an answer after this time the request fails, so that a
 # request that hangs does not outlive an outage.
 ANSWER_S = 20.0
+# No object is larger: etcd stores 1.5 MB.
+_EVENT_MAX = 16 << 20
 # Log tails are read in pieces of this many bytes.
 _LOG_CHUNK = 65536
 
@@ -76,7 +85,8 @@ class PodClient:
 
     # --- write --------------------------------------------------------------------------------------------------------
     async def create_pod(self, namespace: str, pod: Json) -> Json:
-        return await self._connection.request_json("POST", _pods_path(namespace), body=pod, decoder=decode)
+        found = await self._connection.request_json("POST", _pods_path(namespace), body=pod, decoder=decode)
+        return checked_pod(found, pod["metadata"]["name"])
 
     async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
         """Apply a JSON merge patch: `{"metadata": {"labels": {...}}}`; null removes a field.
@@ -86,7 +96,8 @@ class PodClient:
         media_type = "application/merge-patch+json"
         path = _pod_path(namespace, name)
         try:
-            return await self._connection.request_json("PATCH", path, body=patch, content_type=media_type)
+            found = await self._connection.request_json("PATCH", path, body=patch, content_type=media_type)
+            return checked_pod(found, name)
         except Refused as error:
             # A patch has no preconditions: the server takes a different uid for an attempt to change it.
             if error.status == 422 and "metadata.uid" in error.message:
@@ -127,10 +138,7 @@ class PodClient:
 
     # --- read ---------------------------------------------------------------------------------------------------------
     async def get_pod(self, namespace: str, name: str) -> Json:
-        found = await self._connection.request_json("GET", _pod_path(namespace, name))
-        if metadata_of(found).get("name") != name:
-            raise Unreachable("the answer from the API server is not a pod", status=200)
-        return found
+        return checked_pod(await self._connection.request_json("GET", _pod_path(namespace, name)), name)
 
     async def list_page(
         self,
@@ -157,11 +165,11 @@ class PodClient:
             timeout=self._connection.timeout(read_s=ANSWER_S),
         )
         metadata, items = metadata_of(document), document.get("items") or []
-        version = str(metadata.get("resourceVersion") or "")
+        version, more = metadata.get("resourceVersion"), metadata.get("continue") or ""
         # Every list has a version; an answer made up by a gateway must not look like an empty cluster.
-        if not version or not isinstance(items, list):
+        if not version or not is_plain(version) or not is_plain(more) or not isinstance(items, list):
             raise Unreachable("the answer from the API server is not a list", status=200)
-        return Page(items, version, str(metadata.get("continue") or ""))
+        return Page(items, version, more)
 
     async def watch_stream(
         self,
@@ -196,6 +204,8 @@ class PodClient:
             async for chunk in answer.content.iter_any():
                 # One read often holds many events, and one large event may need many reads.
                 *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
+                if len(rest) > _EVENT_MAX:
+                    raise Unreachable("the watch sent an event of endless length")
                 for line in lines:
                     if line.strip():
                         yield decode_watch_line(line, decoder)
@@ -221,8 +231,8 @@ class PodClient:
         query = {"fieldSelector": ",".join(f"{key}={value}" for key, value in about.items() if value)}
         query["limit"] = str(limit)
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
-        document = await self._connection.request_json("GET", path, query=query)
-        return document.get("items") or []
+        items = (await self._connection.request_json("GET", path, query=query)).get("items")
+        return items if isinstance(items, list) else []
 
     async def get_namespace(self, namespace: str) -> Json:
         """:raises NotFound: it does not exist."""

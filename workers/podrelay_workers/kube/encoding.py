@@ -12,6 +12,9 @@ import msgspec
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.errors import Unreachable
 
+# A continuation, the longest of such texts, names the last object of a page.
+_PLAIN_MAX = 10_000
+
 
 def encode(body: Json) -> bytes:
     """JSON by msgspec, several times as fast as by json, which is used for what msgspec refuses: half of a surrogate pair."""
@@ -39,7 +42,7 @@ def decode_answer(text: bytes, decoder: Callable[[bytes], Any]) -> Json:
     """
     try:
         document = decoder(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreachable("the answer from the API server is not JSON", status=200) from error
     if not isinstance(document, dict):
         raise Unreachable("the answer from the API server is not a JSON object", status=200)
@@ -53,7 +56,7 @@ def decode_watch_line(line: bytes, decoder: Callable[[bytes], Any]) -> Json:
     """
     try:
         event = decoder(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreachable("the watch ended within an event") from error
     if not isinstance(event, dict):
         raise Unreachable("the watch sent something that is not an event")
@@ -64,6 +67,27 @@ def metadata_of(document: Any) -> Json:
     """The metadata of an object; empty where it has none, as in an answer that a gateway made up."""
     metadata = document.get("metadata") if isinstance(document, dict) else None
     return metadata if isinstance(metadata, dict) else {}
+
+
+def checked_pod(document: Any, name: str) -> Json:
+    """The document, if it is the pod of this name as far as podrelay reads it: texts and maps in its metadata, its status.
+
+    :raises Unreachable: it is something else, so it does not come from the API server.
+    """
+    metadata = metadata_of(document)
+    texts = (metadata.get("namespace"), metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+    maps = (metadata.get("labels"), metadata.get("annotations"), document.get("status"))
+    are_maps = all(part is None or isinstance(part, dict) for part in maps)
+    if metadata.get("name") != name or not all(map(is_plain, texts)) or not are_maps:
+        raise Unreachable("the answer from the API server is not the pod", status=200)
+    return dict(document)
+
+
+def is_plain(value: Any) -> bool:
+    """Is this a text as the API server's names, ids and versions are: short, of printable ASCII? Others break a request."""
+    return (
+        isinstance(value, str) and len(value) <= _PLAIN_MAX and value.isascii() and (not value or value.isprintable())
+    )
 
 
 def camel_case(options: Any) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 from podrelay.errors import PodrelayError
 
 MESSAGE_MAX = 1000
+# Nobody waits longer, and a JSON number of any size must not get further.
+_RETRY_AFTER_MOST_S = 86_400.0
 # The server does not know the path: another kind of server, or an API server that does not serve pods yet.
 _NO_SUCH_PATH = "the server could not find the requested resource"
 # Status codes that mean the same from any sender; any other refusal counts only with a Status, which the API server sends.
@@ -93,7 +95,10 @@ class Silent(Unreachable):
 
 def error_of(status: int, phrase: str, headers: Mapping[str, str], body: bytes) -> ApiError:
     """The error for an answer of 300 and above. `phrase` is the HTTP reason, used if the body is not a Status."""
-    document = _status(body)
+    return _error(status, phrase, headers, _status(body))
+
+
+def _error(status: int, phrase: str, headers: Mapping[str, str], document: dict[str, Any]) -> ApiError:
     text = document.get("message")
     message = (text if isinstance(text, str) and text else phrase or f"HTTP status {status}")[:MESSAGE_MAX]
     reason = document.get("reason") if isinstance(document.get("reason"), str) else ""
@@ -114,7 +119,7 @@ def error_of_event(document: Any) -> ApiError:
     """The error for the object of an ERROR event in a watch: a Status with its own code."""
     status = {"kind": "Status", **(document if isinstance(document, dict) else {})}
     code = status.get("code")
-    return error_of(code if isinstance(code, int) else 500, "watch error", {}, json.dumps(status).encode())
+    return _error(code if isinstance(code, int) and 300 <= code < 600 else 500, "watch error", {}, status)
 
 
 def _is_from_api_server(document: dict[str, Any], status: int, message: str) -> bool:
@@ -146,17 +151,17 @@ def _status(body: bytes) -> dict[str, Any]:
 
 
 def _retry_after_s(headers: Mapping[str, str], document: dict[str, Any]) -> float | None:
-    """Seconds from the Retry-After header (a number or an HTTP date), else from the Status, else None."""
+    """Seconds from the Retry-After header (a number or an HTTP date), else from the Status, else None; a day at most."""
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return float(text)
+        return min(_RETRY_AFTER_MOST_S, float(text))
     if text:
         try:
             at = parsedate_to_datetime(text)
-        except (ValueError, TypeError):
+            at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+            return max(0.0, min(_RETRY_AFTER_MOST_S, (at - datetime.now(timezone.utc)).total_seconds()))
+        except (ValueError, TypeError, OverflowError, IndexError):
             return None
-        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
-        return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
     details = document.get("details")
     seconds = details.get("retryAfterSeconds") if isinstance(details, dict) else None
-    return float(seconds) if isinstance(seconds, (int, float)) and seconds > 0 else None
+    return float(min(_RETRY_AFTER_MOST_S, seconds)) if isinstance(seconds, (int, float)) and seconds > 0 else None

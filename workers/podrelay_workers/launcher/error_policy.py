@@ -146,7 +146,7 @@ def exceeds_alone(message: str) -> bool:
             name in limited and not _COUNTED.match(name) and parse_quantity(amount) > parse_quantity(limited[name])
             for name, amount in requested.items()
         )
-    except ValueError:
+    except (ValueError, ArithmeticError):
         return False
 
 

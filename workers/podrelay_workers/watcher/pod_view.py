@@ -167,7 +167,7 @@ def read_pod(pod: Any) -> PodView:
     labels = _map(metadata.get("labels"))
     launch_id, attempt = _identity(labels)
     scheduled, unscheduled, disruption = _conditions(status.get("conditions"))
-    grace_s = metadata.get("deletionGracePeriodSeconds")
+    grace_s: Any = metadata.get("deletionGracePeriodSeconds")
     return PodView(
         read_text(metadata.get("namespace"), NAME_MAX),
         read_text(metadata.get("name"), NAME_MAX),
@@ -178,7 +178,7 @@ def read_pod(pod: Any) -> PodView:
         _map(metadata.get("annotations")),
         read_text(metadata.get("creationTimestamp"), WORD_MAX),
         read_text(metadata.get("deletionTimestamp"), WORD_MAX),
-        grace_s if isinstance(grace_s, (int, float)) else 0.0,
+        float(grace_s) if _is_number(grace_s) else 0.0,
         read_text(spec.get("nodeName"), NAME_MAX),
         read_text(spec.get("restartPolicy"), WORD_MAX),
         tuple(map(_container_spec, _maps(spec.get("containers")))),
@@ -317,7 +317,8 @@ def _signal(number: Any, code: int | None) -> int | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """A whole number of 32 bits, as exit codes, signals and grace periods are (the last in practice)."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 31
 
 
 def _map(value: Any) -> Json:

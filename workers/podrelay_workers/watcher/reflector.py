@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.client import Page, PodClient
-from podrelay_workers.kube.encoding import metadata_of
+from podrelay_workers.kube.encoding import is_plain, metadata_of
 from podrelay_workers.kube.errors import ApiError, Gone, Refused, Silent, Unauthorized, error_of_event
 from podrelay_workers.runtime.backoff import Backoff
 
@@ -209,7 +209,7 @@ class Reflector:
         if not isinstance(pod, dict):
             return None
         version = metadata_of(pod).get("resourceVersion")
-        if isinstance(version, str) and version:
+        if version and is_plain(version):
             self.position.version = version
         return PodEvent(kind, pod) if kind in ("ADDED", "MODIFIED", "DELETED") else None
 
