@@ -6,8 +6,11 @@ from typing import ClassVar, Literal
 
 # Why something is in the quarantine. oversized: longer than podrelay writes. undecryptable: no key decrypts it.
 # malformed: not a message or a job of podrelay. foreign: a genuine message in another one's place. no_report: an end
-# without a report. pause: a pause that is too long. launchers_lost: every launcher that held the job was lost.
-QuarantineKind = Literal["oversized", "undecryptable", "malformed", "foreign", "no_report", "pause", "launchers_lost"]
+# without a report. pause: a pause that is too long. bounds: another number that no process of podrelay writes.
+# launchers_lost: every launcher that held the job was lost.
+QuarantineKind = Literal[
+    "oversized", "undecryptable", "malformed", "foreign", "no_report", "pause", "bounds", "launchers_lost"
+]
 
 
 class PodrelayError(Exception):

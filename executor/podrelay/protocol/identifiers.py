@@ -31,8 +31,9 @@ LABEL_REVOKED = "airflow_pod_revoked"
 
 _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 1123)
 _POD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-(\d+)$")
-_JOB_ID = re.compile(r"^([A-Za-z0-9-]+)_(\d+)$")
+# An attempt has at most nine digits, here and in prelude.lua: such texts come from Redis and from pods.
+_POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-([0-9]{1,9})\Z")
+_JOB_ID = re.compile(r"([A-Za-z0-9-]{1,63})_([0-9]{1,9})")
 
 
 # RFC 9562 reserves this UUID version for custom formats; Airflow's ids have other versions.
@@ -75,7 +76,7 @@ def cleanup_job_id(launch_id: str, attempt: int, action: str, unless_started: bo
 
 def parse_job_id(job: str) -> tuple[str, int] | None:
     """Launch id and attempt in the job id of a launch; None for any other id."""
-    match = _JOB_ID.match(job)
+    match = _JOB_ID.fullmatch(job)
     return (match[1], int(match[2])) if match else None
 
 

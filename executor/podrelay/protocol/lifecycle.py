@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from podrelay.protocol.redis_values import number_of
+
 # In chronological order; the ledger holds the wall-clock time of each as t_<step>.
 STEPS = ("offered", "claimed", "created", "scheduled", "started", "finished", "reported", "acknowledged")
 FIELDS = tuple(f"t_{step}" for step in STEPS)
@@ -18,9 +20,8 @@ def durations_s(entry: Mapping[str, str]) -> Iterator[tuple[str, float]]:
     """
     before: float | None = None
     for step, field in zip(STEPS, FIELDS, strict=True):
-        try:
-            at = float(entry.get(field) or "")
-        except ValueError:
+        at = number_of(entry.get(field))
+        if not at:
             continue
         if before is not None:
             yield step, max(0.0, at - before)

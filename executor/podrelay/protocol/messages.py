@@ -7,6 +7,7 @@ This module is pure; `podrelay.protocol.encryption` encrypts what it encodes.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -68,7 +69,7 @@ class LaunchRequest:
         request = _decode("launch", cls, payload)
         if request.kind not in get_args(Kind):
             raise MessageError(f"unknown kind of launch {request.kind!r}")
-        if len(request.key) not in (0, 5):
+        if request.key and [type(part) for part in request.key] != _KEY_TYPES:
             raise MessageError("field key is not a task key")
         return replace(request, key=tuple(request.key), args=tuple(request.args))  # type: ignore[arg-type]
 
@@ -177,6 +178,8 @@ def _encode(what: str, message: Any) -> bytes:
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
 
+_KEY_TYPES = [str, str, str, int, int]
+
 # The JSON types of a field; a bool is not an int here.
 _WIRE_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -201,11 +204,14 @@ _FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
     for cls in (LaunchRequest, PodReport, CleanupRequest)
 }
 
+# Lists of texts.
+_TEXTS = frozenset({"args", "log_tail"})
+
 
 def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
     try:
         document = json.loads(payload)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MessageError(f"{what} message is not JSON") from error
     if not isinstance(document, dict) or document.pop("is", None) != what:
         raise MessageError(f"not a {what} message")
@@ -214,11 +220,15 @@ def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
         raise MessageError(f"{what} message of version {version!r}: this process reads version {VERSION}")
     known = _FIELDS[cls]
     # A field that a newer process of the same version added is ignored; it is not an error.
-    values = {name: value for name, value in document.items() if name in known}
+    values: Json = {name: value for name, value in document.items() if name in known}
     for name, value in values.items():
         allowed = known[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise MessageError(f"field {name} of a {what} message has the wrong type")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise MessageError(f"field {name} of a {what} message is not a finite number")
+        if name in _TEXTS and not all(isinstance(part, str) for part in values[name]):
+            raise MessageError(f"field {name} of a {what} message holds something else than texts")
     try:
         return cls(**values)
     except TypeError as error:

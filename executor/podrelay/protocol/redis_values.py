@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
+
+# podrelay writes no larger number; number_of of prelude.lua has the same rule.
+_NUMBER_MOST = 2.0**53
 
 
 def text(value: bytes | str | None) -> str:
@@ -16,12 +18,19 @@ def text(value: bytes | str | None) -> str:
 
 
 def number_of(value: bytes | str | None) -> float:
-    """The number in an unencrypted field; 0 for anything else, as anybody with access to Redis may have written the field."""
+    """The number in an unencrypted field; 0 for anything else, and for a number that podrelay never writes: anybody with
+    access to Redis may have written the field.
+    """
     try:
         number = float(value or 0)
     except ValueError:
         return 0.0
-    return number if math.isfinite(number) else 0.0
+    return number if abs(number) <= _NUMBER_MOST else 0.0
+
+
+def count_of(value: bytes | str | None, most: int) -> int:
+    """The count in an unencrypted field, from 0 to `most`."""
+    return max(0, min(most, int(number_of(value))))
 
 
 def fields_of(flat: Sequence[bytes | str]) -> dict[str, str]:

@@ -21,4 +21,4 @@ def read_stream(keys: RedisKeys, stream: str, after: str, most: int = 0) -> Scri
 
 def read_entries(keys: RedisKeys, launch_ids: Iterable[str]) -> ScriptCall:
     """Read the ledger entries of these launches."""
-    return ScriptCall("read_entries", [], [keys.launch_prefix, *launch_ids])
+    return ScriptCall("read_entries", [keys.quarantine], [keys.launch_prefix, *launch_ids])

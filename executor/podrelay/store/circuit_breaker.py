@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from podrelay.errors import RedisFull, RedisUnavailable
 from podrelay.settings import Settings
-from podrelay.store.connection import connect, unavailable
+from podrelay.store.connection import connect, is_of_another_type, unavailable
 from podrelay.store.script_table import ScriptCall, evalsha, queue_calls, queue_loads
 
 # The breaker stays open this long after a failure, twice as long after each further one, up to the maximum. A Redis that
@@ -73,7 +73,8 @@ class CircuitBreaker:
             reply = command(self._client)
         except (RedisError, OSError) as error:
             failure = unavailable(error, self._client)
-            if isinstance(failure, RedisFull):  # it answers, and what frees memory must go on
+            # It answers: what frees memory must go on, and so must all that does not need the key of another type.
+            if isinstance(failure, RedisFull) or is_of_another_type(error):
                 raise failure from error
             raise self._open(failure) from error
         self._failures = 0

@@ -5,7 +5,7 @@ The only module that opens connections and that translates Redis errors. Redis C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -188,6 +188,22 @@ def _sentinel_fault(error: MasterNotFoundError, client: Any) -> str | None:
 def _sentinels_of(client: Any) -> list[Any]:
     manager = getattr(client.connection_pool, "sentinel_manager", None) if client is not None else None
     return list(manager.sentinels) if manager is not None else []
+
+
+def is_of_another_type(error: object) -> bool:
+    """Did a command meet a key of another type than podrelay gives it? Scripts delete such a key (prelude.lua)."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+def unless_of_another_type(replies: Iterable[Any], instead: Any) -> Iterator[Any]:
+    """The replies of a pipeline that was executed without raising errors, with `instead` for keys of another type.
+
+    :raises ResponseError: any other error, for instance of a Redis that is still loading its data.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception) and not is_of_another_type(reply):
+            raise reply
+        yield instead if isinstance(reply, Exception) else reply
 
 
 def connection_options(client: Any) -> Mapping[str, Any]:

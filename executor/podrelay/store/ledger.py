@@ -6,13 +6,14 @@ with the queue or the stream that the change concerns.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import fields_of, number_of, text
+from podrelay.protocol.redis_values import count_of, fields_of, text
 from podrelay.store import liveness, scripts
 from podrelay.store.bounded_reads import read_entries
 from podrelay.store.circuit_breaker import CircuitBreaker
@@ -36,6 +37,9 @@ class Finding:
     relaunches: int = 0
 
 
+_LAUNCH_ID = re.compile(rb"[A-Za-z0-9-]{1,63}")
+
+
 class Ledger:
     """:raises RedisUnavailable: from every method."""
 
@@ -53,7 +57,7 @@ class Ledger:
         found = zip(*(flat[field::5] for field in range(5)), strict=True)
         return epoch, [
             # Each relaunch was an attempt, whatever the unencrypted field holds.
-            Finding(launch_id, what, int(attempt or -1), result, min(_count(relaunches), int(attempt or 0)))
+            Finding(launch_id, what, int(attempt or -1), result, count_of(relaunches, int(attempt or 0)))
             for launch_id, what, attempt, result, relaunches in found
         ]
 
@@ -72,14 +76,13 @@ class Ledger:
         """
         key = self._keys.unacknowledged
         found = self._breaker.call(lambda client: client.zrangebyscore(key, "-inf", before_s, first, most))
-        return [text(item) for item in found]
+        odd = [item for item in found if not _LAUNCH_ID.fullmatch(item)]
+        if odd:  # no acknowledgement could name them, and they would come first for ever
+            self._breaker.call(lambda client: client.zrem(key, *odd))
+        return [text(item) for item in found if item not in odd]
 
     def live(self, cluster: str, cursor: int, before_s: float, count: int) -> tuple[int, list[str]]:
         """Some of the launches with a pod created before this wall-clock time, and the cursor for the next ones."""
         key = self._keys.live(cluster)
         cursor, found = self._breaker.call(lambda client: client.zscan(key, cursor, count=count))
         return int(cursor), [text(launch_id) for launch_id, created_s in found if created_s < before_s]
-
-
-def _count(value: str) -> int:
-    return max(0, int(number_of(value)))

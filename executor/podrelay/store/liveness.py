@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis
+from redis.exceptions import ResponseError
 
 from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.protocol.retention import REGISTRATION_TTL_S
 from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.connection import is_of_another_type, unless_of_another_type
 
 # A launcher counts as dead after two missed renewals and some delay; its registration stays listed until it expires.
 SILENCE_LIMIT_S = 12.0
 # A launch that was offered a moment ago is not waiting for a launcher yet.
 PATIENCE_S = 3.0
+# More registrations are not read: anybody with access to Redis can add some.
+_LAUNCHERS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +43,12 @@ class RegisteredLauncher:
 def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[RegisteredLauncher]:
     """The launchers registered for a cluster, dead ones included until their registration expires. Two round trips."""
     ours = keys.worker(cluster, "")
-    registered = client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))
-    members = [member for member in sorted(map(text, registered)) if member.startswith(ours)]
+    members = [member for member in _members(client, keys, cluster) if member.startswith(ours)][:_LAUNCHERS_MAX]
     pipeline = client.pipeline(transaction=False)
     for member in members:
         pipeline.hget(member, "state")
         pipeline.pttl(member)
-    replies = pipeline.execute() if members else []
+    replies = list(unless_of_another_type(pipeline.execute(raise_on_error=False), None)) if members else []
     return [
         RegisteredLauncher(
             name=member.removeprefix(ours),
@@ -55,6 +58,16 @@ def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> 
         for member, state, ttl_ms in zip(members, replies[::2], replies[1::2], strict=True)
         if ttl_ms != -2
     ]
+
+
+def _members(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str]:
+    """The keys of the workers that are registered for the launches of a cluster; none while the set has another type, until a launcher registers again."""
+    try:
+        return sorted(map(text, client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))))
+    except ResponseError as error:
+        if is_of_another_type(error):
+            return []
+        raise
 
 
 def without_launcher(
@@ -73,7 +86,8 @@ def without_launcher(
         pipeline = client.pipeline(transaction=False)
         for launch_id in launch_ids:
             pipeline.hmget(keys.launch(launch_id), ("state", "t_offered"))
-        found = zip(launch_ids, pipeline.execute(), strict=True)
+        replies = unless_of_another_type(pipeline.execute(raise_on_error=False), (None, None))
+        found = zip(launch_ids, replies, strict=True)
         return [
             launch_id
             for launch_id, (state, offered) in found

@@ -14,7 +14,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.retention import QUARANTINE_MAX
 from podrelay.store.script_table import ScriptCall
 
-Source = Literal["job", "launch", "stream_entry"]
+Source = Literal["job", "launch", "stream_entry", "key"]
 
 
 class Quarantined(NamedTuple):

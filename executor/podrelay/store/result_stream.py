@@ -22,7 +22,7 @@ from podrelay.store.quarantine import Quarantined, quarantine
 
 log = logging.getLogger(__name__)
 
-# Reports that cannot be decrypted are logged at most once in this time.
+# Reports that cannot be decrypted, and entries that are no reports, are logged at most once in this time.
 _REMIND_S = 60.0
 
 
@@ -34,7 +34,7 @@ class ResultStream:
         self._keys = keys
         self._cipher = cipher
         self._cursor: str | None = None
-        self._noted_s = float("-inf")
+        self._noted_s = self._rejected_s = float("-inf")
 
     def skip_to_end(self) -> None:
         """Start after the present entries: a scheduler that starts reads older reports from the ledger."""
@@ -83,8 +83,12 @@ class ResultStream:
         """Record these entries, in one round trip."""
         if not rejected:
             return
-        for _, entry_id, _, reason in rejected:
-            log.warning("Quarantined entry %s of the results stream: %s", entry_id, reason)
+        now_s = time.monotonic()
+        if now_s - self._rejected_s >= _REMIND_S:
+            self._rejected_s = now_s
+            first = rejected[0]
+            log.warning("Quarantined %d entries of the results stream, the first of them %s: %s",
+                        len(rejected), first.name, first.reason)  # fmt: skip
         self._breaker.run(quarantine(self._keys, rejected))
 
     def _note_unreadable(self, count: int, last: str) -> None:

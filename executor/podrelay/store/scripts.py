@@ -130,10 +130,17 @@ def withdraw(keys: RedisKeys, *, launch_id: str, subject: str, now_s: float, led
 
 def survey(keys: RedisKeys, *, fresh_epoch: str, launches: Iterable[tuple[str, int]]) -> ScriptCall:
     """Compare launches (id, attempt) with the ledger."""
-    args: list[str | int | float] = [keys.launch_prefix, redis_keys.RQ_JOB_PREFIX, fresh_epoch]
+    args: list[str | int | float] = [
+        keys.launch_prefix,
+        redis_keys.RQ_JOB_PREFIX,
+        fresh_epoch,
+        redis_keys.rq_queue(""),
+        redis_keys.rq_scheduled(""),
+        redis_keys.rq_started(""),
+    ]
     for launch in launches:
         args += launch
-    return ScriptCall("survey", [keys.epoch, keys.quarantine], args)
+    return ScriptCall("survey", [keys.epoch, keys.quarantine, keys.unacknowledged], args)
 
 
 # --- launcher -----------------------------------------------------------------------------------------------------
@@ -189,7 +196,7 @@ def renew(keys: RedisKeys, *, lease_s: float, jobs: Iterable[HeldJob]) -> Script
     args: list[str | int | float] = [lease_s, keys.launch_prefix, redis_keys.rq_started(""), keys.current]
     for job in jobs:
         args += job
-    return ScriptCall("renew", [], args)
+    return ScriptCall("renew", [keys.quarantine], args)
 
 
 def reap(

@@ -11,6 +11,10 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.scheduling.heartbeat_budget import COMPARISON_BATCH
+from podrelay.store.key_rings import announce, read_rings
+from podrelay.store.liveness import registered_launchers, without_launcher
 from tests.harness.task_instances import load, make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
 from tests.integration.scheduling.test_executor import hand_over
@@ -168,3 +172,103 @@ def test_a_report_that_denies_the_pod_of_a_running_task_is_ignored(
     executor.parts.reconciler.schedule_now()
     beat(executor, until=lambda: key not in executor.running)
     assert executor.event_buffer.get(key, ("success", None))[0] == "success"
+
+
+SHARED: dict[str, Callable[[RedisKeys], str]] = {
+    "current": lambda keys: keys.current,
+    "results": lambda keys: keys.results,
+    "unacknowledged": lambda keys: keys.unacknowledged,
+    "live": lambda keys: keys.live("default"),
+    "fair queues": lambda keys: keys.fair_queues("default"),
+    "quarantine": lambda keys: keys.quarantine,
+    "key rings": lambda keys: keys.key_rings,
+    "epoch": lambda keys: keys.epoch,
+    "queues": lambda keys: redis_keys.RQ_QUEUES,
+    "workers": lambda keys: redis_keys.RQ_WORKERS,
+    "launch queue": lambda keys: redis_keys.rq_queue(keys.launch_queue("default")),
+    "clean-up queue": lambda keys: redis_keys.rq_queue(keys.cleanup_queue("default")),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("write", ["set", "rpush", "sadd"])
+def test_a_shared_key_of_another_type_stops_no_work(
+    executor: RedisKubernetesExecutor, outside: Outside, name: str, write: str
+) -> None:
+    key = SHARED[name](outside.names)
+    ti_id, later_ti = make_task_instances(2)
+    task_key, launch_id = hand_over(executor, ti_id)
+    beat(executor, until=lambda: task_key in executor.running)
+    outside.redis.delete(key)
+    getattr(outside.redis, write)(key, "x")
+    update(ti_id, state="success")
+    hand_over(executor, later_ti)
+    beat(executor, until=lambda: len(executor.running) == 2)
+    executor.parts.reconciler.schedule_now()
+    executor.heartbeat()
+    outside.publish(launch_id, pod=identifiers.pod_name("p", launch_id, 0), uid="u")
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: task_key not in executor.running)
+    assert executor._breaker.available
+
+
+def test_jobs_whose_list_is_lost_are_offered_again(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    """Each of them looked as if it still waited in that list."""
+    ids = [hand_over(executor, ti_id)[1] for ti_id in make_task_instances(3)]
+    beat(executor, until=lambda: len(outside.queued()) == 3)
+    outside.redis.delete(redis_keys.rq_queue(outside.names.launch_queue("default")))
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: sorted(outside.queued()) == sorted(f"{launch_id}_0" for launch_id in ids))
+
+
+@pytest.mark.parametrize("due", [None, 1e15, float("inf")])
+def test_a_delayed_job_that_would_never_come_due_is_offered_again(
+    executor: RedisKubernetesExecutor, outside: Outside, due: float | None
+) -> None:
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    beat(executor, until=lambda: len(outside.queued()) == 1)
+    job, queue = f"{launch_id}_0", outside.names.launch_queue("default")
+    outside.redis.lpop(redis_keys.rq_queue(queue))
+    outside.redis.hset(redis_keys.RQ_JOB_PREFIX + job, "status", "scheduled")
+    outside.redis.hset(outside.names.launch(launch_id), "state", "waiting")
+    if due is not None:
+        outside.redis.zadd(redis_keys.rq_scheduled(queue), {job: due})
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: outside.queued() == [job])
+
+
+def test_a_forged_attempt_far_ahead_is_not_followed(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    beat(executor, until=lambda: len(outside.queued()) == 1)
+    outside.redis.hset(outside.names.launch(launch_id), "attempt", "999999999")
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "0")
+
+
+def test_members_that_are_no_launch_ids_hide_no_unacknowledged_end(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    odd = {b"\xff%d" % number: 0.0 for number in range(COMPARISON_BATCH)}
+    outside.redis.zadd(outside.names.unacknowledged, {**odd, b"honest": 1.0})
+    ledger = executor.parts.reconciler._ledger
+    assert ledger.unacknowledged(time.time(), 0, COMPARISON_BATCH) == []
+    assert ledger.unacknowledged(time.time(), 0, COMPARISON_BATCH) == ["honest"]
+
+
+def test_odd_registrations_of_launchers_are_left_out(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    outside.redis.sadd(redis_keys.RQ_WORKERS, outside.names.results, "rq:worker:list", b"\xff", "rq:worker:gone")
+    outside.redis.rpush("rq:worker:list", "x")
+    find = executor._breaker.call
+    assert find(lambda client: registered_launchers(client, outside.names, "default")) == []
+    assert without_launcher(executor._breaker, outside.names, "default", ["l"], time.time()) == []
+    assert executor._breaker.available
+
+
+def test_announcements_are_bounded(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    rings = {f"launcher {number}": f"{number:08x} {time.time():.3f}" for number in range(2500)}
+    outside.redis.hset(outside.names.key_rings, mapping=rings)
+    assert executor._breaker.run(announce(outside.names, None)) == []
+    outside.redis.hset(
+        outside.names.key_rings, mapping={"launcher x": "aa 1e15", "launcher y": f"bb {time.time():.3f}"}
+    )
+    assert [ring.process for ring in read_rings(executor._breaker.run(announce(outside.names, None)))] == ["launcher y"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import connect_async
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
-from podrelay_workers.watcher.pod_table import Publication
+from podrelay_workers.watcher.pod_table import PodEntry, Publication
 
 NAMES = RedisKeys()
 KEY = Fernet.generate_key().decode()
@@ -201,8 +202,9 @@ def test_what_the_ledger_believes_to_be_alive(redis_url: str) -> None:
         assert found == {ids[name] for name in ("a", "b", "fine")}
         left = {ids[name] for name in ("a", "b", "fine", "young")}  # what is over, or not of our making, has left
         assert set(client.zrange(NAMES.live("default"), 0, -1)) == left
-        quarantined = {fields["launch"] for _, fields in client.xrange(NAMES.quarantine)}
-        assert quarantined == {ids[name] for name in ("odd", "stranger", "later")}
+        quarantined = {fields.get("launch") or fields["key"] for _, fields in client.xrange(NAMES.quarantine)}
+        of_another_type = NAMES.launch("another type")
+        assert quarantined == {of_another_type, *(ids[name] for name in ("odd", "stranger", "later"))}
 
     run(redis_url, test)
 
@@ -228,5 +230,83 @@ def test_a_comparison_does_not_depend_on_what_else_redis_holds(redis_url: str) -
         assert calls.get("cmdstat_scan", 0) == 0
         assert calls["cmdstat_zscan"] <= 12
         assert calls["cmdstat_hmget"] <= 2600
+
+    run(redis_url, test)
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"", b"x" * 100_000, b"a b"])
+def test_an_epoch_that_no_process_wrote_is_replaced(redis_url: str, value: bytes) -> None:
+    """A standby compares it with what it knows, and would never lead."""
+
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        first, second = candidates(scripts, 0.3)
+        assert await first.claim() is not None
+        assert await second.claim() is None
+        client.set(NAMES.epoch, value)
+        await asyncio.sleep(0.4)
+        end = time.monotonic() + 3.0
+        while await second.claim() is None:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+        assert len(client.get(NAMES.epoch)) == 32
+
+    run(redis_url, test)
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"x" * 1_000_000])
+def test_a_leader_whose_name_is_no_text_is_waited_for_and_replaced(redis_url: str, value: bytes) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        candidate = LeaderElection(scripts, NAMES, "default", 0.3)
+        seconds, _ = client.time()
+        client.hset(NAMES.watch("default"), mapping={"leader": value, "fence": b"\xff", "expires": f"{seconds + 2}"})
+        assert await candidate.claim() is None
+        assert 0 < len(candidate.leader) <= 300
+        await asyncio.sleep(0.4)
+        assert await candidate.claim() is not None
+
+    run(redis_url, test)
+
+
+def test_a_lead_lasts_no_longer_than_the_configured_lease(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        seconds, _ = client.time()
+        client.hset(NAMES.watch("default"), mapping={"leader": "forged", "fence": "1", "expires": f"{seconds + 500}"})
+        candidate = LeaderElection(scripts, NAMES, "default", 0.3)
+        assert await candidate.claim() is None
+        await asyncio.sleep(0.4)
+        assert await candidate.claim() is not None
+        assert [fields["why"] for _, fields in client.xrange(NAMES.quarantine)] == [
+            "a lease longer than that of another watcher, shortened"
+        ]
+
+    run(redis_url, test)
+
+
+def test_shared_keys_of_another_type_stop_no_watcher(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        client.rpush(NAMES.epoch, "x")
+        client.rpush(NAMES.watch("default"), "x")
+        client.rpush(NAMES.live("default"), "x")
+        assert await LeaderElection(scripts, NAMES, "default", 2.0).claim() is not None
+        assert [row async for row in publisher_of(scripts).believed_live(200.0)] == []
+        launch_id = identifiers.new_launch_id()
+        client.set(NAMES.launch(launch_id), "x")
+        waits = await publisher_of(scripts).waits([PodEntry("n", "p", launch_id, 0)])
+        assert waits == [{"attempt": "", "wait": "", "t_wait": ""}]
+
+    run(redis_url, test)
+
+
+def test_a_pod_name_with_an_endless_attempt_is_quarantined(redis_url: str) -> None:
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        launch_id = identifiers.new_launch_id()
+        pod = identifiers.pod_name("p", launch_id, 0)[:-1] + "1" * 5000
+        client.hset(
+            NAMES.launch(launch_id),
+            mapping={"state": "created", "attempt": "1", "namespace": "n", "pod": pod, "uid": "u"},
+        )
+        client.zadd(NAMES.live("default"), {launch_id: 100})
+        assert [row async for row in publisher_of(scripts).believed_live(200.0)] == []
+        assert client.xlen(NAMES.quarantine) == 1
 
     run(redis_url, test)

@@ -110,3 +110,29 @@ def test_other_names_belong_to_no_launch(name: str) -> None:
 )
 def test_priority_weights_map_to_levels(weight: int, level: int) -> None:
     assert redis_keys.priority_level(weight) == level
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", ["d", "t", "r", 1, "x"]), ("key", ["d", "t", "r", "1", -1]), ("key", [[], {}, None, 1, 1]),
+        ("key", ["d", "t", "r", True, 1]), ("args", [1]), ("args", [None]), ("not_after_s", float("inf")),
+        ("token_life_s", float("nan")),
+    ],
+)  # fmt: skip
+def test_a_launch_whose_parts_have_odd_types_is_refused_and_never_described(field: str, value: object) -> None:
+    """Its description, its arguments and its times are used where an error would end more than this launch."""
+    request = LaunchRequest("l", 0, "task", "s", ("d", "t", "r", 1, -1), "7", ("--json-string", "x"))
+    document = json.loads(request.encode()) | {field: value}
+    with pytest.raises(MessageError, match=field):
+        LaunchRequest.decode(json.dumps(document).encode())
+
+
+def test_a_message_that_is_too_deep_is_refused() -> None:
+    with pytest.raises(MessageError, match="not JSON"):
+        PodReport.decode(b'{"v":1,"is":"result","x":' + b"[" * 100_000)
+
+
+@pytest.mark.parametrize("job", ["l_" + "1" * 10, "l_" + "1" * 5000, "l_\u0663", "l" * 64 + "_0", "l_0\n", "l_-1"])
+def test_other_ids_are_of_no_launch_job(job: str) -> None:
+    assert identifiers.parse_job_id(job) is None

@@ -18,7 +18,7 @@ from podrelay.protocol import jobs
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import number_of, rows, text
+from podrelay.protocol.redis_values import count_of, number_of, rows, text
 from podrelay.protocol.retention import FINISHED_MAX
 from podrelay.settings import Settings
 from podrelay.store import scripts
@@ -41,6 +41,8 @@ PROBE_S = 10.0
 REPORT_INTERVAL_S = 60.0
 # Jobs per script run: Redis serves no other client meanwhile (0.02 ms a job).
 CHUNK = 64
+# More tries than any job has had.
+_TRIES_MOST = 1_000_000
 # Expired leases per queue and script run.
 _REAPED_MAX = 256
 
@@ -114,7 +116,7 @@ class JobQueue:
         return Claim(
             jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 11)],
             wait_s=float(wait_s),
-            failures=int(number_of(failures)),
+            failures=count_of(failures, _TRIES_MOST),
             due_s=float(due_s),
             more=bool(more),
             dropped=int(dropped),
@@ -131,7 +133,7 @@ class JobQueue:
             execution=execution,
             data=data,
             held_at_s=at_s,
-            tries=int(number_of(tries)),
+            tries=count_of(tries, _TRIES_MOST),
             offered_at_s=number_of(offered),
             reported_at_s=number_of(reported),
             probe=probe == b"1",

@@ -134,7 +134,7 @@ class Leases:
         if disposition.what != "order":
             self.drop(disposition.job)
         if answer == "broken":
-            log.error("Could not write the outcome of job %s: its keys in Redis have unexpected types", job_id)
+            log.error("Could not write the outcome of job %s: what Redis holds about it is not podrelay's", job_id)
         elif answer == "lost" and disposition.what != "back":
             log.info("Outcome of job %s came too late; another launcher holds it", job_id)
         elif disposition.what in ("created", "done"):

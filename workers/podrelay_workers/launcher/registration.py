@@ -13,13 +13,14 @@ import socket
 import uuid
 from collections.abc import Callable, Sequence
 
-from redis.exceptions import OutOfMemoryError, RedisError
-from rq import Worker
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from rq import Worker, worker_registration
 from rq.serializers import JSONSerializer
 
+from podrelay.protocol import redis_keys
 from podrelay.protocol.retention import REGISTRATION_TTL_S
 from podrelay.settings import Settings
-from podrelay.store.connection import connect
+from podrelay.store.connection import connect, is_of_another_type
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +70,38 @@ class Registration:
             self._worker = Worker(
                 self._queues, name=self._name, connection=client, serializer=JSONSerializer, worker_ttl=_WORKER_TTL_S
             )
-        worker, connection = self._worker, self._worker.connection
-        if not connection.hexists(worker.key, "birth"):  # not registered yet, or Redis lost its data
-            connection.delete(worker.key)
+        try:
+            self._register(self._worker)
+        except ResponseError as error:
+            if not is_of_another_type(error):
+                raise
+            self._remove_other_types(self._worker)
+            self._register(self._worker)
+
+    def _register(self, worker: Worker) -> None:
+        if not worker.connection.hexists(worker.key, "birth"):  # not registered yet, or Redis lost its data
+            worker.connection.delete(worker.key)
             worker.register_birth()
         try:
             self._update(worker)
         except OutOfMemoryError:  # needs no memory: a launcher that works in a full Redis must not count as dead
-            connection.expire(worker.key, REGISTRATION_TTL_S)
+            worker.connection.expire(worker.key, REGISTRATION_TTL_S)
+
+    def _remove_other_types(self, worker: Worker) -> None:
+        """Delete those keys of the registration that somebody has given another type, so that it can be written again."""
+        sets = (redis_keys.RQ_WORKERS, *map(redis_keys.rq_workers, self._queues))
+        for key, read in ((worker.key, worker.connection.hgetall), *((name, worker.connection.scard) for name in sets)):
+            try:
+                read(key)
+            except ResponseError:
+                log.warning("Deleted %s: a key of another type than RQ gives it", key)
+                worker.connection.delete(key)
 
     def _update(self, worker: Worker) -> None:
         finished, failed, busy = self._counts()
         with worker.connection.pipeline() as pipeline:
             worker.heartbeat(REGISTRATION_TTL_S, pipeline=pipeline)
+            worker_registration.register(worker, pipeline=pipeline)  # again: the sets may be lost alone
             worker.set_state("busy" if busy else "idle", pipeline=pipeline)
             pipeline.hincrby(worker.key, "successful_job_count", finished - self._reported[0])
             pipeline.hincrby(worker.key, "failed_job_count", failed - self._reported[1])

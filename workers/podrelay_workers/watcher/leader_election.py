@@ -17,6 +17,9 @@ from podrelay.protocol.redis_values import text
 from podrelay.store import scripts
 from podrelay.store.async_scripts import AsyncScripts
 
+# What a log line may hold of a leader's name, which anybody with access to Redis can write.
+_LEADER_MAX = 300
+
 
 @dataclass(frozen=True)
 class Term:
@@ -52,7 +55,7 @@ class LeaderElection:
             fields=fields or {},
         )
         leads, fence, leader, epoch = await self._runner.run(call)
-        self.leader = text(leader)
+        self.leader = text(leader)[:_LEADER_MAX]
         self._observe(text(epoch))
         return Term(self.me, text(fence), self._epoch) if leads else None
 

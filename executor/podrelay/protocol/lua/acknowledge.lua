@@ -25,8 +25,8 @@ for i = 12, #ARGV, 7 do
   elseif entry[1] and tonumber(entry[1]) == attempt then
     redis.call('ZREM', KEYS[3], launch)
     if over == '1' then
-      local reported = tonumber(entry[3] or '')
-      if reported and state == 'finished' then waited[#waited + 1] = tostring(tonumber(now) - reported) end
+      local reported = number_of(entry[3])
+      if reported > 0 and state == 'finished' then waited[#waited + 1] = seconds(tonumber(now) - reported) end
       redis.call('HSET', ledger, 'state', state == 'withdrawn' and 'withdrawn' or 'acknowledged', 't_acknowledged', now)
       redis.call('EXPIRE', ledger, ARGV[11])
     end

@@ -25,16 +25,16 @@ local launch_prefix, job_prefix, list_prefix, wip_prefix, scheduled_prefix = ARG
 local patience, probe_s, report_every_s, first = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), 18
 local now = redis_time()
 
-local throttle, fields = {}, redis.call('HGETALL', KEYS[1])
+local throttle, fields = {}, read_all(KEYS[1], FIELDS_MOST)
 for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
 local function number_in_throttle(name) return number_of(throttle[name]) end
-local failures = throttle['failures'] or '0'
--- Seconds until the time in this field. One beyond what any launcher writes is removed: it would stop all work for good.
+local failures = string.format('%.0f', within(throttle['failures'], 0, 1000))
+-- Seconds until the time in this field. One that no launcher writes is removed: it could stop all work for good.
 local function pause_of(name)
-  local left = number_in_throttle(name) - now
-  if left <= PAUSE_MOST_S then return left end
+  local at = number_in_throttle(name)
+  if not throttle[name] or (at > 0 and at - now <= PAUSE_MOST_S) then return at - now end
   redis.call('HDEL', KEYS[1], name)
-  quarantine(KEYS[2], name, 'pause', 'a pause of more than ' .. PAUSE_MOST_S .. ' s')
+  note('key', KEYS[1], 'pause', 'no pause that a launcher writes, deleted')
   return 0
 end
 local pause = pause_of('until')
@@ -62,9 +62,13 @@ end
 -- Returns nil where there is no gate, 'probe', or the time until which the launch is delayed.
 local function gate(namespace)
   local closed_until = number_in_throttle('until:' .. namespace)
-  if closed_until - now > PAUSE_MOST_S then closed_until = 0 end
-  if closed_until == 0 then return nil end
-  local allow = number_in_throttle('allow:' .. namespace)
+  if closed_until - now > QUOTA_PAUSE_MOST_S then
+    note('key', KEYS[1], 'pause', 'no wait of a namespace that a launcher writes, deleted')
+    redis.call('HDEL', KEYS[1], 'until:' .. namespace)
+    throttle['until:' .. namespace], closed_until = nil, 0
+  end
+  if closed_until <= 0 then return nil end
+  local allow = within(throttle['allow:' .. namespace], 0, 1000)
   local probing = throttle['probing:' .. namespace] == '1'
   if closed_until <= now then allow = 1 end
   if allow < 1 then
@@ -86,21 +90,20 @@ end
 local function delay(queue, id, key, ledger, launch, entry, at)
   -- Staggered: a long queue behind a quota is looked at two thousand times a second at most.
   local waiting = redis.call('ZCARD', scheduled_prefix .. queue)
-  local reason, message = quota_refusal(entry[4])
+  local reason, message = quota_refusal(entry[4] or '')
   redis.call('ZADD', scheduled_prefix .. queue, seconds(at + 0.01 + waiting / 2000), id)
   redis.call('HSET', key, 'status', 'scheduled')
   redis.call('HSET', ledger, 'state', 'waiting', 'reason', reason, 'message', message)
-  local reported = tonumber(entry[6] or 0)
-  if now - reported > report_every_s and now - tonumber(entry[5] or now) > 5 and #reports < 256 then
+  if now - number_of(entry[6]) > report_every_s and now - number_of(entry[5]) > 5 and #reports < 256 then
     redis.call('HSET', ledger, 't_pending', seconds(now))
-    for _, value in ipairs({ launch, entry[2], reason, message }) do reports[#reports + 1] = value end
+    for _, value in ipairs({ launch, entry[1], reason, message }) do reports[#reports + 1] = value end
   end
 end
 
 local function admit(queue, id)
   if not is_job_id(id) then return quarantine(KEYS[2], id, 'malformed', 'not a job id of ours') end
   local key = job_prefix .. id
-  local job = bounded(redis.call('HMGET', key, 'status', 'waits'))
+  local job = unless_too_long(redis.call('HMGET', key, 'status', 'waits'))
   if not job[1] or job[1] ~= 'queued' then return end  -- withdrawn or deleted; or the list names the id twice
   local length = redis.call('HSTRLEN', key, 'data')
   if length == 0 then return reject(id, key, 'malformed', 'a job without data') end
@@ -114,22 +117,21 @@ local function admit(queue, id)
     local launch, attempt = parse_job_id(id)
     if not launch then return reject(id, key, 'malformed', 'not a job id of ours') end
     local ledger = launch_prefix .. launch
-    local entry = bounded(redis.call('HMGET', ledger, 'state', 'attempt', 'subject', 'namespace', 't_offered', 't_pending',
-      'clock_skew', 't_attempt'))
-    local state = entry[1]
-    if not state or not entry[2] then
+    local entry = read_ledger(ledger, 'state', 'subject', 'namespace', 't_offered', 't_pending', 'clock_skew', 't_attempt')
+    local state = entry[2]
+    if not state or not entry[1] then
       if state then return drop(key) end
       return reject(id, key, 'malformed', 'the ledger knows no such launch')
     end
     if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
-    if entry[2] ~= attempt or redis.call('HGET', ARGV[16], entry[3] or '') ~= launch then return drop(key) end
+    if entry[1] ~= attempt or redis.call('HGET', ARGV[16], entry[3] or '') ~= launch then return drop(key) end
     offered, reported, skew, attempt_offered = entry[5] or '0', entry[6] or '0', entry[7] or '0', entry[8] or '0'
     local admission = gate(entry[4] or '')
     if admission == 'probe' then
       probe = '1'
     elseif admission then
-      if patience > 0 and offered ~= '0' and now - (tonumber(skew) or 0) - tonumber(offered) > patience then
-        reason, message = quota_refusal(entry[4])
+      if patience > 0 and offered ~= '0' and now - number_of(skew) - number_of(offered) > patience then
+        reason, message = quota_refusal(entry[4] or '')
       else
         return delay(queue, id, key, ledger, launch, entry, admission)
       end
@@ -149,12 +151,17 @@ end
 -- Level's queue -> itself and its fair queues; level's queue -> the place in that row that was served last.
 local rows, served = {}, {}
 for i = first, #ARGV do rows[ARGV[i]] = { ARGV[i] } end
-local fair_queues = launches and redis.call('HGETALL', KEYS[3]) or {}
+local fair_queues = launches and read_all(KEYS[3], FIELDS_MOST) or {}
 for i = 1, #fair_queues, 2 do
-  local name, of = fair_queues[i], fair_queues[i + 1]
-  if not rows[of] then served[name] = tonumber(of)
-  elseif string.sub(name, 1, #of + 1) == of .. '.' then rows[of][#rows[of] + 1] = name
-  else redis.call('HDEL', KEYS[3], name) end  -- no script gives a fair queue such a name
+  local name, value = fair_queues[i], fair_queues[i + 1]
+  local row = rows[value]
+  if row and string.sub(name, 1, #value + 4) == value .. '.by-' then
+    row[#row + 1] = name
+  elseif rows[name] then
+    served[name] = math.floor(within(value, 0, 1e6))
+  else
+    redis.call('HDEL', KEYS[3], name)  -- of no queue of ours
+  end
 end
 
 -- Pop ids from a list and admit each job; returns whether the list may hold more.
@@ -177,6 +184,7 @@ local function pop(queue, name, count)
       error(caught, 0)
     elseif not succeeded then  -- a key of another type: rejects one id, not its batch
       quarantine(KEYS[2], id, 'malformed', 'its keys are not of our making: ' .. error_text(caught))
+      redis.call('DEL', job_prefix .. id)  -- so that its scheduler misses it, and offers it again
     end
   end
   return #ids == count
@@ -238,7 +246,8 @@ end
 if more == 0 then
   for i = first, #ARGV do
     local next = redis.call('ZRANGE', scheduled_prefix .. ARGV[i], 0, 0, 'WITHSCORES')
-    if next[2] and (due < 0 or tonumber(next[2]) - now < due) then due = math.max(0, tonumber(next[2]) - now) end
+    local at = number_of(next[2])
+    if at > 0 and (due < 0 or at - now < due) then due = math.max(0, at - now) end
   end
 end
 return { '0', failures, seconds(due), more, dropped, jobs, reports, seconds(now), 0 }

@@ -15,7 +15,7 @@
 --   abandon   clean-up queue, clean-up job id, its data, its description      the pod is not wanted any more
 --   order     as abandon, for a job that is not held (any more)
 -- Returns one word per job: ok | lost | unwanted (created, but withdrawn or superseded meanwhile: still held, abandon it)
---   | broken (a key of another type: the job is released) | refused and the error (Redis refused a write: still held, write
+--   | broken (data that no script could use: the job is released) | refused and the error (Redis refused a write: still held, write
 --   the same again later)
 run_when_full(KEYS[1])
 local worker, text, launch_prefix, job_prefix, list_prefix, wip_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -28,14 +28,14 @@ local function ledger_of(id)
   local launch, attempt = parse_job_id(id)
   if not launch then return nil end
   local ledger = launch_prefix .. launch
-  local entry = redis.call('HMGET', ledger, 'state', 'attempt')
-  if not entry[1] then return nil end
-  return ledger, entry[1], entry[2] == attempt, launch, attempt
+  local entry = read_ledger(ledger, 'state')
+  if not entry[2] then return nil end
+  return ledger, entry[2], entry[1] == attempt, launch, attempt
 end
 
 local function set_job(id, ...)
   local key = job_prefix .. id
-  if redis.call('EXISTS', key) == 0 then return false end  -- deleted by an operator: it stays deleted
+  if redis.call('HEXISTS', key, 'status') == 0 then return false end  -- deleted by an operator: it stays deleted
   redis.call('HSET', key, ...)
   return true
 end

@@ -10,21 +10,25 @@
 -- The fence grows with each change of leader. It never falls behind the clock (ms), so it also grows across a loss of data.
 run_when_full(KEYS[1])
 local now = redis_time()
-redis.call('SET', KEYS[2], ARGV[3], 'NX')
-local epoch = redis.call('GET', KEYS[2])
+local epoch, lease = read_epoch(KEYS[2], ARGV[3]), tonumber(ARGV[2])
 local held = redis.call('HMGET', KEYS[1], 'leader', 'fence', 'expires')
--- A text that is no number counts as absent.
-local leader, fence, expires = held[1] or '', tonumber(held[2] or '') and held[2] or '0', tonumber(held[3] or '') or 0
+local leader, fence, expires = held[1] or '', string.format('%.0f', number_of(held[2])), number_of(held[3])
 if ARGV[4] == 'leave' then
   if leader == ARGV[1] then redis.call('HSET', KEYS[1], 'leader', '', 'expires', '0') end
   return { 0, fence, '', epoch }
 end
 if leader ~= ARGV[1] then
-  -- A lease that ends later than any watcher's was not written by one.
-  if leader ~= '' and expires > now and expires - now <= LEASE_MOST_S then return { 0, fence, leader, epoch } end
+  if leader ~= '' and expires > now and expires - now <= LEASE_MOST_S then
+    -- A lease that ends later than the candidate's own would was hardly written by a watcher: a leader renews it in time.
+    if expires - now > lease + 0.1 then
+      note('key', KEYS[1], 'bounds', 'a lease longer than that of another watcher, shortened')
+      redis.call('HSET', KEYS[1], 'expires', string.format('%.3f', now + lease))
+    end
+    return { 0, fence, leader, epoch }
+  end
   if ARGV[5] ~= '' and ARGV[5] ~= epoch then return { 0, fence, '', epoch } end
   fence = string.format('%.0f', math.max(tonumber(fence) + 1, math.floor(now * 1000)))
 end
-redis.call('HSET', KEYS[1], 'leader', ARGV[1], 'fence', fence, 'expires', string.format('%.3f', now + tonumber(ARGV[2])))
+redis.call('HSET', KEYS[1], 'leader', ARGV[1], 'fence', fence, 'expires', string.format('%.3f', now + lease))
 if #ARGV > 5 then redis.call('HSET', KEYS[1], unpack(ARGV, 6)) end
 return { 1, fence, ARGV[1], epoch }

@@ -10,13 +10,12 @@ local reply, before = { found[1] }, tonumber(ARGV[4])
 for i = 1, #found[2], 2 do
   local launch = found[2][i]
   local ledger = ARGV[1] .. launch
-  local entry = redis.pcall('HMGET', ledger, 'state', 'attempt', 'namespace', 'pod', 'uid')
-  entry = entry.err and {} or bounded(entry)  -- an error: a key of another type
-  if entry[1] ~= 'created' and entry[1] ~= 'started' then
+  local entry = read_ledger(ledger, 'state', 'namespace', 'pod', 'uid')
+  if entry[2] ~= 'created' and entry[2] ~= 'started' then
     redis.call('ZREM', KEYS[1], launch)
-  elseif tonumber(found[2][i + 1]) < before and entry[2] and entry[3] and entry[4] then
+  elseif number_of(found[2][i + 1]) < before and entry[1] and entry[3] and entry[4] then
     reply[#reply + 1] = launch
-    for field = 2, 5 do reply[#reply + 1] = entry[field] or '' end
+    for _, field in ipairs({ 1, 3, 4, 5 }) do reply[#reply + 1] = entry[field] or '' end
   end
 end
 return reply

@@ -5,8 +5,6 @@
 -- ARGV: 1 how many to take, from the oldest  2 how many to keep  3 ttl (s)  4.. encrypted requests to add
 -- Returns the requests taken. A key of another type is deleted, and counts as empty.
 run_when_full(KEYS[1])
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'list' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 local taken = {}
 for _ = 1, tonumber(ARGV[1]) do
   local request = redis.call('LPOP', KEYS[1])

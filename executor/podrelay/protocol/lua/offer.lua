@@ -18,8 +18,8 @@ local function withdraw_previous(subject, launch)
   local previous = redis.call('HGET', KEYS[1], subject)
   if not previous or previous == launch then return end
   local ledger = launch_prefix .. previous
-  local entry = redis.call('HMGET', ledger, 'state', 'attempt', 'queue', 'pod', 'started')
-  local state, attempt, queue, pod, started = entry[1], entry[2], entry[3], entry[4], entry[5]
+  local entry = read_ledger(ledger, 'state', 'queue', 'pod', 'started')
+  local attempt, state, queue, pod, started = entry[1], entry[2], entry[3], entry[4], entry[5]
   if state == 'finished' or state == 'acknowledged' or state == 'withdrawn' then return end
   redis.call('HSET', ledger, 'state', 'withdrawn', 'subject', subject)
   redis.call('EXPIRE', ledger, ARGV[12])
@@ -54,7 +54,7 @@ local answers, offered = {}, false
 for i = 15, #ARGV, 11 do
   local launch, attempt, job, subject, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local ledger, job_key = launch_prefix .. launch, job_prefix .. job
-  local entry = redis.call('HMGET', ledger, 'attempt', 'state')
+  local entry = read_ledger(ledger, 'state')
   local known, state = tonumber(entry[1] or -1), entry[2]
   local answer = 'offered'
   if known > tonumber(attempt) then

@@ -1,5 +1,49 @@
 -- Functions that several scripts share. `podrelay.store.script_table` puts them before each script that names this file.
 
+-- Anybody with access to Redis can write any key, and one of another type would stop for good all work that needs it. So a
+-- command that meets such a key deletes it and runs again, and so does one that meets a stream without room for another entry,
+-- or a field that is to be incremented and is no number. Nothing that is lost is the only copy (invariant I4).
+local server = redis
+local PREFIX = string.match(KEYS[1], '^podrelay:[^:]*:')
+
+-- Quarantine something beside the work of a script. quarantine.lua does it for Python.
+local function note(source, name, kind, why)
+  server.pcall('XADD', PREFIX .. 'quarantine', 'MAXLEN', '~', 10000, '*', source, string.sub(name, 1, 200), 'kind', kind,
+    'why', why)
+end
+
+-- Makes room for a command that failed because of what stands in its key.
+local function mend(failure, command, key, field)
+  local why, remedy
+  if string.find(failure, 'WRONGTYPE', 1, true) then
+    why = 'a key of another type, deleted'
+  elseif command == 'XADD' and (string.find(failure, 'exhausted', 1, true) or string.find(failure, 'equal or smaller', 1, true)) then
+    why = 'a stream that takes no more entries, deleted'
+  elseif string.sub(command, 1, 5) == 'HINCR' and (string.find(failure, 'hash value', 1, true) or string.find(failure, 'increment', 1, true)) then
+    why, remedy = 'a field that is no number, deleted', 'HDEL'
+  else
+    return
+  end
+  -- A user of Redis who may only read the key leaves it to a process that may write it.
+  local reply = remedy == 'HDEL' and server.pcall('HDEL', key, field) or server.pcall('DEL', key)
+  if type(reply) == 'table' and reply.err then return end
+  note('key', key, 'malformed', why)
+  -- Only a comparison from the beginning, as after a loss of all data, restores these.
+  for _, name in ipairs({ 'results', 'unacknowledged', 'live:' }) do
+    if string.sub(key, 1, #PREFIX + #name) == PREFIX .. name then server.pcall('DEL', PREFIX .. 'epoch') end
+  end
+end
+
+local redis = {
+  call = function(...)
+    local reply = server.pcall(...)
+    -- The same command again raises its error as Redis does, if nothing could be mended.
+    if type(reply) == 'table' and reply.err then mend(reply.err, ...); return server.call(...) end
+    return reply
+  end,
+  pcall = server.pcall,
+}
+
 -- Seconds since the epoch by Redis' clock.
 local function redis_time()
   local time = redis.call('TIME')
@@ -13,7 +57,7 @@ local function seconds(value) return string.format('%.6f', value) end
 -- also while Redis is full. docs/redis.md says what a full Redis accepts.
 local function run_when_full(key) redis.call('DEL', key .. ':none') end
 
--- Is this error about the data: a key of another type, or a text that is no number? Any other is a refusal by the server.
+-- Is this error about the data: a text that is no number? Any other is a refusal by the server.
 local function is_data_fault(text)
   for _, sign in ipairs({ 'WRONGTYPE', 'not an integer', 'not a valid float', 'not a float', 'attempt to', 'bad argument' }) do
     if string.find(text, sign, 1, true) then return true end
@@ -28,7 +72,7 @@ local function error_text(caught) return tostring(type(caught) == 'table' and ca
 local JOB_MAX, RESULT_MAX, VALUE_MAX = 2097452, 131172, 16384
 
 -- These values, with false for each that is too long to be returned.
-local function bounded(values, most)
+local function unless_too_long(values, most)
   for i = 1, #values do
     if values[i] and #values[i] > (most or VALUE_MAX) then values[i] = false end
   end
@@ -36,18 +80,22 @@ local function bounded(values, most)
 end
 
 -- Launch id and attempt of the RQ job of a launch; nil for any other id.
-local function parse_job_id(id) return string.match(id, '^([%w-]+)_(%d+)$') end
+local function parse_job_id(id)
+  local launch, attempt = string.match(id, '^([%w-]+)_(%d+)$')
+  if launch and #launch <= 63 and #attempt <= 9 then return launch, attempt end
+end
 
 -- May this be the id of an RQ job of ours? A user of Redis has rights to such jobs only. With any other id, which anybody may
 -- have put into a list, the whole script would fail.
 local function is_job_id(id) return string.find(id, '_', 1, true) ~= nil end
 
--- A ledger entry: its attempt, then the given fields. An entry that no script of podrelay wrote (a key of another type, or
--- an attempt that is no number) is deleted, and reads as absent; so does a value that is too long.
+-- A ledger entry: its attempt, then the given fields. An entry that no script of podrelay wrote (its attempt is no number) is
+-- deleted, and reads as absent; a value that is too long reads as absent.
 local function read_ledger(key, ...)
-  local entry = redis.pcall('HMGET', key, 'attempt', ...)
+  local entry = redis.call('HMGET', key, 'attempt', ...)
   local attempt = entry[1]
-  if entry.err or (attempt and (#attempt > 9 or not string.match(attempt, '^%d+$'))) then
+  if attempt and (#attempt > 9 or not string.match(attempt, '^%d+$')) then
+    note('launch', string.sub(key, #PREFIX + 8), 'malformed', 'a ledger entry whose attempt is no number, deleted')
     redis.call('DEL', key)
     return {}
   end
@@ -57,28 +105,47 @@ local function read_ledger(key, ...)
   return entry
 end
 
--- The status of an RQ job; nil if there is none. A key of another type is deleted, and reads as absent.
-local function read_status(key)
-  local status = redis.pcall('HGET', key, 'status')
-  if type(status) ~= 'table' then return status or nil end
-  redis.call('DEL', key)
-  return nil
-end
+-- The status of an RQ job; nil if there is none.
+local function read_status(key) return redis.call('HGET', key, 'status') or nil end
 
--- The number in a field; 0 for any other text, and for one that is not even equal to itself.
+-- The number in a field; 0 for any other text, and for a number that podrelay never writes: redis_values.py has the same rule.
 local function number_of(text)
-  local number = tonumber(text)
-  return number == number and number or 0
+  local number = tonumber(text or '')
+  return number and math.abs(number) <= 2 ^ 53 and number or 0
 end
 
--- The longest pause that a launcher writes (launcher/error_policy.py), and the longest lease that can be configured.
-local PAUSE_MOST_S, LEASE_MOST_S = 600, 600
+-- All fields of a hash that podrelay keeps small; one with more than `most` would make each script slow, and is deleted.
+local function read_all(key, most)
+  local fields = redis.call('HGETALL', key)
+  if #fields <= 2 * most then return fields end
+  note('key', key, 'bounds', 'more fields than podrelay writes, deleted')
+  redis.call('DEL', key)
+  return {}
+end
 
--- quarantine.lua does the same for Python.
+-- Quarantine a job.
 local function quarantine(stream, job, kind, why)
-  if redis.call('TYPE', stream).ok ~= 'stream' then redis.call('DEL', stream) end
   redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, 1, 200), 'kind', kind, 'why', why)
 end
+
+-- The id of this life of the data. One that no process of podrelay wrote is replaced, which counts as a loss of the data.
+local function read_epoch(key, fresh)
+  redis.call('SET', key, fresh, 'NX')
+  local epoch = redis.call('GET', key)
+  if epoch and #epoch <= 64 and string.match(epoch, '^[%w-]+$') then return epoch end
+  redis.call('SET', key, fresh)
+  return fresh
+end
+
+-- The number in a field, as near to it as these bounds allow.
+local function within(text, least, most) return math.max(least, math.min(most, number_of(text))) end
+
+-- The longest pause that a launcher writes, for a cluster and for a namespace (launcher/error_policy.py, with a margin).
+local PAUSE_MOST_S, QUOTA_PAUSE_MOST_S = 600, 60
+-- The longest lease that can be configured, and the longest wait that a launcher gives to one launch.
+local LEASE_MOST_S, WAIT_MOST_S = 600, 600
+-- Fields of the throttle and of the fair queues, members of rq:queues; announced processes.
+local FIELDS_MOST, PROCESSES_MOST = 10000, 2000
 
 -- An RQ job, queued, as rq-dashboard shows it. `kind` is launch or cleanup, `now` is RQ's text.
 local function write_job(key, kind, queue, data, description, now, result_ttl, failure_ttl, retries_left)

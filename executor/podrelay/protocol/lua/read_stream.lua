@@ -7,8 +7,6 @@
 -- Returns the id of the last entry that was read or passed over, then per entry: its id, its fields and values.
 -- A key of another type is deleted, and counts as empty.
 run_when_full(KEYS[1])
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'stream' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 if ARGV[1] == '$' then
   local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
   return { last[1] and last[1][1] or '0-0' }

@@ -18,8 +18,8 @@ local function requeue(id, key, queue)
   local launch, attempt = parse_job_id(id)
   if launch then
     local ledger = ARGV[6] .. launch
-    local entry = redis.call('HMGET', ledger, 'state', 'attempt')
-    if entry[1] == 'claimed' and entry[2] == attempt then redis.call('HSET', ledger, 'state', 'offered') end
+    local entry = read_ledger(ledger, 'state')
+    if entry[2] == 'claimed' and entry[1] == attempt then redis.call('HSET', ledger, 'state', 'offered') end
   end
   requeued = requeued + 1
 end
@@ -34,6 +34,10 @@ end
 for i = 12, #ARGV do
   local queue = ARGV[i]
   local leases = redis.call('ZRANGEBYSCORE', ARGV[9] .. queue, '-inf', seconds(now), 'LIMIT', 0, ARGV[5])
+  -- A lease that ends later than any launcher's would never end.
+  for _, lease in ipairs(redis.call('ZRANGEBYSCORE', ARGV[9] .. queue, seconds(now + LEASE_MOST_S + 1), '+inf', 'LIMIT', 0, ARGV[5])) do
+    leases[#leases + 1] = lease
+  end
   for j = #leases, 1, -1 do
     local id = string.match(leases[j], '^([^:]*):')
     redis.call('ZREM', ARGV[9] .. queue, leases[j])
@@ -45,7 +49,8 @@ for i = 12, #ARGV do
     end
   end
 end
-for _, list in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+local lists = redis.call('SCARD', KEYS[2]) <= FIELDS_MOST and redis.call('SMEMBERS', KEYS[2]) or {}
+for _, list in ipairs(lists) do
   for i = 12, string.find(list, ARGV[11], 1, true) and #ARGV or 0 do
     local beginning = ARGV[8] .. ARGV[i] .. ARGV[11]
     if string.sub(list, 1, #beginning) == beginning then

@@ -1,19 +1,19 @@
 -- Renew leases, and find the launches that are no longer wanted.
 -- Runs behind prelude.lua.
 --
--- KEYS: none
+-- KEYS: 1 quarantine
 -- ARGV: 1 lease (s)  2 launch prefix  3 rq:wip prefix  4 current
 --       then 4 per job: job id, execution id, queue, launch | cleanup
 -- Returns one number per job: 1 held, 0 lost to another launcher, -1 held but superseded or withdrawn.
-run_when_full(ARGV[2])
+run_when_full(KEYS[1])
 local expires = seconds(redis_time() + tonumber(ARGV[1]))
 local answers = {}
 
 local function wanted(id)
   local launch, attempt = parse_job_id(id)
   if not launch then return false end
-  local entry = redis.call('HMGET', ARGV[2] .. launch, 'state', 'attempt', 'subject')
-  return entry[1] and entry[1] ~= 'withdrawn' and entry[1] ~= 'acknowledged' and entry[2] == attempt
+  local entry = read_ledger(ARGV[2] .. launch, 'state', 'subject')
+  return entry[2] and entry[2] ~= 'withdrawn' and entry[2] ~= 'acknowledged' and entry[1] == attempt
     and redis.call('HGET', ARGV[4], entry[3] or '') == launch
 end
 

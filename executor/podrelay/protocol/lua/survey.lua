@@ -1,23 +1,41 @@
 -- Compare an executor's launches with the ledger, and return those that need attention.
 -- Runs behind prelude.lua.
 --
--- KEYS: 1 epoch  2 quarantine
--- ARGV: 1 launch prefix  2 rq:job prefix  3 a fresh epoch, stored if there is none  then per launch: launch id, attempt
+-- KEYS: 1 epoch  2 quarantine  3 unacknowledged
+-- ARGV: 1 launch prefix  2 rq:job prefix  3 a fresh epoch, stored if there is none  4 rq:queue prefix  5 rq:scheduled prefix
+--       6 rq:wip prefix  then per launch: launch id, attempt
 -- Returns the epoch, then flat: launch id, what, attempt, encrypted report, relaunches so far. What is one of
---   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone) | rejected (a launcher
+--   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone, or in no list of jobs) | rejected (a launcher
 --   could not read its job) | unreadable (it waits for a launcher that has the key) | finished | withdrawn | ahead (a later attempt)
 run_when_full(KEYS[1])
-redis.call('SET', KEYS[1], ARGV[3], 'NX')
-local reply = { redis.call('GET', KEYS[1]) }
+local reply = { read_epoch(KEYS[1], ARGV[3]) }
+redis.call('ZCARD', KEYS[3])  -- read by commands outside of scripts, which mend nothing
 local function add(launch, what, attempt, result, relaunches)
   reply[#reply + 1] = launch; reply[#reply + 1] = what
   reply[#reply + 1] = attempt or ''; reply[#reply + 1] = result or ''
   reply[#reply + 1] = relaunches or '0'
 end
-for i = 4, #ARGV, 2 do
+-- Other processes make an attempt or two; each of many could need a pod of its own.
+local ATTEMPTS_AHEAD_MOST = 1000
+-- Is the job where its status says? In a list or a set of leases as far as that can be known without a search through all of it.
+local function is_in_place(job, status, queue, owner)
+  if status == 'scheduled' then
+    local due = redis.call('ZSCORE', ARGV[5] .. queue, job)
+    return due and number_of(due) > 0 and number_of(due) <= redis_time() + WAIT_MOST_S
+  elseif status == 'started' then
+    return redis.call('EXISTS', ARGV[6] .. queue) == 1
+  end
+  return redis.call('EXISTS', ARGV[4] .. queue, ARGV[4] .. queue .. '.by-' .. owner) > 0 or not string.match(owner, '^[%w_-]+$')
+end
+for i = 7, #ARGV, 2 do
   local launch, attempt = ARGV[i], tonumber(ARGV[i + 1])
-  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason', 'pod')
+  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason', 'pod', 'queue', 'owner')
   local known, state, result = entry[1], entry[2], entry[3]
+  if known and tonumber(known) > attempt + ATTEMPTS_AHEAD_MOST then
+    note('launch', launch, 'bounds', 'a ledger entry far ahead of its scheduler, deleted')
+    redis.call('DEL', ARGV[1] .. launch)
+    known, state = nil, nil
+  end
   if not state or not known then
     if state == 'withdrawn' then add(launch, 'withdrawn') else add(launch, 'missing') end
   elseif tonumber(known) > attempt then add(launch, 'ahead', known, result, entry[4])
@@ -29,9 +47,13 @@ for i = 4, #ARGV, 2 do
   elseif state == 'finished' or state == 'acknowledged' then add(launch, 'finished', known, result)
   elseif state == 'withdrawn' then add(launch, 'withdrawn', known, result)
   elseif state == 'offered' or state == 'waiting' or state == 'claimed' then
-    local status = read_status(ARGV[2] .. launch .. '_' .. known)
+    local job = launch .. '_' .. known
+    local status = read_status(ARGV[2] .. job)
     if status == 'failed' then add(launch, 'rejected', known)
     elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
+      add(launch, 'lost', known)
+    elseif status ~= 'deferred' and not is_in_place(job, status, entry[7] or '', entry[8] or '') then
+      redis.call('DEL', ARGV[2] .. job)  -- or the next offer would take it for one that waits
       add(launch, 'lost', known)
     elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
     end

@@ -23,7 +23,7 @@ local function get(name) return number_of(redis.call('HGET', KEYS[1], name)) end
 -- Seconds until the time in a field; 0 for one beyond what any launcher writes.
 local function left(name)
   local wait = get(name) - now
-  return wait <= PAUSE_MOST_S and wait or 0
+  return wait <= (namespace == '' and PAUSE_MOST_S or QUOTA_PAUSE_MOST_S) and wait or 0
 end
 local function set(...) redis.call('HSET', KEYS[1], ...); redis.call('EXPIRE', KEYS[1], 3600) end
 local wait = 0
@@ -37,7 +37,7 @@ elseif event == 'cleanup_pause' then
 elseif event == 'stumble' then
   wait = left('until')
   if wait <= 0 then  -- counts once for all requests in flight
-    local failures = get('failures') + 1
+    local failures = within(redis.call('HGET', KEYS[1], 'failures'), 0, 1000) + 1
     wait = math.min(y, x * 2 ^ math.min(failures - 1, 30))
     set('failures', failures, 'until', seconds(now + wait), 'reason', ARGV[6])
   end
@@ -57,7 +57,8 @@ elseif event == 'refused' then
   wait = left(field)
   if wait <= 0 or redis.call('HGET', KEYS[1], 'probing:' .. namespace) == '1' then
     -- The wait converges to where a few launches pass between two refusals.
-    local before, passed = get('window:' .. namespace), get('passed:' .. namespace)
+    local before = within(redis.call('HGET', KEYS[1], 'window:' .. namespace), 0, y)
+    local passed = get('passed:' .. namespace)
     wait = before == 0 and x or passed == 0 and math.min(y, before * 2) or passed > 3 and math.max(x, before / 2) or before
     set(field, seconds(now + wait), 'window:' .. namespace, seconds(wait), 'probing:' .. namespace, 0, 'allow:' .. namespace, 0,
       'passed:' .. namespace, 0, 'reason:' .. namespace, ARGV[6], 'message:' .. namespace, ARGV[7])
