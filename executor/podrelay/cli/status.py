@@ -6,6 +6,11 @@ Every figure is a count that Redis keeps. Launches are never scanned, so a long 
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
 import redis
 from airflow.configuration import conf
 from redis.exceptions import RedisError
@@ -15,7 +20,7 @@ from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.settings import load_settings
-from podrelay.store.connection import connect, unavailable
+from podrelay.store.connection import connect, is_of_another_type, unavailable
 from podrelay.store.key_rings import announced, mismatches
 from podrelay.store.liveness import registered_launchers
 
@@ -25,6 +30,8 @@ _TIMEOUT_S = 5.0
 _REFUSED_CLEANUP_S = 900.0
 # As in prelude.lua: what is longer was not written by podrelay.
 _PAUSE_MOST_S, _LEASE_MOST_S = 600.0, 600.0
+# The latest entries of the quarantine whose reasons are counted, the reasons shown, and the characters of each.
+_QUARANTINE_READ, _REASONS_MOST, _REASON_MAX = 1000, 20, 200
 # Fields of `throttle:<cluster>`: until when which jobs wait.
 _PAUSES = {"until": "all launches", "cleanup_until": "all clean-ups"}
 
@@ -46,10 +53,11 @@ def overview(team: str | None, now_s: float) -> Json:
             "throttle": _throttles(_hash(client, keys.throttle(cluster)), now_s),
             "refused_cleanups": _refused_cleanups(_hash(client, keys.throttle(cluster)), now_s),
             "suspended": bool(client.exists(redis_keys.RQ_SUSPENDED)),
-            "key_mismatches": mismatches(announced(client, keys)),
-            "unacknowledged": client.zcard(keys.unacknowledged),
-            "results": client.xlen(keys.results),
-            "quarantine": client.xlen(keys.quarantine),
+            "key_mismatches": mismatches(_unless_of_another_type(lambda: announced(client, keys), [])),
+            "unacknowledged": _count(client.zcard, keys.unacknowledged),
+            "results": _count(client.xlen, keys.results),
+            "quarantine": _count(client.xlen, keys.quarantine),
+            "quarantine_reasons": _quarantine_reasons(client, keys),
         }
     except RedisError as error:
         raise unavailable(error, client) from error
@@ -100,10 +108,10 @@ def _queue_names(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str
 
 def _counts(client: redis.Redis, queue: str) -> dict[str, int]:
     return {
-        "queued": client.llen(redis_keys.rq_queue(queue)),
-        "started": client.zcard(redis_keys.rq_started(queue)),
-        "waiting": client.zcard(redis_keys.rq_scheduled(queue)),
-        "failed": client.zcard(redis_keys.rq_failed(queue)),
+        "queued": _count(client.llen, redis_keys.rq_queue(queue)),
+        "started": _count(client.zcard, redis_keys.rq_started(queue)),
+        "waiting": _count(client.zcard, redis_keys.rq_scheduled(queue)),
+        "failed": _count(client.zcard, redis_keys.rq_failed(queue)),
     }
 
 
@@ -164,5 +172,29 @@ def _ago(at: str | None, now_s: float) -> float | None:
     return max(0.0, now_s - number_of(at)) if at else None
 
 
+def _quarantine_reasons(client: redis.Redis, keys: RedisKeys) -> dict[str, int]:
+    """How often each reason stands in the latest entries of the quarantine, the most frequent first: what was not trusted,
+    what was clamped or deleted. Anybody with access to Redis can write there.
+    """
+    entries = _unless_of_another_type(lambda: client.xrevrange(keys.quarantine, count=_QUARANTINE_READ), [])
+    reasons = Counter(re.sub(r"^\d+ ", "", text(fields.get(b"why"))[:_REASON_MAX]) for _, fields in entries)
+    return dict(reasons.most_common(_REASONS_MOST))
+
+
 def _hash(client: redis.Redis, key: str) -> dict[str, str]:
-    return {text(name): text(value) for name, value in client.hgetall(key).items()}
+    found = _unless_of_another_type(lambda: client.hgetall(key), {})
+    return {text(name): text(value) for name, value in found.items()}
+
+
+def _count(command: Callable[[str], Any], key: str) -> int:
+    return int(_unless_of_another_type(lambda: command(key), 0))
+
+
+def _unless_of_another_type(read: Callable[[], Any], instead: Any) -> Any:
+    """What stands in a key; `instead` while somebody has given it another type, until the first script deletes it."""
+    try:
+        return read()
+    except RedisError as error:
+        if is_of_another_type(error):
+            return instead
+        raise

@@ -9,6 +9,7 @@ from typing import Any
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.lifecycle import STEPS, durations_s
 from podrelay.protocol.messages import Json
+from podrelay.protocol.redis_values import number_of
 
 # The fields of a ledger entry in the order of their use; fields that are not named here follow by name.
 _FIELDS = (
@@ -36,6 +37,7 @@ def render_overview(found: Json) -> str:
             *(f"throttled: {throttle}" for throttle in found["throttle"]),
             *(f"clean-ups refused: cannot {refusal}" for refusal in found["refused_cleanups"]),
             f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}",
+            *(f"  {count:5} {_printable(reason)}" for reason, count in found["quarantine_reasons"].items()),
         ]
     )
 
@@ -48,9 +50,8 @@ def render_launch(entry: dict[str, str]) -> str:
     took_s = dict(durations_s(entry))
     for step in STEPS:
         if at := entry.get(f"t_{step}"):
-            moment = datetime.fromtimestamp(float(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
             since = f"  +{took_s[step]:.3f} s" if step in took_s else ""
-            lines.append(f"{step:12} {moment}{since}")
+            lines.append(f"{step:12} {_moment(at)}{since}")
     return "\n".join(lines)
 
 
@@ -82,6 +83,14 @@ def _key(entry: dict[str, str]) -> list[Any]:
 def _printable(value: str) -> str:
     """One line, without characters that a terminal acts on: every field comes from Redis."""
     return "".join(char if char.isprintable() else " " for char in value)
+
+
+def _moment(at: str) -> str:
+    """A time of the ledger; a text of Redis where it is none."""
+    try:
+        return datetime.fromtimestamp(number_of(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError, OSError):
+        return _printable(at)
 
 
 def _team_option(found: Json) -> str:

@@ -111,20 +111,20 @@ SCRIPTS: dict[Role, frozenset[str]] = {
 _CONNECT = "client|setname ping "
 _RUN_SCRIPTS = "evalsha script|load "
 _CHECK = "info set hgetall time "
-_STATUS = "exists hget hgetall llen pttl smembers time xlen zcard "
+_STATUS = "exists hget hgetall llen pttl smembers time xlen xrevrange zcard "
 # What rq-dashboard 0.9 sends for its pages.
 _PAGES = "exec exists hget hgetall hmget llen lrange multi scard smembers type xlen xrevrange zcard zrange zscore "
 
 _COMMANDS: dict[Role, str] = {
     "scheduler": f"{_RUN_SCRIPTS}{_CHECK}{_STATUS}"
-    "del expire get hdel hmget hset hsetnx lindex lpop ltrim persist publish rpush sadd type xadd xrange xrevrange zadd "
-    "zrangebyscore zrem zscan",
+    "del expire get hdel hmget hset hsetnx lindex lpop ltrim persist publish rpush sadd xadd xrange xrevrange zadd "
+    "zrangebyscore zrem zscan zscore",
     "launcher": f"{_RUN_SCRIPTS}{_CHECK}"
     "client|info del exec exists expire hdel hexists hget hincrby hincrbyfloat hmget hset hsetnx hstrlen lpop lpush multi "
-    "publish rpush sadd smembers srem subscribe type xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
+    "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
     "zscore",
     "watcher": f"{_RUN_SCRIPTS}{_CHECK}"
-    "del exists expire get hdel hget hmget hset lpop ltrim rpush type xadd xrange xrevrange zadd zrem zscan",
+    "del exists expire get hdel hget hmget hset lpop ltrim rpush xadd xrange xrevrange zadd zrem zscan",
     "status": _STATUS,
     "dashboard": _PAGES,
     "operator": f"{_PAGES}{_RUN_SCRIPTS}"

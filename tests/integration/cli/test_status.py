@@ -13,7 +13,7 @@ from rq import suspension
 from podrelay.cli import commands
 from podrelay.cli.status import overview
 from podrelay.cli.status_text import render_overview
-from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.redis_keys import RedisKeys, rq_failed, rq_queue, rq_scheduled, rq_started
 
 KEYS = RedisKeys("status")
 
@@ -127,3 +127,40 @@ def test_an_unknown_launch_is_an_error_that_names_the_option(
         commands.status(Namespace(probe=None, launch="no-such-id", json=False, team=None))
     assert ended.value.code == commands.FAILURE
     assert "no launch no-such-id in the ledger" in capsys.readouterr().out
+
+
+def test_the_quarantine_is_counted_by_reason(client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    assert overview(None, time.time())["quarantine_reasons"] == {}
+    for number in range(3):
+        client.xadd(KEYS.quarantine, {"key": "k", "why": "a key of another type, deleted"})
+        client.xadd(KEYS.quarantine, {"stream_entry": "1-0", "why": f"{number} reports up to this one are odd"})
+    client.xadd(KEYS.quarantine, {"x": b"\xff", "why": b"a \x1b[31mred\xff one" + b"!" * 10_000})
+    assert "quarantined entries: 7" in shown()
+    lines = shown().splitlines()[-3:]
+    assert sorted(lines[:2]) == ["      3 a key of another type, deleted", "      3 reports up to this one are odd"]
+    assert lines[2].startswith("      1 a  [31mred\N{REPLACEMENT CHARACTER} one!!!")
+    assert len(lines[2]) < 300
+    with pytest.raises(SystemExit):
+        commands.status(Namespace(probe=None, launch=None, json=True, team=None))
+    assert json.loads(capsys.readouterr().out)["quarantine_reasons"]["a key of another type, deleted"] == 3
+
+
+def test_keys_of_another_type_do_not_hide_the_rest(client: redis.Redis) -> None:
+    queue = KEYS.launch_queue("default")
+    for key in (KEYS.watch("default"), KEYS.throttle("default"), KEYS.fair_queues("default"), KEYS.results, KEYS.quarantine,
+                KEYS.unacknowledged, KEYS.key_rings, rq_queue(queue), rq_started(queue), rq_scheduled(queue),
+                rq_failed(queue), "rq:workers"):  # fmt: skip
+        client.set(key, "x")
+    client.set("rq:suspended", "1")
+    assert "suspended: launchers take nothing" in shown()
+    assert "watcher: none" in shown()
+
+
+def test_a_launch_with_odd_times_is_shown_as_it_is(client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    client.hset(
+        KEYS.launch("odd"), mapping={"state": b"\xff", "t_offered": "x", "t_claimed": "1e300", "t_created": "9" * 400}
+    )
+    with pytest.raises(SystemExit) as ended:
+        commands.status(Namespace(probe=None, launch="odd", json=False, team=None))
+    assert ended.value.code == 0
+    assert "offered" in capsys.readouterr().out

@@ -12,7 +12,7 @@ QUIET: dict[str, Any] = {
     "deployment": "prod", "cluster": "default", "queues": {}, "launchers": [], "throttle": [], "refused_cleanups": [],
     "key_mismatches": [], "suspended": False,
     "watcher": {"leader": "", "pods": 0, "listed_s_ago": None, "event_s_ago": None, "trouble": ""},
-    "unacknowledged": 2, "results": 9, "quarantine": 1,
+    "unacknowledged": 2, "results": 9, "quarantine": 1, "quarantine_reasons": {"forged": 1},
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_queues_and_totals() -> None:
     assert lines[0] == "deployment prod, cluster default"
     assert lines[2].split() == ["queue", "queued", "started", "waiting", "failed"]
     assert lines[3].split() == ["podrelay.prod.default.launch", "1", "22", "333", "4444"]
-    assert lines[-1] == "unacknowledged results: 2, quarantined entries: 1"
+    assert lines[-2:] == ["unacknowledged results: 2, quarantined entries: 1", "      1 forged"]
 
 
 def test_a_step_that_is_earlier_by_another_clock_took_no_time() -> None:
