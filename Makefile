@@ -2,7 +2,7 @@
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options real-cluster bench chaos constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options real-cluster bench chaos fuzz constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -11,7 +11,7 @@ DEV := .venv/.installed-to-test
 
 # Two files at a time (tests/conftest.py); PYTEST=-n0 runs one test after the other. The longest come early.
 TWO_AT_A_TIME := --numprocesses=2 --no-loadscope-reorder
-ALL_TESTS := tests/unit tests/end_to_end tests/chaos tests/integration tests/benchmarks tests/real_cluster
+ALL_TESTS := tests/unit tests/end_to_end tests/chaos tests/fuzz tests/integration tests/benchmarks tests/real_cluster
 # $(call pytest,PATHS): run the tests of PYTEST's paths, or of these paths if it names none.
 pytest = $(BIN)/python -m pytest $(or $(filter tests tests/%,$(PYTEST)),$(1)) $(filter-out tests tests/%,$(PYTEST))
 
@@ -31,6 +31,7 @@ help:
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
 	@echo 'make bench      measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos      inject faults and verify that no task is lost or run twice (CHAOS=... for options)'
+	@echo 'make fuzz       feed random input to everything that podrelay must not trust (FUZZ=... for options)'
 	@echo 'make constraints   update all pins in constraints.txt'
 	@echo 'make clean      remove .venv and all caches'
 
@@ -90,6 +91,9 @@ bench: $(DEV)
 
 chaos: $(DEV)
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # Pins for Python 3.10 to 3.14 in one file, resolved from the ranges in pyproject.toml.
 constraints: $(DEV)
