@@ -21,9 +21,9 @@ from podrelay.store.launch_queue import Acknowledgement
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.credentials import Credentials
 from podrelay_workers.kube.errors import ApiError
-from podrelay_workers.launcher.cleanup_job import has_started
 from podrelay_workers.launcher.error_policy import PAUSE_MOST_S, classify_error
 from podrelay_workers.launcher.pod_ownership import find_own_pod, mismatch
+from podrelay_workers.launcher.unstarted_pod import has_started
 from podrelay_workers.watcher.pod_view import latest_warning
 from tests.fuzz.part import Report, complaints, feed
 from tests.fuzz.raw_api import RawApi, response

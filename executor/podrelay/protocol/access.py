@@ -144,7 +144,7 @@ CALLS: dict[str, str] = {
     "hstrlen": "hstrlen K f", "info": "info", "lindex": "lindex K 0", "llen": "llen K", "lpop": "lpop K",
     "lpush": "lpush K v", "ltrim": "ltrim K 0 0", "multi": "multi", "persist": "persist K", "ping": "ping",
     "pttl": "pttl K", "publish": "publish C 1", "rpush": "rpush K v", "sadd": "sadd K v",
-    "script|load": "script load x", "set": "set K v", "smembers": "smembers K", "srem": "srem K v",
+    "scard": "scard K", "script|load": "script load x", "set": "set K v", "smembers": "smembers K", "srem": "srem K v",
     "subscribe": "subscribe C", "time": "time", "type": "type K", "xadd": "xadd K * f v", "xlen": "xlen K",
     "xrange": "xrange K - +", "xrevrange": "xrevrange K + -", "zadd": "zadd K 1 v", "zcard": "zcard K",
     "zpopmin": "zpopmin K", "zrange": "zrange K 0 0", "zrangebyscore": "zrangebyscore K 0 0", "zrem": "zrem K v",

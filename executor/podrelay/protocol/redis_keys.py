@@ -247,11 +247,6 @@ def rq_scheduled(name: str) -> str:
     return f"rq:scheduled:{name}"
 
 
-def rq_workers(name: str) -> str:
-    """Set: worker keys, as in RQ_WORKERS, of the launchers that serve this queue."""
-    return f"rq:workers:{name}"
-
-
 def rq_finished(name: str) -> str:
     """FinishedJobRegistry, a sorted set: job id -> expiry. Trimmed to 10,000 entries."""
     return f"rq:finished:{name}"

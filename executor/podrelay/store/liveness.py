@@ -61,7 +61,9 @@ def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> 
 
 
 def _members(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str]:
-    """The keys of the workers that are registered for the launches of a cluster; none while the set has another type, until a launcher registers again."""
+    """The keys of the workers that are registered for a cluster's launches; none while the set has another type, until a
+    launcher registers again.
+    """
     try:
         return sorted(map(text, client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))))
     except ResponseError as error:

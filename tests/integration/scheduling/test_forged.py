@@ -13,7 +13,7 @@ from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.scheduling.heartbeat_budget import COMPARISON_BATCH
-from podrelay.store.key_rings import announce, read_rings
+from podrelay.store.key_rings import KeyRing, announce, read_rings
 from podrelay.store.liveness import registered_launchers, without_launcher
 from tests.harness.task_instances import load, make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
@@ -267,8 +267,11 @@ def test_odd_registrations_of_launchers_are_left_out(executor: RedisKubernetesEx
 def test_announcements_are_bounded(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     rings = {f"launcher {number}": f"{number:08x} {time.time():.3f}" for number in range(2500)}
     outside.redis.hset(outside.names.key_rings, mapping=rings)
-    assert executor._breaker.run(announce(outside.names, None)) == []
+    me = KeyRing("scheduler me", ("cc",))
+    announce_me = announce(outside.names, me)
+    assert [ring.process for ring in read_rings(executor._breaker.run(announce_me))] == []
     outside.redis.hset(
         outside.names.key_rings, mapping={"launcher x": "aa 1e15", "launcher y": f"bb {time.time():.3f}"}
     )
-    assert [ring.process for ring in read_rings(executor._breaker.run(announce(outside.names, None)))] == ["launcher y"]
+    found = {ring.process for ring in read_rings(executor._breaker.run(announce_me))}
+    assert found == {"launcher y", me.process}

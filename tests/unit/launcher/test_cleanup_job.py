@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from podrelay_workers.launcher.cleanup_job import has_started
+from podrelay_workers.launcher.unstarted_pod import has_started
 
 RUNNING = {"state": {"running": {"startedAt": "2026-11-27T10:00:00Z"}}}
 

@@ -17,8 +17,10 @@ def has_started(pod: Json) -> bool:
     status = pod.get("status") or {}
     if status.get("phase") in ("Running", "Succeeded", "Failed"):
         return True
-    containers = status.get("containerStatuses") or []
-    return any(item.get("state", {}).get(what) for item in containers for what in ("running", "terminated"))
+    containers = status.get("containerStatuses")
+    items = [item for item in containers if isinstance(item, dict)] if isinstance(containers, list) else []
+    states = [state for item in items if isinstance(state := item.get("state"), dict)]
+    return any(state.get(what) for state in states for what in ("running", "terminated"))
 
 
 async def delete_unstarted(pods: PodClient, pod: Json) -> bool:
