@@ -58,11 +58,13 @@ class Deployment:
 
     def beat(self) -> None:
         """One heartbeat, timed without the time that the machine took away; now and then new work."""
-        began_s = time.monotonic()
+        began_s, cpu_s = time.monotonic(), time.thread_time()
         self.rig.executor.heartbeat()
-        ended_s = time.monotonic()
+        ended_s, cpu_s = time.monotonic(), time.thread_time() - cpu_s
         took_s = ended_s - began_s - self._stalls.during(began_s, ended_s)
         self.report.heartbeat_s = max(self.report.heartbeat_s, took_s)
+        if took_s > HEARTBEAT_S / 2:
+            self.report.notes.append(f"a heartbeat of {took_s:.2f} s used {cpu_s:.2f} s of a processor")
         self._beats += 1
         if self._beats % 5 == 0:
             self._run_pods()

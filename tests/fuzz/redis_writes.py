@@ -54,6 +54,8 @@ FAMILIES = (
     Family("watch", "hash", lambda keys, target: keys.watch("default")),
     Family("throttle", "hash", lambda keys, target: keys.throttle("default")),
     Family("fair_queues", "hash", lambda keys, target: keys.fair_queues("default")),
+    Family("log_requests", "list", lambda keys, target: keys.log_requests("default")),
+    Family("worker", "hash", lambda keys, target: redis_keys.RQ_WORKER_PREFIX + target.worker),
     Family("wake", "channel", lambda keys, target: keys.wake("default")),
     Family("RQ_QUEUES", "set", lambda keys, target: redis_keys.RQ_QUEUES),
     Family("RQ_JOB_PREFIX", "hash", lambda keys, target: redis_keys.RQ_JOB_PREFIX + f"{target.launch_id}_0"),
@@ -61,6 +63,12 @@ FAMILIES = (
     Family("RQ_WORKER_PREFIX", "hash", lambda keys, target: redis_keys.RQ_WORKER_PREFIX + target.worker),
     Family("RQ_SUSPENDED", "string", lambda keys, target: redis_keys.RQ_SUSPENDED),
     Family("RQ_RESULTS_PREFIX", "stream", lambda keys, target: redis_keys.RQ_RESULTS_PREFIX + f"{target.launch_id}_0"),
+    # podrelay never writes these; rq-dashboard and operators do.
+    Family("RQ_COMPACTED_PREFIX", "list", lambda keys, target: redis_keys.RQ_COMPACTED_PREFIX + target.launch_id),
+    Family("RQ_EXECUTIONS_PREFIX", "zset", lambda keys, target: redis_keys.RQ_EXECUTIONS_PREFIX + f"{target.launch_id}_0"),
+    Family("RQ_EXECUTION_PREFIX", "hash", lambda keys, target: redis_keys.RQ_EXECUTION_PREFIX + f"{target.launch_id}_0"),
+    Family("rq_deferred", "zset", _of_queue(redis_keys.rq_deferred)),
+    Family("rq_canceled", "zset", _of_queue(redis_keys.rq_canceled)),
     Family("rq_queue", "list", _of_queue(redis_keys.rq_queue)),
     Family("rq_started", "zset", _of_queue(redis_keys.rq_started)),
     Family("rq_scheduled", "zset", _of_queue(redis_keys.rq_scheduled)),
@@ -173,9 +181,10 @@ def key_names() -> set[str]:
     }  # fmt: skip
     constants = {name for name in vars(redis_keys) if name.startswith("RQ_")}
     functions = {name for name in vars(redis_keys) if name.startswith("rq_")}
-    # Names of queues, for which `rq_queue` makes keys; the prefix of `launch`; what makes all the others.
+    # Names of queues and workers, of which others make keys; prefixes; what no process ever writes.
     return (of_class | constants | functions) - {
-        "key", "launch_prefix", "launch_queue", "launch_queues", "cleanup_queue", "deployment"
+        "key", "launch_prefix", "launch_queue", "launch_queues", "cleanup_queue", "queue_prefix", "worker_name",
+        "never_written", "deployment",
     }  # fmt: skip
 
 

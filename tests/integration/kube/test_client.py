@@ -138,8 +138,9 @@ def test_retry_after_as_a_date() -> None:
 
 def test_what_is_sent() -> None:
     async def test() -> None:
-        async with scripted(answers({"kind": "Pod", "metadata": {"resourceVersion": "1"}})) as (script, api):
-            await api.create_pod("de/v", {"kind": "Pod"})
+        steps = (answers(pod("a", namespace="de/v")), answers(pod("a/b", namespace="dev")), answers({}), lists())
+        async with scripted(*steps) as (script, api):
+            await api.create_pod("de/v", {"kind": "Pod", "metadata": {"name": "a"}})
             await api.patch_pod("dev", "a/b", {"metadata": {"labels": {"x": None}}})
             await api.delete_pod("dev", "a", uid="u", grace_s=0, options={"propagation_policy": "Background"})
             await api.list_page(None, labels="a=b,c!=d", limit=2)
@@ -226,7 +227,7 @@ def test_a_hanging_answer_is_unreachable() -> None:
 
 def test_the_api_servers_audit_log_names_who_asked() -> None:
     async def test() -> None:
-        async with scripted(answers({"kind": "Pod", "metadata": {"name": "a"}})) as (script, api):
+        async with scripted(answers(pod("a"))) as (script, api):
             await api.get_pod("default", "a")
             async with PodClient(Credentials(configuration(script.url)), role="launcher") as launcher:
                 await launcher.get_pod("default", "a")
@@ -369,7 +370,7 @@ def test_warnings_of_the_server_are_logged_once(caplog: pytest.LogCaptureFixture
         step = answers(pod(), 201, Warning=f'299 - "{text}"')
         async with scripted(step) as (_, api):
             for _ in range(3):
-                await api.create_pod("default", {})
+                await api.create_pod("default", pod())
 
     with caplog.at_level("WARNING"):
         run(test)
