@@ -1,4 +1,4 @@
-"""The password of Redis changes under load, with restarts in any order: nothing is lost, nothing runs twice."""
+"""Redis' password and the Fernet key change under load, with restarts in any order: nothing is lost, nothing runs twice."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.fernet import Fernet
 
+from podrelay import compat
 from podrelay.cli.acl import user_name
 from podrelay.protocol.access import Role
+from podrelay.protocol.redis_keys import RedisKeys
+from tests.conftest import FERNET_KEY
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.parity_rig import Task, Workers, workers
 from tests.harness.redis_server import find_server
@@ -22,6 +26,7 @@ from tests.harness.task_instances import load, update
 from tests.real_cluster.loop import Loop
 from tests.real_cluster.server import POD_SPEC, Server, ended
 
+OTHER_KEY = Fernet.generate_key().decode()
 PROCESSES: tuple[Role, ...] = ("scheduler", "launcher", "watcher")
 BATCH = 5
 
@@ -91,16 +96,25 @@ class Deployment:
     def url_with(self, role: Role, secret: str) -> str:
         return self.server.url.replace("//", f"//{user_name('default', role)}:{secret}@")
 
-    def restart(self, role: Role, secret: str) -> None:
-        """With the new password. A worker is killed, a scheduler is replaced by one that adopts its tasks."""
-        url = self.url_with(role, secret)
+    def restart(self, role: Role, secret: str, fernet_keys: str) -> None:
+        """With this password and these keys. A worker is killed, a scheduler is replaced by one that adopts its tasks."""
+        options = {
+            "AIRFLOW__PODRELAY__REDIS_URL": self.url_with(role, secret),
+            "AIRFLOW__PODRELAY__FERNET_KEY": fernet_keys,
+        }
         if role != "scheduler":
             begun = self.workers[role]
             begun.kill(role)
-            begun.environment["AIRFLOW__PODRELAY__REDIS_URL"] = url
+            begun.environment.update(options)
             begun.start(role)
             return
-        self.monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", url)
+        # Airflow itself resets what a scheduler had not handed over; there is none here.
+        keys = [task.key for task in self.tasks]
+        self.loop.until(
+            lambda: not any(compat.queued(self.loop.executor, key) for key in keys), "the hand-over of every task"
+        )
+        for name, value in options.items():
+            self.monkeypatch.setenv(name, value)
         left = [task for task in self.tasks if task.key in self.loop.executor.running]
         before = self.loop.executor
         before._breaker.close()
@@ -148,27 +162,37 @@ def deployment(
 @pytest.mark.parametrize(
     "order", [("launcher", "scheduler", "watcher"), ("watcher", "launcher", "scheduler")], ids="-".join
 )
-def test_a_password_changes_under_load(deployment: Deployment, server: GuardedRedis, order: tuple[Role, ...]) -> None:
+def test_password_and_key_change_under_load(
+    deployment: Deployment, server: GuardedRedis, order: tuple[Role, ...]
+) -> None:
+    """As docs/security.md says: a second password, and B as the second key, then as the first, then alone."""
     admin: Any = server.admin
     users = {role: user_name("default", role) for role in PROCESSES}
     new = {role: f"new-{password(role)}" for role in PROCESSES}
     deployment.work(1.0)
     for role, user in users.items():
         admin.execute_command("ACL", "SETUSER", user, f">{new[role]}")
-    for role in order:
-        deployment.work(0.5)
-        deployment.restart(role, new[role])
+    for fernet_keys in (f"{FERNET_KEY},{OTHER_KEY}", f"{OTHER_KEY},{FERNET_KEY}"):
+        for role in order:
+            deployment.work(0.5)
+            deployment.restart(role, new[role], fernet_keys)
     deployment.work(0.5)
     for role, user in users.items():
         admin.execute_command("ACL", "SETUSER", user, f"<{password(role)}")
         admin.execute_command("CLIENT", "KILL", "USER", user)  # whoever still uses the old one is locked out
     deployment.work(1.0)
+    # What was written with A has its pod by now.
     deployment.loop.until(lambda: not deployment.loop.executor.running, "the end of every task")
+    for role in order:
+        deployment.restart(role, new[role], OTHER_KEY)
+        deployment.work(0.5)
+    deployment.loop.until(lambda: not deployment.loop.executor.running, "the end of the later tasks")
     tasks = deployment.tasks
-    assert len(tasks) >= 5 * BATCH
+    assert len(tasks) >= 10 * BATCH
     assert {str(load(task.ti_id).state) for task in tasks} == {"success"}
     pods = [pod["metadata"]["annotations"]["podrelay/subject"] for pod in deployment.api.pods()]
     assert sorted(pods) == sorted(task.ti_id for task in tasks), "each task ran in one pod"
     assert not [event for event in deployment.loop.executor.event_buffer.values() if str(event[0]) == "failed"]
     assert {client["user"] for client in admin.client_list()} <= {*users.values(), "default"}
     assert [entry for entry in server.denials() if "auth" in entry.lower()] == []
+    assert admin.xlen(RedisKeys("default").quarantine) == 0, "each process could read what the others wrote"
