@@ -176,7 +176,9 @@ def test_a_pause_that_no_launcher_writes_is_removed(
         assert await a.throttle("remind", x=5.0, y=0.5, reason="Throttled") == pytest.approx(5.0), "an honest one"
 
     two(scenario)
-    forged = {"key": rig.names.throttle("default"), "why": "no pause that a launcher writes, deleted"}
+    forged = {
+        "key": rig.names.throttle("default"), "kind": "pause", "why": "no pause that a launcher writes, deleted"
+    }  # fmt: skip
     assert rig.quarantined()[0] == forged
 
 
