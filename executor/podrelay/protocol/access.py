@@ -134,8 +134,8 @@ COMMANDS: dict[Role, tuple[str, ...]] = {
     role: tuple(sorted(set((_CONNECT + commands).split()))) for role, commands in _COMMANDS.items()
 }
 
-# For each command of the processes one call: K is a key, C a channel. It must be complete: a server that is asked whether it
-# is allowed (`podrelay.store.permissions`) does not check that.
+# For each command of the processes one whole call, to ask a server whether it is allowed (`podrelay.store.permissions`): K
+# stands for a key, C for a channel.
 CALLS: dict[str, str] = {
     "client|info": "client info", "client|setname": "client setname x", "del": "del K", "evalsha": "evalsha x 0",
     "exec": "exec", "exists": "exists K", "expire": "expire K 1", "get": "get K", "hdel": "hdel K f",

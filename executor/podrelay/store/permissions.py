@@ -67,7 +67,7 @@ def missing_rules(client: redis.Redis, role: Role, deployment: str, cluster: str
 
 
 class _Calls:
-    """The calls to ask about, each complete: the server does not check that."""
+    """The calls to ask about, as the process would make them."""
 
     def __init__(self) -> None:
         self.words: list[list[str]] = []

@@ -354,7 +354,7 @@ def resign(keys: RedisKeys, *, cluster: str, candidate: str, fresh_epoch: str) -
 
 # --- every process, at its start ------------------------------------------------------------------------------------
 def permissions(calls: Sequence[Sequence[str]]) -> ScriptCall:
-    """Ask which of these complete commands the user may not run."""
+    """Ask which of these commands the user may not run."""
     return ScriptCall("permissions", [], [json.dumps(calls)])
 
 

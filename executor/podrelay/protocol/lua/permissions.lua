@@ -1,7 +1,7 @@
 -- Which of these commands may the user who runs this script not run? Nothing is run, and no denial is logged.
 --
 -- KEYS: none
--- ARGV: 1 JSON, one array of words per command, each a complete call
+-- ARGV: 1 JSON, one array of words per command, as the process would call it
 -- Returns the positions of those that are denied, from 1 on; nothing where the server cannot say so (Redis 6.2).
 if not redis.acl_check_cmd then return false end
 local denied = {}
