@@ -177,7 +177,7 @@ def _quarantine_reasons(client: redis.Redis, keys: RedisKeys) -> dict[str, int]:
     what was clamped or deleted. Anybody with access to Redis can write there.
     """
     entries = _unless_of_another_type(lambda: client.xrevrange(keys.quarantine, count=_QUARANTINE_READ), [])
-    reasons = Counter(re.sub(r"^\d+ ", "", text(fields.get(b"why"))[:_REASON_MAX]) for _, fields in entries)
+    reasons = Counter(re.sub(r"\b\d+ ", "", text(fields.get(b"why"))[:_REASON_MAX]) for _, fields in entries)
     return dict(reasons.most_common(_REASONS_MOST))
 
 

@@ -134,12 +134,15 @@ def test_the_quarantine_is_counted_by_reason(client: redis.Redis, capsys: pytest
     for number in range(3):
         client.xadd(KEYS.quarantine, {"key": "k", "why": "a key of another type, deleted"})
         client.xadd(KEYS.quarantine, {"stream_entry": "1-0", "why": f"{number} reports up to this one are odd"})
+        client.xadd(KEYS.quarantine, {"job": "j", "why": f"a job with 200000{number} bytes of data"})
     client.xadd(KEYS.quarantine, {"x": b"\xff", "why": b"a \x1b[31mred\xff one" + b"!" * 10_000})
-    assert "quarantined entries: 7" in shown()
-    lines = shown().splitlines()[-3:]
-    assert sorted(lines[:2]) == ["      3 a key of another type, deleted", "      3 reports up to this one are odd"]
-    assert lines[2].startswith("      1 a  [31mred\N{REPLACEMENT CHARACTER} one!!!")
-    assert len(lines[2]) < 300
+    assert "quarantined entries: 10" in shown()
+    lines = shown().splitlines()[-4:]
+    assert sorted(lines[:3]) == [
+        "      3 a job with bytes of data", "      3 a key of another type, deleted", "      3 reports up to this one are odd"
+    ]  # fmt: skip
+    assert lines[3].startswith("      1 a  [31mred\N{REPLACEMENT CHARACTER} one!!!")
+    assert len(lines[3]) < 300
     with pytest.raises(SystemExit):
         commands.status(Namespace(probe=None, launch=None, json=True, team=None))
     assert json.loads(capsys.readouterr().out)["quarantine_reasons"]["a key of another type, deleted"] == 3
