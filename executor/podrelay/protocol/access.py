@@ -65,7 +65,7 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         _keys(keys.fair_queues(cluster), "scheduler launcher", "status"),
         _keys(keys.quarantine, everyone, "status"),
         _keys(keys.key_rings, everyone, "status"),
-        _keys(keys.epoch, "scheduler watcher"),
+        _keys(keys.epoch, everyone),
         _keys(keys.check, everyone),
         _keys(keys.never_written, everyone),
         _keys(redis_keys.RQ_QUEUES, "scheduler launcher operator", "dashboard"),

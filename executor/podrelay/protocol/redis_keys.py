@@ -106,7 +106,8 @@ class RedisKeys:
     def epoch(self) -> str:
         """String: a random id, set once per life of Redis' data (SET NX).
 
-        Written by the first executor or watcher; read by both, which detect a loss of data by its change.
+        Written by the first executor or watcher; read by both, which detect a loss of data by its change. Deleted by any
+        script that deletes a key of another type (prelude.lua), which is such a loss.
         """
         return self.key("epoch")
 

@@ -140,7 +140,7 @@ def survey(keys: RedisKeys, *, fresh_epoch: str, launches: Iterable[tuple[str, i
     ]
     for launch in launches:
         args += launch
-    return ScriptCall("survey", [keys.epoch, keys.quarantine, keys.unacknowledged], args)
+    return ScriptCall("survey", [keys.epoch, keys.quarantine, keys.unacknowledged, keys.current], args)
 
 
 # --- launcher -----------------------------------------------------------------------------------------------------

@@ -9,12 +9,19 @@ run_when_full(KEYS[1])
 local expires = seconds(redis_time() + tonumber(ARGV[1]))
 local answers = {}
 
+-- Does the fence name this launch? A launcher may not mend a fence of another type: until a scheduler does, it says nothing.
+local function is_current(subject, launch)
+  local succeeded, found = pcall(redis.call, 'HGET', ARGV[4], subject)
+  if succeeded then return found == launch end
+  return is_data_fault(error_text(found)) or error(found, 0)
+end
+
 local function wanted(id)
   local launch, attempt = parse_job_id(id)
   if not launch then return false end
   local entry = read_ledger(ARGV[2] .. launch, 'state', 'subject')
   return entry[2] and entry[2] ~= 'withdrawn' and entry[2] ~= 'acknowledged' and entry[1] == attempt
-    and redis.call('HGET', ARGV[4], entry[3] or '') == launch
+    and is_current(entry[3] or '', launch)
 end
 
 for i = 5, #ARGV, 4 do

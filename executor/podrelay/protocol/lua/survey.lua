@@ -1,7 +1,7 @@
 -- Compare an executor's launches with the ledger, and return those that need attention.
 -- Runs behind prelude.lua.
 --
--- KEYS: 1 epoch  2 quarantine  3 unacknowledged
+-- KEYS: 1 epoch  2 quarantine  3 unacknowledged  4 current
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 a fresh epoch, stored if there is none  4 rq:queue prefix  5 rq:scheduled prefix
 --       6 rq:wip prefix  then per launch: launch id, attempt
 -- Returns the epoch, then flat: launch id, what, attempt, encrypted report, relaunches so far. What is one of
@@ -9,7 +9,9 @@
 --   could not read its job) | unreadable (it waits for a launcher that has the key) | finished | withdrawn | ahead (a later attempt)
 run_when_full(KEYS[1])
 local reply = { read_epoch(KEYS[1], ARGV[3]) }
-redis.call('ZCARD', KEYS[3])  -- read by commands outside of scripts, which mend nothing
+-- Read by commands outside of scripts, and by launchers that may not write it: neither mends anything.
+redis.call('ZCARD', KEYS[3])
+redis.call('HGET', KEYS[4], '')
 local function add(launch, what, attempt, result, relaunches)
   reply[#reply + 1] = launch; reply[#reply + 1] = what
   reply[#reply + 1] = attempt or ''; reply[#reply + 1] = result or ''
@@ -26,6 +28,11 @@ local function is_in_place(job, status, queue, owner)
     return redis.call('EXISTS', ARGV[6] .. queue) == 1
   end
   return redis.call('EXISTS', ARGV[4] .. queue, ARGV[4] .. queue .. '.by-' .. owner) > 0 or not string.match(owner, '^[%w_-]+$')
+end
+-- The ledger may name any queue: one that the user may not access is none of ours.
+local function is_in_our_place(...)
+  local allowed, found = pcall(is_in_place, ...)
+  return allowed and found
 end
 for i = 7, #ARGV, 2 do
   local launch, attempt = ARGV[i], tonumber(ARGV[i + 1])
@@ -52,7 +59,7 @@ for i = 7, #ARGV, 2 do
     if status == 'failed' then add(launch, 'rejected', known)
     elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
       add(launch, 'lost', known)
-    elseif status ~= 'deferred' and not is_in_place(job, status, entry[7] or '', entry[8] or '') then
+    elseif status ~= 'deferred' and not is_in_our_place(job, status, entry[7] or '', entry[8] or '') then
       redis.call('DEL', ARGV[2] .. job)  -- or the next offer would take it for one that waits
       add(launch, 'lost', known)
     elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
