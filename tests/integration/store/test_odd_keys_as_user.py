@@ -12,15 +12,20 @@ import pytest
 from podrelay.protocol import redis_keys
 from podrelay.protocol.access import Role
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.sizes import RESULT_MAX
 from podrelay.settings import Settings
 from podrelay.store import scripts
+from podrelay.store.bounded_reads import read_entries, read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.key_rings import KeyRing, announce
+from podrelay.store.log_requests import request_logs, take_log_requests
 from podrelay.store.script_table import ScriptCall
 from tests.harness.redis_server import find_server
 from tests.harness.redis_users import GuardedRedis, knows_read_only, lines
 
 KEYS = RedisKeys("default")
 QUEUE = KEYS.launch_queue("default")
+LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 @pytest.fixture
@@ -60,6 +65,24 @@ def test_who_deletes_a_key_of_another_type_can_begin_a_new_epoch(server: Guarded
     assert server.denials() == []
 
 
+def test_a_stream_at_its_last_id_is_read_on_from_its_beginning(server: GuardedRedis) -> None:
+    admin = server.admin
+    admin.set(KEYS.epoch, "old")
+    admin.xadd(KEYS.results, {"result": "forged"}, id=LAST_ID)
+    position, entries = run(server, "scheduler", read_stream(KEYS, KEYS.results, "0-0", 10))
+    assert len(entries) == 1
+    position, entries = run(server, "scheduler", read_stream(KEYS, KEYS.results, position.decode(), 10))
+    assert entries == []
+    admin.xadd(KEYS.results, {"result": "of a launcher"})
+    _, entries = run(server, "scheduler", read_stream(KEYS, KEYS.results, position.decode(), 10))
+    assert [found for _, found in entries] == [[b"result", b"of a launcher"]]
+    assert survey(server)[0] == "new"
+    # Another scheduler had read up to the end of the former stream.
+    _, entries = run(server, "scheduler", read_stream(KEYS, KEYS.results, LAST_ID, 10))
+    assert len(entries) == 1
+    assert admin.xlen(KEYS.results) == 1
+
+
 @pytest.mark.parametrize("status", ["queued", "scheduled", "started"])
 def test_a_launch_in_a_queue_of_somebody_else_is_offered_again(server: GuardedRedis, status: str) -> None:
     server.admin.hset(
@@ -80,3 +103,38 @@ def test_leases_are_renewed_without_a_readable_fence_until_a_scheduler_mends_it(
         assert admin.zscore(redis_keys.rq_started(QUEUE), lease) > time.time() + 30
     survey(server)
     assert not admin.exists(KEYS.current)
+
+
+def test_no_request_for_logs_that_is_too_long_is_taken(server: GuardedRedis) -> None:
+    server.admin.rpush(KEYS.log_requests("default"), "x" * (5 << 20), "y" * RESULT_MAX, "x" * (RESULT_MAX + 1))
+    taken = run(server, "watcher", take_log_requests(KEYS, cluster="default", most=20))
+    assert taken == [b"y" * RESULT_MAX]
+
+
+def test_any_number_of_logs_can_be_requested_at_once(server: GuardedRedis) -> None:
+    run(server, "scheduler", request_logs(KEYS, cluster="default", requests=[*map(str, range(20_000))]))
+    taken = run(server, "watcher", take_log_requests(KEYS, cluster="default", most=1000))
+    assert (len(taken), taken[-1]) == (200, b"19999")
+
+
+def test_a_ledger_entry_of_many_fields_is_not_transferred(server: GuardedRedis) -> None:
+    server.admin.hset(KEYS.launch("l"), mapping={f"field {number}": "x" for number in range(10_000)})
+    server.admin.hset(KEYS.launch("m"), mapping={"state": "created"})
+    for role in ("scheduler", "watcher"):
+        assert run(server, role, read_entries(KEYS, ["l", "m"])) == [[], [b"state", b"created"]]
+
+
+def test_a_leader_with_a_long_name_counts_as_none(server: GuardedRedis) -> None:
+    forged = {"leader": "x" * (5 << 20), "fence": "1", "expires": str(time.time() + 1)}
+    server.admin.hset(KEYS.watch("default"), mapping=forged)
+    lead = scripts.lead(
+        KEYS, cluster="default", candidate="w", lease_s=1.0, fresh_epoch="e", known_epoch="", fields={}
+    )
+    assert run(server, "watcher", lead)[::2] == [1, b"w"]
+
+
+def test_many_long_announcements_are_not_transferred(server: GuardedRedis) -> None:
+    fingerprints = f"{'x' * 16_000} {time.time()}"
+    server.admin.hset(KEYS.key_rings, mapping={f"forged {number}": fingerprints for number in range(1000)})
+    reply = run(server, "launcher", announce(KEYS, KeyRing("launcher l", ("ab",))))
+    assert reply == [b"launcher l", b"ab"]

@@ -12,25 +12,28 @@ local function note(source, name, kind, why)
     'why', why)
 end
 
--- Makes room for a command that failed because of what stands in its key.
-local function mend(failure, command, key, field)
-  local why, remedy
-  if string.find(failure, 'WRONGTYPE', 1, true) then
-    why = 'a key of another type, deleted'
-  elseif command == 'XADD' and (string.find(failure, 'exhausted', 1, true) or string.find(failure, 'equal or smaller', 1, true)) then
-    why = 'a stream that takes no more entries, deleted'
-  elseif string.sub(command, 1, 5) == 'HINCR' and (string.find(failure, 'hash value', 1, true) or string.find(failure, 'increment', 1, true)) then
-    why, remedy = 'a field that is no number, deleted', 'HDEL'
-  else
-    return
-  end
+-- Delete a key, or a field of it, that holds nothing of podrelay.
+local function remove(why, key, field)
   -- A user of Redis who may only read the key leaves it to a process that may write it.
-  local reply = remedy == 'HDEL' and server.pcall('HDEL', key, field) or server.pcall('DEL', key)
+  local reply = field and server.pcall('HDEL', key, field) or server.pcall('DEL', key)
   if type(reply) == 'table' and reply.err then return end
   note('key', key, 'malformed', why)
   -- Only a comparison from the beginning, as after a loss of all data, restores these.
   for _, name in ipairs({ 'results', 'unacknowledged', 'live:' }) do
     if string.sub(key, 1, #PREFIX + #name) == PREFIX .. name then server.pcall('DEL', PREFIX .. 'epoch') end
+  end
+end
+
+local EXHAUSTED = 'a stream that takes no more entries, deleted'
+
+-- Makes room for a command that failed because of what stands in its key.
+local function mend(failure, command, key, field)
+  if string.find(failure, 'WRONGTYPE', 1, true) then
+    remove('a key of another type, deleted', key)
+  elseif command == 'XADD' and (string.find(failure, 'exhausted', 1, true) or string.find(failure, 'equal or smaller', 1, true)) then
+    remove(EXHAUSTED, key)
+  elseif string.sub(command, 1, 5) == 'HINCR' and (string.find(failure, 'hash value', 1, true) or string.find(failure, 'increment', 1, true)) then
+    remove('a field that is no number, deleted', key, field)
   end
 end
 

@@ -5,15 +5,22 @@
 -- ARGV: 1 id of the last entry that was read, '$' = only find the last one  2 maximum number  3 maximum length of an entry
 --       4 total length after which no further entry is read
 -- Returns the id of the last entry that was read or passed over, then per entry: its id, its fields and values.
--- A key of another type is deleted, and counts as empty.
+-- A key of another type is deleted, and counts as empty; so does a stream that takes no more entries, once it is read.
 run_when_full(KEYS[1])
 if ARGV[1] == '$' then
   local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
   return { last[1] and last[1][1] or '0-0' }
 end
+-- Nothing can follow this id. Who has read up to it begins anew: in a new stream, if another process was first.
+local LAST_ID = '18446744073709551615-18446744073709551615'
+if ARGV[1] == LAST_ID then
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  if last[1] and last[1][1] == LAST_ID then remove(EXHAUSTED, KEYS[1]) end
+  ARGV[1] = '0-0'
+end
 local position, left, total, oversized, entries = ARGV[1], tonumber(ARGV[2]), 0, false, {}
 -- Few at once, and no more after one that is too long: reading it takes Redis some milliseconds, for nothing.
-while left > 0 and total <= tonumber(ARGV[4]) and not oversized do
+while left > 0 and total <= tonumber(ARGV[4]) and not oversized and position ~= LAST_ID do
   local found = redis.call('XRANGE', KEYS[1], '(' .. position, '+', 'COUNT', math.min(left, 4))
   if #found == 0 then break end
   left = left - #found
