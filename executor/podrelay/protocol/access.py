@@ -101,10 +101,11 @@ def channels(role: Role, deployment: str, cluster: str) -> list[str]:
 
 
 _OF_ALL = "announce quarantine permissions "
+_READ = "read_stream read_entries log_requests "
 SCRIPTS: dict[Role, frozenset[str]] = {
-    "scheduler": frozenset(f"{_OF_ALL}offer acknowledge withdraw survey read_stream read_entries log_requests".split()),
+    "scheduler": frozenset(f"{_OF_ALL}{_READ}offer acknowledge withdraw survey read_launches".split()),
     "launcher": frozenset(f"{_OF_ALL}claim renew reap finish throttle publish".split()),
-    "watcher": frozenset(f"{_OF_ALL}publish restore live lead read_stream read_entries log_requests".split()),
+    "watcher": frozenset(f"{_OF_ALL}{_READ}publish restore live lead".split()),
 }
 
 # Logging in (AUTH, HELLO) needs no right.

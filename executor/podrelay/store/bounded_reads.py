@@ -22,3 +22,13 @@ def read_stream(keys: RedisKeys, stream: str, after: str, most: int = 0) -> Scri
 def read_entries(keys: RedisKeys, launch_ids: Iterable[str]) -> ScriptCall:
     """Read the ledger entries of these launches."""
     return ScriptCall("read_entries", [keys.quarantine], [keys.launch_prefix, *launch_ids])
+
+
+def read_launches(
+    keys: RedisKeys, key: str, *, before: float, most: int, cursor: str = "", left_out: int = 0
+) -> ScriptCall:
+    """Read launch ids with a score below `before` from a sorted set.
+
+    :param cursor: scan the set from here; empty: the lowest scores first, without the first `left_out`.
+    """
+    return ScriptCall("read_launches", [keys.quarantine], [key, f"{before:.6f}", most, cursor, left_out])

@@ -6,7 +6,6 @@ with the queue or the stream that the change concerns.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import count_of, fields_of, text
 from podrelay.store import liveness, scripts
-from podrelay.store.bounded_reads import read_entries
+from podrelay.store.bounded_reads import read_entries, read_launches
 from podrelay.store.circuit_breaker import CircuitBreaker
 
 What = Literal["missing", "lost", "rejected", "unreadable", "finished", "withdrawn", "ahead"]
@@ -35,9 +34,6 @@ class Finding:
     attempt: int
     sealed_result: str
     relaunches: int = 0
-
-
-_LAUNCH_ID = re.compile(rb"[A-Za-z0-9-]{1,63}")
 
 
 class Ledger:
@@ -75,14 +71,13 @@ class Ledger:
         scheduler may be dead. The oldest come first; the `first` oldest are left out.
         """
         key = self._keys.unacknowledged
-        found = self._breaker.call(lambda client: client.zrangebyscore(key, "-inf", before_s, first, most))
-        odd = [item for item in found if not _LAUNCH_ID.fullmatch(item)]
-        if odd:  # no acknowledgement could name them, and they would come first for ever
-            self._breaker.call(lambda client: client.zrem(key, *odd))
-        return [text(item) for item in found if item not in odd]
+        call = read_launches(self._keys, key, before=before_s, most=most, left_out=first)
+        _, *found = map(text, self._breaker.run(call))
+        return found
 
     def live(self, cluster: str, cursor: int, before_s: float, count: int) -> tuple[int, list[str]]:
         """Some of the launches with a pod created before this wall-clock time, and the cursor for the next ones."""
         key = self._keys.live(cluster)
-        cursor, found = self._breaker.call(lambda client: client.zscan(key, cursor, count=count))
-        return int(cursor), [text(launch_id) for launch_id, created_s in found if created_s < before_s]
+        call = read_launches(self._keys, key, before=before_s, most=count, cursor=str(cursor))
+        following, *found = map(text, self._breaker.run(call))
+        return int(following), found

@@ -15,7 +15,9 @@ from podrelay.store.script_table import ScriptCall
 def request_logs(keys: RedisKeys, *, cluster: str, requests: Sequence[str]) -> ScriptCall:
     """Add these requests, or the last of them."""
     return ScriptCall(
-        "log_requests", [keys.log_requests(cluster)], [0, LOG_REQUESTS_MAX, LOG_REQUESTS_TTL_S, *requests[-LOG_REQUESTS_MAX:]]
+        "log_requests",
+        [keys.log_requests(cluster)],
+        [0, LOG_REQUESTS_MAX, LOG_REQUESTS_TTL_S, *requests[-LOG_REQUESTS_MAX:]],
     )
 
 

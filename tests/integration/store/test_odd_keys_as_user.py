@@ -18,6 +18,7 @@ from podrelay.store import scripts
 from podrelay.store.bounded_reads import read_entries, read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing, announce
+from podrelay.store.ledger import Ledger
 from podrelay.store.log_requests import request_logs, take_log_requests
 from podrelay.store.script_table import ScriptCall
 from tests.harness.redis_server import find_server
@@ -127,9 +128,7 @@ def test_a_ledger_entry_of_many_fields_is_not_transferred(server: GuardedRedis) 
 def test_a_leader_with_a_long_name_counts_as_none(server: GuardedRedis) -> None:
     forged = {"leader": "x" * (5 << 20), "fence": "1", "expires": str(time.time() + 1)}
     server.admin.hset(KEYS.watch("default"), mapping=forged)
-    lead = scripts.lead(
-        KEYS, cluster="default", candidate="w", lease_s=1.0, fresh_epoch="e", known_epoch="", fields={}
-    )
+    lead = scripts.lead(KEYS, cluster="default", candidate="w", lease_s=1.0, fresh_epoch="e", known_epoch="", fields={})
     assert run(server, "watcher", lead)[::2] == [1, b"w"]
 
 
@@ -138,3 +137,22 @@ def test_many_long_announcements_are_not_transferred(server: GuardedRedis) -> No
     server.admin.hset(KEYS.key_rings, mapping={f"forged {number}": fingerprints for number in range(1000)})
     reply = run(server, "launcher", announce(KEYS, KeyRing("launcher l", ("ab",))))
     assert reply == [b"launcher l", b"ab"]
+
+
+def test_only_launch_ids_are_read_from_sorted_sets(server: GuardedRedis) -> None:
+    odd = {f"{number} {'x' * (1 << 20)}": 1.0 for number in range(20)}
+    for key in (KEYS.unacknowledged, KEYS.live("default")):
+        for name, score in {**odd, "l-1": 2.0, "late": 4e9}.items():
+            server.admin.zadd(key, {name: score})
+    breaker = CircuitBreaker(Settings(server.url_of("scheduler"), ""))
+    ledger = Ledger(breaker, KEYS)
+    assert ledger.unacknowledged(time.time(), 0, 64) == []
+    assert ledger.unacknowledged(time.time(), 0, 64) == ["l-1"]
+    assert server.admin.zcard(KEYS.unacknowledged) == 2
+    cursor, found = ledger.live("default", 0, time.time(), 1000)
+    while cursor:
+        cursor, more = ledger.live("default", cursor, time.time(), 1000)
+        found += more
+    assert found == ["l-1"]
+    breaker.close()
+    assert server.denials() == []

@@ -10,7 +10,7 @@ import pytest
 from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.store import scripts
-from podrelay.store.bounded_reads import read_entries, read_stream
+from podrelay.store.bounded_reads import read_entries, read_launches, read_stream
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
@@ -48,6 +48,7 @@ CALLS = [
     request_logs(KEYS, cluster="c", requests=[]),
     read_stream(KEYS, KEYS.results, "0-0"),
     read_entries(KEYS, []),
+    read_launches(KEYS, KEYS.unacknowledged, before=1.0, most=1),
     scripts.permissions([]),
     announce(KEYS, KeyRing("p", ("f",))),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),

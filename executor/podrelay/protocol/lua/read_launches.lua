@@ -1,0 +1,34 @@
+-- Read the launch ids in a sorted set. Whatever else is there, of any length, is left out.
+-- Runs behind prelude.lua.
+--
+-- KEYS: 1 quarantine
+-- ARGV: 1 the sorted set  2 only below this score  3 approximate number  4 cursor of a scan, or '' = by score
+--       5 by score: how many of the lowest to leave out
+-- Returns the next cursor ('0' at the end, and by score), then launch ids.
+-- By score, what is no launch id is removed: nothing else would, and it would come first for ever.
+local reply = { '0' }
+local function is_launch_id(text) return #text <= 63 and string.match(text, '^[%w-]+$') end
+if ARGV[4] == '' then
+  local left, left_out, removed = tonumber(ARGV[3]), tonumber(ARGV[5]), false
+  -- Few at once, and no more after one that is removed: reading what is long takes Redis some milliseconds, for nothing.
+  while left > 0 and not removed do
+    local found = redis.call('ZRANGEBYSCORE', ARGV[1], '-inf', '(' .. ARGV[2], 'LIMIT', left_out, math.min(left, 16))
+    if #found == 0 then break end
+    for _, id in ipairs(found) do
+      if is_launch_id(id) then
+        reply[#reply + 1] = id
+      else
+        redis.call('ZREM', ARGV[1], id)
+        removed = true
+      end
+    end
+    left, left_out = left - #found, left_out + #found
+  end
+  return reply
+end
+local found = redis.call('ZSCAN', ARGV[1], ARGV[4], 'COUNT', ARGV[3])
+reply[1] = found[1]
+for i = 1, #found[2], 2 do
+  if is_launch_id(found[2][i]) and number_of(found[2][i + 1]) < tonumber(ARGV[2]) then reply[#reply + 1] = found[2][i] end
+end
+return reply
