@@ -14,14 +14,17 @@ from tests.harness.launcher_rig import LauncherRig
 from tests.harness.waiting import until
 
 
-@pytest.mark.parametrize("key", [redis_keys.RQ_WORKERS, redis_keys.RQ_WORKER_PREFIX + "host-1", "of the queue"])
+@pytest.mark.parametrize("key", [redis_keys.RQ_WORKERS, "of the launcher", "of the queue"])
 def test_a_key_of_another_type_keeps_no_launcher_unregistered(rig: LauncherRig, key: str) -> None:
     queue = rig.names.launch_queue("default")
-    rig.redis.set(redis_keys.rq_workers(queue) if key == "of the queue" else key, "x")
+    launcher = rig.names.worker("default", "host-1")
+    found = {"of the launcher": launcher, "of the queue": redis_keys.rq_workers(queue)}
+    rig.redis.set(found.get(key, key), "x")
     client = redis.Redis.from_url(rig.settings.redis_url)
 
     async def register() -> None:
-        registration = Registration(rig.settings, "host-1", [queue], lambda: (0, 0, False))
+        name = rig.names.worker_name("default", "host-1")
+        registration = Registration(rig.settings, name, [queue], lambda: (0, 0, False))
         keeping = asyncio.create_task(registration.keep())
         try:
             found = await until(lambda: registered_launchers(client, rig.names, "default"))
@@ -30,4 +33,4 @@ def test_a_key_of_another_type_keeps_no_launcher_unregistered(rig: LauncherRig, 
             keeping.cancel()
 
     asyncio.run(register())
-    assert rig.redis.smembers(redis_keys.rq_workers(queue)) == {"rq:worker:host-1"}
+    assert rig.redis.smembers(redis_keys.rq_workers(queue)) == {launcher}
