@@ -11,7 +11,7 @@
 run_when_full(KEYS[1])
 local now = redis_time()
 local epoch, lease = read_epoch(KEYS[2], ARGV[3]), tonumber(ARGV[2])
-local held = unless_too_long(redis.call('HMGET', KEYS[1], 'leader', 'fence', 'expires'))
+local held = redis.call('HMGET', KEYS[1], 'leader', 'fence', 'expires')
 local leader, fence, expires = held[1] or '', string.format('%.0f', number_of(held[2])), number_of(held[3])
 if ARGV[4] == 'leave' then
   if leader == ARGV[1] then redis.call('HSET', KEYS[1], 'leader', '', 'expires', '0') end
@@ -24,7 +24,7 @@ if leader ~= ARGV[1] then
       note('key', KEYS[1], 'bounds', 'a lease longer than that of another watcher, shortened')
       redis.call('HSET', KEYS[1], 'expires', string.format('%.3f', now + lease))
     end
-    return { 0, fence, leader, epoch }
+    return { 0, fence, string.sub(leader, 1, 300), epoch }
   end
   if ARGV[5] ~= '' and ARGV[5] ~= epoch then return { 0, fence, '', epoch } end
   fence = string.format('%.0f', math.max(tonumber(fence) + 1, math.floor(now * 1000)))

@@ -9,20 +9,20 @@
 local reply = { '0' }
 local function is_launch_id(text) return #text <= 63 and string.match(text, '^[%w-]+$') end
 if ARGV[4] == '' then
-  local left, left_out, removed = tonumber(ARGV[3]), tonumber(ARGV[5]), false
-  -- Few at once, and no more after one that is removed: reading what is long takes Redis some milliseconds, for nothing.
-  while left > 0 and not removed do
+  local left, left_out, length = tonumber(ARGV[3]), tonumber(ARGV[5]), 0
+  -- Few at once, and no more after a mebibyte: reading what is long takes Redis some milliseconds, for nothing.
+  while left > 0 and length < 1048576 do
     local found = redis.call('ZRANGEBYSCORE', ARGV[1], '-inf', '(' .. ARGV[2], 'LIMIT', left_out, math.min(left, 16))
     if #found == 0 then break end
     for _, id in ipairs(found) do
+      length = length + #id
       if is_launch_id(id) then
-        reply[#reply + 1] = id
+        reply[#reply + 1], left_out = id, left_out + 1
       else
         redis.call('ZREM', ARGV[1], id)
-        removed = true
       end
     end
-    left, left_out = left - #found, left_out + #found
+    left = left - #found
   end
   return reply
 end
