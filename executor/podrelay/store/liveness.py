@@ -14,8 +14,9 @@ from redis.exceptions import ResponseError
 
 from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import number_of, text
+from podrelay.protocol.redis_values import fields_of, number_of, text
 from podrelay.protocol.retention import REGISTRATION_TTL_S
+from podrelay.store.bounded_reads import read_entries
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import is_of_another_type, unless_of_another_type
 
@@ -42,8 +43,7 @@ class RegisteredLauncher:
 
 def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[RegisteredLauncher]:
     """The launchers registered for a cluster, dead ones included until their registration expires. Two round trips."""
-    ours = keys.worker(cluster, "")
-    members = [member for member in _members(client, keys, cluster) if member.startswith(ours)][:_LAUNCHERS_MAX]
+    members = _members(client, keys, cluster)
     pipeline = client.pipeline(transaction=False)
     for member in members:
         pipeline.hget(member, "state")
@@ -51,21 +51,37 @@ def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> 
     replies = list(unless_of_another_type(pipeline.execute(raise_on_error=False), None)) if members else []
     return [
         RegisteredLauncher(
-            name=member.removeprefix(ours),
+            name=member.removeprefix(keys.worker(cluster, "")),
             state=text(state) or "?",
-            last_seen_s=max(0.0, REGISTRATION_TTL_S - ttl_ms / 1000.0),
+            last_seen_s=_last_seen_s(ttl_ms),
         )
         for member, state, ttl_ms in zip(members, replies[::2], replies[1::2], strict=True)
         if ttl_ms != -2
     ]
 
 
+def _is_any_alive(client: redis.Redis, keys: RedisKeys, cluster: str) -> bool:
+    """Reads no values: anybody with access to Redis may have written them, of any length."""
+    pipeline = client.pipeline(transaction=False)
+    members = _members(client, keys, cluster)
+    for member in members:
+        pipeline.pttl(member)
+    replies = pipeline.execute() if members else []
+    return any(ttl_ms != -2 and _last_seen_s(ttl_ms) < SILENCE_LIMIT_S for ttl_ms in replies)
+
+
+def _last_seen_s(ttl_ms: int) -> float:
+    return max(0.0, REGISTRATION_TTL_S - ttl_ms / 1000.0)
+
+
 def _members(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str]:
     """The keys of the workers that are registered for a cluster's launches; none while the set has another type, until a
     launcher registers again.
     """
+    ours = keys.worker(cluster, "")
     try:
-        return sorted(map(text, client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))))
+        found = sorted(map(text, client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))))
+        return [member for member in found if member.startswith(ours)][:_LAUNCHERS_MAX]
     except ResponseError as error:
         if is_of_another_type(error):
             return []
@@ -81,19 +97,11 @@ def without_launcher(
     """
     if not launch_ids:
         return []
-
-    def find(client: redis.Redis) -> list[str]:
-        if any(launcher.alive for launcher in registered_launchers(client, keys, cluster)):
-            return []
-        pipeline = client.pipeline(transaction=False)
-        for launch_id in launch_ids:
-            pipeline.hmget(keys.launch(launch_id), ("state", "t_offered"))
-        replies = unless_of_another_type(pipeline.execute(raise_on_error=False), (None, None))
-        found = zip(launch_ids, replies, strict=True)
-        return [
-            launch_id
-            for launch_id, (state, offered) in found
-            if state == b"offered" and now_s - number_of(offered) >= PATIENCE_S
-        ]
-
-    return breaker.call(find)
+    if breaker.call(lambda client: _is_any_alive(client, keys, cluster)):
+        return []
+    entries = map(fields_of, breaker.run(read_entries(keys, launch_ids)))
+    return [
+        launch_id
+        for launch_id, entry in zip(launch_ids, entries, strict=True)
+        if entry.get("state") == "offered" and now_s - number_of(entry.get("t_offered")) >= PATIENCE_S
+    ]

@@ -58,3 +58,15 @@ def test_without_any_launcher_launches_wait(redis_url: str) -> None:
     client.hset(KEYS.launch("waits"), mapping={"state": "offered", "t_offered": NOW_S - 10.0})
     assert registered_launchers(client, KEYS, "default") == []
     assert waiting_without_launcher(redis_url) == ["waits"]
+
+
+def test_long_values_cost_the_scheduler_nothing(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    for number in range(20):
+        register(client, f"forged-{number}", 50.0, "default")
+        client.hset(KEYS.worker("default", f"forged-{number}"), "state", "x" * (5 << 20))
+    client.hset(KEYS.launch("claimed"), mapping={"state": "x" * (20 << 20)})
+    client.hset(KEYS.launch("waits"), mapping={"state": "offered", "t_offered": NOW_S - 10.0})
+    before = client.info("stats")["total_net_output_bytes"]
+    assert waiting_without_launcher(redis_url) == ["waits"]
+    assert client.info("stats")["total_net_output_bytes"] - before < 1 << 20
