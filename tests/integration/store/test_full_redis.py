@@ -22,7 +22,7 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.sizes import JOB_MAX, RESULT_MAX
 from podrelay.settings import Settings
 from podrelay.store import scripts
-from podrelay.store.bounded_reads import read_entries, read_stream
+from podrelay.store.bounded_reads import read_entries, read_launches, read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs, take_log_requests
@@ -247,6 +247,10 @@ def oversized_report(world: World) -> None:
     world.redis.xadd(KEYS.results, {"result": "x" * (RESULT_MAX + 2000)}, id="1-0")
 
 
+def odd_members(world: World) -> None:
+    world.redis.zadd(KEYS.unacknowledged, {"l-1": 1.0, "no launch id": 2.0, "l-2": 3.0})
+
+
 def oversized_job(world: World) -> None:
     world.offered(2)
     world.redis.hset("rq:job:l0_0", "data", "x" * (JOB_MAX + 1))
@@ -328,6 +332,11 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     *((before, survey()) for before in (nothing, World.offered, ended, damaged_entry)),
     *((before, read_stream(KEYS, KEYS.results, "0-0", 10)) for before in (ended, oversized_report)),
     (ended, read_entries(KEYS, ["l0", "l1"])),
+    *(
+        (before, read_launches(KEYS, KEYS.unacknowledged, before=9e9, most=10, cursor=cursor))
+        for before in (ended, odd_members)
+        for cursor in ("", "0")
+    ),
     (oversized_job, claim()),
     (ended, publish("failed", not_genuine="sealed")),
     (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
