@@ -169,4 +169,6 @@ def test_a_job_whose_keys_are_of_another_type_is_released(rig: LauncherRig) -> N
 
     asyncio.run(scenario())
     assert rig.in_hand() == 0
-    assert rig.quarantined() == [{"key": f"rq:job:{request.launch_id}_0", "why": "a key of another type, deleted"}]
+    assert rig.quarantined() == [
+        {"key": f"rq:job:{request.launch_id}_0", "kind": "malformed", "why": "a key of another type, deleted"}
+    ]
