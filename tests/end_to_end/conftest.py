@@ -16,13 +16,18 @@ from tests.end_to_end.stack_rig import StackRig
 _LOG_LINES = 25
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    home = tmp_path_factory.mktemp("stack")
+def copied_dags(home: Path) -> Path:
+    """The demo's DAGs and those of the tests, in the stack's home."""
     dags = home / "dags"
     shutil.copytree(demo_stack.HERE / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
-    running = Stack(home, Shape(dags=dags, namespaces=TROUBLED_NAMESPACES))
+    return dags
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("stack")
+    running = Stack(home, Shape(dags=copied_dags(home), namespaces=TROUBLED_NAMESPACES))
     try:
         running.start()
         yield running

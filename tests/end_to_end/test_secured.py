@@ -5,20 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 import redis
 
-from demo import stack as demo_stack
 from demo.processes import marked
 from demo.stack import USER
 from podrelay.protocol.redis_keys import RQ_JOB_PREFIX
-from tests.end_to_end.conftest import _STACK
+from tests.end_to_end.conftest import _STACK, copied_dags
 from tests.end_to_end.secured_stack import SecuredStack
 from tests.end_to_end.stack_rig import Run, StackRig
 
@@ -33,10 +30,7 @@ _PAYLOAD = b'"bundle_info"'
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredStack]:
     home = tmp_path_factory.mktemp("secured")
-    dags = home / "dags"
-    shutil.copytree(demo_stack.HERE / "dags", dags)
-    shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
-    running = SecuredStack(home, dags)
+    running = SecuredStack(home, copied_dags(home))
     try:
         running.start()
         yield running

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
+import yaml
 
 from podrelay.cli.acl import acl_lines, user_name
 from podrelay.protocol.access import ROLES, Role
+from tests.harness.local_cluster import LocalCluster
 from tests.harness.redis_server import RedisServer
+from tests.real_cluster.server import POD_SPEC
 
 DEFAULT = "user default on nopass ~* &* +@all"
 
@@ -64,3 +70,28 @@ class GuardedRedis(RedisServer):
             f"{entry['username']}: {entry['reason']} {entry['object']} ({entry['context']})"
             for entry in self.admin.acl_log()
         ]
+
+
+@contextmanager
+def cluster_for_users(
+    server: GuardedRedis, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: str
+) -> Iterator[dict[str, str]]:
+    """A local cluster whose pods are timers, and the environment of workers on it; this process is the scheduler's user.
+
+    :param options: of [kubernetes_executor], in capitals.
+    """
+    template = folder / "template.yaml"
+    template.write_text(yaml.safe_dump({"metadata": {"name": "template"}, "spec": POD_SPEC}))
+    with LocalCluster(folder / "cluster", runner="simulate") as cluster:
+        environment = {
+            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(cluster.kubeconfig),
+            "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(template),
+            **{f"AIRFLOW__KUBERNETES_EXECUTOR__{name}": value for name, value in options.items()},
+            "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.2",
+            "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": "2",
+            "AIRFLOW__PODRELAY__WATCH_LEASE_S": "1",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of("scheduler"))
+        yield environment

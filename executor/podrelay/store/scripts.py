@@ -84,13 +84,9 @@ def offer(
 ) -> ScriptCall:
     """Offer launches of one owner."""
     args: list[str | int | float] = [
-        *_new_jobs(keys, cluster, now_s),
-        cluster,
-        owner,
-        int(ledger_ttl_s),
-        redis_keys.rq_scheduled(""),
+        *_new_jobs(keys, cluster, now_s), cluster, owner, int(ledger_ttl_s), redis_keys.rq_scheduled(""),
         redis_keys.fair_queue_mark(owner),
-    ]
+    ]  # fmt: skip
     for launch in launches:
         args += launch
     return ScriptCall(
@@ -117,27 +113,14 @@ def withdraw(keys: RedisKeys, *, launch_id: str, subject: str, now_s: float, led
     return ScriptCall(
         "withdraw",
         [keys.launch(launch_id), keys.current, keys.unacknowledged],
-        [
-            launch_id,
-            subject,
-            redis_keys.RQ_JOB_PREFIX,
-            redis_keys.rq_scheduled(""),
-            f"{now_s:.3f}",
-            int(ledger_ttl_s),
-        ],
+        [launch_id, subject, redis_keys.RQ_JOB_PREFIX, redis_keys.rq_scheduled(""), f"{now_s:.3f}", int(ledger_ttl_s)],
     )
 
 
 def survey(keys: RedisKeys, *, fresh_epoch: str, launches: Iterable[tuple[str, int]]) -> ScriptCall:
     """Compare launches (id, attempt) with the ledger."""
-    args: list[str | int | float] = [
-        keys.launch_prefix,
-        redis_keys.RQ_JOB_PREFIX,
-        fresh_epoch,
-        redis_keys.rq_queue(""),
-        redis_keys.rq_scheduled(""),
-        redis_keys.rq_started(""),
-    ]
+    queues = (redis_keys.rq_queue(""), redis_keys.rq_scheduled(""), redis_keys.rq_started(""))
+    args: list[str | int | float] = [keys.launch_prefix, redis_keys.RQ_JOB_PREFIX, fresh_epoch, *queues]
     for launch in launches:
         args += launch
     return ScriptCall("survey", [keys.epoch, keys.quarantine, keys.unacknowledged, keys.current], args)

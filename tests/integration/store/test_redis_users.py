@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import redis
-import yaml
 from kubernetes.client import models as k8s
 
 from podrelay.cli import commands
@@ -26,13 +25,12 @@ from podrelay.protocol.access import Role
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.connection import connect
-from tests.harness.local_cluster import LocalCluster
 from tests.harness.parity_rig import Task, Workers, workers
 from tests.harness.redis_server import find_server
-from tests.harness.redis_users import GuardedRedis, knows_read_only, lines, password
+from tests.harness.redis_users import GuardedRedis, cluster_for_users, knows_read_only, lines, password
 from tests.harness.task_instances import load, update
 from tests.real_cluster.loop import Loop
-from tests.real_cluster.server import POD_SPEC, Server, ended
+from tests.real_cluster.server import Server, ended
 
 KEYS = RedisKeys("default")
 QUEUE = KEYS.launch_queue("default")
@@ -51,19 +49,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedR
 
 @pytest.fixture
 def environment(server: GuardedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    template = tmp_path / "template.yaml"
-    template.write_text(yaml.safe_dump({"metadata": {"name": "template"}, "spec": POD_SPEC}))
-    with LocalCluster(tmp_path / "cluster", runner="simulate") as cluster:
-        environment = {
-            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(cluster.kubeconfig),
-            "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(template),
-            "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.2",
-            "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": "2",
-            "AIRFLOW__PODRELAY__WATCH_LEASE_S": "1",
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of("scheduler"))
+    with cluster_for_users(server, tmp_path, monkeypatch) as environment:
         yield environment
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cryptography.fernet import Fernet
 
 from podrelay import compat
@@ -18,13 +17,12 @@ from podrelay.cli.acl import user_name
 from podrelay.protocol.access import Role
 from podrelay.protocol.redis_keys import RedisKeys
 from tests.conftest import FERNET_KEY
-from tests.harness.local_cluster import LocalCluster
 from tests.harness.parity_rig import Task, Workers, workers
 from tests.harness.redis_server import find_server
-from tests.harness.redis_users import GuardedRedis, knows_read_only, lines, password
+from tests.harness.redis_users import GuardedRedis, cluster_for_users, knows_read_only, lines, password
 from tests.harness.task_instances import load, update
 from tests.real_cluster.loop import Loop
-from tests.real_cluster.server import POD_SPEC, Server, ended
+from tests.real_cluster.server import Server, ended
 
 OTHER_KEY = Fernet.generate_key().decode()
 PROCESSES: tuple[Role, ...] = ("scheduler", "launcher", "watcher")
@@ -139,20 +137,7 @@ class Deployment:
 def deployment(
     airflow_db: None, server: GuardedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Deployment]:
-    template = tmp_path / "template.yaml"
-    template.write_text(yaml.safe_dump({"metadata": {"name": "template"}, "spec": POD_SPEC}))
-    with LocalCluster(tmp_path / "cluster", runner="simulate") as cluster:
-        environment = {
-            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(cluster.kubeconfig),
-            "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(template),
-            "AIRFLOW__KUBERNETES_EXECUTOR__DELETE_WORKER_PODS": "False",
-            "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "0.2",
-            "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": "2",
-            "AIRFLOW__PODRELAY__WATCH_LEASE_S": "1",
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of("scheduler"))
+    with cluster_for_users(server, tmp_path, monkeypatch, DELETE_WORKER_PODS="False") as environment:
         deployment = Deployment(server, tmp_path, environment, monkeypatch)
         yield deployment
         deployment.close()
