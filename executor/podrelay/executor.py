@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from podrelay import compat
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol import identifiers
+from podrelay.protocol.access import SCRIPTS
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.scheduling.context import HeartbeatContext, Identity, read_policy
@@ -104,7 +105,7 @@ class RedisKubernetesExecutor(BaseExecutor):
                 for warning in check(client):
                     self.log.warning("%s", warning)
                 require_rights(client, "scheduler", self.settings.deployment, cluster_of(self.team_name))
-            self._breaker.load("offer", "acknowledge", "withdraw", "survey")
+            self._breaker.load(*sorted(SCRIPTS["scheduler"]))
             context.results.skip_to_end()
             self.parts.key_check.run_once()  # before the first offer: a launcher that cannot read it must know why
         except RedisUnavailable as error:

@@ -80,9 +80,13 @@ def running(name: str, rig: LauncherRig, *words: str) -> Iterator[Path]:
 
 def command(name: str, rig: LauncherRig, *words: str) -> None:
     """A command of podrelay, typed in the container of a service."""
-    line = [str(AIRFLOW), "podrelay", *words]
-    ended = subprocess.run(line, env=environment_of(name, rig), cwd="/", capture_output=True, text=True, check=False)
+    ended = typed(name, rig, *words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def typed(name: str, rig: LauncherRig, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [str(AIRFLOW), "podrelay", *words]
+    return subprocess.run(line, env=environment_of(name, rig), cwd="/", capture_output=True, text=True, check=False)
 
 
 def written(folder: Path) -> set[str]:
@@ -104,7 +108,8 @@ def test_a_task_runs_from_its_launch_to_its_report(rig: LauncherRig) -> None:
     with running("launcher", rig) as of_launcher, running("watcher", rig) as of_watcher:
         wait_for(lambda: rig.ledger(request).get("state") == "finished", rig.folder)
         for name in ("launcher", "watcher"):
-            command(name, rig, "status", "--probe", name)
+            # A process writes every few seconds whether it is ready.
+            wait_for(lambda name=name: typed(name, rig, "status", "--probe", name).returncode == 0, rig.folder)  # type: ignore[misc]
             command(name, rig, "check", "--process", name)
         files = {name for folder in (of_launcher, of_watcher) for name in written(folder)}
     assert [result.outcome for result in rig.results() if result.terminal] == ["succeeded"]
