@@ -2,7 +2,7 @@
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options real-cluster bench chaos fuzz constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options docs real-cluster bench chaos fuzz constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -28,6 +28,7 @@ help:
 	@echo 'make redis-matrix   the same on each of these servers'
 	@echo 'make lint       style, format, types and import rules only'
 	@echo 'make options    write docs/options.md from the option descriptions'
+	@echo 'make docs       build the documentation as a site with search, in build/docs'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
 	@echo 'make bench      measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos      inject faults and verify that no task is lost or run twice (CHAOS=... for options)'
@@ -52,7 +53,7 @@ up: $(ENV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy executor workers local_cluster demo tests
+	$(BIN)/mypy executor workers local_cluster demo docs tests
 	$(BIN)/lint-imports
 
 unit: $(DEV)
@@ -79,6 +80,11 @@ redis-matrix: $(DEV)
 # Documents the options; a unit test fails while the page is out of date.
 options: $(DEV)
 	$(BIN)/python -m docs.options_page
+
+# A warning is an error: a broken link or anchor, a picture that cannot be drawn, a page without a title.
+docs: $(DEV)
+	$(BIN)/python -m sphinx -W --keep-going --quiet --builder html --conf-dir docs/site . build/docs
+	@echo 'build/docs/index.html'
 
 # KUBECONFIG must be on the command line: the environment may point to any cluster.
 real-cluster: $(DEV)

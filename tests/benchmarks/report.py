@@ -27,6 +27,8 @@ def markdown(report: Json, rows: list[Row]) -> str:
     """All of a report, for people."""
     machine = report["machine"]
     lines = [
+        "# Results of the last benchmark",
+        "",
         f"{machine['cores']} cores ({machine['machine']}), Python {machine['python']}, {report['api']}, {report['when']}.",
         "",
         "| measure | target | measured | |",
@@ -35,22 +37,22 @@ def markdown(report: Json, rows: list[Row]) -> str:
     ]
     for part in report.get("life", []):
         title = f"Whole lives, {1000 * part['latency_s']:.0f} ms API latency, {part['rounds']} round(s), medians"
-        lines += ["", f"### {title}", "", *table(part["rows"], (("tasks", "tasks"), *LIFE))]
+        lines += ["", f"## {title}", "", *table(part["rows"], (("tasks", "tasks"), *LIFE))]
         lines += ["", *costs(part["rows"])]
     for name, title in (
         ("creation", "Launchers alone, 50 ms"),
         ("scaling", "Launchers alone, 200 ms, 16 in flight each"),
     ):
         if name in report:
-            lines += ["", f"### {title}", "", *table(report[name]["rows"], CREATION)]
+            lines += ["", f"## {title}", "", *table(report[name]["rows"], CREATION)]
     for seats, found in report.get("seats", {}).items():
         title = f"{found['tasks']} pods created and deleted, {seats} at once, {1000 * found['latency_s']:.0f} ms each"
-        lines += ["", f"### {title}", "", *table(found["rows"], (("seconds", "s"), ("refused", "refused (429)")))]
+        lines += ["", f"## {title}", "", *table(found["rows"], (("seconds", "s"), ("refused", "refused (429)")))]
     if "capacity" in report:
         found = report["capacity"]
         lines += ["", f"The API server alone, no latency, 64 in flight: {number(found['pods_per_s'])} pods/s."]
     if "growth" in report:
-        lines += ["", "### Growth", "", *table(report["growth"]["queued"], (("queued", "queued"), ("pods_per_s", "pods/s"),
+        lines += ["", "## Growth", "", *table(report["growth"]["queued"], (("queued", "queued"), ("pods_per_s", "pods/s"),
                   ("memory_mb.launcher 1", "launcher, MB"), ("memory_mb.redis", "Redis, MB")), first="")]  # fmt: skip
         beats = (("running", "running"), ("heartbeat_p50_ms", "heartbeat p50, ms"), ("heartbeat_p99_ms", "p99"),
                  ("heartbeat_max_ms", "longest"))  # fmt: skip

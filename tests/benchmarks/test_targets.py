@@ -108,6 +108,6 @@ def test_the_table_names_the_machine_and_marks_what_was_missed() -> None:
     for contestant in measured["life"][0]["rows"]:
         contestant |= {"heartbeat_p99_ms": 1.0}
     rendered = markdown(measured, judge(measured))
-    assert rendered.startswith("2 cores (m), Python 3.11, local cluster")
+    assert "\n\n2 cores (m), Python 3.11, local cluster" in rendered
     assert "| rendering, against construct_pod | at least 20 times faster | 10.0 times | **missed** |" in rendered
     assert "missed" not in "\n".join(line for line in rendered.splitlines() if "rendering" not in line)
