@@ -30,6 +30,10 @@ class MessageError(PodrelayError):
     kind: ClassVar[QuarantineKind] = "malformed"
 
 
+class UnknownFormat(MessageError):  # noqa: N818 - the message is the fault
+    """A genuine message of a format that this release does not read. It is kept for one that does, never guessed at."""
+
+
 class DecryptionError(MessageError):
     """No configured key decrypts a payload: it is forged, damaged, or from a deployment with other keys."""
 

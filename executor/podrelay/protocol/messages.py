@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
-from podrelay.errors import MessageError
+from podrelay.errors import MessageError, UnknownFormat
 from podrelay.protocol.sizes import REPORT_MAX, REPORT_TEXT_MAX
 
+# The format of all messages. A release that writes another one follows a release that reads both: docs/upgrade.md.
 VERSION = 1
 
 # A JSON object; the one definition of podrelay and its workers.
@@ -65,7 +66,7 @@ class LaunchRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> LaunchRequest:
-        """:raises MessageError: on anything that `encode` would not have written."""
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
         request = _decode("launch", cls, payload)
         if request.kind not in get_args(Kind):
             raise MessageError(f"unknown kind of launch {request.kind!r}")
@@ -119,7 +120,7 @@ class PodReport:
 
     @classmethod
     def decode(cls, payload: bytes) -> PodReport:
-        """:raises MessageError: on anything that `encode` would not have written."""
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
         report = _decode("result", cls, payload)
         if report.outcome not in get_args(Outcome):
             raise MessageError(f"unknown outcome {report.outcome!r}")
@@ -161,7 +162,7 @@ class CleanupRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> CleanupRequest:
-        """:raises MessageError: on anything that `encode` would not have written."""
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
         request = _decode("cleanup", cls, payload)
         if request.action not in get_args(CleanupAction):
             raise MessageError(f"unknown clean-up action {request.action!r}")
@@ -208,6 +209,13 @@ _FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
 _TEXTS = frozenset({"args", "log_tail"})
 
 
+def _check_format(what: str, version: object) -> None:
+    if type(version) is not int:
+        raise MessageError(f"{what} message without a format number")
+    if version != VERSION:
+        raise UnknownFormat(f"{what} message of format {version}, and this process reads format {VERSION}")
+
+
 def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
     try:
         document = json.loads(payload)
@@ -215,9 +223,7 @@ def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
         raise MessageError(f"{what} message is not JSON") from error
     if not isinstance(document, dict) or document.pop("is", None) != what:
         raise MessageError(f"not a {what} message")
-    version = document.pop("v", None)
-    if version != VERSION:
-        raise MessageError(f"{what} message of version {version!r}: this process reads version {VERSION}")
+    _check_format(what, document.pop("v", None))
     known = _FIELDS[cls]
     # A field that a newer process of the same version added is ignored; it is not an error.
     values: Json = {name: value for name, value in document.items() if name in known}

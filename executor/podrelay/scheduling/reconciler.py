@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat
-from podrelay.errors import MessageError
+from podrelay.errors import MessageError, UnknownFormat
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.scheduling import heartbeat_budget
@@ -25,7 +25,7 @@ from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.request_builder import RequestBuilder, is_watched
 from podrelay.scheduling.results import REPEAT_REASON_AFTER_S, ResultProcessor
 from podrelay.scheduling.revocations import Revocations
-from podrelay.scheduling.unreadable import NOTICE, stand_in
+from podrelay.scheduling.unreadable import OF_ANOTHER_FORMAT, WITHOUT_KEY, Unread, stand_in
 from podrelay.store.ledger import Finding
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,14 @@ _GONE = {
     "lost": "whose job in Redis is gone",
     "rejected": "whose job a launcher could not read",
     "withdrawn": "withdrawn in Redis",
+}
+# What a launcher cannot read (`Finding.what`): reason and message for the task.
+_UNREADABLE = {
+    "unreadable": ("KeyMismatch", KEY_MISMATCH),
+    "unknown_format": (
+        "UnknownFormat",
+        "launchers run an older podrelay, which does not read the launches of this scheduler; upgrade the launchers",
+    ),
 }
 NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher{}"
 
@@ -254,7 +262,8 @@ class Reconciler:
 
         :return: launches whose results wait for the next heartbeat, because this one has no budget for them.
         """
-        reports, unreadable = [], []
+        reports: list[PodReport] = []
+        unread: dict[Unread, list[str]] = {WITHOUT_KEY: [], OF_ANOTHER_FORMAT: []}
         for finding in findings:
             launch = self._launches.get(finding.launch_id)
             if launch is None:
@@ -264,36 +273,41 @@ class Reconciler:
             if finding.sealed_result:
                 try:
                     reports.append(self._stream.open(finding.sealed_result))
-                except MessageError:
-                    unreadable.append(finding.launch_id)
-        self._process_unreadable(unreadable)
+                except MessageError as error:
+                    why = OF_ANOTHER_FORMAT if isinstance(error, UnknownFormat) else WITHOUT_KEY
+                    unread[why].append(finding.launch_id)
+        for why, launch_ids in unread.items():
+            self._process_unreadable(launch_ids, why)
         if self._budget.has_room(3):
             self._results.process(reports)
             return set()
         self._results.hold(reports)
         return {report.launch_id for report in reports}
 
-    def _process_unreadable(self, launch_ids: Sequence[str]) -> None:
+    def _process_unreadable(self, launch_ids: Sequence[str], why: Unread) -> None:
         """Use what the ledger says unencrypted about the end of these launches. One readable report later replaces it."""
         if not launch_ids or not self._budget.has_room(3):
             return
         entries = zip(launch_ids, self._ledger.entries(launch_ids), strict=True)
-        reports = [report for launch_id, entry in entries if (report := stand_in(launch_id, entry)) is not None]
-        for launch in self._results.process_unreadable(reports):
-            if not launch.should_report(NOTICE, REPEAT_REASON_AFTER_S):
+        reports = [
+            report for launch_id, entry in entries if (report := stand_in(launch_id, entry, why.notice)) is not None
+        ]
+        for launch in self._results.process_unreadable(reports, why):
+            if not launch.should_report(why.notice, REPEAT_REASON_AFTER_S):
                 continue
-            launch.mark_reported(NOTICE)
-            log.warning("The pod of %s has ended, but %s", launch.key, NOTICE)
+            launch.mark_reported(why.notice)
+            log.warning("The pod of %s has ended, but %s", launch.key, why.notice)
             if launch.kind == "task":
-                self._executor.log_task_event(event="report unreadable", extra=NOTICE, ti_key=launch.task)
+                self._executor.log_task_event(event="report unreadable", extra=why.notice, ti_key=launch.task)
 
     def _report_unreadable_launches(self, findings: Sequence[Finding]) -> None:
-        """Tell tasks that wait because a launcher lacks the key of this scheduler."""
+        """Tell tasks that wait because a launcher lacks the key of this scheduler, or does not read its format."""
         for finding in findings:
             launch = self._launches.get(finding.launch_id)
-            if finding.what == "unreadable" and launch is not None and launch.kind == "task":
+            if finding.what in _UNREADABLE and launch is not None and launch.kind == "task":
+                reason, message = _UNREADABLE[finding.what]
                 self._results.report_progress(
-                    launch, PodReport(launch.launch_id, launch.attempt, "pending", "KeyMismatch", KEY_MISMATCH)
+                    launch, PodReport(launch.launch_id, launch.attempt, "pending", reason, message)
                 )
 
     def _free_slots_without_launch(self) -> None:

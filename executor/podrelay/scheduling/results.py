@@ -39,7 +39,7 @@ from podrelay.scheduling.decisions import (
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
 from podrelay.scheduling.second_looks import SecondLooks
-from podrelay.scheduling.unreadable import limit
+from podrelay.scheduling.unreadable import Unread
 from podrelay.store.launch_queue import Acknowledgement
 from podrelay.teams import metric_tags
 
@@ -129,8 +129,8 @@ class ResultProcessor:
             self._close(decided)
         self._second_looks.request_logs()
 
-    def process_unreadable(self, reports: Sequence[PodReport]) -> list[Launch]:
-        """Act on stand-ins for reports that cannot be decrypted, as far as they suffice.
+    def process_unreadable(self, reports: Sequence[PodReport], why: Unread) -> list[Launch]:
+        """Act on stand-ins for reports that cannot be read, as far as they suffice.
 
         :return: the launches that they cannot end: the task runs, or there is no row that confirms the end.
         """
@@ -142,7 +142,7 @@ class ResultProcessor:
         for item in self._decide(ended, readable=False) if ended else ():
             decision = None
             if item.launch.kind == "task":
-                decision = limit(item.decision, item.report, item.launch.task.try_number, item.row)
+                decision = why.limit(item.decision, item.report, item.launch.task.try_number, item.row)
             if decision is None:
                 left.append(item.launch)
             else:

@@ -17,7 +17,7 @@ from podrelay.store import liveness, scripts
 from podrelay.store.bounded_reads import read_entries, read_launches
 from podrelay.store.circuit_breaker import CircuitBreaker
 
-What = Literal["missing", "lost", "rejected", "unreadable", "finished", "withdrawn", "ahead"]
+What = Literal["missing", "lost", "rejected", "unreadable", "unknown_format", "finished", "withdrawn", "ahead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Finding:
     """A launch on which the executor and the ledger disagree. `sealed_result` is empty unless there is one.
 
     missing: no entry for this attempt. lost: it waits, but its RQ job is gone. rejected: a launcher could not read the job.
-    unreadable: it waits for a launcher that has its key. finished: its result is there.
+    unreadable: it waits for a launcher that has its key. unknown_format: it waits for a launcher that reads its format.
+    finished: its result is there.
     withdrawn: it was withdrawn. ahead: the ledger is at a later attempt, after this many relaunches.
     """
 

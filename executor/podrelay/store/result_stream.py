@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from podrelay.errors import DecryptionError, MessageError
+from podrelay.errors import DecryptionError, MessageError, UnknownFormat
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -34,7 +34,7 @@ class ResultStream:
         self._keys = keys
         self._cipher = cipher
         self._cursor: str | None = None
-        self._noted_s = self._rejected_s = float("-inf")
+        self._noted_s = self._rejected_s = self._format_noted_s = float("-inf")
 
     def skip_to_end(self) -> None:
         """Start after the present entries: a scheduler that starts reads older reports from the ledger."""
@@ -45,7 +45,9 @@ class ResultStream:
         self._cursor = "0-0"
 
     def read(self, most: int) -> list[PodReport]:
-        """The next reports, at most `most`. An entry that cannot be trusted is quarantined and skipped."""
+        """The next reports, at most `most`. An entry that cannot be trusted is quarantined and skipped; a report of another
+        format is only skipped, as the ledger keeps it.
+        """
         if self._cursor is None:
             self.skip_to_end()
         position, entries = self._breaker.run(read_stream(self._keys, self._keys.results, self._cursor or "0-0", most))
@@ -53,6 +55,8 @@ class ResultStream:
         for entry_id, flat in entries:
             try:
                 reports.append(self.open(fields_of(flat)["result"]))
+            except UnknownFormat as error:
+                self._note_format(str(error))
             except DecryptionError:
                 unreadable += 1  # perhaps of a process with another key: the ledger holds this report too
             except MessageError as error:
@@ -67,7 +71,7 @@ class ResultStream:
     def open(self, sealed: bytes | str) -> PodReport:
         """Decrypt a report.
 
-        :raises MessageError: forged, damaged or of another version.
+        :raises MessageError: forged or damaged; UnknownFormat: of another format.
         """
         return PodReport.decode(self._cipher.reports.decrypt(sealed))
 
@@ -90,6 +94,12 @@ class ResultStream:
             log.warning("Quarantined %d entries of the results stream, the first of them %s: %s",
                         len(rejected), first.name, first.reason)  # fmt: skip
         self._breaker.run(quarantine(self._keys, rejected))
+
+    def _note_format(self, why: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._format_noted_s >= _REMIND_S:
+            self._format_noted_s = now_s
+            log.error("Left in the ledger, for a scheduler that reads it: %s", why)
 
     def _note_unreadable(self, count: int, last: str) -> None:
         """One entry for all of a batch: with a wrong key there may be thousands."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podrelay.errors import MessageError
+from podrelay.errors import MessageError, UnknownFormat
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
 
@@ -67,10 +67,19 @@ def test_a_field_of_another_type_is_rejected_or_harmless(name: str, value: Any) 
         assert len(str(error)) < 200
 
 
-def test_an_unknown_version_is_named_in_the_error() -> None:
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_an_unknown_format_is_named_in_the_error(version: int) -> None:
     document = json.loads(PodReport("l", 0, "failed").encode())
-    with pytest.raises(MessageError, match="version 99"):
-        PodReport.decode(json.dumps({**document, "v": 99}).encode())
+    with pytest.raises(UnknownFormat, match=f"format {version}, and this process reads format 1"):
+        PodReport.decode(json.dumps({**document, "v": version}).encode())
+
+
+@pytest.mark.parametrize("version", [None, True, "1", 1.0, {}])
+def test_what_has_no_format_number_is_damaged(version: object) -> None:
+    document = json.loads(PodReport("l", 0, "failed").encode())
+    with pytest.raises(MessageError, match="without a format number") as caught:
+        PodReport.decode(json.dumps({**document, "v": version}).encode())
+    assert not isinstance(caught.value, UnknownFormat)
 
 
 def test_no_repr_shows_arguments() -> None:

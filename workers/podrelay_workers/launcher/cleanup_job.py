@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import DecryptionError, MessageError, QuarantineKind
+from podrelay.errors import MessageError
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay.teams import metric_tags
@@ -36,11 +36,10 @@ from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import mismatch
 from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.throttle import Throttle
-from podrelay_workers.launcher.unreadable_job import handle_unreadable
+from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.unstarted_pod import READS_MAX, has_started
 from podrelay_workers.launcher.workload_secret import secret_name_of
 from podrelay_workers.runtime.backoff import exponential_s
-from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class CleanupHandler:
         concurrency: Concurrency,
         throttle: Throttle,
         shutdown: Shutdown,
-        announcer: KeyAnnouncer,
+        unreadable: UnreadableJobs,
         deployment: str,
         team: str | None = None,
     ) -> None:
@@ -87,7 +86,7 @@ class CleanupHandler:
         self._concurrency = concurrency
         self._throttle = throttle
         self._shutdown = shutdown
-        self._announcer = announcer
+        self._unreadable = unreadable
         self._deployment = deployment
         self._tags = metric_tags(team)
         self._logged: set[str] = set()
@@ -109,10 +108,8 @@ class CleanupHandler:
         """What became of the job; None if the lease was lost."""
         try:
             request = self._queue.open_cleanup(job)
-        except DecryptionError as error:
-            return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
-            return await self._quarantine(job, error.kind, str(error))
+            return await self._unreadable.handle(job, error)
         if self._shutdown.requested or self._throttle.cleanups.remaining_s:
             return back(job)
         closed_s = self._refusals.pass_gate((request.namespace, request.action))
@@ -130,7 +127,7 @@ class CleanupHandler:
         except SendBlocked:
             return back(job)
         except PodMismatch as error:
-            return await self._quarantine(job, "foreign", str(error))
+            return await self._unreadable.quarantine(job, "foreign", str(error))
         except PodKeepsChanging:
             return wait(job, _CHANGING_S, "StillChanging", "the pod changes faster than it can be deleted")
         except ApiError as error:
@@ -149,11 +146,6 @@ class CleanupHandler:
             log.info("Clean-ups (%s) in namespace %s work again", request.action, request.namespace)
             await self._queue.throttle("cleanup_worked", request.namespace)
         return done(job)
-
-    async def _quarantine(self, job: Job, kind: QuarantineKind, why: str) -> Disposition:
-        log.warning("Job %s quarantined: %s", job.id, why)
-        await self._queue.quarantine(job, kind, why)
-        return failed(job, f"Quarantined: {why}")
 
     async def _is_gone(self, request: CleanupRequest) -> bool:
         """Is the pod gone? A conflict alone does not show it: the server also reports one when the pod changed meanwhile."""

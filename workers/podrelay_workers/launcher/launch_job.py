@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from airflow.providers.common.compat.sdk import Stats
 
-from podrelay.errors import DecryptionError, MessageError, RedisUnavailable
+from podrelay.errors import MessageError, RedisUnavailable
 from podrelay.protocol.messages import FailureClass, Json, LaunchRequest
 from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
@@ -52,11 +52,10 @@ from podrelay_workers.launcher.refusals import Refusals
 from podrelay_workers.launcher.shared_waits import SharedWaits
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.token_check import explain, is_token_ending, renewal_pause_s
-from podrelay_workers.launcher.unreadable_job import handle_unreadable
+from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.launcher.workload_secret import secret_name_of, secret_of
 from podrelay_workers.runtime.backoff import exponential_s
-from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class LaunchHandler:
         throttle: Throttle,
         shutdown: Shutdown,
         wait_limit: WaitLimit,
-        announcer: KeyAnnouncer,
+        unreadable: UnreadableJobs,
         *,
         token_margin_s: float,
         team: str | None = None,
@@ -100,7 +99,7 @@ class LaunchHandler:
         self._throttle = throttle
         self._shutdown = shutdown
         self._wait_limit = wait_limit
-        self._announcer = announcer
+        self._unreadable = unreadable
         self._token_margin_s = token_margin_s
         self._tags = metric_tags(team)
 
@@ -146,12 +145,8 @@ class LaunchHandler:
         """What became of the job; None if the lease was lost or the launch was superseded."""
         try:
             request = self._queue.open_launch(job)
-        except DecryptionError as error:
-            return await handle_unreadable(self._queue, self._announcer, job, error)
         except MessageError as error:
-            log.warning("Job %s quarantined: %s", job.id, error)
-            await self._queue.quarantine(job, error.kind, str(error))
-            return failed(job, f"Quarantined: {error}")
+            return await self._unreadable.handle(job, error)
         try:
             disposition = await self._launch(job, request)
         except RedisUnavailable:

@@ -35,6 +35,7 @@ from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from podrelay_workers.launcher.registration import Registration, unique_name
 from podrelay_workers.launcher.throttle import Throttle
+from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
@@ -90,7 +91,7 @@ class Launcher:
         self._concurrency = concurrency = Concurrency(settings.launcher_concurrency, settings.cleanup_concurrency)
         self._launches = LaunchHandler(
             self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
-            self._announcer, token_margin_s=settings.token_margin_s, team=team,
+            UnreadableJobs(self._launch_queue, self._announcer), token_margin_s=settings.token_margin_s, team=team,
         )  # fmt: skip
         self._cleanups = CleanupHandler(
             self._cleanup_queue,
@@ -99,7 +100,7 @@ class Launcher:
             concurrency,
             self._throttle,
             shutdown,
-            self._announcer,
+            UnreadableJobs(self._cleanup_queue, self._announcer),
             settings.deployment,
             team,
         )

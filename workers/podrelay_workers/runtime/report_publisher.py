@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from podrelay.errors import MessageError, QuarantineKind
+from podrelay.errors import MessageError, QuarantineKind, UnknownFormat
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -98,6 +98,8 @@ class ReportPublisher:
         """Why the stored report is not the end of this pod; None if it is."""
         try:
             found = PodReport.decode(self._cipher.reports.decrypt(stored))
+        except UnknownFormat:
+            return None  # it is genuine: a newer process wrote it
         except MessageError as error:
             return error.kind, f"the ledger held an end that is no report: {error}"
         if not found.terminal or (found.launch_id, found.attempt) != (report.launch_id, report.attempt):

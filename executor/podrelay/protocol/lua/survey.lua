@@ -6,7 +6,8 @@
 --       6 rq:wip prefix  then per launch: launch id, attempt
 -- Returns the epoch, then flat: launch id, what, attempt, encrypted report, relaunches so far. What is one of
 --   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone, or in no list of jobs) | rejected (a launcher
---   could not read its job) | unreadable (it waits for a launcher that has the key) | finished | withdrawn | ahead (a later attempt)
+--   could not read its job) | unreadable (it waits for a launcher that has the key) | unknown_format (it waits for a launcher that
+--   reads its format) | finished | withdrawn | ahead (a later attempt)
 run_when_full(KEYS[1])
 local reply = { read_epoch(KEYS[1], ARGV[3]) }
 -- Read by commands outside of scripts, and by launchers that may not write it: neither mends anything.
@@ -63,6 +64,7 @@ for i = 7, #ARGV, 2 do
       redis.call('DEL', ARGV[2] .. job)  -- or the next offer would take it for one that waits
       add(launch, 'lost', known)
     elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
+    elseif state == 'waiting' and entry[5] == 'UnknownFormat' then add(launch, 'unknown_format', known)
     end
   end
 end
