@@ -9,14 +9,25 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.chaos.imports"])
 
 
-def start(role: str, environment: Mapping[str, str], log: Path) -> BaseProcess:
+class Process(Protocol):
+    """What a rig needs of a process, of whichever build."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def is_alive(self) -> bool: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+def start(role: str, environment: Mapping[str, str], log: Path) -> Process:
     """A launcher, a watcher or a driver, with these variables on top of the harness' own."""
     process = _CONTEXT.Process(target=_become, args=(role, {**_options(), **environment}, str(log)), name=role)
     process.start()
@@ -32,13 +43,13 @@ def run(function: str, *words: object) -> None:
         raise RuntimeError(f"{function} failed with exit code {process.exitcode}")
 
 
-def send(process: BaseProcess, number: int) -> None:
+def send(process: Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         if process.pid and process.is_alive():
             os.kill(process.pid, number)
 
 
-def kill(process: BaseProcess) -> None:
+def kill(process: Process) -> None:
     send(process, signal.SIGKILL)
     process.join(10)
 

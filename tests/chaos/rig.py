@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class Member:
     to_redis: Link
     to_api: Link
     environment: dict[str, str]
-    process: BaseProcess | None = None
+    process: fork_server.Process | None = None
     starts: int = 0
     job_ids: list[int] = field(default_factory=list)
 
