@@ -52,6 +52,7 @@ FAMILIES = (
     Family("check", "string", lambda keys, target: keys.check),
     Family("key_rings", "hash", lambda keys, target: keys.key_rings),
     Family("watch", "hash", lambda keys, target: keys.watch("default")),
+    Family("rollups", "hash", lambda keys, target: keys.rollups("default")),
     Family("throttle", "hash", lambda keys, target: keys.throttle("default")),
     Family("fair_queues", "hash", lambda keys, target: keys.fair_queues("default")),
     Family("log_requests", "list", lambda keys, target: keys.log_requests("default")),
@@ -89,7 +90,8 @@ def _words_of_scripts() -> tuple[str, ...]:
 WORDS = _words_of_scripts()
 _JOB_FIELDS = ("status", "data", "waits", "losses", "worker_name", "timeout", "origin", "created_at", "retries_left")
 _LEDGER_FIELDS = ("state", "attempt", "subject", "result", "queue", "pod", "namespace", "owner", "cluster", "t_offered",
-                  "t_attempt", "clock_skew", "t_reported", "relaunches", "wait", "t_wait", "t_pending")  # fmt: skip
+                  "t_attempt", "clock_skew", "t_reported", "relaunches", "wait", "t_wait", "t_pending",
+                  "failure_class")  # fmt: skip
 _STATES = (
     "offered",
     "waiting",

@@ -60,8 +60,9 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         _keys(keys.unacknowledged, everyone, "status"),
         _keys(keys.live(cluster), "launcher watcher", "scheduler"),
         _keys(keys.watch(cluster), "watcher", "scheduler status"),
+        _keys(keys.rollups(cluster), "watcher", "status"),
         _keys(keys.log_requests(cluster), "scheduler watcher"),
-        _keys(keys.throttle(cluster), "launcher", "scheduler status"),
+        _keys(keys.throttle(cluster), "launcher", "scheduler watcher status"),
         _keys(keys.fair_queues(cluster), "scheduler launcher", "status"),
         _keys(keys.quarantine, everyone, "status"),
         _keys(keys.key_rings, everyone, "status"),
@@ -105,14 +106,14 @@ _READ = "read_stream read_entries log_requests "
 SCRIPTS: dict[Role, frozenset[str]] = {
     "scheduler": frozenset(f"{_OF_ALL}{_READ}offer acknowledge withdraw survey read_launches".split()),
     "launcher": frozenset(f"{_OF_ALL}claim renew reap finish throttle publish".split()),
-    "watcher": frozenset(f"{_OF_ALL}{_READ}publish restore live lead".split()),
+    "watcher": frozenset(f"{_OF_ALL}{_READ}publish restore live lead read_rollups read_steps roll_up".split()),
 }
 
 # Logging in (AUTH, HELLO) needs no right.
 _CONNECT = "client|setname ping "
 _RUN_SCRIPTS = "evalsha script|load "
 _CHECK = "info set hgetall time "
-_STATUS = "exists hget hgetall llen pttl smembers time xlen xrevrange zcard "
+_STATUS = "exists hget hgetall hmget hstrlen llen pttl smembers time xlen xrevrange zcard "
 # What rq-dashboard 0.9 sends for its pages.
 _PAGES = "exec exists hget hgetall hmget llen lrange multi scard smembers type xlen xrevrange zcard zrange zscore "
 
@@ -125,7 +126,7 @@ _COMMANDS: dict[Role, str] = {
     "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
     "zscore",
     "watcher": f"{_RUN_SCRIPTS}{_CHECK}"
-    "del exists expire get hdel hget hmget hset lpop ltrim rpush xadd xrange xrevrange zadd zrem zscan",
+    "del exists expire get hdel hget hkeys hlen hmget hset hstrlen lpop ltrim rpush xadd xrange xrevrange zadd zrem zscan",
     "status": _STATUS,
     "dashboard": _PAGES,
     "operator": f"{_PAGES}{_RUN_SCRIPTS}"
@@ -141,7 +142,8 @@ CALLS: dict[str, str] = {
     "client|info": "client info", "client|setname": "client setname x", "del": "del K", "evalsha": "evalsha x 0",
     "exec": "exec", "exists": "exists K", "expire": "expire K 1", "get": "get K", "hdel": "hdel K f",
     "hexists": "hexists K f", "hget": "hget K f", "hgetall": "hgetall K", "hincrby": "hincrby K f 1",
-    "hincrbyfloat": "hincrbyfloat K f 1", "hmget": "hmget K f", "hset": "hset K f v", "hsetnx": "hsetnx K f v",
+    "hincrbyfloat": "hincrbyfloat K f 1", "hkeys": "hkeys K", "hlen": "hlen K",
+    "hmget": "hmget K f", "hset": "hset K f v", "hsetnx": "hsetnx K f v",
     "hstrlen": "hstrlen K f", "info": "info", "lindex": "lindex K 0", "llen": "llen K", "lpop": "lpop K",
     "lpush": "lpush K v", "ltrim": "ltrim K 0 0", "multi": "multi", "persist": "persist K", "ping": "ping",
     "pttl": "pttl K", "publish": "publish C 1", "rpush": "rpush K v", "sadd": "sadd K v",

@@ -49,11 +49,11 @@ class RedisKeys:
 
         Fields: state, attempt, relaunches (attempts after a pod that died before its task began), cluster, owner (job id
         of the scheduler), subject, key (JSON of the workload key), kind, namespace, queue (RQ queue), pod, uid, node,
-        launcher, reason, message, outcome and result (of the end; the result is encrypted), result_key (fingerprint of the
-        key that encrypted it), started (1 once a container ran), wait and t_wait (a wait that may become the end, and its
-        start), t_pending (when a wait was last reported), and the wall-clock times t_offered, t_claimed, t_created,
-        t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch. By Redis' clock,
-        t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the owner's then.
+        launcher, reason, message, outcome, failure_class and result (of the end; the result is encrypted), result_key
+        (fingerprint of the key that encrypted it), started (1 once a container ran), wait and t_wait (a wait that may become
+        the end, and its start), t_pending (when a wait was last reported), and the wall-clock times t_offered, t_claimed,
+        t_created, t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch. By Redis'
+        clock, t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the owner's then.
         """
         return self.key("launch:")
 
@@ -78,7 +78,8 @@ class RedisKeys:
 
     @property
     def results(self) -> str:
-        """Stream of pod reports: launch, attempt, outcome, result (encrypted).
+        """Stream of pod reports: launch, attempt, outcome, result (encrypted), and first_run in the first report that says
+        that a container ran.
 
         Written by the leading watcher and by launchers; read by every scheduler, with its own cursor. Bounded: trimmed to
         about `[podrelay] results_max_length` entries.
@@ -132,6 +133,15 @@ class RedisKeys:
         Written by the leading watcher; read by standbys and `status`. One per cluster, with a fixed set of fields.
         """
         return self.key(f"watch:{cluster}")
+
+    def rollups(self, cluster: str) -> str:
+        """Hash: start of five minutes, in seconds since the epoch -> counts of what happened to launches then
+        (`podrelay.protocol.rollups`); and cursor, the last entry of the results stream that is counted.
+
+        Written by the leading watcher; read by the next one and by the page in Airflow's UI. Bounded: 24 hours, at most
+        1.2 MB.
+        """
+        return self.key(f"rollups:{cluster}")
 
     def log_requests(self, cluster: str) -> str:
         """List of encrypted pod reports: pods that ended well, whose log a scheduler wants to see.

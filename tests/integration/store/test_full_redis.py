@@ -27,6 +27,7 @@ from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs, take_log_requests
 from podrelay.store.quarantine import Quarantined, quarantine
+from podrelay.store.rollups import load_rollups, read_steps, write_rollups
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch, ThrottleEvent
 from tests.harness.redis_server import RedisServer, all_servers
@@ -164,6 +165,9 @@ def reap(losses_max: int = 9) -> ScriptCall:
     )  # fmt: skip
 
 
+ROLL_UP = write_rollups(KEYS, cluster=CLUSTER, fence=FENCE, oldest=300, cursor="1-1", changed={600: '{"started":1}'})
+
+
 def throttle(event: ThrottleEvent, namespace: str = "") -> ScriptCall:
     return scripts.throttle(
         KEYS, cluster=CLUSTER, event=event, namespace=namespace, x=5.0, y=50.0, reason="r", message="m"
@@ -275,6 +279,11 @@ def gone_job(world: World) -> None:
     world.redis.delete("rq:job:l0_0")
 
 
+def rolled_up(world: World) -> None:
+    world.leading()
+    world.run(ROLL_UP)
+
+
 def damaged_entry(world: World) -> None:
     world.redis.hset(KEYS.launch("l0"), mapping={"attempt": "x", "state": "offered"})
 
@@ -339,6 +348,10 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     ),
     (oversized_job, claim()),
     (ended, publish("failed", not_genuine="sealed")),
+    (World.created, publish("failed", {"started": "1"})),
+    *((before, read_steps(KEYS, cluster=CLUSTER, after="0-0", most=10)) for before in (nothing, ended, oversized_report)),
+    *((before, load_rollups(KEYS, cluster=CLUSTER, now_s=900.0)) for before in (nothing, rolled_up)),
+    *((before, ROLL_UP) for before in (nothing, World.leading)),
     (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
     (nothing, scripts.permissions([["ping"]])),
     (nothing, quarantine(KEYS, [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "why")])),

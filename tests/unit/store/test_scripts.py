@@ -14,6 +14,7 @@ from podrelay.store.bounded_reads import read_entries, read_launches, read_strea
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
+from podrelay.store.rollups import load_rollups, read_steps, write_rollups
 from podrelay.store.script_table import ScriptCall, script
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch
 
@@ -50,6 +51,9 @@ CALLS = [
     read_entries(KEYS, []),
     read_launches(KEYS, KEYS.unacknowledged, before=1.0, most=1),
     scripts.permissions([]),
+    ScriptCall("read_rollups", load_rollups(KEYS, cluster="c", now_s=0.0).keys, [1]),
+    read_steps(KEYS, cluster="c", after="0-0", most=1),
+    write_rollups(KEYS, cluster="c", fence=FENCE, oldest=0, cursor="1-1", changed={}),
     announce(KEYS, KeyRing("p", ("f",))),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip

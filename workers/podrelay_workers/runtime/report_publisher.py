@@ -65,11 +65,12 @@ class ReportPublisher:
             result=self.sealed(report),
             now=outgoing.now,
             results_max=self._stream_length,
-            # Empty ones too: the reason of a wait is obsolete once the pod runs.
             fields={
                 **outgoing.fields,
+                # Empty ones too: the reason of a wait is obsolete once the pod runs.
                 "reason": report.reason,
                 "message": report.message,
+                **({"failure_class": report.failure_class} if report.failure_class else {}),
                 "result_key": self._cipher.fingerprints[0],
             },
             not_genuine=not_genuine,

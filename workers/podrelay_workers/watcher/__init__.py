@@ -15,5 +15,6 @@ ledger_fields: what the ledger keeps of a pod.
 pod_table: what is known of each live pod, so that each state is published once.
 pod_lookups: single pods, their events and their logs.
 outbox: publishes to ledger and stream, across outages of Redis.
+rollup_writer: sums up what happened, for the page in Airflow's UI.
 quarantine_metric: counts what any process quarantined.
 """

@@ -26,6 +26,7 @@ from podrelay_workers.watcher.pod_state import DeferredReport, Rules
 from podrelay_workers.watcher.pod_table import PodEntry, PodTable, Publication
 from podrelay_workers.watcher.pod_view import read_pod
 from podrelay_workers.watcher.reflector import ListComplete, PodEvent, Reflector
+from podrelay_workers.watcher.rollup_writer import RollupWriter
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Leader:
         rules: Rules,
         election: LeaderElection,
         outbox: Outbox,
+        rollups: RollupWriter,
         term: Term,
     ) -> None:
         self._settings = settings
@@ -69,6 +71,7 @@ class Leader:
         self._scope = scope
         self._election = election
         self._outbox = outbox
+        self._rollups = rollups
         self._term = term
         self._table = PodTable(rules)
         self._lookups = PodLookups(api, settings.failure_log_lines)
@@ -91,6 +94,7 @@ class Leader:
             tasks.start("publish due reports", self._publish_due())
             tasks.start("read requested logs", self._read_requested_logs())
             tasks.start("compare with ledger", self._compare_repeatedly())
+            tasks.start("sum up what happened", self._rollups.run(self._term))
             for reflector in self._reflectors:
                 tasks.start(f"follow {reflector.where}", self._follow(reflector))
             await tasks.wait()

@@ -26,6 +26,7 @@ from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_state import Rules
 from podrelay_workers.watcher.quarantine_metric import QuarantineMetric
+from podrelay_workers.watcher.rollup_writer import RollupWriter
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Watcher:
         cipher = PayloadCipher(settings.fernet_key, settings.deployment)
         self._announcer = KeyAnnouncer(scripts, keys, key_ring(f"watcher {self._election.me}", cipher))
         self._quarantine_metric = QuarantineMetric(scripts, keys)
+        self._rollups = RollupWriter(scripts, keys, rules.cluster)
         self._outbox = Outbox(
             scripts,
             keys,
@@ -121,7 +123,9 @@ class Watcher:
     async def _lead(self, term: Term) -> None:
         """:raises ShutdownRequested: what was queued is published and another watcher may lead."""
         log.info("Leading as %s with fence %s", term.leader, term.fence)
-        self._leader = Leader(self._settings, self._api, self._scope, self._rules, self._election, self._outbox, term)
+        self._leader = Leader(
+            self._settings, self._api, self._scope, self._rules, self._election, self._outbox, self._rollups, term
+        )
         try:
             await self._shutdown.race(self._leader.run())
         except NotLeader:
