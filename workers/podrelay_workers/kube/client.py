@@ -223,7 +223,9 @@ class PodClient:
             # The server's own limitBytes would cut off the end, which is what matters here.
             async for chunk in answer.content.iter_chunked(_LOG_CHUNK):
                 tail = (tail + chunk)[-limit_bytes:]
-        return tail.decode("utf-8", "replace").splitlines()[-tail_lines:]
+        # Not splitlines(): JSON may contain what Unicode counts as the end of a line.
+        text = tail.decode("utf-8", "replace").removesuffix("\n")
+        return [line.removesuffix("\r") for line in text.split("\n")][-tail_lines:] if text else []
 
     async def list_events(self, namespace: str, *, name: str = "", uid: str = "", limit: int = 50) -> list[Json]:
         """Kubernetes' events about one pod: messages of its scheduler and its kubelet."""

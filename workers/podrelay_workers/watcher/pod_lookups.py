@@ -13,6 +13,7 @@ from podrelay.protocol.messages import Json, PodReport
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, NotFound
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.watcher.log_lines import readable_tail
 from podrelay_workers.watcher.pod_reasons import POD_DELETED, POD_VANISHED, add_event_reason
 from podrelay_workers.watcher.pod_table import PodEntry
 from podrelay_workers.watcher.reflector import LONGEST_PAUSE_S
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOKUPS_MAX = 16
 LOG_TAIL_S = 3.0  # a report waits no longer than this for the last lines of the log
-LOG_TAIL_BYTES = 8192
+# A line with an exception and its frames takes several kilobytes; it is shortened after it was read.
+LOG_TAIL_BYTES = 64 << 10
 
 
 class PodLookups:
@@ -81,10 +83,11 @@ class PodLookups:
 
     async def _log_tail(self, report: PodReport) -> list[str]:
         async with self._slots:
-            return await self._api.read_log_tail(
+            lines = await self._api.read_log_tail(
                 report.namespace,
                 report.pod,
                 container=report.container,
                 tail_lines=self._log_lines,
                 limit_bytes=LOG_TAIL_BYTES,
             )
+        return readable_tail(lines)
