@@ -15,6 +15,7 @@ redis_address      redis_url and redis_sentinels, parsed
 pod_command        the command line of a pod, with the workload in an argument or in a file
 teams              what differs between teams: options, cluster, namespaces, metric tags
 impersonation      whom a kubeconfig impersonates, as headers of a request
+event_log          rows in a task's event log, each with its launch and pod
 health             the files that readiness probes read
 compat             differences between Airflow releases
 errors             every exception that podrelay raises on purpose

@@ -170,7 +170,7 @@ def kube_config(conf: Any) -> KubeConfig:
 
 
 class EventLogKeeper:
-    """Holds references to the last event log rows.
+    """Signs event log rows, and holds references to the last ones.
 
     Airflow 3.3.2 saves them from a generator that releases each row before it is written, and then writes empty rows. Rows
     that are referenced here as well are written correctly.
@@ -179,6 +179,8 @@ class EventLogKeeper:
     def __init__(self) -> None:
         self._rows: deque[Any] = deque(maxlen=2000)
 
-    def keep_newest(self, rows: Any) -> None:
+    def keep_newest(self, rows: Any, owner: str) -> None:
+        """:param owner: what the user interface shows as the user; the base class has no argument for it."""
         if rows:
+            rows[-1].owner = rows[-1].owner_display_name = owner
             self._rows.append(rows[-1])

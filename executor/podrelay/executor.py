@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from podrelay import compat
 from podrelay.errors import RedisUnavailable
+from podrelay.event_log import OWNER
 from podrelay.protocol import identifiers
 from podrelay.protocol.access import SCRIPTS
 from podrelay.protocol.encryption import PayloadCipher
@@ -29,6 +30,7 @@ from podrelay.scheduling.heartbeat import Heartbeat
 from podrelay.scheduling.heartbeat_budget import HeartbeatBudget
 from podrelay.scheduling.launch_registry import Launch, LaunchRegistry, slot_only
 from podrelay.scheduling.queued_check import WorkItem
+from podrelay.scheduling.tally import Tally
 from podrelay.settings import load_settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import check, connect
@@ -132,6 +134,7 @@ class RedisKubernetesExecutor(BaseExecutor):
             breaker=self._breaker,
             keys=keys,
             key_ring=key_ring(f"scheduler {self.job_id}", cipher),
+            tally=Tally(),
         )
 
     def end(self) -> None:
@@ -201,7 +204,7 @@ class RedisKubernetesExecutor(BaseExecutor):
     def log_task_event(self, *, event: str, extra: str, ti_key: Any) -> None:
         """Add a row to the task's event log. The scheduler saves it after this heartbeat."""
         super().log_task_event(event=event, extra=extra, ti_key=ti_key)
-        self._event_logs.keep_newest(self._task_event_logs)
+        self._event_logs.keep_newest(self._task_event_logs, OWNER)
 
     # --- adoption, revocation -----------------------------------------------------------------------------------------
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
@@ -210,6 +213,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         """
         with Stats.timer("kubernetes_executor.adopt_task_instances.duration", tags=metric_tags(self.team_name)):
             refused = [ti for ti in tis if not self._adopt(ti)]
+            self.log.info("Adopted %d of %d task instances", len(tis) - len(refused), len(tis))
             if self._started:
                 self.parts.reconciler.schedule_now()
             return refused
@@ -231,7 +235,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         # The next `sync` compares it with the ledger. It is registered before, so no report is missed in between.
         self.launches.add(launch)
         self.running.add(key)
-        self.log.info("Adopted launch %s of %s", launch.launch_id, key)
+        self.log.debug("Adopted launch %s of %s", launch.launch_id, key)
         return True
 
     def revoke_task(self, *, ti: TaskInstance) -> None:

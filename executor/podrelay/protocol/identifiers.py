@@ -86,9 +86,14 @@ def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
 
     `prefix` (DAG and task, or the name in a pod_override) makes it readable.
     """
-    suffix = f"-{launch_id.replace('-', '').lower()}-{attempt}"
+    suffix = pod_suffix(launch_id, attempt)
     slug = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-")[: _POD_NAME_MAX - len(suffix)].strip("-")
     return (slug or "pod") + suffix if len(suffix) + 3 <= _POD_NAME_MAX else (slug + suffix)[-_POD_NAME_MAX:].strip("-")
+
+
+def pod_suffix(launch_id: str, attempt: int) -> str:
+    """How the name of an attempt's pod ends, and that of no other pod."""
+    return f"-{launch_id.replace('-', '').lower()}-{attempt}"
 
 
 def launch_of_pod(name: str) -> tuple[str, int] | None:

@@ -12,6 +12,7 @@ from podrelay.scheduling.decisions import Policy
 from podrelay.scheduling.heartbeat_budget import HeartbeatBudget
 from podrelay.scheduling.launch_registry import LaunchRegistry
 from podrelay.scheduling.port import ExecutorPort
+from podrelay.scheduling.tally import Tally
 from podrelay.settings import Settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing
@@ -50,6 +51,7 @@ class HeartbeatContext:
     breaker: CircuitBreaker
     keys: RedisKeys
     key_ring: KeyRing
+    tally: Tally
 
 
 def read_policy(conf: Any, kube_config: KubeConfig) -> Policy:

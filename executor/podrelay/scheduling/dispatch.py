@@ -13,13 +13,13 @@ from datetime import timedelta
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
-from podrelay import compat
+from podrelay import compat, event_log
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.protocol.redis_values import chunks
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.context import HeartbeatContext
-from podrelay.scheduling.launch_registry import Launch, LaunchState, renewed
+from podrelay.scheduling.launch_registry import RENEWED, Launch, LaunchState, renewed
 from podrelay.scheduling.queued_check import QueuedCheck, WorkItem
 from podrelay.scheduling.request_builder import (
     INVALID_EXECUTOR_CONFIG,
@@ -40,6 +40,7 @@ class Dispatcher:
         self, context: HeartbeatContext, requests: RequestBuilder, results: ResultProcessor, revocations: Revocations
     ) -> None:
         self._executor = context.executor
+        self._tally = context.tally
         self._kube_config = context.kube_config
         self._budget = context.budget
         self._launches = context.launches
@@ -69,6 +70,7 @@ class Dispatcher:
             launch = offered
             if reply in ("withdrawn", "acknowledged"):
                 launch = renewed(offered, offered.launch_id)
+                self._tally.note(logging.WARNING, RENEWED, launch.key, f"launch {offered.launch_id}")
             self._register(launch)
             self._warn_of_namespace(launch)
             log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, reply)
@@ -103,11 +105,12 @@ class Dispatcher:
         try:
             request = self._requests.first_attempt(workload, launch_id, executor_config, queue)
         except InvalidExecutorConfig as error:
-            log.error("Invalid executor_config for %s: %s", key, error)
+            self._tally.note(logging.ERROR, INVALID_EXECUTOR_CONFIG, key, str(error))
             compat.forget_queued(self._executor, key)
             task = compat.task_of(workload)
             if task is not None:
-                self._executor.log_task_event(event="launch refused", extra=str(error), ti_key=task)
+                text = event_log.row_text(str(error), launch_id, 0)
+                self._executor.log_task_event(event=event_log.REFUSED, extra=text, ti_key=task)
             self._executor.fail(key, INVALID_EXECUTOR_CONFIG)
             return None
         except Exception:  # one workload's fault must not block the workloads behind it
@@ -135,10 +138,10 @@ class Dispatcher:
         request = launch.request
         if request is None or launch.kind != "task" or is_watched(self._kube_config, request.namespace):
             return
-        self._executor.log_task_event(
-            event="namespace not watched",
-            extra=f"Namespace {request.namespace} is not watched: the end of this task's pod is noticed late, and only if "
+        text = (
+            f"Namespace {request.namespace} is not watched: the end of this task's pod is noticed late, and only if "
             "the watcher may get pods there. Set [kubernetes_executor] multi_namespace_mode = True and add the "
-            "namespace to multi_namespace_mode_namespace_list, for scheduler, launchers and watcher.",
-            ti_key=launch.task,
+            "namespace to multi_namespace_mode_namespace_list, for scheduler, launchers and watcher."
         )
+        extra = event_log.row_text(text, launch.launch_id, request.attempt)
+        self._executor.log_task_event(event=event_log.NOT_WATCHED, extra=extra, ti_key=launch.task)

@@ -19,6 +19,7 @@ class Heartbeat:
 
     def __init__(self, context: HeartbeatContext) -> None:
         self._budget = context.budget
+        self._tally = context.tally
         requests = RequestBuilder(context)
         self.revocations = Revocations(context)
         self.results = ResultProcessor(context, requests)
@@ -38,6 +39,12 @@ class Heartbeat:
 
         :raises RedisUnavailable, SQLAlchemyError: the parts keep what they did not finish, and the next run goes on with it.
         """
+        try:
+            self._run()
+        finally:
+            self._tally.flush()
+
+    def _run(self) -> None:
         for _ in range(len(self._parts)):
             if not self._budget.has_room():
                 return

@@ -6,7 +6,6 @@ The truth is elsewhere (the database, Kubernetes). This memory is what allows a 
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.scheduling.decisions import TaskRow
 
-log = logging.getLogger(__name__)
+# What the log says about a launch that `renewed` replaces.
+RENEWED = "launch is over, and its task is queued again under the same id: launching it under another id"
 
 
 class LaunchState(Enum):
@@ -246,8 +246,6 @@ def renewed(launch: Launch, row_launch_id: str) -> Launch:
 
     :param row_launch_id: the launch id in the task's row.
     """
-    log.warning("Launch %s of %s is over, and its task is queued again under the same id: launching it under another id",
-                launch.launch_id, launch.key)  # fmt: skip
     return Launch(identifiers.new_launch_id(), launch.key, launch.kind, launch.subject, task=launch.task,
                   former_row_id=row_launch_id)  # fmt: skip
 

@@ -17,8 +17,6 @@ from podrelay.protocol import identifiers
 from podrelay.scheduling.airflow_db import queued_by
 from podrelay.scheduling.context import HeartbeatContext
 
-log = logging.getLogger(__name__)
-
 # A workload waits this long for the commit of its row; then it leaves Airflow's queue.
 UNQUEUED_S = 10.0
 
@@ -38,6 +36,7 @@ class QueuedCheck:
     def __init__(self, context: HeartbeatContext) -> None:
         self._executor = context.executor
         self._owner = context.identity.owner
+        self._tally = context.tally
         # By key: the workload whose row does not show it as queued, and since when (monotonic).
         self._waiting: dict[Any, tuple[Any, float]] = {}
 
@@ -71,8 +70,10 @@ class QueuedCheck:
             return
         del self._waiting[item.key]
         compat.forget_queued(self._executor, item.key)
-        log.warning("%s is not launched: the database does not show it as queued by scheduler %s under launch id %s",
-                    item.key, self._owner, item.workload.ti.external_executor_id)  # fmt: skip
+        self._tally.note(
+            logging.WARNING, "is not launched: the database does not show it as queued by this scheduler under this id",
+            item.key, f"scheduler {self._owner}, launch {item.workload.ti.external_executor_id}",
+        )  # fmt: skip
 
     def _forget_what_left_the_queue(self) -> None:
         self._waiting = {key: item for key, item in self._waiting.items() if compat.queued(self._executor, key)}

@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 
 from airflow.utils.state import TaskInstanceState
 
-from podrelay import compat
+from podrelay import compat, event_log
 from podrelay.errors import MessageError, UnknownFormat
+from podrelay.protocol import identifiers
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import rows_by_subject
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import WANTED, TaskRow, runs_elsewhere, superseded
-from podrelay.scheduling.launch_registry import Launch, LaunchState, renewed
+from podrelay.scheduling.launch_registry import RENEWED, Launch, LaunchState, renewed
 from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.request_builder import RequestBuilder, is_watched
 from podrelay.scheduling.results import REPEAT_REASON_AFTER_S, ResultProcessor
@@ -66,6 +67,7 @@ class Reconciler:
         orphans: OrphanCollector,
     ) -> None:
         self._executor = context.executor
+        self._tally = context.tally
         self._cluster = context.identity.cluster
         of_team = "" if self._cluster == DEFAULT_CLUSTER else f" --team {self._cluster}"
         self._no_launcher = NO_LAUNCHER.format(of_team)
@@ -160,7 +162,7 @@ class Reconciler:
         :param gone: what the ledger lacks (`Finding.what`); empty if nothing is wrong.
         """
         if self._launches.is_newest(launch) and launch.belongs_to_another(self._owner, row):
-            log.info("Launch %s of %s: another scheduler has adopted it; slot freed", launch.launch_id, launch.key)
+            self._note(logging.INFO, "another scheduler has adopted it; slot freed", launch)
             self._launches.release(launch, self._executor.running)
             return False
         row = launch.as_known_to(row)
@@ -182,8 +184,9 @@ class Reconciler:
         if launch.kind == "task" and row is not None:
             self._launches.forget(launch)
             self._launches.add(renewed(launch, row.launch_id or ""))
+            self._note(logging.WARNING, RENEWED, launch)
             return
-        log.warning("Launch %s of %s was taken back; slot freed", launch.launch_id, launch.key)
+        self._note(logging.WARNING, "launch taken back by another process; slot freed", launch)
         self._launches.release(launch, self._executor.running)
 
     def _take_back(self, launch: Launch, row: TaskRow | None, gone: str) -> None:
@@ -232,8 +235,8 @@ class Reconciler:
             f"The task is over, but no end of its pod was seen within {UNWATCHED_END_S:g} s, because namespace "
             f"{launch.request.namespace} is not watched: slot freed, pod left in place. Allow the watcher to get pods there."
         )
-        log.warning("%s: %s", launch.key, text)
-        self._executor.log_task_event(event="pod not followed", extra=text, ti_key=launch.task)
+        self._note(logging.WARNING, "the task is over, and its pod is not followed; slot freed", launch)
+        self._log_event(launch, event_log.NOT_FOLLOWED, text, launch.request.namespace)
         self._launches.release(launch, self._executor.running)
 
     def _is_unwanted(self, launch: Launch, row: TaskRow | None) -> bool:
@@ -292,13 +295,23 @@ class Reconciler:
         reports = [
             report for launch_id, entry in entries if (report := stand_in(launch_id, entry, why.notice)) is not None
         ]
+        namespaces = {report.launch_id: report.namespace for report in reports}
         for launch in self._results.process_unreadable(reports, why):
             if not launch.should_report(why.notice, REPEAT_REASON_AFTER_S):
                 continue
             launch.mark_reported(why.notice)
-            log.warning("The pod of %s has ended, but %s", launch.key, why.notice)
+            self._note(logging.WARNING, f"the pod has ended, but {why.notice}", launch)
             if launch.kind == "task":
-                self._executor.log_task_event(event="report unreadable", extra=why.notice, ti_key=launch.task)
+                self._log_event(launch, event_log.UNREADABLE, why.notice, namespaces[launch.launch_id])
+
+    def _note(self, level: int, what: str, launch: Launch) -> None:
+        self._tally.note(level, what, launch.key, f"launch {launch.launch_id}")
+
+    def _log_event(self, launch: Launch, event: str, text: str, namespace: str) -> None:
+        """A row about the pod of a launch. Only the end of its name is known: it identifies the pod."""
+        pod = f"*{identifiers.pod_suffix(launch.launch_id, launch.attempt)}"
+        extra = event_log.row_text(text, launch.launch_id, launch.attempt, namespace=namespace, pod=pod)
+        self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
 
     def _report_unreadable_launches(self, findings: Sequence[Finding]) -> None:
         """Tell tasks that wait because a launcher lacks the key of this scheduler, or does not read its format."""
@@ -313,5 +326,5 @@ class Reconciler:
     def _free_slots_without_launch(self) -> None:
         running = self._executor.running
         for key in [key for key in running if self._launches.of_key(key) is None]:
-            log.warning("No launch known for %s; slot freed", key)
+            self._tally.note(logging.WARNING, "no launch known; slot freed", key)
             running.discard(key)

@@ -17,7 +17,7 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
-from podrelay import compat
+from podrelay import compat, event_log
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay.protocol.sizes import REQUEST_MAX
 from podrelay.scheduling.airflow_db import rebuild_workloads
@@ -51,6 +51,7 @@ class RequestBuilder:
 
     def __init__(self, context: HeartbeatContext) -> None:
         self._executor = context.executor
+        self._tally = context.tally
         self._identity = context.identity
         self._kube_config = context.kube_config
         self._launches = context.launches
@@ -101,8 +102,9 @@ class RequestBuilder:
             launch.attach_request(replace(request, attempt=launch.attempt), workload)
 
     def _fail(self, launch: Launch, error: Exception) -> None:
-        log.error("Invalid executor_config for %s: %s", launch.key, error)
-        self._executor.log_task_event(event="launch refused", extra=str(error), ti_key=launch.task)
+        self._tally.note(logging.ERROR, INVALID_EXECUTOR_CONFIG, launch.key, str(error))
+        extra = event_log.row_text(str(error), launch.launch_id, launch.attempt)
+        self._executor.log_task_event(event=event_log.REFUSED, extra=extra, ti_key=launch.task)
         expected = self._launches.is_newest(launch) and launch.key in self._executor.running
         self._launches.forget(launch)
         if expected:

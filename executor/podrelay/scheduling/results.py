@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
-from podrelay import compat
+from podrelay import compat, event_log
 from podrelay.errors import RedisFull
 from podrelay.protocol.lifecycle import METRIC
 from podrelay.protocol.messages import CleanupAction, PodReport
@@ -71,6 +71,7 @@ class ResultProcessor:
 
     def __init__(self, context: HeartbeatContext, requests: RequestBuilder) -> None:
         self._executor = context.executor
+        self._tally = context.tally
         self._owner = context.identity.owner
         self._settings = context.settings
         self._policy = context.policy
@@ -200,8 +201,8 @@ class ResultProcessor:
                 return
             launch.mark_reported(report.reason)
             # After the start of a pod, it is reported as pending when its node no longer responds.
-            event = "pod pending" if report.phase in ("", "Pending") else "pod not ended"
-            self._executor.log_task_event(event=event, extra=f"{report.reason}: {report.message}", ti_key=launch.task)
+            event = event_log.PENDING if report.phase in ("", "Pending") else event_log.NOT_ENDED
+            self._log_event(launch, event, f"{report.reason}: {report.message}", report)
 
     def _decide(self, ended: Sequence[tuple[Launch, PodReport]], *, readable: bool = True) -> list[_Decided]:
         rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
@@ -227,8 +228,10 @@ class ResultProcessor:
         if contradicts_row(report, row):
             if launch.should_report(_DENIED, REPEAT_REASON_AFTER_S):
                 launch.mark_reported(_DENIED)
-                log.warning("Ignoring a report that launch %s of %s has no pod: its task runs in that pod",
-                            launch.launch_id, launch.key)  # fmt: skip
+                self._tally.note(
+                    logging.WARNING, "ignoring a report that its launch has no pod: the task runs in that pod",
+                    launch.key, f"launch {launch.launch_id}",
+                )  # fmt: skip
             return None
         if readable and ended_without_state(report, launch.task.try_number, row):
             if self._second_looks.is_early(launch, report):
@@ -266,13 +269,15 @@ class ResultProcessor:
                 self._second_looks.add(one.report)
         for launch, report, decision, row in decided:
             if decision.elsewhere and row is not None and row.host is not None:
-                log.warning("Launch %s of %s superseded: the task runs in the pod of launch %s, attempt %d",
-                            launch.launch_id, launch.key, row.host[0], row.host[1])  # fmt: skip
+                self._tally.note(
+                    logging.WARNING, "launch superseded: the task runs in the pod of another launch or attempt",
+                    launch.key, f"launch {launch.launch_id}; runs in launch {row.host[0]}, attempt {row.host[1]}",
+                )  # fmt: skip
                 self._launches.hold_slot_for(row.host, launch, row.launch_id)
             if launch.launch_id not in next_attempts:
                 self._finish(launch, report, decision)
             elif decision.next_attempt == "relaunch" and launch.launch_id not in refused:
-                self._log_failure(launch, report, "pod replaced")
+                self._log_failure(launch, report, event_log.REPLACED)
 
     def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:
         """Returns the launches whose next attempt a full Redis refused. The end of the others must not wait for them."""
@@ -285,7 +290,7 @@ class ResultProcessor:
             return set(next_attempts)
         for launch in next_attempts.values():
             self._launches.add(launch)
-            log.info("Launch %s of %s: attempt %d handed over", launch.launch_id, launch.key, launch.attempt + 1)
+            log.debug("Launch %s of %s: attempt %d handed over", launch.launch_id, launch.key, launch.attempt)
         return set()
 
     def _finish(self, launch: Launch, report: PodReport, decision: Decision) -> None:
@@ -312,13 +317,17 @@ class ResultProcessor:
         else:
             self._executor.fail(launch.key, info)
 
-    def _log_failure(self, launch: Launch, report: PodReport, event: str = "pod failed") -> None:
+    def _log_failure(self, launch: Launch, report: PodReport, event: str = event_log.FAILED) -> None:
         reason = describe_failure(report)
-        log.warning("Task %s: %s", launch.key, reason)
+        log.debug("Task %s: %s", launch.key, reason)
         if launch.kind == "task":
-            tail = "".join(f"\n    {line}" for line in report.log_tail)
-            extra = f"{reason}\nLast log lines:{tail}" if tail else reason
-            self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
+            self._log_event(launch, event, reason, report)
+
+    def _log_event(self, launch: Launch, event: str, text: str, report: PodReport) -> None:
+        extra = event_log.row_text(
+            text, launch.launch_id, report.attempt, namespace=report.namespace, pod=report.pod, tail=report.log_tail
+        )
+        self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
 
 
 def _trips_for(batch: Sequence[PodReport]) -> int:

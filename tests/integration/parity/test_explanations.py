@@ -156,14 +156,15 @@ SOON_S = 15.0
 
 
 def why(rig: Rig, task: Task, *words: str) -> None:
-    """One row says it soon, and does not come again at once."""
+    """One row says it soon, with launch and pod, and does not come again at once."""
     began = time.monotonic()
     rig.until(lambda: all(word in rig.event_log(task) for word in words), f"{words} in the event log", SOON_S)
     assert time.monotonic() - began < SOON_S
     rig.quiet(lambda: True)
-    rows = rig.event_log(task).split("\n")
-    assert len(rows) == 1
-    assert rows[0].startswith("pod pending: ")
+    reason, where = rig.event_log(task).split("\n")
+    assert reason.startswith("pod pending: ")
+    pods = [f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in rig.pods(task)]
+    assert where == f"Launch {task.launch_id}, attempt 0, {(pods or ['no pod'])[0]}"
 
 
 def test_that_no_node_fits(ours: Rig) -> None:

@@ -244,7 +244,11 @@ def test_the_scheduler_can_save_what_is_logged(executor: RedisKubernetesExecutor
         SchedulerJobRunner._process_task_event_logs(executor._task_event_logs, session)
     with create_session() as session:
         rows = session.scalars(select(Log).where(Log.dag_id == key.dag_id)).all()
-        assert {row.extra for row in rows} == {f"{reason}: why" for reason in ("Unschedulable", "ImagePull", "Quota")}
+        where = f"Launch {launch_id}, attempt 0, pod default/pod-1"
+        assert {row.extra for row in rows} == {
+            f"{reason}: why\n{where}" for reason in ("Unschedulable", "ImagePull", "Quota")
+        }
+        assert {(row.owner, row.owner_display_name, row.try_number) for row in rows} == {("podrelay", "podrelay", 1)}
 
 
 def test_a_pod_that_died_before_its_task_is_replaced_once(executor: RedisKubernetesExecutor, outside: Outside) -> None:

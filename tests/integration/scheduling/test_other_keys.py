@@ -145,7 +145,7 @@ def test_an_unreadable_report_never_ends_what_has_no_row(
     executor.launches.add(Launch(launch_id, key, "connection_test", key.id))
     executor.running.add(key)
     publish(outside, launch_id, OTHER, outcome, pod=pod, uid="u")
-    beat(executor, until=lambda: f"The pod of {key} has ended, but {NOTICE}" in caplog.text)
+    beat(executor, until=lambda: f"{key}: the pod has ended, but {NOTICE}" in caplog.text)
     assert key in executor.running
     assert outside.cleanups() == []
     publish(outside, launch_id, OURS, "failed", pod=pod, uid="u")

@@ -87,7 +87,7 @@ def test_the_end_of_the_log_is_requested_and_reported(executor: RedisKubernetesE
     assert outside.publish(run.launch_id, "log", pod=run.pod, log_tail=("Killed",)) == 1
     beat(executor, until=lambda: run.key in executor.event_buffer)
     assert executor.event_buffer[run.key][0] == FAILED
-    assert "Last log lines:\n    Killed" in event_log(executor)
+    assert f"pod default/{run.pod}\nLast log lines:\n    Killed" in event_log(executor)
     assert len(outside.log_requests()) == 1, "requested once"
     assert outside.publish(run.launch_id, "log", pod=run.pod) == 0, "nobody waits for it any more"
 
