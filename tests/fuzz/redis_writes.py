@@ -51,6 +51,7 @@ FAMILIES = (
     Family("epoch", "string", lambda keys, target: keys.epoch),
     Family("check", "string", lambda keys, target: keys.check),
     Family("key_rings", "hash", lambda keys, target: keys.key_rings),
+    Family("schedulers", "hash", lambda keys, target: keys.schedulers),
     Family("watch", "hash", lambda keys, target: keys.watch("default")),
     Family("rollups", "hash", lambda keys, target: keys.rollups("default")),
     Family("throttle", "hash", lambda keys, target: keys.throttle("default")),

@@ -63,9 +63,10 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         _keys(keys.rollups(cluster), "watcher", "status"),
         _keys(keys.log_requests(cluster), "scheduler watcher"),
         _keys(keys.throttle(cluster), "launcher", "scheduler watcher status"),
-        _keys(keys.fair_queues(cluster), "scheduler launcher", "status"),
+        _keys(keys.fair_queues(cluster), "scheduler launcher", "watcher status"),
         _keys(keys.quarantine, everyone, "status"),
         _keys(keys.key_rings, everyone, "status"),
+        _keys(keys.schedulers, "scheduler", "watcher status"),
         _keys(keys.epoch, everyone),
         _keys(keys.check, everyone),
         _keys(keys.never_written, everyone),
@@ -73,23 +74,23 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         # Ids of other users of RQ hold no `_`; those of other deployments do.
         _keys(f"{redis_keys.RQ_JOB_PREFIX}*_*", "scheduler launcher operator", "dashboard"),
         _keys(f"{redis_keys.RQ_RESULTS_PREFIX}*_*", "launcher operator", "dashboard"),
-        _keys(redis_keys.RQ_SUSPENDED, "", "scheduler launcher status"),
+        _keys(redis_keys.RQ_SUSPENDED, "", "scheduler launcher watcher status"),
         _keys(redis_keys.RQ_WORKERS, "launcher", "dashboard operator"),
-        _keys(keys.worker(cluster, "*"), "launcher", "scheduler status dashboard operator"),
+        _keys(keys.worker(cluster, "*"), "launcher", "scheduler watcher status dashboard operator"),
         _keys(f"{redis_keys.RQ_COMPACTED_PREFIX}*", "operator"),
         _keys(f"{redis_keys.RQ_EXECUTIONS_PREFIX}*_*", "operator"),
         _keys(f"{redis_keys.RQ_EXECUTION_PREFIX}*_*", "operator"),
     ]
     for queue in queues:
         table += [
-            _keys(redis_keys.rq_queue(queue), "scheduler launcher operator", "status dashboard"),
-            _keys(redis_keys.rq_started(queue), "launcher operator", "scheduler status dashboard"),
-            _keys(redis_keys.rq_scheduled(queue), "scheduler launcher operator", "status dashboard"),
+            _keys(redis_keys.rq_queue(queue), "scheduler launcher operator", "watcher status dashboard"),
+            _keys(redis_keys.rq_started(queue), "launcher operator", "scheduler watcher status dashboard"),
+            _keys(redis_keys.rq_scheduled(queue), "scheduler launcher operator", "watcher status dashboard"),
             _keys(redis_keys.rq_finished(queue), "launcher operator", "dashboard"),
-            _keys(redis_keys.rq_failed(queue), "launcher operator", "scheduler status dashboard"),
+            _keys(redis_keys.rq_failed(queue), "launcher operator", "scheduler watcher status dashboard"),
             _keys(redis_keys.rq_deferred(queue), "operator", "dashboard"),
             _keys(redis_keys.rq_canceled(queue), "operator", "dashboard"),
-            _keys(redis_keys.rq_workers(queue), "launcher", "scheduler status"),
+            _keys(redis_keys.rq_workers(queue), "launcher", "scheduler watcher status"),
         ]
     return table
 
@@ -104,7 +105,9 @@ def channels(role: Role, deployment: str, cluster: str) -> list[str]:
 _OF_ALL = "announce quarantine permissions "
 _READ = "read_stream read_entries log_requests "
 SCRIPTS: dict[Role, frozenset[str]] = {
-    "scheduler": frozenset(f"{_OF_ALL}{_READ}offer acknowledge withdraw survey read_launches".split()),
+    "scheduler": frozenset(
+        f"{_OF_ALL}{_READ}offer acknowledge withdraw survey read_launches announce_scheduler".split()
+    ),
     "launcher": frozenset(f"{_OF_ALL}claim renew reap finish throttle publish".split()),
     "watcher": frozenset(f"{_OF_ALL}{_READ}publish restore live lead read_rollups read_steps roll_up".split()),
 }
@@ -113,19 +116,20 @@ SCRIPTS: dict[Role, frozenset[str]] = {
 _CONNECT = "client|setname ping "
 _RUN_SCRIPTS = "evalsha script|load "
 _CHECK = "info set hgetall time "
-_STATUS = "exists hget hgetall hmget hstrlen llen pttl smembers time xlen xrevrange zcard "
+# What `podrelay.store.overview` and `status` send; the leading watcher reads the overview too.
+_STATUS = "exists hget hgetall hmget hstrlen lindex llen pttl smembers time xlen xrevrange zcard zrange "
 # What rq-dashboard 0.9 sends for its pages.
 _PAGES = "exec exists hget hgetall hmget llen lrange multi scard smembers type xlen xrevrange zcard zrange zscore "
 
 _COMMANDS: dict[Role, str] = {
     "scheduler": f"{_RUN_SCRIPTS}{_CHECK}{_STATUS}"
-    "del expire get hdel hmget hset hsetnx lindex lpop ltrim persist publish rpush sadd xadd xrange xrevrange zadd "
+    "del expire get hdel hget hset hsetnx lpop ltrim persist publish rpush sadd xadd xrange xrevrange zadd "
     "zrangebyscore zrem zscan zscore",
     "launcher": f"{_RUN_SCRIPTS}{_CHECK}"
     "client|info del exec exists expire hdel hexists hget hincrby hincrbyfloat hmget hset hsetnx hstrlen lpop lpush multi "
     "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
     "zscore",
-    "watcher": f"{_RUN_SCRIPTS}{_CHECK}"
+    "watcher": f"{_RUN_SCRIPTS}{_CHECK}{_STATUS}"
     "del exists expire get hdel hget hkeys hlen hmget hset hstrlen lpop ltrim rpush xadd xrange xrevrange zadd zrem zscan",
     "status": _STATUS,
     "dashboard": _PAGES,

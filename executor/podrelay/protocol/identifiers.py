@@ -80,6 +80,12 @@ def parse_job_id(job: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def launch_of_job(job: str) -> str:
+    """The launch id in the job id of a launch or of a clean-up; empty for any other id."""
+    match = _JOB_ID.match(job)
+    return match[1] if match else ""
+
+
 def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
     """The name of an attempt's pod. Its suffix depends on nothing else, so Kubernetes refuses a second pod (invariant I1,
     docs/architecture.md).

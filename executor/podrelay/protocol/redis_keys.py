@@ -126,9 +126,19 @@ class RedisKeys:
         """
         return self.key("key_rings")
 
+    @property
+    def schedulers(self) -> str:
+        """Hash: cluster and job id of a scheduler -> time of the announcement, unread reports, launches, version.
+
+        Written by every scheduler every few seconds (`announce_scheduler`); read by the leading watcher, `status`. Bounded:
+        an announcement is removed after two minutes, the whole key expires after an hour.
+        """
+        return self.key("schedulers")
+
     def watch(self, cluster: str) -> str:
         """Hash: leader, fence (a number that grows with each change of leader), expires (by Redis' clock), version, t_listed,
-        t_event, pods (number of known pods), unsent (reports that wait for Redis), trouble (why it does not observe pods).
+        t_event, pods (number of known pods), unsent (reports that wait for Redis), trouble (why it does not observe pods),
+        podrelay (JSON of `snapshots.WatcherSnapshot`).
 
         Written by the leading watcher; read by standbys and `status`. One per cluster, with a fixed set of fields.
         """
@@ -206,7 +216,7 @@ class RedisKeys:
         return f"{self.queue_prefix}{cluster}.cleanup"
 
     def worker(self, cluster: str, launcher: str) -> str:
-        """Hash: a launcher's registration as an RQ worker.
+        """Hash: a launcher's registration as an RQ worker; its field podrelay is JSON of `snapshots.LauncherSnapshot`.
 
         Written by the launcher; read by executors, `status` and rq-dashboard. Bounded: expires 60 s after its last renewal.
         """

@@ -1,4 +1,4 @@
-"""Announces this scheduler's keys, and warns of processes whose messages it cannot read, or that cannot read its own.
+"""Announces this scheduler and its keys, and warns of processes whose messages it cannot read, or that cannot read its own.
 
 Called by the executor's `sync`, one round trip every few seconds.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
+import podrelay
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.store.key_rings import ANNOUNCE_S, REMEDY, announce, mismatches, read_rings
+from podrelay.store.scripts import announce_scheduler
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,7 @@ class KeyCheck:
         self._breaker = context.breaker
         self._keys = context.keys
         self._ring = context.key_ring
+        self._context = context
         self._next_run_s = 0.0
         # Sentence to the time when it was last logged (monotonic).
         self._logged: dict[str, float] = {}
@@ -33,7 +37,7 @@ class KeyCheck:
         if now_s < self._next_run_s:
             return
         self._next_run_s = now_s + ANNOUNCE_S
-        found = mismatches(read_rings(self._breaker.run(announce(self._keys, self._ring))), self._ring)
+        found = mismatches(read_rings(self._announce()), self._ring)
         if self._logged and not found:
             log.info("All processes have the same keys again")
         self._logged = {sentence: at_s for sentence, at_s in self._logged.items() if sentence in found}
@@ -41,3 +45,17 @@ class KeyCheck:
         if due:
             log.error("Fernet keys differ: %s. %s", "; ".join(due[:5]), REMEDY)
             self._logged.update(dict.fromkeys(due, now_s))
+
+    def _announce(self) -> list[Any]:
+        """The key rings of all, as the script returns them. In the same round trip, this scheduler says how far it is."""
+        context = self._context
+        state = announce_scheduler(
+            self._keys,
+            cluster=context.identity.cluster,
+            owner=context.identity.owner,
+            cursor=context.results.cursor,
+            launches=len(context.launches),
+            version=podrelay.__version__,
+        )
+        rings: list[Any] = self._breaker.run_many([announce(self._keys, self._ring), state])[0]
+        return rings

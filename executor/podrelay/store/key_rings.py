@@ -5,7 +5,7 @@ Processes with other keys cannot read each other's messages. Without this compar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -48,10 +48,15 @@ def announce(keys: RedisKeys, ring: KeyRing) -> ScriptCall:
 def announced(client: Any, keys: RedisKeys) -> list[KeyRing]:
     """The key rings of the processes that run, for a command that announces none and may not write."""
     seconds, _ = client.time()
+    return rings_of({text(name): text(value) for name, value in client.hgetall(keys.key_rings).items()}, seconds)
+
+
+def rings_of(announcements: Mapping[str, str], now_s: float) -> list[KeyRing]:
+    """Pure: the key rings in the fields of `key_rings`, without obsolete ones. `now_s` is Redis' clock."""
     found = []
-    for process, announcement in client.hgetall(keys.key_rings).items():
-        fingerprints, _, at_s = text(announcement).partition(" ")
-        if number_of(at_s) > seconds - OBSOLETE_S:
+    for process, announcement in announcements.items():
+        fingerprints, _, at_s = announcement.partition(" ")
+        if number_of(at_s) > now_s - OBSOLETE_S:
             found += [process, fingerprints]
     return read_rings(found)
 

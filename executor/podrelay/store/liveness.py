@@ -16,9 +16,10 @@ from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import fields_of, number_of, text
 from podrelay.protocol.retention import REGISTRATION_TTL_S
-from podrelay.store.bounded_reads import read_entries
+from podrelay.protocol.snapshots import SNAPSHOT_FIELD, LauncherSnapshot, decode_snapshot
+from podrelay.store.bounded_reads import read_entries, read_short
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.connection import is_of_another_type, unless_of_another_type
+from podrelay.store.connection import is_of_another_type
 
 # A launcher counts as dead after two missed renewals and some delay; its registration stays listed until it expires.
 SILENCE_LIMIT_S = 12.0
@@ -35,6 +36,7 @@ class RegisteredLauncher:
     name: str
     state: str
     last_seen_s: float
+    snapshot: LauncherSnapshot
 
     @property
     def alive(self) -> bool:
@@ -42,20 +44,23 @@ class RegisteredLauncher:
 
 
 def registered_launchers(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[RegisteredLauncher]:
-    """The launchers registered for a cluster, dead ones included until their registration expires. Two round trips."""
+    """The launchers registered for a cluster, dead ones included until their registration expires."""
     members = _members(client, keys, cluster)
+    if not members:
+        return []
     pipeline = client.pipeline(transaction=False)
     for member in members:
-        pipeline.hget(member, "state")
         pipeline.pttl(member)
-    replies = list(unless_of_another_type(pipeline.execute(raise_on_error=False), None)) if members else []
+    ttls_ms = pipeline.execute()
+    entries = read_short(client, members, ("state", SNAPSHOT_FIELD))
     return [
         RegisteredLauncher(
             name=member.removeprefix(keys.worker(cluster, "")),
-            state=text(state) or "?",
+            state=entry.get("state", "?"),
             last_seen_s=_last_seen_s(ttl_ms),
+            snapshot=decode_snapshot(LauncherSnapshot, entry.get(SNAPSHOT_FIELD)),
         )
-        for member, state, ttl_ms in zip(members, replies[::2], replies[1::2], strict=True)
+        for member, entry, ttl_ms in zip(members, entries, ttls_ms, strict=True)
         if ttl_ms != -2
     ]
 

@@ -36,6 +36,11 @@ class ResultStream:
         self._cursor: str | None = None
         self._noted_s = self._rejected_s = self._format_noted_s = float("-inf")
 
+    @property
+    def cursor(self) -> str:
+        """The id of the last entry that was read; empty before the first read."""
+        return self._cursor or ""
+
     def skip_to_end(self) -> None:
         """Start after the present entries: a scheduler that starts reads older reports from the ledger."""
         self._cursor = text(self._breaker.run(read_stream(self._keys, self._keys.results, "$"))[0])

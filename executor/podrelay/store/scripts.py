@@ -126,6 +126,14 @@ def survey(keys: RedisKeys, *, fresh_epoch: str, launches: Iterable[tuple[str, i
     return ScriptCall("survey", [keys.epoch, keys.quarantine, keys.unacknowledged, keys.current], args)
 
 
+def announce_scheduler(
+    keys: RedisKeys, *, cluster: str, owner: str, cursor: str, launches: int, version: str
+) -> ScriptCall:
+    """Announce a scheduler for `status`. `cursor` is the last report that it has read, `launches` the number of its own."""
+    fields = (f"{cluster} {owner}", cursor, f"{launches} {version}", keys.results)
+    return ScriptCall("announce_scheduler", [keys.schedulers], fields)
+
+
 # --- launcher -----------------------------------------------------------------------------------------------------
 def claim(
     keys: RedisKeys,

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+import redis
 from airflow.configuration import conf as airflow_conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -19,10 +20,13 @@ from airflow.utils.state import TaskInstanceState
 from kubernetes.client import models as k8s
 from sqlalchemy import select
 
+import podrelay
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol.snapshots import LauncherSnapshot
 from podrelay.scheduling import heartbeat_budget
 from podrelay.settings import load_settings
+from podrelay.store.overview import read_overview
 from podrelay_workers.launcher.registration import Registration
 from tests.conftest import FERNET_KEY
 from tests.harness.redis_server import RedisServer
@@ -698,6 +702,19 @@ def waits_logged(executor: RedisKubernetesExecutor) -> list[str]:
     return [str(row.extra) for row in executor._task_event_logs if row.event == "pod pending"]
 
 
+def test_the_scheduler_says_how_far_it_is(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    outside.publish(launch_id, "pending")
+    beat(executor)
+    outside.publish(launch_id, "started")
+    executor.parts.key_check._next_run_s = 0.0
+    executor.parts.key_check.run_once()
+    client = redis.Redis.from_url(executor.settings.redis_url)
+    (found,) = read_overview(client, outside.names, "default", time.time())["schedulers"]
+    assert found.pop("last_update_s_ago") < 5
+    assert found == {"name": executor.scheduler_job_id, "version": podrelay.__version__, "launches": 1, "unread": 1}
+
+
 def test_a_task_that_waits_for_a_launcher_gets_an_event_that_there_is_none(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
@@ -705,7 +722,7 @@ def test_a_task_that_waits_for_a_launcher_gets_an_event_that_there_is_none(
     settings = load_settings(airflow_conf, FERNET_KEY)
     queue = outside.names.launch_queue("default")
     rq_worker = Registration(
-        settings, outside.names.worker_name("default", "host-1-aa"), [queue], lambda: (0, 0, False)
+        settings, outside.names.worker_name("default", "host-1-aa"), [queue], lambda: (0, 0, False), LauncherSnapshot
     )
     rq_worker._heartbeat()
     worker = outside.names.worker("default", "host-1-aa")

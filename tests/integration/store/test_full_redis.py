@@ -78,6 +78,8 @@ class World:
         kind = self.redis.type(key)
         if kind == "hash":
             fields: Any = self.redis.hgetall(key)
+            if key == KEYS.schedulers:  # the time comes first
+                return {name: announced.split()[1:] for name, announced in fields.items()}
             if key == KEYS.key_rings:  # the time follows the fingerprints
                 return {process: announced.split()[0] for process, announced in fields.items()}
             return {name: "" if is_time(name) else value for name, value in fields.items()}
@@ -176,6 +178,10 @@ def throttle(event: ThrottleEvent, namespace: str = "") -> ScriptCall:
 
 def survey(launch_id: str = "l0") -> ScriptCall:
     return scripts.survey(KEYS, fresh_epoch="epoch", launches=[(launch_id, 0)])
+
+
+def announce_scheduler() -> ScriptCall:
+    return scripts.announce_scheduler(KEYS, cluster=CLUSTER, owner="7", cursor="0-0", launches=3, version="0.1.0")
 
 
 # --- states before a case ---------------------------------------------------------------------------------------------
@@ -293,6 +299,10 @@ def probing(world: World) -> None:
     world.redis.hset(KEYS.throttle(CLUSTER), mapping={"probing:n": "1", "passed:n": "1"})
 
 
+def forgotten_scheduler(world: World) -> None:
+    world.redis.hset(KEYS.schedulers, mapping={"default 1": "1.0 0 0 0.1.0", "default 2": "x"})
+
+
 def open_again(world: World) -> None:
     probing(world)
     world.redis.hset(KEYS.throttle(CLUSTER), "passed:n", "63")
@@ -353,6 +363,7 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     *((before, load_rollups(KEYS, cluster=CLUSTER, now_s=900.0)) for before in (nothing, rolled_up)),
     *((before, ROLL_UP) for before in (nothing, World.leading)),
     (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
+    *((before, announce_scheduler()) for before in (nothing, ended, forgotten_scheduler)),
     (nothing, scripts.permissions([["ping"]])),
     (nothing, quarantine(KEYS, [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "why")])),
 ]  # fmt: skip

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from aiohttp import web
 
+import podrelay
+from podrelay.store.overview import read_overview
 from tests.harness.scripted_server import answers, lists, scripted, streams
 from tests.harness.waiting import until
 from tests.harness.watcher_rig import WatcherRig
@@ -44,6 +47,26 @@ def test_a_pods_life(rig: WatcherRig) -> None:
             await asyncio.sleep(0.5)
             assert rig.ends() == {good.launch_id: 1, bad.launch_id: 1}
         assert rig.watch()["leader"] == ""
+
+    run(test())
+
+
+def test_the_leader_says_what_its_pods_do(rig: WatcherRig) -> None:
+    client = redis.Redis.from_url(rig.settings.redis_url)
+
+    def seen() -> Any:
+        return read_overview(client, rig.names, "default", time.time())
+
+    async def test() -> None:
+        async with rig.watching():
+            runs, ended = rig.launch(), rig.launch(lasts_s=0.3)
+            await until(lambda: seen()["pods"] == {"starting": 0, "running": 1, "ending": 1}, what=str(seen()["pods"]))
+            await until(lambda: seen()["watcher"]["bookmark_s_ago"] is not None)
+            watcher = seen()["watcher"]
+            assert (watcher["version"], watcher["pods"]) == (podrelay.__version__, 2)
+            assert 0.0 <= watcher["lag_s"] < 10.0
+            assert rig.end_of(runs) is None and rig.end_of(ended) is not None
+        assert seen()["pods"]["running"] is None, "nobody leads"
 
     run(test())
 

@@ -54,6 +54,7 @@ CALLS = [
     ScriptCall("read_rollups", load_rollups(KEYS, cluster="c", now_s=0.0).keys, [1]),
     read_steps(KEYS, cluster="c", after="0-0", most=1),
     write_rollups(KEYS, cluster="c", fence=FENCE, oldest=0, cursor="1-1", changed={}),
+    scripts.announce_scheduler(KEYS, cluster="c", owner="o", cursor="", launches=0, version="0"),
     announce(KEYS, KeyRing("p", ("f",))),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip

@@ -98,7 +98,7 @@ class JobLoop:
     def _start(self, claim: Claim) -> None:
         self._throttle.failures = claim.failures
         if claim.wait_s:
-            self._pause.extend(claim.wait_s)
+            self._pause.extend(claim.wait_s, "Suspended" if claim.suspended else "")
         if claim.suspended != self._suspended:
             self._suspended = claim.suspended
             log.warning("%s: %s", self._queue.kind, SUSPENDED if claim.suspended else "RQ goes on")

@@ -56,6 +56,7 @@ from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.launcher.workload_secret import secret_name_of, secret_of
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.recent import Recent
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ class LaunchHandler:
         self._wait_limit = wait_limit
         self._unreadable = unreadable
         self._token_margin_s = token_margin_s
+        # Seconds of each request that created a pod.
+        self.creations = Recent()
         self._tags = metric_tags(team)
 
     async def handle(self, job: Job) -> None:
@@ -210,6 +213,7 @@ class LaunchHandler:
             return None
         now_s = time.monotonic()
         self._concurrency.succeeded("launch", began_s, now_s)
+        self.creations.add(now_s - began_s, now_s)
         Stats.timing("kubernetes_executor.pod_creation", (now_s - began_s) * 1000.0, tags=self._tags)
         self._count(_POD_STATUS, "200")
         if secret_name_of(found):
@@ -258,7 +262,7 @@ class LaunchHandler:
         policy = secret_policy(policy, error) if of_secret else policy
         if policy.slower:
             quiet_s = self._concurrency.failed(began_s, time.monotonic(), refused=isinstance(error, Throttled))
-            self._throttle.quiet.extend(quiet_s)
+            self._throttle.quiet.extend(quiet_s, policy.reason)
         if policy.scope == "never":
             reason, message = await self._final_checks.explain(error, namespace_of(pod), policy)
             return await self._reject(job, request, reason, message, pod)

@@ -15,11 +15,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import redis.asyncio
 from redis.exceptions import RedisError
 
+import podrelay
 from podrelay import health
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.snapshots import LauncherSnapshot
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.key_rings import key_ring
@@ -116,7 +118,11 @@ class Launcher:
         self._reap_interval_s = settings.launch_lease_s / 2
         queues = [*self._launch_queue.queues, *self._cleanup_queue.queues]
         self._registration = Registration(
-            settings, RedisKeys(settings.deployment).worker_name(cluster, self.name), queues, self._counts
+            settings,
+            RedisKeys(settings.deployment).worker_name(cluster, self.name),
+            queues,
+            self._counts,
+            self._snapshot,
         )
 
     async def run(self) -> None:
@@ -245,6 +251,21 @@ class Launcher:
     def _notify_loops(self) -> None:
         self._launch_loop.notify()
         self._cleanup_loop.notify()
+
+    def _snapshot(self) -> LauncherSnapshot:
+        """For `status`."""
+        clock_s, creations, pause = time.monotonic(), self._launches.creations, self._throttle.launches
+        remaining_s = pause.remaining_s
+        return LauncherSnapshot(
+            version=podrelay.__version__,
+            in_flight=self._concurrency.sending,
+            limit=self._concurrency.limit,
+            created_per_s=creations.per_s(clock_s),
+            creation_p50_s=creations.median(clock_s),
+            throttled_until_s=time.time() + remaining_s if remaining_s else 0.0,
+            throttled_why=pause.why,
+            draining=self._shutdown.requested,
+        )
 
     def _counts(self) -> tuple[int, int, bool]:
         """Finished and failed jobs so far, and whether any are held."""

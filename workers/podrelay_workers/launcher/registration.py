@@ -19,6 +19,7 @@ from rq.serializers import JSONSerializer
 
 from podrelay.protocol import redis_keys
 from podrelay.protocol.retention import REGISTRATION_TTL_S
+from podrelay.protocol.snapshots import SNAPSHOT_FIELD, LauncherSnapshot, encode_snapshot
 from podrelay.settings import Settings
 from podrelay.store.connection import connect, is_of_another_type
 
@@ -38,19 +39,29 @@ class Registration:
     """Birth, heartbeats and death of one RQ worker. What Redis misses while unavailable, a later heartbeat writes."""
 
     def __init__(
-        self, settings: Settings, name: str, queues: Sequence[str], counts: Callable[[], tuple[int, int, bool]]
+        self,
+        settings: Settings,
+        name: str,
+        queues: Sequence[str],
+        counts: Callable[[], tuple[int, int, bool]],
+        snapshot: Callable[[], LauncherSnapshot],
     ) -> None:
-        """:param counts: returns finished and failed jobs so far, and whether any are held."""
+        """:param counts: returns finished and failed jobs so far, and whether any are held.
+        :param snapshot: what the launcher does, for `status`; called in the event loop.
+        """
         self._settings = settings
         self._name = name
         self._queues = list(queues)
         self._counts = counts
+        self._snapshot = snapshot
+        self._encoded = ""
         self._reported = (0, 0)
         self._worker: Worker | None = None
 
     async def keep(self) -> None:
         """Register, and send a heartbeat every `HEARTBEAT_S`, also to a Redis that has lost its data."""
         while True:
+            self._encoded = encode_snapshot(self._snapshot())
             await self._try(self._heartbeat)
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -103,6 +114,7 @@ class Registration:
             worker.heartbeat(REGISTRATION_TTL_S, pipeline=pipeline)
             worker_registration.register(worker, pipeline=pipeline)  # again: the sets may be lost alone
             worker.set_state("busy" if busy else "idle", pipeline=pipeline)
+            pipeline.hset(worker.key, SNAPSHOT_FIELD, self._encoded)
             pipeline.hincrby(worker.key, "successful_job_count", finished - self._reported[0])
             pipeline.hincrby(worker.key, "failed_job_count", failed - self._reported[1])
             pipeline.execute()

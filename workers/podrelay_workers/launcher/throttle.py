@@ -25,10 +25,16 @@ class Pause:
 
     outer: Pause | None = None
     _until_s: float = 0.0
+    _why: str = ""
 
-    def extend(self, seconds: float) -> None:
-        """Send nothing for this long, but at most `PAUSE_MOST_S`; a longer pause that already runs stays."""
+    def extend(self, seconds: float, why: str = "") -> None:
+        """Send nothing for this long, but at most `PAUSE_MOST_S`; a longer pause that already runs stays.
+
+        :param why: the reason, if this process knows it.
+        """
+        running = self.own_s > 0.0
         self._until_s = max(self._until_s, time.monotonic() + min(seconds, PAUSE_MOST_S))
+        self._why = why or (self._why if running else "")
 
     @property
     def own_s(self) -> float:
@@ -37,6 +43,13 @@ class Pause:
     @property
     def remaining_s(self) -> float:
         return self.own_s if self.outer is None else max(self.own_s, self.outer.remaining_s)
+
+    @property
+    def why(self) -> str:
+        """Why no request is sent; empty where nothing is paused, or another launcher knows."""
+        if self.own_s > 0.0 and self._why:
+            return self._why
+        return self.outer.why if self.outer is not None else ""
 
 
 class Throttle:
@@ -84,11 +97,11 @@ class Throttle:
         :raises RedisUnavailable: the other launchers do not know of the pause; one that the server asked for still applies.
         """
         if policy.seconds:
-            self.launches.extend(policy.seconds)
+            self.launches.extend(policy.seconds, policy.reason)
             seconds = await queue.throttle("pause", x=policy.seconds, reason=policy.reason)
         else:
             seconds = await queue.throttle("stumble", x=STUMBLE_FIRST_S, y=STUMBLE_MOST_S, reason=policy.reason)
-        self.launches.extend(seconds)
+        self.launches.extend(seconds, policy.reason)
         return seconds
 
     async def publish_cleanup_pause(self, queue: JobQueue, seconds: float, reason: str) -> float:

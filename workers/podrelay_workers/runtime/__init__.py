@@ -5,6 +5,7 @@ shutdown  the shutdown event, set by signals, against which waits race
 state_signals  SIGUSR1 logs the state, SIGHUP is ignored
 tasks     named tasks that end together
 backoff   waiting times after failures (pure)
+recent    figures of the last minute (pure)
 report_publisher  publishes pod reports, and replaces recorded ends that are not genuine
 key_announcer  which keys this process has, and which it lacks
 """

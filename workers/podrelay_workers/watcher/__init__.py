@@ -13,6 +13,7 @@ pod_end: how a pod ended, and why.
 pod_reasons: Kubernetes' reasons, and what each means.
 ledger_fields: what the ledger keeps of a pod.
 pod_table: what is known of each live pod, so that each state is published once.
+pod_summary: the pods of that table, counted.
 log_lines: a line of a pod's log, as text for people.
 pod_lookups: single pods, their events and their logs.
 outbox: publishes to ledger and stream, across outages of Redis.

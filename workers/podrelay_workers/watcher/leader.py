@@ -13,19 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import podrelay
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol.messages import PodReport
+from podrelay.protocol.snapshots import SNAPSHOT_FIELD, WatcherSnapshot, encode_snapshot
 from podrelay.settings import Settings
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.recent import Recent
 from podrelay_workers.runtime.tasks import TaskSupervisor
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.pod_lookups import PodLookups
 from podrelay_workers.watcher.pod_state import DeferredReport, Rules
+from podrelay_workers.watcher.pod_summary import summarize
 from podrelay_workers.watcher.pod_table import PodEntry, PodTable, Publication
 from podrelay_workers.watcher.pod_view import read_pod
-from podrelay_workers.watcher.reflector import ListComplete, PodEvent, Reflector
+from podrelay_workers.watcher.reflector import ListComplete, PodEvent, Position, Reflector
 from podrelay_workers.watcher.rollup_writer import RollupWriter
 
 log = logging.getLogger(__name__)
@@ -78,6 +82,7 @@ class Leader:
         self._reflectors = [
             Reflector(api, namespace, scope.selector, settings.watch_silence_s) for namespace in scope.namespaces
         ]
+        self._lags = Recent()
         self._listed = asyncio.Event()
         self._unwatched: set[str] = set()
         self._in_doubt: set[tuple[str, str]] = set()
@@ -166,11 +171,17 @@ class Leader:
     def _observe(self, event: str, pod: Any) -> None:
         seen = self._table.observe(event, pod, time.time(), time.monotonic())
         if seen.publication is not None:
+            self._measure_lag(event, seen.publication.report)
             self._publish(seen.publication)
         if seen.doubtful is not None:
             self._doubt(seen.doubtful)
         if seen.skipped:
             log.warning("Skipping pod %s", seen.skipped)
+
+    def _measure_lag(self, event: str, report: PodReport | None) -> None:
+        """How long after the start or the end of its container this event came. A list finds old ones."""
+        if event != "LISTED" and report is not None and (report.terminal or report.outcome == "started"):
+            self._lags.add(max(0.0, time.time() - report.seen_at_s), time.monotonic())
 
     def _list_completed(self, namespace: str | None, listed: ListComplete) -> None:
         for entry in self._table.missing(namespace, listed.pods):
@@ -308,4 +319,19 @@ class Leader:
             found["version"] = max((position.version for position in healthy), key=lambda text: (len(text), text))
             found["t_listed"] = f"{min(position.listed_s for position in healthy):.3f}"
             found["t_event"] = f"{min(position.last_event_s for position in healthy):.3f}"
+        found[SNAPSHOT_FIELD] = encode_snapshot(self._snapshot(healthy))
         return found
+
+    def _snapshot(self, healthy: Sequence[Position]) -> WatcherSnapshot:
+        clock_s = time.monotonic()
+        pods = summarize(self._table, time.time(), clock_s)
+        return WatcherSnapshot(
+            leader=self._term.leader,
+            version=podrelay.__version__,
+            starting=pods.starting,
+            running=pods.running,
+            ending=pods.ending,
+            bookmark_s=min((position.bookmark_s for position in healthy), default=0.0),
+            lag_s=self._lags.median(clock_s),
+            waits=pods.waits,
+        )

@@ -5,7 +5,7 @@ Time comes in as an argument: `clock_s` is monotonic and measures waits, `now_s`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,9 @@ class PodTable:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[PodEntry]:
+        return iter(self._entries.values())
 
     def holds(self, namespace: str, name: str, launch_id: str) -> bool:
         """Is there a live pod of this name, and is it of this launch?"""

@@ -64,6 +64,7 @@ class Position:
     version: str = ""
     listed_s: float = 0.0
     last_event_s: float = 0.0
+    bookmark_s: float = 0.0
     trouble: str = ""
 
     def is_current(self, listed_within_s: float) -> bool:
@@ -211,6 +212,8 @@ class Reflector:
         version = metadata_of(pod).get("resourceVersion")
         if version and is_plain(version):
             self.position.version = version
+        if kind == "BOOKMARK":
+            self.position.bookmark_s = self.position.last_event_s
         return PodEvent(kind, pod) if kind in ("ADDED", "MODIFIED", "DELETED") else None
 
     # --- trouble ----------------------------------------------------------------------------------------------------

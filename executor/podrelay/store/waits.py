@@ -1,0 +1,173 @@
+"""What waits in the queues of one cluster, and why. Used by `overview`.
+
+A launch that waits for quota or for the API server says why in its ledger entry. There may be very many: of a long
+registry, a sample at equal distances is read, and its counts are scaled up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import redis
+
+from podrelay.protocol import identifiers, redis_keys
+from podrelay.protocol.messages import Json
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.protocol.redis_values import number_of, text
+from podrelay.store.bounded_reads import read_short
+from podrelay.store.connection import unless_of_another_type
+
+# The most ledger entries of waiting launches that are read, and how many neighbours at a time.
+_READ_MOST, _SLICE = 1000, 50
+# Fair queues that are read: one per scheduler and level.
+_FAIR_QUEUES_MOST = 200
+_REASON_MAX, _MESSAGE_MAX = 100, 500
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What waits for the same reason. `example` is the launch that has waited longest, `message` its message."""
+
+    reason: str
+    count: int
+    oldest_s: float | None
+    example: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One RQ queue, a level's fair queues included as queues of their own. `first` is the launch at its head."""
+
+    name: str
+    kind: str
+    priority: str
+    queued: int
+    started: int
+    waiting: int
+    failed: int
+    first: str = ""
+    oldest_s: float | None = None
+
+    @property
+    def holds_any(self) -> bool:
+        return bool(self.queued or self.started or self.waiting or self.failed)
+
+    def as_json(self) -> Json:
+        """For `--json`."""
+        return {
+            "kind": self.kind,
+            "priority": self.priority,
+            "queued": self.queued,
+            "started": self.started,
+            "waiting": self.waiting,
+            "failed": self.failed,
+            "oldest_s": self.oldest_s,
+        }
+
+
+# --- queues -------------------------------------------------------------------------------------------------------
+def read_queues(
+    client: redis.Redis, keys: RedisKeys, cluster: str, fair_queues: Mapping[str, str], now_s: float
+) -> list[Queue]:
+    """Every queue of a cluster, the most urgent first, each level before its fair queues; the clean-up queue last."""
+    names = list(_names(keys, cluster, fair_queues))
+    pipeline = client.pipeline(transaction=False)
+    for name, _, _ in names:
+        pipeline.llen(redis_keys.rq_queue(name))
+        pipeline.zcard(redis_keys.rq_started(name))
+        pipeline.zcard(redis_keys.rq_scheduled(name))
+        pipeline.zcard(redis_keys.rq_failed(name))
+        pipeline.lindex(redis_keys.rq_queue(name), 0)
+    replies = list(unless_of_another_type(pipeline.execute(raise_on_error=False), None))
+    found = []
+    for place, (name, kind, priority) in enumerate(names):
+        *counts, first = replies[place * 5 : place * 5 + 5]
+        queued, started, waiting, failed = (count or 0 for count in counts)
+        launch = identifiers.launch_of_job(text(first)[:200])
+        found.append(Queue(name, kind, priority, queued, started, waiting, failed, launch))
+    return _with_ages(client, keys, found, now_s)
+
+
+def _names(keys: RedisKeys, cluster: str, fair_queues: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Name, kind and priority."""
+    of_level: dict[str, list[str]] = {}
+    for name, level_queue in sorted(fair_queues.items())[:_FAIR_QUEUES_MOST]:
+        if name.startswith(f"{level_queue}."):
+            of_level.setdefault(level_queue, []).append(name)
+    for level in reversed(range(redis_keys.PRIORITY_LEVELS)):
+        level_queue = keys.launch_queue(cluster, level)
+        for name in (level_queue, *of_level.get(level_queue, ())):
+            yield name, "launch", f"p{1 << level}"
+    yield keys.cleanup_queue(cluster), "cleanup", ""
+
+
+def _with_ages(client: redis.Redis, keys: RedisKeys, queues: Sequence[Queue], now_s: float) -> list[Queue]:
+    """The head of a queue is its oldest, apart from what was put back: since its offer, or since the order of a clean-up."""
+    entries = read_short(client, [keys.launch(queue.first) for queue in queues], ("t_offered", "t_acknowledged"))
+    return [
+        replace(queue, oldest_s=_ago(entry.get("t_offered" if queue.kind == "launch" else "t_acknowledged"), now_s))
+        for queue, entry in zip(queues, entries, strict=True)
+    ]
+
+
+def queued_waits(queues: Sequence[Queue], obstacle: tuple[str, str]) -> list[Wait]:
+    """The launches that no launcher has claimed yet, as one wait.
+
+    :param obstacle: why none of them is claimed, as reason and message; empty where they are.
+    """
+    held = [queue for queue in queues if queue.kind == "launch" and queue.queued]
+    if not held:
+        return []
+    count = sum(queue.queued for queue in held)
+    oldest = max(held, key=lambda queue: queue.oldest_s or 0.0)
+    reason, message = obstacle if obstacle[0] else ("Queued", f"up to {count - 1} launches are ahead")
+    return [Wait(reason, count, oldest.oldest_s, oldest.first, message)]
+
+
+# --- launches that wait for quota or the API server ---------------------------------------------------------------
+def read_waits(client: redis.Redis, keys: RedisKeys, queues: Sequence[Queue], now_s: float) -> tuple[list[Wait], int]:
+    """The launches that wait until the time of their next try, by reason; and how many of them were read. If not all of them
+    were read, the counts are estimates.
+    """
+    waiting = sum(queue.waiting for queue in queues)
+    launches = _sample(client, queues)
+    entries = read_short(client, [keys.launch(launch) for launch in launches], ("reason", "message", "t_offered"))
+    reasons: dict[str, list[Wait]] = {}
+    for launch, entry in zip(launches, entries, strict=True):
+        reason = entry.get("reason", "")[:_REASON_MAX] or "unknown"
+        message = entry.get("message", "")[:_MESSAGE_MAX]
+        reasons.setdefault(reason, []).append(Wait(reason, 1, _ago(entry.get("t_offered"), now_s), launch, message))
+    return [_together(waits, len(launches), waiting) for waits in reasons.values()], len(launches)
+
+
+def _together(waits: Sequence[Wait], read: int, waiting: int) -> Wait:
+    oldest = max(waits, key=lambda wait: wait.oldest_s or 0.0)
+    return replace(oldest, count=max(1, round(len(waits) * max(1.0, waiting / read))))
+
+
+def _sample(client: redis.Redis, queues: Sequence[Queue]) -> list[str]:
+    """Ids of waiting launches, from every registry in proportion to its length."""
+    waiting = sum(queue.waiting for queue in queues)
+    pipeline = client.pipeline(transaction=False)
+    for queue in queues:
+        for first, last in slices(queue.waiting, max(1, _READ_MOST * queue.waiting // max(_READ_MOST, waiting))):
+            pipeline.zrange(redis_keys.rq_scheduled(queue.name), first, last)
+    found = unless_of_another_type(pipeline.execute(raise_on_error=False), ()) if len(pipeline) else ()
+    jobs = (text(job)[:200] for members in found for job in members)
+    return [launch for job in jobs if (launch := identifiers.launch_of_job(job))][:_READ_MOST]
+
+
+def slices(length: int, most: int) -> list[tuple[int, int]]:
+    """Pure: first and last index of pieces of a row, at most `most` indexes in all, at equal distances."""
+    if length <= most:
+        return [(0, length - 1)] if length else []
+    pieces = -(-most // _SLICE)
+    size = most // pieces
+    return [(start, start + size - 1) for start in (piece * length // pieces for piece in range(pieces))]
+
+
+def _ago(at: str | None, now_s: float) -> float | None:
+    since_s = number_of(at)
+    return max(0.0, now_s - since_s) if since_s else None
