@@ -178,8 +178,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "read pods, the process list of a node or an audit log can read it, and a pod that is kept keeps it. If True, each "
         "launch creates two objects: the pod, then an immutable Secret that the pod owns and mounts. The Secret is deleted "
         "with its pod; of a pod that is kept, as soon as its result was processed. The launchers' user then needs create and "
-        "delete on secrets, as in docker/kubernetes/workload_secrets.yaml. docs/operations.md says what changes for hooks "
-        "and templates.",
+        "delete on secrets, as in docker/kubernetes/components/workload_secrets/access.yaml. docs/operations.md says what "
+        "changes for hooks and templates.",
     ),
 }
 

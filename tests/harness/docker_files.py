@@ -6,6 +6,7 @@ import functools
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,29 @@ def service(name: str) -> Json:
 
 
 @functools.cache
-def manifests() -> tuple[Json, ...]:
+def rendered(folder: Path) -> tuple[Json, ...]:
     """What `kubectl apply --kustomize` would send. Skips the test without kubectl."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("no kubectl")
-    done = subprocess.run([kubectl, "kustomize", KUBERNETES], capture_output=True, text=True, check=False)
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 
 
-def of_kind(kind: str) -> list[Json]:
-    return [item for item in manifests() if item["kind"] == kind]
+def manifests() -> tuple[Json, ...]:
+    """Those without an autoscaler."""
+    return rendered(KUBERNETES / "base")
 
 
-def named(kind: str, name: str) -> Json:
+def of_kind(kind: str, among: Sequence[Json] | None = None) -> list[Json]:
+    return [item for item in (manifests() if among is None else among) if item["kind"] == kind]
+
+
+def named(kind: str, name: str, among: Sequence[Json] | None = None) -> Json:
     """The one object of this kind and name; the hash that kustomize adds to a ConfigMap's name does not count."""
-    (found,) = [item for item in of_kind(kind) if re.sub(r"-[a-z0-9]{10}$", "", item["metadata"]["name"]) == name]
+    wanted = re.compile(re.escape(name) + ("(-[a-z0-9]{10})?" if kind == "ConfigMap" else ""))
+    (found,) = [item for item in of_kind(kind, among) if wanted.fullmatch(item["metadata"]["name"])]
     return found
 
 

@@ -71,7 +71,7 @@ def test_dockerfile_installs_first_what_the_project_needs() -> None:
 
 
 def test_options_in_docker_exist() -> None:
-    text = read("docker/compose.yaml") + "".join(path.read_text() for path in KUBERNETES.glob("*.yaml"))
+    text = read("docker/compose.yaml") + "".join(path.read_text() for path in KUBERNETES.rglob("*.yaml"))
     for section, option in set(re.findall(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)", text)):
         known = OPTIONS if section == "PODRELAY" else conf.configuration_description[section.lower()]["options"]
         assert option.lower() in known, f"[{section}] {option}"
@@ -184,7 +184,7 @@ def test_published_ports_are_on_loopback_by_default() -> None:
 def test_manifests_match_the_schema() -> None:
     import kubernetes_validate
 
-    template = yaml.safe_load((KUBERNETES / "pod_template.yaml").read_text())
+    template = yaml.safe_load((KUBERNETES / "base" / "pod_template.yaml").read_text())
     demo = yaml.safe_load((ROOT / "demo" / "pod_template.yaml").read_text())
     for item in [*manifests(), template, demo, *secret_access()]:
         kubernetes_validate.validate(item, "1.33", strict=True)
@@ -213,7 +213,7 @@ def test_a_role_allows_what_its_process_does_and_nothing_else(process: str) -> N
 
 def secret_access() -> tuple[Json, Json]:
     """Role and binding that are applied only with [podrelay] workload_in_secret."""
-    role, binding = yaml.safe_load_all((KUBERNETES / "workload_secrets.yaml").read_text())
+    role, binding = yaml.safe_load_all((KUBERNETES / "components" / "workload_secrets" / "access.yaml").read_text())
     return role, binding
 
 
@@ -283,7 +283,7 @@ def test_a_process_has_its_own_secrets_only(process: str) -> None:
     # The kustomization says how to make that Secret.
     made = re.search(
         rf"create secret generic podrelay-{process} (.*?)kubectl",
-        read("docker/kubernetes/kustomization.yaml"),
+        read("docker/kubernetes/base/kustomization.yaml"),
         re.DOTALL,
     )
     assert made is not None
@@ -326,7 +326,7 @@ def test_only_a_process_that_needs_it_has_a_token_for_kubernetes(process: str) -
 
 
 def test_task_pods_are_bounded_and_have_no_token_for_kubernetes() -> None:
-    spec = yaml.safe_load(read("docker/kubernetes/pod_template.yaml"))["spec"]
+    spec = yaml.safe_load(read("docker/kubernetes/base/pod_template.yaml"))["spec"]
     assert spec["automountServiceAccountToken"] is False
     for bound in ("requests", "limits"):
         assert set(spec["containers"][0]["resources"][bound]) == {"cpu", "memory", "ephemeral-storage"}

@@ -68,7 +68,7 @@ def test_every_dependency_is_pinned() -> None:
 def test_one_version() -> None:
     assert project()["version"] == podrelay.__version__
     assert "## [Unreleased]" in read("CHANGELOG.md") or f"## [{podrelay.__version__}]" in read("CHANGELOG.md")
-    assert f"newTag: {podrelay.__version__}\n" in (KUBERNETES / "kustomization.yaml").read_text()
+    assert f"newTag: {podrelay.__version__}\n" in (KUBERNETES / "base" / "kustomization.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", [*PAGES, "Procfile", "docker/compose.yaml", "demo/stack.py"])

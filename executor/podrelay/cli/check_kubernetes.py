@@ -16,12 +16,12 @@ from podrelay.teams import client_factory_of, kube_client_of, watched_namespaces
 
 Permissions = dict[str, tuple[tuple[str, str], ...]]
 
-# What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/access.yaml.
+# What each process does in Kubernetes: (verb, resource), as in docker/kubernetes/base/access.yaml.
 REQUIRED_PERMISSIONS: Permissions = {
     "launcher": (("create", "pods"), ("get", "pods"), ("patch", "pods"), ("delete", "pods")),
     "watcher": (("get", "pods"), ("list", "pods"), ("watch", "pods"), ("get", "pods/log"), ("list", "events")),
 }
-# What launchers do besides with [podrelay] workload_in_secret, as in docker/kubernetes/workload_secrets.yaml.
+# What launchers do besides with [podrelay] workload_in_secret: docker/kubernetes/components/workload_secrets/access.yaml.
 SECRET_PERMISSIONS: tuple[tuple[str, str], ...] = (("create", "secrets"), ("delete", "secrets"))
 _REVIEW_TIMEOUT_S = 10.0
 
@@ -140,8 +140,8 @@ def check_permissions(
 def _source_of(missing: Sequence[tuple[str, str, str]]) -> str:
     """Pure: the manifests that grant these permissions."""
     of_secrets = [(verb, resource) in SECRET_PERMISSIONS for _, verb, resource in missing]
-    names = ["access.yaml"] * (not all(of_secrets)) + ["workload_secrets.yaml"] * any(of_secrets)
-    return " and ".join(f"docker/kubernetes/{name}" for name in names)
+    folders = ["base"] * (not all(of_secrets)) + ["components/workload_secrets"] * any(of_secrets)
+    return " and ".join(f"docker/kubernetes/{folder}/access.yaml" for folder in folders)
 
 
 def _listed(missing: Sequence[tuple[str, str, str]], processes: Sequence[str], permissions: Permissions) -> str:

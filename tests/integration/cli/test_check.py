@@ -95,7 +95,7 @@ def test_the_option_for_secrets_needs_permissions_for_secrets(
     refused = kubernetes("launcher")
     assert not refused.ok
     assert "create secrets in tasks, delete secrets in tasks (for the launcher)" in refused.detail
-    assert refused.detail.endswith("as in docker/kubernetes/workload_secrets.yaml.")
+    assert refused.detail.endswith("as in docker/kubernetes/components/workload_secrets/access.yaml.")
     reviews.allowed |= set(SECRET_PERMISSIONS)
     assert kubernetes("launcher").ok
     assert "secrets" not in kubernetes("watcher").detail
@@ -105,7 +105,8 @@ def test_the_option_for_secrets_needs_permissions_for_secrets(
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__DELETE_WORKER_PODS_ON_FAILURE", "True")
     assert kubernetes("launcher").ok
     reviews.allowed = set()
-    assert "docker/kubernetes/access.yaml and docker/kubernetes/workload_secrets.yaml." in kubernetes().detail
+    both = "docker/kubernetes/base/access.yaml and docker/kubernetes/components/workload_secrets/access.yaml."
+    assert both in kubernetes().detail
 
 
 def test_a_namespace_in_which_nothing_is_granted_may_not_exist(

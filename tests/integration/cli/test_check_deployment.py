@@ -243,7 +243,7 @@ def test_a_template_that_is_right_has_no_faults(text: str) -> None:
 
 
 def test_the_templates_that_we_ship_have_no_faults() -> None:
-    for path in ("demo/pod_template.yaml", "docker/kubernetes/pod_template.yaml"):
+    for path in ("demo/pod_template.yaml", "docker/kubernetes/base/pod_template.yaml"):
         assert judge_template((Path(__file__).parents[3] / path).read_text("utf-8")) == ([], []), path
 
 

@@ -10,7 +10,7 @@ import pytest
 from podrelay.cli.check import Check, run_checks
 from tests.harness.launcher_rig import TEMPLATE
 
-SHIPPED = Path(__file__).resolve().parents[3] / "docker" / "kubernetes" / "pod_template.yaml"
+SHIPPED = Path(__file__).resolve().parents[3] / "docker" / "kubernetes" / "base" / "pod_template.yaml"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from aiohttp import web
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay_workers.launcher import error_policy
+from podrelay_workers.launcher.error_policy import SECRET_ACCESS
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import Json, status
@@ -207,7 +208,7 @@ def removal(rig: LauncherRig) -> list[str]:
 
 @pytest.mark.parametrize(
     ("code", "message", "remedy"),
-    [(403, FORBIDDEN, "grant create on secrets, as in docker/kubernetes/workload_secrets.yaml"), (422, "too long", "")],
+    [(403, FORBIDDEN, f"grant create on secrets, as in {SECRET_ACCESS}"), (422, "too long", "")],
     ids=["no Role", "invalid"],
 )
 def test_a_refusal_fails_the_launch_with_the_option_and_leaves_no_pod(

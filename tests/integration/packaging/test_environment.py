@@ -54,7 +54,7 @@ def environment_of(name: str, rig: LauncherRig) -> dict[str, str]:
         "AIRFLOW__PODRELAY__REDIS_URL": rig.settings.redis_url,
         "AIRFLOW__PODRELAY__FERNET_KEY": rig.key,
         "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(rig.kubeconfig),
-        "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(KUBERNETES / "pod_template.yaml"),
+        "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(KUBERNETES / "base" / "pod_template.yaml"),
     }
     environment = {option: here.get(option, value) for option, value in service(name)["environment"].items()}
     for variable in ("AIRFLOW_HOME", "TMPDIR"):

@@ -351,7 +351,7 @@ def test_a_hook_may_mend_what_a_template_lacks(tmp_path: Path, monkeypatch: pyte
     assert renderer(tmp_path, load_pod_policy('{"host_pid": false}', []), {"hostPID": True}).render(launch())
 
 
-@pytest.mark.parametrize("folder", ["docker/kubernetes", "demo"])
+@pytest.mark.parametrize("folder", ["docker/kubernetes/base", "demo"])
 def test_a_template_of_ours_keeps_the_strict_preset(folder: str) -> None:
     config = SimpleNamespace(kube_image=None, pod_template_file=str(ROOT / folder / "pod_template.yaml"))
     assert ManifestRenderer("prod", kube_config=config, policy=STRICT).render(launch())

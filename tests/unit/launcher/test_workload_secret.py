@@ -158,7 +158,7 @@ def test_the_container_named_base_gets_the_mount(tmp_path: Path) -> None:
 def test_the_strict_policy_allows_the_volume() -> None:
     """It is added to a pod that the policy has allowed, and breaks no rule itself."""
     config = SimpleNamespace(
-        kube_image=None, pod_template_file=str(ROOT / "docker" / "kubernetes" / "pod_template.yaml")
+        kube_image=None, pod_template_file=str(ROOT / "docker" / "kubernetes" / "base" / "pod_template.yaml")
     )
     policy = load_pod_policy("strict", ["airflow"])
     made = ManifestRenderer("prod", kube_config=config, hook=False, policy=policy, workload_in_secret=True)

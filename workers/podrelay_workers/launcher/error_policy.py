@@ -43,6 +43,9 @@ _OF_ONE_POD = re.compile(r'^(?:pods|secrets) "[^"]*" is forbidden: |(?<=, )reque
 _AMOUNT = re.compile(r"([^=,\s]+)=([^,\s]+)")
 _COUNTED = re.compile(r"pods$|count/")
 
+# The manifest that grants what `[podrelay] workload_in_secret` needs.
+SECRET_ACCESS = "docker/kubernetes/components/workload_secrets/access.yaml"
+
 Scope = Literal["cluster", "namespace", "launch", "never"]
 
 
@@ -126,7 +129,7 @@ def secret_policy(policy: ErrorPolicy, error: ApiError) -> ErrorPolicy:
     policy = replace(policy, ambiguous=True)
     if policy.reason != "PodRefused":
         return policy
-    remedy = "; grant create on secrets, as in docker/kubernetes/workload_secrets.yaml" if may_settle(error) else ""
+    remedy = f"; grant create on secrets, as in {SECRET_ACCESS}" if may_settle(error) else ""
     message = f"[podrelay] workload_in_secret: the Secret of the pod was refused: {policy.message}{remedy}"
     return replace(policy, reason="SecretRefused", message=message)
 
