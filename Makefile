@@ -2,7 +2,7 @@
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options docs real-cluster bench chaos fuzz constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs real-cluster bench chaos fuzz constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -28,6 +28,7 @@ help:
 	@echo 'make redis-matrix   the same on each of these servers'
 	@echo 'make lint       style, format, types and import rules only'
 	@echo 'make options    write docs/options.md from the option descriptions'
+	@echo 'make metrics    write docs/metrics.md from the table of metrics'
 	@echo 'make docs       build the documentation as a site with search, in build/docs'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
 	@echo 'make bench      measure against the stock executor (BENCH=... for options)'
@@ -80,6 +81,10 @@ redis-matrix: $(DEV)
 # Documents the options; a unit test fails while the page is out of date.
 options: $(DEV)
 	$(BIN)/python -m docs.options_page
+
+# Documents the metrics; a unit test fails while the page is out of date.
+metrics: $(DEV)
+	$(BIN)/python -m docs.metrics_page
 
 # A warning is an error: a broken link or anchor, a picture that cannot be drawn, a page without a title.
 docs: $(DEV)

@@ -11,6 +11,8 @@ cli                `airflow podrelay ...`
 pod_labels         labels of the stock executor, valid for every id
 pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
+monitoring_address  monitoring_bind, parsed
+metrics_table      every metric: names, labels, meaning
 redis_address      redis_url and redis_sentinels, parsed
 pod_command        the command line of a pod, with the workload in an argument or in a file
 teams              what differs between teams: options, cluster, namespaces, metric tags

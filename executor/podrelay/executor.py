@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from podrelay import compat
 from podrelay.errors import RedisUnavailable
 from podrelay.event_log import OWNER
+from podrelay.metrics_table import ADOPTION
 from podrelay.protocol import identifiers
 from podrelay.protocol.access import SCRIPTS
 from podrelay.protocol.encryption import PayloadCipher
@@ -211,7 +212,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         """Adopt the launches of dead schedulers. Returns only those task instances that certainly have no launch: unknown
         is not dead (invariant I8, docs/architecture.md).
         """
-        with Stats.timer("kubernetes_executor.adopt_task_instances.duration", tags=metric_tags(self.team_name)):
+        with Stats.timer(ADOPTION.stats, tags=metric_tags(self.team_name)):
             refused = [ti for ti in tis if not self._adopt(ti)]
             self.log.info("Adopted %d of %d task instances", len(tis) - len(refused), len(tis))
             if self._started:

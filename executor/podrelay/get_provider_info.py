@@ -181,6 +181,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "delete on secrets, as in docker/kubernetes/components/workload_secrets/access.yaml. docs/operations.md says what "
         "changes for hooks and templates.",
     ),
+    "monitoring_bind": _option(
+        "string",
+        "127.0.0.1:8790-8809",
+        "Where each launcher and watcher serves /livez, /readyz and /metrics (Prometheus): HOST:PORT, or HOST:FIRST-LAST to "
+        "use the first free port of a range, so that several processes of one machine do not compete for one; the log names "
+        "it. off: nowhere. While no port is free, the process logs an error, works on and tries again. Whoever reaches the "
+        "port can read it; it shows figures, never a task's arguments, a token or a key. In a container, where the probes "
+        "and Prometheus come from outside, write 0.0.0.0:8790.",
+        example="0.0.0.0:8790",
+    ),
 }
 
 

@@ -1,8 +1,9 @@
 """Whether each worker process of this host is ready: one small file per process.
 
-Launchers and watchers write it; `airflow podrelay status --probe` reads it, in the same container. The probe does not ask
-Redis: a working connection of its own would show nothing about the process it reports on. A killed process leaves its file
-behind; the next reader detects that the process id is unused or that the file is stale.
+Launchers and watchers write it; `podrelay-probe` and `airflow podrelay status --probe` read it, in the same container. The
+probe does not ask Redis: a working connection of its own would show nothing about the process it reports on. A killed process
+leaves its file behind; the next reader detects that the process id is unused or that the file is stale. It imports only
+Python's standard library, so that a probe takes milliseconds.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class ProcessHealth:
     trouble: str = ""
     place: str = ""
 
+    @property
+    def deployment(self) -> str:
+        return self.place.rpartition("-")[0]
+
     def why_not_ready(self, now_s: float) -> str:
         """The reason in a few words; empty if the process is ready."""
         if now_s - self.written_s > STALE_AFTER_S:
@@ -45,6 +50,10 @@ class ProcessHealth:
         if now_s - self.last_reply_s > STALE_AFTER_S:
             return f"no reply from Redis for {now_s - self.last_reply_s:.0f} s"
         return self.trouble
+
+    def line(self, reason: str) -> str:
+        """What a probe prints about this process; `reason` is what `why_not_ready` returned."""
+        return f"{self.kind} {self.pid} is {f'not ready: {reason}' if reason else 'ready'}"
 
 
 def write(kind: str, team: str | None, place: str, last_reply_s: float, trouble: str = "") -> None:
@@ -64,8 +73,10 @@ def remove(kind: str) -> None:
         _own_file(kind).unlink(missing_ok=True)
 
 
-def read(kind: str, team: str | None, place: str) -> list[ProcessHealth]:
-    """Every live process of this kind, team and deployment on this host. Files of dead processes are removed."""
+def read(kind: str, team: str | None, place: str | None = None) -> list[ProcessHealth]:
+    """Every live process of this kind and team, and of one deployment if `place` names it, on this host. Files of dead
+    processes are removed.
+    """
     found = []
     with contextlib.suppress(OSError):
         for path in sorted(_folder().glob(f"{kind}-*.json")):
@@ -73,7 +84,7 @@ def read(kind: str, team: str | None, place: str) -> list[ProcessHealth]:
                 record = ProcessHealth(**json.loads(path.read_text()))
                 if not _exists(record.pid):
                     path.unlink(missing_ok=True)
-                elif (record.team, record.place) == (team, place):
+                elif record.team == team and place in (None, record.place):
                     found.append(record)
     return found
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from podrelay.errors import ConfigError
 from podrelay.get_provider_info import default_of
+from podrelay.monitoring_address import MonitoringAddress, parse_monitoring_bind
 from podrelay.redis_address import parse_redis_url, parse_sentinels
 
 SECTION = "podrelay"
@@ -61,6 +62,7 @@ class Settings:
     # As written; `podrelay_workers.launcher.pod_policy` reads it.
     pod_policy: str = ""
     workload_in_secret: bool = False
+    monitoring_bind: MonitoringAddress = MonitoringAddress("127.0.0.1", range(8790, 8810))
 
     @property
     def place(self) -> str:
@@ -124,6 +126,7 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         cleanup_concurrency=read.count("cleanup_concurrency", 1, 256),
         pod_policy=read.text("pod_policy"),
         workload_in_secret=read.flag("workload_in_secret"),
+        monitoring_bind=parse_monitoring_bind(read.text("monitoring_bind") or default_of("monitoring_bind")),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import redis
 from cryptography.fernet import Fernet
 
+from podrelay.monitoring_address import MonitoringAddress
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
@@ -181,7 +182,8 @@ class WatcherRig:
         from podrelay_workers.watcher.process import run_watcher
 
         shutdown = Shutdown()
-        task = asyncio.ensure_future(run_watcher(replace(self.settings, **changes), shutdown=shutdown))
+        settings = replace(self.settings, **{"monitoring_bind": MonitoringAddress(), **changes})
+        task = asyncio.ensure_future(run_watcher(settings, shutdown=shutdown))
         try:
             await until(lambda: self.watch().get("t_listed") or task.done(), 60, "a first list")
             yield task

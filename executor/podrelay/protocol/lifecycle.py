@@ -9,8 +9,6 @@ from podrelay.protocol.redis_values import number_of
 # In chronological order; the ledger holds the wall-clock time of each as t_<step>.
 STEPS = ("offered", "claimed", "created", "scheduled", "started", "finished", "reported", "acknowledged")
 FIELDS = tuple(f"t_{step}" for step in STEPS)
-# + step: a timer in milliseconds since the previous known step.
-METRIC = "podrelay.lifecycle."
 
 
 def durations_s(entry: Mapping[str, str]) -> Iterator[tuple[str, float]]:

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, event_log
+from podrelay.metrics_table import BATCH_DURATION, BATCH_SIZE
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.protocol.redis_values import chunks
@@ -64,8 +65,8 @@ class Dispatcher:
         if not built:
             return
         # The stock executor creates pods in this time; here it is a round trip to Redis.
-        Stats.timing("kubernetes_executor.pod_creation_batch_duration", timedelta(seconds=time.monotonic() - began_s))
-        Stats.gauge("kubernetes_executor.pod_creation_batch_size", len(built))
+        Stats.timing(BATCH_DURATION.stats, timedelta(seconds=time.monotonic() - began_s))
+        Stats.gauge(BATCH_SIZE.stats, len(built))
         for offered, reply in zip(built, replies, strict=True):
             launch = offered
             if reply in ("withdrawn", "acknowledged"):

@@ -19,7 +19,7 @@ from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, event_log
 from podrelay.errors import RedisFull
-from podrelay.protocol.lifecycle import METRIC
+from podrelay.metrics_table import LIFECYCLE
 from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.airflow_db import coordinates, rows_by_key
@@ -262,7 +262,7 @@ class ResultProcessor:
             ]
         )  # fmt: skip
         for seconds in waited_s:
-            Stats.timing(METRIC + "acknowledged", seconds * 1000.0, tags=self._tags)
+            Stats.timing(LIFECYCLE.stats.format(step="acknowledged"), seconds * 1000.0, tags=self._tags)
         refused = self._offer(next_attempts)
         for one in decided:
             if one.launch.launch_id in refused:

@@ -80,10 +80,10 @@ def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("team", [None, "red"])
 def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, team: str | None) -> None:
-    from podrelay_workers.launcher import cleanup_job, launch_job
+    from podrelay_workers.runtime import metrics
 
     recorder = Recorder()
-    recorder.replace(monkeypatch, cleanup_job, launch_job)
+    recorder.replace(monkeypatch, metrics)
     tags = (("team_name", team),) if team else ()
     with RedisServer(tmp_path) as server, PodApi() as api:
         rig = LauncherRig(server.url, api, tmp_path)

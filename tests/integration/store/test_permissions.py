@@ -23,6 +23,7 @@ from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.connection import check, connect, connect_async, denied_calls
 from podrelay.store.permissions import missing_rules, require_rights
 from podrelay_workers.runtime import process
+from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.shutdown import Shutdown
 from tests.harness.redis_server import find_server
 from tests.harness.redis_users import GuardedRedis, knows_read_only, lines
@@ -144,7 +145,8 @@ def test_a_process_logs_one_line_at_its_start(
 
         async def begin() -> None:
             asyncio.get_running_loop().call_later(1.0, shutdown.request)
-            await process._wait_for_redis("launcher" if lacking == "launcher" else "watcher", settings, None, shutdown)
+            role: process.Role = "launcher" if lacking == "launcher" else "watcher"
+            await process._wait_for_redis(role, settings, None, shutdown, Readiness(role, settings, None))
 
         asyncio.run(begin())
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
@@ -161,7 +163,8 @@ def test_a_worker_starts_once_it_has_its_rights(server: GuardedRedis, caplog: py
 
     async def begin() -> None:
         asyncio.get_running_loop().call_later(0.6, take, server, "launcher")
-        await asyncio.wait_for(process._wait_for_redis("launcher", settings, None, shutdown), 10)
+        readiness = Readiness("launcher", settings, None)
+        await asyncio.wait_for(process._wait_for_redis("launcher", settings, None, shutdown, readiness), 10)
 
     asyncio.run(begin())
     assert "Redis is available again." in caplog.text or "lacks rights" in caplog.text

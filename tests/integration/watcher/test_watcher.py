@@ -479,8 +479,11 @@ def test_each_step_of_a_launch_is_a_metric(rig: WatcherRig, monkeypatch: pytest.
         def timing(name: str, milliseconds: float, tags: Any = None) -> None:
             timers[name] = milliseconds
 
-    monkeypatch.setattr("podrelay_workers.watcher.outbox.Stats", Recorder)
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
+        @staticmethod
+        def incr(name: str, count: int, tags: Any = None) -> None:
+            """Reports are counted beside it."""
+
+    monkeypatch.setattr("podrelay_workers.runtime.metrics.Stats", Recorder)
 
     async def test() -> None:
         async with rig.watching():
@@ -533,10 +536,15 @@ def test_an_end_hidden_behind_a_forged_one_is_published_and_counted(
 
     class Recorder:
         @staticmethod
-        def incr(name: str, tags: Any = None) -> None:
-            counted.append((name, tags))
+        def incr(name: str, count: int, tags: Any = None) -> None:
+            if name != "podrelay.reports":
+                counted.append((name, tags))
 
-    monkeypatch.setattr("podrelay_workers.watcher.quarantine_metric.Stats", Recorder)
+        @staticmethod
+        def timing(name: str, milliseconds: float, tags: Any = None) -> None:
+            """Lifecycles are timed beside it."""
+
+    monkeypatch.setattr("podrelay_workers.runtime.metrics.Stats", Recorder)
     monkeypatch.setattr("podrelay_workers.watcher.quarantine_metric.INTERVAL_S", 0.1)
     rig.redis.xadd(rig.names.quarantine, {"job": "old", "kind": "malformed", "why": "before this watcher"})
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from podrelay_workers.watcher.quarantine_metric import tags
+from podrelay.metrics_table import QUARANTINED
+from podrelay_workers.runtime.metrics import Metrics
+from podrelay_workers.watcher.quarantine_metric import labels
 
 
 @pytest.mark.parametrize(
@@ -18,5 +20,9 @@ from podrelay_workers.watcher.quarantine_metric import tags
         ({}, {"what": "other", "why": "other"}),
     ],
 )
-def test_tags(entry: dict[str, str], expected: dict[str, str]) -> None:
-    assert tags(entry) == expected
+def test_labels(entry: dict[str, str], expected: dict[str, str]) -> None:
+    metrics = Metrics("watcher", "default")
+    metrics.count(QUARANTINED, *labels(entry))
+    counted = {line.rpartition(" ")[0] for line in metrics.render("")[0].decode().splitlines() if line.endswith(" 1.0")}
+    what, why = expected["what"], expected["why"]
+    assert f'podrelay_quarantined_total{{cluster="default",deployment="default",what="{what}",why="{why}"}}' in counted

@@ -11,6 +11,7 @@ from podrelay.settings import Settings
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime import process
 from podrelay_workers.runtime.process import REDIS_TIMEOUT_S, Role
+from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.shutdown import Shutdown
 
 
@@ -20,6 +21,7 @@ async def clients(
     settings: Settings,
     team: str | None,
     shutdown: Shutdown,
+    readiness: Readiness,
     *,
     connections: int,
     redis_timeout_s: float = REDIS_TIMEOUT_S,
@@ -30,9 +32,9 @@ async def clients(
     :raises ShutdownRequested: before the credentials were loaded.
     :raises ConfigError: an option is wrong; the message names it.
     """
-    connecting = PodClient.connect(team, connections, role, process.report_wait(role, team, settings.place))
+    connecting = PodClient.connect(team, connections, role, readiness.waits)
     async with (
         await shutdown.race(connecting) as pods,
-        process.redis_client(role, settings, team, shutdown, redis_timeout_s) as client,
+        process.redis_client(role, settings, team, shutdown, readiness, redis_timeout_s) as client,
     ):
         yield pods, client

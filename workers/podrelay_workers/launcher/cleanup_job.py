@@ -13,12 +13,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from airflow.providers.common.compat.sdk import Stats
-
+from podrelay import metrics_table
 from podrelay.errors import MessageError
+from podrelay.metrics_table import Metric
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupRequest, Json
-from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Conflict, NotFound, Throttled
 from podrelay_workers.kube.send_guard import SendBlocked
@@ -40,6 +39,7 @@ from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.unstarted_pod import READS_MAX, has_started
 from podrelay_workers.launcher.workload_secret import secret_name_of
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.metrics import Metrics
 from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ class CleanupHandler:
         throttle: Throttle,
         shutdown: Shutdown,
         unreadable: UnreadableJobs,
+        metrics: Metrics,
         deployment: str,
-        team: str | None = None,
     ) -> None:
         self._queue = queue
         self._leases = leases
@@ -88,7 +88,7 @@ class CleanupHandler:
         self._shutdown = shutdown
         self._unreadable = unreadable
         self._deployment = deployment
-        self._tags = metric_tags(team)
+        self._metrics = metrics
         self._logged: set[str] = set()
         # Per namespace and action: while all are refused, only one of them is sent now and then.
         self._refusals = Refusals()
@@ -203,9 +203,12 @@ class CleanupHandler:
         await self._delete(request, str(pod["metadata"]["resourceVersion"]))
 
     async def _delete(self, request: CleanupRequest, version: str = "") -> None:
-        await self._send(lambda: self._timed("pod_deletion", self._pods.delete_pod(
-            request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
-        )))  # fmt: skip
+        await self._send(lambda: self._timed(
+            metrics_table.POD_DELETION, metrics_table.POD_DELETION_STATUS,
+            self._pods.delete_pod(
+                request.namespace, request.pod, uid=request.uid, version=version, options=request.delete_options
+            ),
+        ))  # fmt: skip
 
     async def _delete_secret(self, request: CleanupRequest, pod: Json) -> None:
         """A pod that is kept keeps no token.
@@ -224,9 +227,10 @@ class CleanupHandler:
         if version:
             metadata["resourceVersion"] = version
         patch: Json = {"metadata": metadata}
-        return await self._send(
-            lambda: self._timed("pod_patching", self._pods.patch_pod(request.namespace, request.pod, patch))
-        )
+        return await self._send(lambda: self._timed(
+            metrics_table.POD_PATCHING, metrics_table.POD_PATCHING_STATUS,
+            self._pods.patch_pod(request.namespace, request.pod, patch),
+        ))  # fmt: skip
 
     async def _send(self, call: Callable[[], Awaitable[Json]]) -> Json:
         """Send one request when it is its turn.
@@ -247,8 +251,8 @@ class CleanupHandler:
             self._concurrency.succeeded("cleanup", began_s, time.monotonic())
             return answer
 
-    async def _timed(self, what: str, call: Awaitable[Json]) -> Json:
-        """Await the call and record it in the stock executor's metrics."""
+    async def _timed(self, duration: Metric, answers: Metric, call: Awaitable[Json]) -> Json:
+        """Await the call and record it in these two metrics."""
         began_s = time.monotonic()
         status = "error"
         try:
@@ -259,11 +263,12 @@ class CleanupHandler:
             status = str(error.status or "error")
             raise
         finally:
-            Stats.timing(f"kubernetes_executor.{what}", (time.monotonic() - began_s) * 1000.0, tags=self._tags)
-            Stats.incr(f"kubernetes_executor.{what}_status", tags={"status": status, **self._tags})
+            self._metrics.observe(duration, time.monotonic() - began_s)
+            self._metrics.count(answers, status)
 
     async def _handle_error(self, job: Job, request: CleanupRequest, error: ApiError) -> Disposition:
         policy = classify_error(error, job.tries)
+        self._metrics.count(metrics_table.REFUSALS, "cleanup", policy.reason)
         if policy.scope == "never" or policy.settles:
             return await self._refused(job, request, error, policy.message)
         if policy.reason == "Throttled":

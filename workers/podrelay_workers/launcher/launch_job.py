@@ -12,11 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from airflow.providers.common.compat.sdk import Stats
-
+from podrelay import metrics_table
 from podrelay.errors import MessageError, RedisUnavailable
 from podrelay.protocol.messages import FailureClass, Json, LaunchRequest
-from podrelay.teams import metric_tags
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Overloaded, Throttled
 from podrelay_workers.kube.send_guard import SendBlocked
@@ -56,6 +54,7 @@ from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.launcher.workload_secret import secret_name_of, secret_of
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.metrics import Metrics
 from podrelay_workers.runtime.recent import Recent
 from podrelay_workers.runtime.shutdown import Shutdown
 
@@ -65,8 +64,6 @@ log = logging.getLogger(__name__)
 FAULTS_MAX, FAULT_S = 4, 5.0
 # A shorter wait is not reported to users.
 _REPORT_AFTER_S = 5.0
-# The answers to requests for pods and for Secrets, counted by status.
-_POD_STATUS, _SECRET_STATUS = "kubernetes_executor.pod_creation_status", "podrelay.secret_creation_status"
 _TOKEN_ENDS = "the task's token was about to expire"
 
 
@@ -84,9 +81,9 @@ class LaunchHandler:
         shutdown: Shutdown,
         wait_limit: WaitLimit,
         unreadable: UnreadableJobs,
+        metrics: Metrics,
         *,
         token_margin_s: float,
-        team: str | None = None,
     ) -> None:
         self._queue = queue
         self._leases = leases
@@ -104,7 +101,7 @@ class LaunchHandler:
         self._token_margin_s = token_margin_s
         # Seconds of each request that created a pod.
         self.creations = Recent()
-        self._tags = metric_tags(team)
+        self._metrics = metrics
 
     async def handle(self, job: Job) -> None:
         """Run one claimed launch to its end.
@@ -214,8 +211,8 @@ class LaunchHandler:
         now_s = time.monotonic()
         self._concurrency.succeeded("launch", began_s, now_s)
         self.creations.add(now_s - began_s, now_s)
-        Stats.timing("kubernetes_executor.pod_creation", (now_s - began_s) * 1000.0, tags=self._tags)
-        self._count(_POD_STATUS, "200")
+        self._metrics.observe(metrics_table.POD_CREATION, now_s - began_s)
+        self._metrics.count(metrics_table.POD_CREATION_STATUS, "200")
         if secret_name_of(found):
             return await self._create_secret(job, request, found)
         return await self._created(job, request, found)
@@ -233,14 +230,14 @@ class LaunchHandler:
         if not held:
             return created_pod(job, pod) if job.unwanted else None  # the pod of an unwanted launch is deleted
         self._concurrency.succeeded("launch", began_s, time.monotonic())
-        self._count(_SECRET_STATUS, "200")
+        self._metrics.count(metrics_table.SECRET_CREATION_STATUS, "200")
         return await self._created(job, request, pod)
 
     async def _created(self, job: Job, request: LaunchRequest, pod: Json) -> Disposition:
         self._health.succeeded()
         self._refusals.worked(job.id)
         if job.offered_at_s:
-            Stats.timing("podrelay.launch_wait", job.waited_s * 1000.0, tags=self._tags)
+            self._metrics.observe(metrics_table.LAUNCH_WAIT, job.waited_s)
         await self._waits.end(job, request)
         log.debug("Launch %s: pod %s/%s created", job.id, pod["metadata"]["namespace"], pod["metadata"]["name"])
         return created_pod(job, pod)
@@ -257,9 +254,11 @@ class LaunchHandler:
         *,
         of_secret: bool = False,
     ) -> Disposition:
-        self._count(_SECRET_STATUS if of_secret else _POD_STATUS, str(error.status or "error"))
+        answers = metrics_table.SECRET_CREATION_STATUS if of_secret else metrics_table.POD_CREATION_STATUS
+        self._metrics.count(answers, str(error.status or "error"))
         policy = self._policy(job, request, error, unconfirmed)
         policy = secret_policy(policy, error) if of_secret else policy
+        self._metrics.count(metrics_table.REFUSALS, "launch", policy.reason)
         if policy.slower:
             quiet_s = self._concurrency.failed(began_s, time.monotonic(), refused=isinstance(error, Throttled))
             self._throttle.quiet.extend(quiet_s, policy.reason)
@@ -298,7 +297,7 @@ class LaunchHandler:
     ) -> Disposition:
         """Put the launch back for a while; report the wait to users now and then."""
         log.debug("Launch %s waits %.1f s (%s: %s)", job.id, seconds, policy.reason, policy.message)
-        Stats.incr("podrelay.launch_waits", tags={"reason": policy.reason, **self._tags})
+        self._metrics.count(metrics_table.LAUNCH_WAITS, policy.reason)
         report = ""
         if job.clock.redis_s() - job.reported_at_s > REPORT_INTERVAL_S and waited_s + seconds > _REPORT_AFTER_S:
             report = self._queue.sealed(launch_report(request, "pending", policy.reason, policy.message))
@@ -335,7 +334,5 @@ class LaunchHandler:
         """Publish the failure; only then may the job leave Redis (invariant I2, docs/architecture.md)."""
         log.warning("Launch %s (%s) failed (%s: %s)", job.id, request.description, reason, message)
         await self._queue.publish(launch_report(request, "failed", reason, message, failure_class))
+        self._metrics.count(metrics_table.LAUNCH_FAILURES, reason)
         return failed(job, f"{reason}: {message}")
-
-    def _count(self, what: str, status: str) -> None:
-        Stats.incr(what, tags={"status": status, **self._tags})

@@ -16,8 +16,8 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 import podrelay
-from podrelay import health
 from podrelay.errors import RedisUnavailable
+from podrelay.metrics_table import JOBS_IN_FLIGHT, LAUNCH_FAILURES, REQUEST_LIMIT, REQUESTS_IN_FLIGHT, THROTTLED
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
@@ -41,6 +41,8 @@ from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
+from podrelay_workers.runtime.metrics import Metrics
+from podrelay_workers.runtime.monitor import Monitor
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.runtime.tasks import TaskSupervisor, cancel_and_wait
 
@@ -65,15 +67,16 @@ class Launcher:
         manifests: ManifestRenderer,
         wait_limit: WaitLimit,
         shutdown: Shutdown,
+        monitor: Monitor | None = None,
         *,
         cluster: str = identifiers.DEFAULT_CLUSTER,
         team: str | None = None,
     ) -> None:
+        """:param monitor: what the process serves; None where nobody asks."""
+        self._monitor = monitor = monitor or Monitor.of("launcher", settings, team)
         self._client = client
         self._pods = pods
         self._shutdown = shutdown
-        self._team = team
-        self._place = settings.place
         self._wake_channel = RedisKeys(settings.deployment).wake(cluster)
         self.name = unique_name()
         self._outages = OutageLog(log, "Jobs and their outcomes are kept and retried.")
@@ -93,7 +96,7 @@ class Launcher:
         self._concurrency = concurrency = Concurrency(settings.launcher_concurrency, settings.cleanup_concurrency)
         self._launches = LaunchHandler(
             self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
-            UnreadableJobs(self._launch_queue, self._announcer), token_margin_s=settings.token_margin_s, team=team,
+            UnreadableJobs(self._launch_queue, self._announcer), monitor.metrics, token_margin_s=settings.token_margin_s,
         )  # fmt: skip
         self._cleanups = CleanupHandler(
             self._cleanup_queue,
@@ -103,8 +106,8 @@ class Launcher:
             self._throttle,
             shutdown,
             UnreadableJobs(self._cleanup_queue, self._announcer),
+            monitor.metrics,
             settings.deployment,
-            team,
         )
         self._launch_loop = JobLoop(
             self._launch_queue, self._launch_leases, JobSlots(concurrency, "launch"), self._throttle,
@@ -124,11 +127,13 @@ class Launcher:
             self._counts,
             self._snapshot,
         )
+        self._export(monitor.metrics)
 
     async def run(self) -> None:
         """Work until shutdown; then finish the jobs in flight, put back the rest, and unregister."""
         log.info("Launcher %s serves %s", self.name, self._launch_queue.queues[-1])
         self._shutdown.describe = self._describe
+        self._monitor.readiness.follow(lambda: self._last_reply_s, lambda: self._pods.trouble)
         async with TaskSupervisor() as tasks:
             self._start_loops(tasks)
             await tasks.wait()
@@ -137,8 +142,17 @@ class Launcher:
         await self._flush_last_outcomes()
         await self._announcer.end()
         await self._registration.end()
-        health.remove("launcher")
+        self._monitor.readiness.remove()
         log.info("Launcher %s stopped", self.name)
+
+    def _export(self, metrics: Metrics) -> None:
+        metrics.prepare(LAUNCH_FAILURES)
+        loops = {"launch": self._launch_loop, "cleanup": self._cleanup_loop}
+        pauses = {"launches": self._throttle.launches, "cleanups": self._throttle.cleanups}
+        metrics.gauge(JOBS_IN_FLIGHT, lambda: {(kind,): len(loop.tasks) for kind, loop in loops.items()})
+        metrics.gauge(REQUESTS_IN_FLIGHT, lambda: self._concurrency.sending)
+        metrics.gauge(REQUEST_LIMIT, lambda: self._concurrency.limit)
+        metrics.gauge(THROTTLED, lambda: {(scope,): pause.remaining_s for scope, pause in pauses.items()})
 
     def _start_loops(self, tasks: TaskSupervisor) -> None:
         tasks.start("wait for shutdown", self._shutdown.wait())
@@ -153,7 +167,7 @@ class Launcher:
         tasks.start("republish the pause", self._throttle.republish_forever(self._launch_queue))
         tasks.start("keep the registration", self._registration.keep())
         tasks.start("announce the keys", self._announcer.keep())
-        tasks.start("write the probe file", self._write_health_forever())
+        tasks.start("write the probe file", self._monitor.readiness.write_forever())
 
     def _describe(self) -> Iterator[str]:
         """What SIGUSR1 logs."""
@@ -165,7 +179,7 @@ class Launcher:
             yield f"{kind}: {len(loop.tasks)} in hand, {len(leases)} leases; queues: {', '.join(queue.queues)}"
         yield f"requests at once: {self._concurrency.sending} of {self._concurrency.limit}"
         yield from self._throttle.describe()
-        replied_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
+        replied_s = self._last_reply_s
         yield f"last reply from Redis: {time.time() - replied_s:.0f} s ago" if replied_s else "no reply from Redis yet"
         yield from sorted(task.get_name() for task in (*self._launch_loop.tasks, *self._cleanup_loop.tasks))
 
@@ -215,12 +229,10 @@ class Launcher:
                 leases.drop(job)  # its lease ends, and a later run finds it again
                 raise
 
-    async def _write_health_forever(self) -> None:
-        """Keep the probe file fresh. The reaper's round trips are regular, however idle the queues are."""
-        while True:
-            last_reply_s = max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
-            health.write("launcher", self._team, self._place, last_reply_s, self._pods.trouble)
-            await asyncio.sleep(health.WRITE_INTERVAL_S)
+    @property
+    def _last_reply_s(self) -> float:
+        """The reaper's round trips are regular, however idle the queues are."""
+        return max(self._launch_queue.last_reply_s, self._cleanup_queue.last_reply_s)
 
     async def _listen_forever(self) -> None:
         """Receive wake-ups for new jobs, and the pauses that other launchers were asked for."""

@@ -22,6 +22,7 @@ from podrelay_workers.launcher.pod_policy import load_pod_policy
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.wait_limit import WaitLimit, load_wait_limit
 from podrelay_workers.runtime import process
+from podrelay_workers.runtime.monitor import Monitor
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,17 @@ async def _run_launcher(
     connections = settings.launcher_concurrency + settings.cleanup_concurrency
     # A claim whose answer was not awaited stays leased until the lease ends, so wait at least as long as configured.
     timeout_s = max(process.REDIS_TIMEOUT_S, settings.redis_timeout_s)
+    monitor = Monitor.of("launcher", settings, team)
     with shutdown.on_signals(), suppress(ShutdownRequested):
-        async with clients(
-            "launcher", settings, team, shutdown, connections=connections, redis_timeout_s=timeout_s
-        ) as (pods, client):
+        async with (
+            monitor.served(settings.monitoring_bind),
+            clients(
+                "launcher", settings, team, shutdown, monitor.readiness,
+                connections=connections, redis_timeout_s=timeout_s,
+            ) as (pods, client),
+        ):  # fmt: skip
             launcher = Launcher(
-                settings, client, pods, manifests, wait_limit, shutdown, cluster=cluster_of(team), team=team
+                settings, client, pods, manifests, wait_limit, shutdown, monitor, cluster=cluster_of(team), team=team
             )
             await launcher.run()
     return 0

@@ -4,6 +4,9 @@ process   start-up: command line, logging, settings, Redis, exit codes
 shutdown  the shutdown event, set by signals, against which waits race
 state_signals  SIGUSR1 logs the state, SIGHUP is ignored
 tasks     named tasks that end together
+readiness  whether this process is ready, for the probe file and /readyz
+metrics   what this process counts, for Prometheus and for Airflow's stats
+monitor   serves /livez, /readyz and /metrics
 backoff   waiting times after failures (pure)
 recent    figures of the last minute (pure)
 report_publisher  publishes pod reports, and replaces recorded ends that are not genuine

@@ -16,7 +16,6 @@ from typing import Literal
 
 import redis.asyncio
 
-from podrelay import health
 from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.settings import Settings, load_settings
@@ -24,6 +23,7 @@ from podrelay.store.connection import check, connect, connect_async
 from podrelay.store.outage_log import OutageLog
 from podrelay.store.permissions import require_rights
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.runtime.state_signals import ignore_while_starting
 
@@ -71,21 +71,21 @@ def load() -> Settings:
     return load_settings(conf, conf.get("core", "fernet_key", fallback=""))
 
 
-def report_wait(role: Role, team: str | None, place: str) -> Callable[[str], None]:
-    """What to do while something is waited for before the work can begin: the probe shows it."""
-    return lambda trouble: health.write(role, team, place, 0.0, trouble)
-
-
 @asynccontextmanager
 async def redis_client(
-    role: Role, settings: Settings, team: str | None, shutdown: Shutdown, timeout_s: float = REDIS_TIMEOUT_S
+    role: Role,
+    settings: Settings,
+    team: str | None,
+    shutdown: Shutdown,
+    readiness: Readiness,
+    timeout_s: float = REDIS_TIMEOUT_S,
 ) -> AsyncIterator[redis.asyncio.Redis]:
     """A client, once Redis has answered and allows what this process needs, or shutdown was requested. Enter it last: it also
     freezes the garbage collector.
 
     :raises ConfigError: Redis can never work like this: wrong password, a Redis Cluster, too old.
     """
-    await _wait_for_redis(role, settings, team, shutdown)
+    await _wait_for_redis(role, settings, team, shutdown, readiness)
     client = connect_async(settings, timeout_s=timeout_s)
     # Imported modules live as long as the process: excluding them makes each collection cheaper.
     gc.collect()
@@ -96,7 +96,9 @@ async def redis_client(
         await client.aclose()
 
 
-async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shutdown: Shutdown) -> None:
+async def _wait_for_redis(
+    role: Role, settings: Settings, team: str | None, shutdown: Shutdown, readiness: Readiness
+) -> None:
     backoff, outages = Backoff(0.2, 2.0), OutageLog(log, "Waiting for Redis.")
     while not shutdown.requested:
         try:
@@ -106,7 +108,7 @@ async def _wait_for_redis(role: Role, settings: Settings, team: str | None, shut
             return
         except RedisUnavailable as error:
             outages.failed(error)
-            health.write(role, team, settings.place, 0.0)
+            readiness.waits()
             await shutdown.wait(backoff.failed())
 
 

@@ -18,5 +18,6 @@ log_lines: a line of a pod's log, as text for people.
 pod_lookups: single pods, their events and their logs.
 outbox: publishes to ledger and stream, across outages of Redis.
 rollup_writer: sums up what happened, for the page in Airflow's UI.
+overview_metrics: the figures of the whole deployment, read from Redis.
 quarantine_metric: counts what any process quarantined.
 """

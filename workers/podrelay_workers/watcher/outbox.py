@@ -14,12 +14,10 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Stats
-
+from podrelay import metrics_table
 from podrelay.errors import MessageError, RedisUnavailable
 from podrelay.protocol import identifiers, lifecycle
 from podrelay.protocol.encryption import PayloadCipher
-from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import fields_of, rows, text
@@ -31,6 +29,7 @@ from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
+from podrelay_workers.runtime.metrics import Metrics
 from podrelay_workers.runtime.report_publisher import Outgoing, ReportPublisher
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.pod_table import PodEntry, Publication
@@ -60,15 +59,14 @@ class Outbox:
         cipher: PayloadCipher,
         cluster: str,
         stream_length: int,
-        metrics: bool = True,
+        metrics: Metrics | None = None,
     ) -> None:
-        """:param metrics: emit lifecycle timers, at the cost of a round trip per batch of final reports."""
+        """:param metrics: count reports, and read the ledger of those that ended: a round trip per batch."""
         self._metrics = metrics
         self._runner = runner
         self._keys = keys
         self._cipher = cipher
         self._cluster = cluster
-        self._tags = {"team_name": cluster} if cluster != DEFAULT_CLUSTER else {}
         self._publisher = ReportPublisher(runner, keys, cipher, cluster, stream_length)
         self._outbox: dict[tuple[str, int], Publication] = {}
         self._recent: deque[tuple[float, Publication]] = deque()
@@ -145,6 +143,10 @@ class Outbox:
             if owner is not None and owner.report is not None and answer == 1:
                 self.published += 1
                 _log(owner.report)
+                if self._metrics is not None:
+                    self._metrics.count(
+                        metrics_table.REPORTS, owner.report.outcome, owner.report.failure_class or "none"
+                    )
 
     async def _emit_lifecycles(self, owners: Sequence[Publication | None], answers: Sequence[Any]) -> None:
         """Emit the duration of each step of the launches that ended. Without Redis' reply there are no timers."""
@@ -156,7 +158,7 @@ class Outbox:
             and publication.report is not None
             and publication.report.terminal
         ]
-        if not ended or not self._metrics:
+        if not ended or self._metrics is None:
             return
         try:
             entries = await self._read(ended, lifecycle.FIELDS)
@@ -165,7 +167,7 @@ class Outbox:
             return
         for entry in entries:
             for step, seconds in lifecycle.durations_s(entry):
-                Stats.timing(lifecycle.METRIC + step, seconds * 1000.0, tags=self._tags)
+                self._metrics.observe(metrics_table.LIFECYCLE, seconds, step)
 
     def _calls(
         self, term: Term, batch: list[tuple[tuple[str, int], Publication]]

@@ -19,6 +19,7 @@ from podrelay.store.outage_log import OutageLog
 from podrelay.teams import cluster_of, kube_config_of, watched_namespaces
 from podrelay_workers.kube.start_up import clients
 from podrelay_workers.runtime import process
+from podrelay_workers.runtime.monitor import Monitor
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.watcher.leader import Scope
 from podrelay_workers.watcher.pod_lookups import LOOKUPS_MAX
@@ -51,9 +52,13 @@ async def run_watcher(
     rules, scope = read_options(settings, team, cluster)
     outages = OutageLog(log, "Reports are kept and retried.")
     connections = len(scope.namespaces) + 2 * LOOKUPS_MAX
+    monitor = Monitor.of("watcher", settings, team)
     with shutdown.on_signals(), suppress(ShutdownRequested):
-        async with clients("watcher", settings, team, shutdown, connections=connections) as (pods, client):
-            await Watcher(settings, pods, AsyncScripts(client, outages), scope, rules, shutdown, team).run()
+        async with (
+            monitor.served(settings.monitoring_bind),
+            clients("watcher", settings, team, shutdown, monitor.readiness, connections=connections) as (pods, client),
+        ):
+            await Watcher(settings, pods, AsyncScripts(client, outages), scope, rules, shutdown, monitor).run()
             log.info("Watcher stopped")
     return 0
 

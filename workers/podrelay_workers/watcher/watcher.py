@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from podrelay import health
+from podrelay import metrics_table
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
@@ -19,11 +19,13 @@ from podrelay.store.key_rings import key_ring
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
+from podrelay_workers.runtime.monitor import Monitor
 from podrelay_workers.runtime.shutdown import Shutdown, ShutdownRequested
 from podrelay_workers.runtime.tasks import cancel_and_wait
 from podrelay_workers.watcher.leader import DataLost, Leader, Scope
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
+from podrelay_workers.watcher.overview_metrics import OverviewMetrics
 from podrelay_workers.watcher.pod_state import Rules
 from podrelay_workers.watcher.quarantine_metric import QuarantineMetric
 from podrelay_workers.watcher.rollup_writer import RollupWriter
@@ -48,7 +50,7 @@ class Watcher:
         scope: Scope,
         rules: Rules,
         shutdown: Shutdown,
-        team: str | None = None,
+        monitor: Monitor,
     ) -> None:
         self._settings = settings
         self._api = api
@@ -56,13 +58,14 @@ class Watcher:
         self._scope = scope
         self._rules = rules
         self._shutdown = shutdown
-        self._team = team
+        self._monitor = monitor
         self._leader: Leader | None = None
         keys = RedisKeys(settings.deployment)
         self._election = LeaderElection(scripts, keys, rules.cluster, settings.watch_lease_s)
         cipher = PayloadCipher(settings.fernet_key, settings.deployment)
         self._announcer = KeyAnnouncer(scripts, keys, key_ring(f"watcher {self._election.me}", cipher))
-        self._quarantine_metric = QuarantineMetric(scripts, keys)
+        self._quarantine_metric = QuarantineMetric(scripts, keys, monitor.metrics)
+        self._overview_metrics = OverviewMetrics(settings, rules.cluster, monitor.metrics)
         self._rollups = RollupWriter(scripts, keys, rules.cluster)
         self._outbox = Outbox(
             scripts,
@@ -70,23 +73,32 @@ class Watcher:
             cipher,
             rules.cluster,
             settings.results_max_length,
-            _metrics_enabled(),
+            monitor.metrics,
         )
+        monitor.metrics.gauge(metrics_table.LEADING, lambda: float(self._leader is not None))
+        monitor.metrics.gauge(metrics_table.UNSENT, lambda: len(self._outbox))
 
     async def run(self) -> None:
         """Run until a shutdown is requested; then publish what is queued, and resign only after that, so that the next leader
         does not publish it again.
         """
         self._shutdown.describe = self._describe
-        health_task = asyncio.create_task(self._write_health(), name="write health")
-        keys_task = asyncio.create_task(self._announcer.keep(), name="announce the keys")
-        metric_task = asyncio.create_task(self._quarantine_metric.keep(self._counts), name="count the quarantine")
+        readiness = self._monitor.readiness
+        readiness.follow(lambda: self._scripts.last_reply_s, lambda: self._trouble)
+        beside = [
+            asyncio.create_task(readiness.write_forever(), name="write health"),
+            asyncio.create_task(self._announcer.keep(), name="announce the keys"),
+            asyncio.create_task(self._quarantine_metric.keep(self._counts), name="count the quarantine"),
+            asyncio.create_task(
+                self._overview_metrics.keep(lambda: self._leader is not None), name="read the overview"
+            ),
+        ]
         try:
             await self._run_terms()
         finally:
-            await cancel_and_wait(health_task, keys_task, metric_task)
+            await cancel_and_wait(*beside)
             await self._announcer.end()
-            health.remove("watcher")
+            readiness.remove()
 
     def _describe(self) -> Iterator[str]:
         """What SIGUSR1 logs."""
@@ -102,12 +114,10 @@ class Watcher:
         """Teams share one quarantine: the leader of the default cluster counts."""
         return self._leader is not None and self._rules.cluster == DEFAULT_CLUSTER
 
-    async def _write_health(self) -> None:
-        """For the readiness probe. A standby needs only Redis; a leader is not ready while any of its watches fails."""
-        while True:
-            trouble = (self._api.trouble or self._leader.trouble) if self._leader is not None else ""
-            health.write("watcher", self._team, self._settings.place, self._scripts.last_reply_s, trouble)
-            await asyncio.sleep(health.WRITE_INTERVAL_S)
+    @property
+    def _trouble(self) -> str:
+        """A standby needs only Redis; a leader is not ready while any of its watches fails."""
+        return (self._api.trouble or self._leader.trouble) if self._leader is not None else ""
 
     async def _run_terms(self) -> None:
         epoch = ""
@@ -162,11 +172,3 @@ class Watcher:
             await asyncio.wait_for(self._outbox.flush(term), FLUSH_AT_END_S)
         with contextlib.suppress(asyncio.TimeoutError, RedisUnavailable):
             await asyncio.wait_for(self._election.leave(), FLUSH_AT_END_S)
-
-
-def _metrics_enabled() -> bool:
-    """Is any of Airflow's metrics backends enabled?"""
-    from airflow.configuration import conf
-
-    backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")
-    return any(conf.getboolean("metrics", backend, fallback=False) for backend in backends)

@@ -1,0 +1,206 @@
+"""The metrics of one worker process: counted here once, for Prometheus and for Airflow's stats. Used by both workers.
+
+`podrelay.metrics_table` says which there are. Counting costs microseconds, because a launcher counts several times per pod:
+numbers are plain, and become metric families only when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from airflow.providers.common.compat.sdk import Stats
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+import podrelay
+from podrelay.metrics_table import INFO, OTHER, Metric
+from podrelay.teams import cluster_of, metric_tags
+
+# How often gauges go to Airflow's stats.
+EMIT_S = 10.0
+
+Values = tuple[str, ...]
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+# A number; one for each combination of label values; None or nothing where there is none at present.
+Reading = float | Mapping[Values, float] | None
+
+
+@dataclass(slots=True)
+class _Histogram:
+    """How many observations lie in each bucket (the last has no bound), and their sum in seconds."""
+
+    counts: list[int]
+    sum_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Series:
+    """One metric's numbers, by label values."""
+
+    metric: Metric
+    counters: dict[Values, float] = field(default_factory=dict)
+    histograms: dict[Values, _Histogram] = field(default_factory=dict)
+    # Names and tags in Airflow's stats, so that they are made once.
+    stats: dict[Values, tuple[str, dict[str, str]]] = field(default_factory=dict)
+
+
+class Metrics(Collector):
+    """The numbers of one process. Not for several threads: the event loop alone counts and reads."""
+
+    def __init__(self, role: str, deployment: str, team: str | None = None) -> None:
+        self._role = role
+        self._constant = {"deployment": deployment, "cluster": cluster_of(team)}
+        self._tags = metric_tags(team)
+        self._series: dict[str, _Series] = {}
+        self._gauges: list[tuple[Metric, Callable[[], Reading]]] = []
+        self._registry = CollectorRegistry()
+        for register in (ProcessCollector, PlatformCollector, GCCollector):
+            register(registry=self._registry)
+        self._registry.register(self)
+
+    # --- counting -----------------------------------------------------------------------------------------------------
+    def prepare(self, *metrics: Metric) -> None:
+        """Export these counters from the start, with zero for all label values: Prometheus sees no increase in a series that
+        appears with its first event.
+        """
+        for metric in metrics:
+            combinations = itertools.product(*(sorted(label.values | {OTHER}) for label in metric.labels))
+            self._of(metric).counters |= dict.fromkeys(combinations, 0.0)
+
+    def count(self, metric: Metric, *values: str, by: int = 1) -> None:
+        """Count an event. A label value that is not in the table counts as `OTHER`."""
+        series = self._of(metric)
+        if values not in series.stats:
+            values = self._known(series, values)
+        series.counters[values] = series.counters.get(values, 0.0) + by
+        name, tags = series.stats[values]
+        Stats.incr(name, by, tags=tags)
+
+    def observe(self, metric: Metric, seconds: float, *values: str) -> None:
+        """Count an observation of a histogram."""
+        series = self._of(metric)
+        if values not in series.stats:
+            values = self._known(series, values)
+        histogram = series.histograms.get(values)
+        if histogram is None:
+            histogram = series.histograms[values] = _Histogram([0] * (len(metric.bounds_s) + 1))
+        histogram.counts[bisect_left(metric.bounds_s, seconds)] += 1
+        histogram.sum_s += seconds
+        name, tags = series.stats[values]
+        Stats.timing(name, seconds * 1000.0, tags=tags)
+
+    def gauge(self, metric: Metric, read: Callable[[], Reading]) -> None:
+        """Export what `read` returns whenever somebody asks."""
+        self._gauges.append((metric, read))
+
+    def _of(self, metric: Metric) -> _Series:
+        series = self._series.get(metric.name)
+        if series is None:
+            series = self._series[metric.name] = _Series(metric)
+        return series
+
+    def _known(self, series: _Series, values: Values) -> Values:
+        """The values as the table knows them, ready to be counted."""
+        known = _in_table(series.metric, values)
+        if known not in series.stats:
+            series.stats[known] = _stats_of(series.metric, known, self._tags)
+        return known
+
+    # --- Prometheus ---------------------------------------------------------------------------------------------------
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in Prometheus' text format or OpenMetrics, as the header asks, and the content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing: the registry would otherwise collect once to learn the names."""
+        return ()
+
+    def collect(self) -> Iterable[Family]:
+        yield self._family(INFO, {(podrelay.__version__, self._role): 1.0}, ("version", "role"))
+        for series in self._series.values():
+            if series.metric.type == "histogram":
+                yield self._histograms(series)
+            else:
+                yield self._family(series.metric, series.counters)
+        for metric, read in self._gauges:
+            if numbers := _numbers(metric, read()):
+                yield self._family(metric, numbers)
+
+    def _family(self, metric: Metric, numbers: Mapping[Values, float], more: Values = ()) -> Family:
+        make = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
+        family = make(metric.name, _help(metric), labels=self._label_names(metric, more))
+        for values, number in numbers.items():
+            family.add_metric([*self._constant.values(), *values], number)
+        return family
+
+    def _histograms(self, series: _Series) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(
+            series.metric.name, _help(series.metric), labels=self._label_names(series.metric)
+        )
+        for values, histogram in series.histograms.items():
+            totals = itertools.accumulate(histogram.counts)
+            bounds = [*map(str, series.metric.bounds_s), "+Inf"]
+            family.add_metric(
+                [*self._constant.values(), *values], list(zip(bounds, totals, strict=True)), histogram.sum_s
+            )
+        return family
+
+    def _label_names(self, metric: Metric, more: Values = ()) -> list[str]:
+        return [*self._constant, *(label.name for label in metric.labels), *more]
+
+    # --- Airflow's stats ----------------------------------------------------------------------------------------------
+    def emit_gauges(self) -> None:
+        """Send every gauge to Airflow's stats."""
+        for metric, read in self._gauges:
+            for values, number in _numbers(metric, read()).items():
+                name, tags = _stats_of(metric, values, self._tags)
+                Stats.gauge(name, number, tags=tags)
+
+    async def emit_forever(self) -> None:
+        """Send them every few seconds, if Airflow has anywhere to send them."""
+        while is_any_backend_enabled():
+            self.emit_gauges()
+            await asyncio.sleep(EMIT_S)
+
+
+def is_any_backend_enabled() -> bool:
+    """Is any backend of Airflow's stats enabled?"""
+    from airflow.configuration import conf
+
+    backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")
+    return any(conf.getboolean("metrics", backend, fallback=False) for backend in backends)
+
+
+def _numbers(metric: Metric, reading: Reading) -> dict[Values, float]:
+    """A reading by label values of the table; what is not in the table is added up as `OTHER`."""
+    if reading is None:
+        return {}
+    if not isinstance(reading, Mapping):
+        return {(): reading}
+    numbers: dict[Values, float] = {}
+    for values, number in reading.items():
+        known = _in_table(metric, values)
+        numbers[known] = numbers.get(known, 0.0) + number
+    return numbers
+
+
+def _in_table(metric: Metric, values: Values) -> Values:
+    return tuple(label.known(value) for label, value in zip(metric.labels, values, strict=True))
+
+
+def _stats_of(metric: Metric, values: Values, tags: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Name and tags in Airflow's stats."""
+    named = {label.name: value for label, value in zip(metric.labels, values, strict=True)}
+    name = metric.stats.format_map(named)
+    return name, {label: value for label, value in named.items() if f"{{{label}}}" not in metric.stats} | dict(tags)
+
+
+def _help(metric: Metric) -> str:
+    return metric.meaning.replace("`", "")
