@@ -254,7 +254,8 @@ def finish(
             results_max,
             keys.wake(cluster),
             # One argument for all items: redis-py packs arguments one by one, which would cost as much as the script.
-            json.dumps(items),
+            # An API server's texts may hold half of a surrogate pair. Lua's cjson refuses that, and with it all items.
+            json.dumps(items, ensure_ascii=False).encode("utf-8", "replace").decode(),
         ],
     )
 

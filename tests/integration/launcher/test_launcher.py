@@ -238,6 +238,21 @@ def test_a_refused_pod_fails_its_launch_with_the_servers_words_and_no_other(rig:
     assert rig.redis.ttl(f"rq:job:{bad.launch_id}_0") <= 86_400
 
 
+def test_a_text_that_cannot_be_stored_holds_up_no_other_launch(rig: LauncherRig) -> None:
+    """The refusal of the look that precedes a failure is quoted in the outcome of that launch."""
+    odd, other = rig.request(1), rig.request(2)
+    rig.api.fault = lambda _, pod: (
+        status(422, "Invalid", "no") if odd.launch_id.replace("-", "") in pod["metadata"]["name"] else None
+    )
+    looks = [lambda: None]  # after the request; the one before the failure is refused
+    rig.api.look_fault = lambda *_: looks.pop()() if looks else status(403, "Forbidden", "half a pair: \ud800")
+    rig.offer(odd, other)
+    rig.redis.hset(f"rq:job:{odd.launch_id}_0", "waits", 1)  # an earlier try may have made its pod
+
+    during(rig, lambda: until(lambda: rig.states([odd, other]) == {"created": 1, "waiting": 1}))
+    assert rig.ledger(odd)["message"].endswith("half a pair: ?")
+
+
 def test_what_the_server_says_may_be_any_text(rig: LauncherRig) -> None:
     bad = rig.request(1)
     rig.api.fault = lambda *_: status(422, "Invalid", "half a pair: \ud800, a nul: \x00, a bell: \a")

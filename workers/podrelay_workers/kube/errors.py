@@ -26,6 +26,7 @@ _NEVER_STORED = ("request is too large", "message larger than max", "resourceVer
 class ApiError(PodrelayError):
     """The API server refused a request or could not be reached. Its text is the server's message, never the request.
 
+    What is valid in JSON but not in UTF-8 (half of a surrogate pair) is replaced, so that the texts can be stored.
     `retry_after_s` is the wait that the server asked for, None if it asked for none.
     """
 
@@ -38,10 +39,10 @@ class ApiError(PodrelayError):
         retry_after_s: float | None = None,
         details: Any = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _storable(message)
+        super().__init__(self.message)
         self.status = status
-        self.reason = reason
+        self.reason = _storable(reason)
         self.retry_after_s = retry_after_s
         self.details: dict[str, Any] = details if isinstance(details, dict) else {}
 
@@ -140,6 +141,10 @@ def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
     if status >= 500 or status == 408:
         return Overloaded
     return {401: Unauthorized, 404: NotFound, 410: Gone, 429: Throttled}.get(status, Refused)
+
+
+def _storable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _status(body: bytes) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def classify_error(error: ApiError, tries: int, alone: bool = False, refused_s: 
     :param alone: the server works for other launches (`ApiServerHealth`).
     :param refused_s: seconds since the first refusal of this job.
     """
-    message = printable(error.message or type(error).__name__)
+    message = error.message or type(error).__name__
     asked_s = None if error.retry_after_s is None else min(error.retry_after_s, PAUSE_MOST_S)
     of_webhook = any(sign in message for sign in _WEBHOOK)
     # The status is then the webhook's, not the server's.
@@ -156,8 +156,3 @@ def exceeds_alone(message: str) -> bool:
 def shared_message(message: str, pod: str) -> str:
     """The refusal of a pod in words that hold for every launch of its namespace, which other launches will report."""
     return _OF_ONE_POD.sub("", message).replace(pod, "a pod")
-
-
-def printable(text: str) -> str:
-    """Replace what is valid in JSON but not in UTF-8 (half of a surrogate pair), so that the text can be stored."""
-    return text.encode("utf-8", "replace").decode()

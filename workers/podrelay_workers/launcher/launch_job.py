@@ -24,7 +24,6 @@ from podrelay_workers.launcher.error_policy import (
     ErrorPolicy,
     classify_error,
     may_settle,
-    printable,
     secret_policy,
 )
 from podrelay_workers.launcher.final_checks import FinalChecks
@@ -278,7 +277,7 @@ class LaunchHandler:
         refused_s = self._refusals.refused(job.id) if may_settle(error) else 0.0
         policy = classify_error(error, job.tries, alone, refused_s)
         if unconfirmed is not None:
-            policy = replace(policy, message=printable(str(unconfirmed)), ambiguous=True, settles=False)
+            policy = replace(policy, message=str(unconfirmed), ambiguous=True, settles=False)
             if policy.scope == "never":
                 policy = replace(policy, scope="launch", seconds=exponential_s(job.tries + 1, FAULT_S / 10, FAULT_S))
         return replace(policy, message=redact(policy.message, request.args))
