@@ -2,7 +2,7 @@
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs real-cluster bench chaos fuzz constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs helm-chart real-cluster bench chaos fuzz constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -30,6 +30,7 @@ help:
 	@echo 'make options    write docs/options.md from the option descriptions'
 	@echo 'make metrics    write docs/metrics.md from the table of metrics'
 	@echo 'make docs       build the documentation as a site with search, in build/docs'
+	@echo 'make helm-chart CHART=FILE   render a chart of Airflow with docker/helm/values.yaml, and check it'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
 	@echo 'make bench      measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos      inject faults and verify that no task is lost or run twice (CHAOS=... for options)'
@@ -90,6 +91,11 @@ metrics: $(DEV)
 docs: $(DEV)
 	$(BIN)/python -m sphinx -W --keep-going --quiet --builder html --conf-dir docs/site . build/docs
 	@echo 'build/docs/index.html'
+
+helm-chart: $(DEV)
+	@test -f '$(CHART)' || { echo 'No chart given: run make helm-chart CHART=FILE'; exit 2; }
+	@demo/install dev,helm
+	PODRELAY_AIRFLOW_CHART='$(abspath $(CHART))' $(call pytest,tests/integration/packaging/test_helm_chart.py)
 
 # KUBECONFIG must be on the command line: the environment may point to any cluster.
 real-cluster: $(DEV)

@@ -16,7 +16,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Migrate": ("docs/migration", "docs/migration_celery", "docs/parity"),
     "Operate": (
         "docs/operations", "docs/troubleshooting", "docs/alerts", "docs/metrics", "docs/ui", "docs/sizing", "docs/redis",
-        "docs/helm",
+        "docs/kubernetes", "docs/helm", "docs/upgrade",
     ),
     "Judge": ("docs/security", "SECURITY", "docs/performance", "tests/benchmarks/results/latest", "docs/chaos"),
     "Contribute": ("docs/contributing", "CHANGELOG"),
