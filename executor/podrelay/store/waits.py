@@ -19,7 +19,7 @@ from podrelay.store.bounded_reads import read_short
 from podrelay.store.connection import unless_of_another_type
 
 # The most ledger entries of waiting launches that are read, and how many neighbours at a time.
-_READ_MOST, _SLICE = 1000, 50
+_READ_MOST, _SLICE = 2000, 50
 # Fair queues that are read: one per scheduler and level.
 _FAIR_QUEUES_MOST = 200
 _REASON_MAX, _MESSAGE_MAX = 100, 500
