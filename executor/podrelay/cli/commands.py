@@ -17,10 +17,12 @@ from functools import wraps
 from typing import Any
 
 from podrelay.cli.optional import import_optional
-from podrelay.errors import ConfigError, PodrelayError
+from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
 
 FAILURE = 1
 USAGE_ERROR = 2
+# Of `status`: whether all is well is unknown.
+CANNOT_TELL = 2
 
 
 def _one_line_errors(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], None]:
@@ -89,17 +91,38 @@ def dashboard(args: argparse.Namespace) -> int:
 
 @_one_line_errors
 def status(args: argparse.Namespace) -> int:
-    """Show one cluster, one launch (`--launch`), or the readiness of the processes of this host (`--probe`)."""
+    """Show one cluster, one launch (`--launch`), or the readiness of the processes of this host (`--probe`).
+
+    The exit code is 0 if all is well, 1 if something is wrong, and 2 if that is unknown.
+    """
     if args.probe:
         return _probe(args.probe, args.team)
-    if args.launch:
-        return _show_launch(args.launch, as_json=args.json)
-    from podrelay.cli.status import overview
-    from podrelay.cli.status_text import render_overview
+    try:
+        return _show_launch(args.launch, as_json=args.json) if args.launch else _show_overview(args)
+    except RedisUnavailable as error:
+        print(f"podrelay: {error}", file=sys.stderr)
+        return CANNOT_TELL
 
+
+def _show_overview(args: argparse.Namespace) -> int:
+    from podrelay.cli.status import overview
+
+    if args.watch:
+        from podrelay.cli.status_live import watch
+
+        watch(lambda: overview(args.team, time.time()), args.interval, as_json=args.json)
+        return 0
     found = overview(args.team, time.time())
-    print(json.dumps(found, indent=2) if args.json else render_overview(found))
-    return 0
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        from rich.console import Console
+
+        from podrelay.cli.status_text import overview_view, plain
+
+        console = Console()
+        console.print(overview_view(found)) if console.is_terminal else print(plain(overview_view(found)))
+    return 0 if found["ok"] else FAILURE
 
 
 def _probe(kind: str, team: str | None) -> int:

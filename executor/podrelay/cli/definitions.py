@@ -5,13 +5,35 @@
 
 from __future__ import annotations
 
+import argparse
+
 from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
+
+
+def positive_float(text: str) -> float:
+    """The type of an argument: a number above zero."""
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero")
+    return value
+
 
 _TEAM = Arg(
     ("--team",), help="Name of a team, with core.multi_team. Default: the launches without a team.", default=None
 )
 _JSON = Arg(("--json",), help="Print JSON.", action="store_true")
 _LAUNCH = Arg(("--launch",), help="Show one launch, by id or pod name.", default=None)
+_WATCH = Arg(
+    ("--watch",),
+    help="Show it again and again until Ctrl-C: on a terminal in place, else one after the other. Exit code: 0.",
+    action="store_true",
+)
+_INTERVAL = Arg(
+    ("--interval",),
+    help="Seconds between two readings of --watch. Default: 2.",
+    type=positive_float,
+    default=2.0,
+)
 _PROBE = Arg(
     ("--probe",),
     help="Readiness probe: exit with 0 if such a process runs on this host (in this container) and all of them are ready, "
@@ -95,9 +117,10 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                 ),
                 ActionCommand(
                     name="status",
-                    help="Show queues, launchers and the watcher, or one launch",
+                    help="Show what waits and why, queues, launchers, watcher and schedulers; or one launch. Exit code: 0 if "
+                    "all is well, 1 if something is wrong, 2 if that is unknown",
                     func=lazy_load_command("podrelay.cli.commands.status"),
-                    args=(_LAUNCH, _PROBE, _TEAM, _JSON),
+                    args=(_LAUNCH, _WATCH, _INTERVAL, _PROBE, _TEAM, _JSON),
                 ),
                 ActionCommand(
                     name="check",

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from airflow.configuration import conf
 from redis.exceptions import RedisError
 
+from podrelay.cli.status_problems import problems
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.settings import load_settings
-from podrelay.store.connection import connect, is_of_another_type, unavailable
+from podrelay.store.connection import connect, is_of_another_type, redis_errors
 from podrelay.store.overview import read_overview
 
 # A command may wait longer than a heartbeat of the scheduler.
@@ -25,15 +27,14 @@ _TIMEOUT_S = 5.0
 
 
 def overview(team: str | None, now_s: float) -> Json:
-    """The state of one cluster. Keys that end in `_s_ago` are seconds (float), None for never.
+    """What `read_overview` returns, after `ok` and `problems`, a sentence for each.
 
-    :raises RedisUnavailable: Redis does not answer.
+    :raises RedisUnavailable: Redis does not answer, or refuses.
     """
-    client, keys = _open()
-    try:
-        return read_overview(client, keys, team or identifiers.DEFAULT_CLUSTER, now_s)
-    except RedisError as error:
-        raise unavailable(error, client) from error
+    with _redis() as (client, keys):
+        found = read_overview(client, keys, team or identifiers.DEFAULT_CLUSTER, now_s)
+    wrong = problems(found)
+    return {"ok": not wrong, "problems": wrong, **found}
 
 
 def describe_launch(launch_or_pod: str) -> dict[str, str]:
@@ -42,20 +43,22 @@ def describe_launch(launch_or_pod: str) -> dict[str, str]:
     :param launch_or_pod: a launch id or the name of a pod.
     :raises RedisUnavailable: Redis does not answer.
     """
-    client, keys = _open()
-    try:
+    with _redis() as (client, keys):
         entry = _hash(client, keys.launch(launch_or_pod))
         if not entry and (launch := identifiers.launch_of_pod(launch_or_pod)):
             entry = _hash(client, keys.launch(launch[0]))
-    except RedisError as error:
-        raise unavailable(error, client) from error
     entry.pop("result", None)
     return entry
 
 
-def _open() -> tuple[redis.Redis, RedisKeys]:
+@contextmanager
+def _redis() -> Iterator[tuple[redis.Redis, RedisKeys]]:
+    """:raises ConfigError: an option is wrong.
+    :raises RedisUnavailable: instead of any error of Redis.
+    """
     settings = load_settings(conf, conf.get("core", "fernet_key", fallback=""))
-    return connect(settings, timeout_s=_TIMEOUT_S), RedisKeys(settings.deployment)
+    with connect(settings, timeout_s=_TIMEOUT_S) as client, redis_errors(client):
+        yield client, RedisKeys(settings.deployment)
 
 
 def _hash(client: redis.Redis, key: str) -> dict[str, str]:

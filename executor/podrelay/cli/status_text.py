@@ -1,16 +1,27 @@
-"""Pure: what `status` read from Redis, as text for a terminal. Used by `airflow podrelay status` without `--json`."""
+"""Pure: what `status` read from Redis, for a terminal. Used by `airflow podrelay status` without `--json`.
+
+Every text may come from Redis, where anybody may have written it: what a terminal would act on is removed.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
-from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from podrelay.cli.status_problems import problems, team_option
 from podrelay.protocol.lifecycle import STEPS, durations_s
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_values import number_of
 
+# Wider than any line: what is not written to a terminal is not wrapped, so that it can be searched.
+_UNWRAPPED = 100_000
 # The fields of a ledger entry in the order of their use; fields that are not named here follow by name.
 _FIELDS = (
     "state", "attempt", "reason", "message", "pod", "namespace", "node", "launcher", "owner", "cluster", "subject", "uid",
@@ -18,35 +29,183 @@ _FIELDS = (
 _SHOWN_AS_TASK = ("kind", "key")
 
 
+def plain(view: RenderableType) -> str:
+    """A view as text, without colours and line breaks of a terminal."""
+    console = Console(file=io.StringIO(), width=_UNWRAPPED, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+# --- overview -----------------------------------------------------------------------------------------------------
+def overview_view(found: Json) -> RenderableType:
+    """What `read_overview` returned: what is wrong, what waits and why, then queues and processes."""
+    sections = [
+        [*_verdict(found)], [*_waits(found)], [*_queues(found)], [*_launchers(found)], [*_watcher(found)],
+        [*_schedulers(found)], [*_pauses(found)], [*_totals(found)],
+    ]  # fmt: skip
+    parts: list[RenderableType] = []
+    for section in filter(None, sections):
+        parts += [*section, ""]
+    return Group(*parts[:-1])
+
+
 def render_overview(found: Json) -> str:
-    """What `status.overview` returned: a table of the queues, then a line for each process, throttle and total."""
-    return "\n".join(
-        [
-            f"deployment {found['deployment']}, cluster {found['cluster']}",
-            "",
-            *_queue_lines(found["queues"]),
-            "",
-            *_launcher_lines(found["launchers"], _team_option(found)),
-            *_watcher_lines(found["watcher"], _team_option(found)),
-            *(
-                ["suspended: launchers take nothing  <- go on with: rq resume --url REDIS_URL"]
-                if found["suspended"]
-                else []
-            ),
-            *(f"Fernet keys differ: {sentence}" for sentence in found["key_mismatches"]),
-            *(f"throttled: {throttle}" for throttle in found["throttle"]),
-            *(f"clean-ups refused: cannot {refusal}" for refusal in found["refused_cleanups"]),
-            f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}",
-            *(f"  {count:5} {_printable(reason)}" for reason, count in found["quarantine_reasons"].items()),
-        ]
-    )
+    """The same as plain text."""
+    return plain(overview_view(found))
 
 
+def _verdict(found: Json) -> Iterable[RenderableType]:
+    wrong = problems(found)
+    where = f"deployment {found['deployment']}, cluster {found['cluster']}: "
+    yield _line(where, ("degraded", "bold red") if wrong else ("ok", "bold green"))
+    for sentence in wrong:
+        yield _line(("  ! ", "red"), sentence)
+
+
+def _waits(found: Json) -> Iterable[RenderableType]:
+    if not found["waits"]:
+        yield _line("nothing waits")
+        return
+    table = _table("waits for", "count>", "longest>", "launch that waits longest", "message")
+    for wait in found["waits"]:
+        _row(table, wait["reason"], wait["count"], age(wait["oldest_s"]), wait["example"], wait["message"])
+    yield table
+    waiting = sum(queue["waiting"] for queue in found["queues"].values())
+    if found["waits_read"] < waiting:
+        yield _line(f"estimated from {found['waits_read']} of {waiting} waiting launches")
+
+
+def _queues(found: Json) -> Iterable[RenderableType]:
+    table = _table("queue", "queued>", "started>", "waiting>", "failed>", "first>")
+    for name, queue in found["queues"].items():
+        counts = (queue[count] for count in ("queued", "started", "waiting", "failed"))
+        _row(table, name, *counts, "" if queue["oldest_s"] is None else age(queue["oldest_s"]))
+    yield table
+    pods = found["pods"]
+    if pods["running"] is not None:
+        yield _line(f"pods: {pods['starting']} starting, {pods['running']} running, {pods['ending']} ending")
+
+
+def _launchers(found: Json) -> Iterable[RenderableType]:
+    """The number of live launchers, then every registered one: a dead one stays registered for a minute."""
+    alive = sum(launcher["alive"] for launcher in found["launchers"])
+    start = f"  <- start one: airflow podrelay launcher{team_option(found)}"
+    yield _line(f"launchers: {alive or 'none'}" + ("" if alive else start))
+    if found["launchers"]:
+        table = _table("  name", "state", "in flight>", "pods/s>", "median>", "version", "paused")
+        for launcher in found["launchers"]:
+            _row(table, f"  {launcher['name']}", _state(launcher), *_figures(launcher))
+        yield table
+
+
+def _state(launcher: Json) -> str:
+    last = f"last update {age(launcher['last_update_s_ago'])} ago"
+    if not launcher["alive"]:
+        return f"not responding: {last}"
+    return f"{'shutting down' if launcher['draining'] else launcher['state']}, {last}"
+
+
+def _figures(launcher: Json) -> Iterable[Any]:
+    """Unknown ones, of a launcher of another version, are left out."""
+    known = launcher["in_flight"] is not None and launcher["limit"] is not None
+    yield f"{launcher['in_flight']} of {launcher['limit']}" if known else ""
+    yield "" if launcher["created_per_s"] is None else f"{launcher['created_per_s']:.1f}"
+    yield "" if launcher["creation_p50_s"] is None else f"{launcher['creation_p50_s'] * 1000:.0f} ms"
+    yield launcher["version"] or "unknown"
+    why = f": {launcher['throttled_why']}" if launcher["throttled_why"] else ""
+    yield f"{age(launcher['throttled_s'])}{why}" if launcher["throttled_s"] else ""
+
+
+def _watcher(found: Json) -> Iterable[RenderableType]:
+    watcher = found["watcher"]
+    seen = "never listed" if watcher["listed_s_ago"] is None else f"listed {age(watcher['listed_s_ago'])} ago"
+    if watcher["event_s_ago"] is not None:
+        seen += f", last event {age(watcher['event_s_ago'])} ago"
+    if not watcher["leader"]:
+        yield _line(f"watcher: none  <- start one: airflow podrelay watcher{team_option(found)} ({seen})")
+        return
+    if watcher["bookmark_s_ago"] is not None:
+        seen += f", bookmark {age(watcher['bookmark_s_ago'])} ago"
+    if watcher["lag_s"] is not None:
+        seen += f", lag {watcher['lag_s']:.1f} s"
+    version = f", version {watcher['version']}" if watcher["version"] else ""
+    yield _line(f"watcher: {watcher['leader']} ({watcher['pods']} pods, {seen}{version})")
+    if watcher["trouble"]:
+        yield _line(f"  not ready: {watcher['trouble']}")
+
+
+def _schedulers(found: Json) -> Iterable[RenderableType]:
+    if not found["schedulers"]:
+        yield _line("schedulers: unknown (none is running, or its version is older)")
+        return
+    yield _line(f"schedulers: {len(found['schedulers'])}")
+    table = _table("  job id", "state", "launches>", "unread reports>", "version")
+    for scheduler in found["schedulers"]:
+        last = f"last update {age(scheduler['last_update_s_ago'])} ago"
+        _row(table, f"  {scheduler['name']}", last, scheduler["launches"], scheduler["unread"], scheduler["version"])
+    yield table
+
+
+def _pauses(found: Json) -> Iterable[RenderableType]:
+    if found["suspended"]:
+        yield _line("suspended: launchers take nothing  <- go on with: rq resume --url REDIS_URL")
+    for sentence in found["key_mismatches"]:
+        yield _line(f"Fernet keys differ: {sentence}")
+    for throttle in found["throttle"]:
+        yield _line(f"throttled: {throttle}")
+    for refusal in found["refused_cleanups"]:
+        yield _line(f"clean-ups refused: cannot {refusal}")
+
+
+def _totals(found: Json) -> Iterable[RenderableType]:
+    last = "" if found["quarantine_s_ago"] is None else f", the last one {age(found['quarantine_s_ago'])} ago"
+    yield _line(f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}{last}")
+    for reason, count in found["quarantine_reasons"].items():
+        yield _line(f"  {count:5} {reason}")
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+def age(seconds: float | None) -> str:
+    """A duration in the largest unit that says enough."""
+    if seconds is None:
+        return "?"
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 3 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _table(*titles: str) -> Table:
+    """A table with these columns; one whose title ends in `>` holds numbers. On a narrow terminal, the last one is folded."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in titles:
+        justify: Literal["left", "right"] = "right" if title.endswith(">") else "left"
+        table.add_column(title.rstrip(">"), justify=justify, no_wrap=title is not titles[-1], overflow="fold")
+    return table
+
+
+def _row(table: Table, *values: Any) -> None:
+    table.add_row(*(Text(printable("" if value is None else str(value))) for value in values))
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """One line of texts, or (text, style)."""
+    styled = [part if isinstance(part, tuple) else (part, "") for part in parts]
+    return Text.assemble(*((printable(text), style) for text, style in styled), overflow="fold")
+
+
+def printable(value: str) -> str:
+    """One line, without characters that a terminal acts on: every field comes from Redis."""
+    return "".join(char if char.isprintable() else " " for char in value)
+
+
+# --- one launch ---------------------------------------------------------------------------------------------------
 def render_launch(entry: dict[str, str]) -> str:
     """The ledger entry of one launch: what it is for, where it is, then each step with the seconds since the step before."""
     others = sorted(name for name in entry if name not in _FIELDS and name not in _SHOWN_AS_TASK and name[:2] != "t_")
-    lines = [f"{name:12} {_printable(value)}" for name, value in _subject(entry)]
-    lines += [f"{name:12} {_printable(entry[name])}" for name in (*_FIELDS, *others) if entry.get(name)]
+    lines = [f"{name:12} {printable(value)}" for name, value in _subject(entry)]
+    lines += [f"{name:12} {printable(entry[name])}" for name in (*_FIELDS, *others) if entry.get(name)]
     took_s = dict(durations_s(entry))
     for step in STEPS:
         if at := entry.get(f"t_{step}"):
@@ -72,7 +231,7 @@ def _subject(entry: dict[str, str]) -> list[tuple[str, str]]:
     return [("task", f"{dag_id}.{task_id}{mapped}, try {try_number}"), ("run", str(run_id))]
 
 
-def _key(entry: dict[str, str]) -> list[Any]:
+def _key(entry: dict[str, str]) -> Sequence[Any]:
     try:
         key = json.loads(entry.get("key") or "null")
     except (ValueError, RecursionError):
@@ -80,48 +239,9 @@ def _key(entry: dict[str, str]) -> list[Any]:
     return key if isinstance(key, list) else []
 
 
-def _printable(value: str) -> str:
-    """One line, without characters that a terminal acts on: every field comes from Redis."""
-    return "".join(char if char.isprintable() else " " for char in value)
-
-
 def _moment(at: str) -> str:
     """A time of the ledger; a text of Redis where it is none."""
     try:
         return datetime.fromtimestamp(number_of(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     except (ValueError, OverflowError, OSError):
-        return _printable(at)
-
-
-def _team_option(found: Json) -> str:
-    """The rest of a command that starts a process for this cluster: a team's pods are a cluster of their own."""
-    return "" if found["cluster"] == DEFAULT_CLUSTER else f" --team {found['cluster']}"
-
-
-def _queue_lines(queues: dict[str, dict[str, int]]) -> list[str]:
-    lines = [f"{'queue':48} {'queued':>8} {'started':>8} {'waiting':>8} {'failed':>8}"]
-    for name, counts in queues.items():
-        lines.append(f"{name:48} {counts['queued']:8} {counts['started']:8} {counts['waiting']:8} {counts['failed']:8}")
-    return lines
-
-
-def _launcher_lines(launchers: list[Json], team: str) -> list[str]:
-    """The number of live launchers, then every registered one: a dead one stays registered for a minute."""
-    alive = sum(launcher["alive"] for launcher in launchers)
-    headline = f"launchers: {alive or 'none'}" + ("" if alive else f"  <- start one: airflow podrelay launcher{team}")
-    return [headline, *(f"  {launcher['name']}  {_launcher_state(launcher)}" for launcher in launchers)]
-
-
-def _launcher_state(launcher: Json) -> str:
-    age = f"last update {launcher['last_update_s_ago']:.0f} s ago"
-    return f"{launcher['state']}, {age}" if launcher["alive"] else f"not responding: {age}"
-
-
-def _watcher_lines(watcher: Json, team: str) -> list[str]:
-    ages = "never listed" if watcher["listed_s_ago"] is None else f"listed {watcher['listed_s_ago']:.0f} s ago"
-    if watcher["event_s_ago"] is not None:
-        ages += f", last event {watcher['event_s_ago']:.0f} s ago"
-    if not watcher["leader"]:
-        return [f"watcher: none  <- start one: airflow podrelay watcher{team} ({ages})"]
-    lines = [f"watcher: {watcher['leader']} ({watcher['pods']} pods, {ages})"]
-    return lines + ([f"  not ready: {watcher['trouble']}"] if watcher["trouble"] else [])
+        return printable(at)

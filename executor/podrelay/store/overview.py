@@ -68,6 +68,7 @@ def read_overview(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: flo
         "unacknowledged": found.unacknowledged,
         "results": found.results,
         "quarantine": found.quarantined,
+        "quarantine_s_ago": found.quarantine_s_ago,
         "quarantine_reasons": found.quarantine_reasons(),
     }
 
@@ -109,6 +110,15 @@ class _Facts:
         left_s = number_of(self.watch.get("expires")) - self.redis_s
         return self.watch.get("leader", "") if 0.0 < left_s <= _LEASE_MOST_S else ""
 
+    @property
+    def quarantine_s_ago(self) -> float | None:
+        """When something was quarantined last; None for never."""
+        return self._entry_s_ago(self._entries[0][0]) if self._entries else None
+
+    def _entry_s_ago(self, entry_id: bytes) -> float:
+        """The id of an entry begins with the time of Redis in milliseconds."""
+        return max(0.0, self.redis_s - number_of(text(entry_id).partition("-")[0]) / 1000.0)
+
     def quarantine_reasons(self) -> dict[str, int]:
         """How often each reason stands in the latest entries of the quarantine, the most frequent first: what was not
         trusted, what was clamped or deleted. Anybody with access to Redis can write there.
@@ -120,8 +130,9 @@ class _Facts:
         found: dict[str, Json] = {}
         for entry_id, fields in self._entries:  # the latest first
             if text(fields.get(b"kind")) in _CLAMPED:
-                ago_s = max(0.0, self.redis_s - number_of(text(entry_id).partition("-")[0]) / 1000.0)
-                clamp = found.setdefault(_why(fields), {"why": _why(fields), "count": 0, "last_s_ago": ago_s})
+                clamp = found.setdefault(
+                    _why(fields), {"why": _why(fields), "count": 0, "last_s_ago": self._entry_s_ago(entry_id)}
+                )
                 clamp["count"] += 1
         return sorted(found.values(), key=lambda clamp: -clamp["count"])[:_REASONS_MOST]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from argparse import Namespace
 
 import pytest
 import redis
 from rq import suspension
 
-from podrelay.cli import commands
 from podrelay.cli.status import overview
 from podrelay.cli.status_text import render_overview
-from podrelay.protocol.redis_keys import RedisKeys, rq_failed, rq_queue, rq_scheduled, rq_started
+from podrelay.protocol.redis_keys import RedisKeys, rq_failed, rq_queue, rq_scheduled, rq_started, rq_workers
+from tests.harness.commands import type_command
+from tests.harness.redis_server import free_port
 
 KEYS = RedisKeys("status")
 
@@ -41,6 +41,51 @@ def lead(client: redis.Redis, for_s: float, **more: str) -> None:
     client.hset(KEYS.watch("default"), mapping=fields)
 
 
+def work(client: redis.Redis) -> None:
+    """A launcher and a leading watcher."""
+    launcher = KEYS.worker("default", "host-1")
+    client.sadd(rq_workers(KEYS.launch_queue("default")), launcher)
+    client.hset(launcher, "state", "idle")
+    client.expire(launcher, 60)
+    lead(client, 30.0)
+
+
+# --- exit codes -------------------------------------------------------------------------------------------------------
+def test_the_exit_code_says_whether_all_is_well(client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    assert type_command("status") == 1
+    assert "cluster default: degraded" in capsys.readouterr().out
+    work(client)
+    assert type_command("status") == 0
+    assert "cluster default: ok\n" in capsys.readouterr().out
+    assert type_command("status", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["problems"]) == (True, [])
+
+
+@pytest.mark.parametrize("words", [(), ("--json",), ("--launch", "x")])
+def test_it_cannot_tell_without_redis(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    assert type_command("status", *words) == 2
+    assert "Connection refused" in capsys.readouterr().err
+
+
+def test_it_cannot_tell_with_a_wrong_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", "no address")
+    assert type_command("status") == 2
+    assert "redis_url" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", "x"])
+def test_an_interval_is_a_number_above_zero(capsys: pytest.CaptureFixture[str], interval: str) -> None:
+    assert type_command("status", "--watch", "--interval", interval) == 2
+    assert "argument --interval" in capsys.readouterr().err
+
+
+# --- watcher, pauses, quarantine --------------------------------------------------------------------------------------
 def test_without_processes_it_names_the_commands_that_start_them(client: redis.Redis) -> None:
     assert "launchers: none  <- start one: airflow podrelay launcher" in shown()
     assert "watcher: none  <- start one: airflow podrelay watcher (never listed)" in shown()
@@ -106,9 +151,7 @@ def test_one_launch(client: redis.Redis, capsys: pytest.CaptureFixture[str], as_
     client.hset(
         KEYS.launch("some-id"), mapping={"state": "claimed", "result": "x", "t_offered": "1", "t_claimed": "1.5"}
     )
-    with pytest.raises(SystemExit) as ended:
-        commands.status(Namespace(probe=None, launch="some-id", json=as_json, team=None))
-    assert ended.value.code == 0
+    assert type_command("status", "--launch", "some-id", *(["--json"] if as_json else [])) == 0
     output = capsys.readouterr().out
     if as_json:
         assert json.loads(output) == {"state": "claimed", "t_offered": "1", "t_claimed": "1.5"}
@@ -123,9 +166,7 @@ def test_one_launch(client: redis.Redis, capsys: pytest.CaptureFixture[str], as_
 def test_an_unknown_launch_is_an_error_that_names_the_option(
     client: redis.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        commands.status(Namespace(probe=None, launch="no-such-id", json=False, team=None))
-    assert ended.value.code == commands.FAILURE
+    assert type_command("status", "--launch", "no-such-id") == 1
     assert "no launch no-such-id in the ledger" in capsys.readouterr().out
 
 
@@ -136,15 +177,15 @@ def test_the_quarantine_is_counted_by_reason(client: redis.Redis, capsys: pytest
         client.xadd(KEYS.quarantine, {"stream_entry": "1-0", "why": f"{number} reports up to this one are odd"})
         client.xadd(KEYS.quarantine, {"job": "j", "why": f"a job with 200000{number} bytes of data"})
     client.xadd(KEYS.quarantine, {"x": b"\xff", "why": b"a \x1b[31mred\xff one" + b"!" * 10_000})
-    assert "quarantined entries: 10" in shown()
+    assert "quarantined entries: 10, the last one 0 s ago" in shown()
+    assert "  ! something in Redis could not be trusted or read" in shown()
     lines = shown().splitlines()[-4:]
     assert sorted(lines[:3]) == [
         "      3 a job with bytes of data", "      3 a key of another type, deleted", "      3 reports up to this one are odd"
     ]  # fmt: skip
     assert lines[3].startswith("      1 a  [31mred\N{REPLACEMENT CHARACTER} one!!!")
     assert len(lines[3]) < 300
-    with pytest.raises(SystemExit):
-        commands.status(Namespace(probe=None, launch=None, json=True, team=None))
+    assert type_command("status", "--json") == 1
     assert json.loads(capsys.readouterr().out)["quarantine_reasons"]["a key of another type, deleted"] == 3
 
 
@@ -163,7 +204,5 @@ def test_a_launch_with_odd_times_is_shown_as_it_is(client: redis.Redis, capsys: 
     client.hset(
         KEYS.launch("odd"), mapping={"state": b"\xff", "t_offered": "x", "t_claimed": "1e300", "t_created": "9" * 400}
     )
-    with pytest.raises(SystemExit) as ended:
-        commands.status(Namespace(probe=None, launch="odd", json=False, team=None))
-    assert ended.value.code == 0
+    assert type_command("status", "--launch", "odd") == 0
     assert "offered" in capsys.readouterr().out
