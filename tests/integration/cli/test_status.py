@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -206,3 +208,21 @@ def test_a_launch_with_odd_times_is_shown_as_it_is(client: redis.Redis, capsys: 
     )
     assert type_command("status", "--launch", "odd") == 0
     assert "offered" in capsys.readouterr().out
+
+
+def test_every_key_for_programs_is_documented(client: redis.Redis) -> None:
+    work(client)
+    client.hset(KEYS.schedulers, "default 7", f"{time.time()} 0 1 0.1.0")
+    client.zadd(rq_scheduled(KEYS.launch_queue("default")), {"a_0": 1})
+    client.xadd(KEYS.quarantine, {"key": "k", "kind": "bounds", "why": "shortened"})
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
+    table = page.partition("### For programs")[2].partition("\n## ")[0]
+    documented = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", table, re.MULTILINE))
+    names = {name for cell in documented for name in re.findall(r"`(\w+)`", cell)}
+    found = overview(None, time.time())
+    assert names == set(found)
+    for key in ("queues", "waits", "pods", "launchers", "watcher", "schedulers", "clamps"):
+        cell = next(value for cell, value in documented.items() if f"`{key}`" in cell)
+        part = found[key]
+        sample = next(iter(part.values() if key == "queues" else part)) if key not in ("pods", "watcher") else part
+        assert set(re.findall(r"`(\w+)`", cell)) == set(sample), key
