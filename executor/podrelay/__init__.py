@@ -9,6 +9,8 @@ store              Redis: connection, scripts, queues, ledger, result stream, li
 protocol           what travels through Redis: messages, encryption, keys, identifiers, Lua scripts
 cli                `airflow podrelay ...`
 pod_labels         labels of the stock executor, valid for every id
+airflow_plugin     what podrelay adds to the API server
+task_log           why a task waits or has failed, at the end of its log in the user interface
 pod_logs           logs of running pods, for the API server
 settings           options of [podrelay]
 monitoring_address  monitoring_bind, parsed

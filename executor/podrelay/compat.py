@@ -17,6 +17,7 @@ from typing import Any
 from airflow.configuration import conf as airflow_conf
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
+from airflow.executors.executor_loader import ExecutorLoader
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
@@ -154,6 +155,16 @@ def coordinator_extra(queue: str | None) -> dict[str, Any]:
     except (AirflowConfigException, ValueError):
         log.warning("Coordinator of queue %s ignored: its [sdk] configuration is invalid", queue, exc_info=True)
         return {}
+
+
+def is_executed_by_podrelay(ti: Any) -> bool:
+    """Is this task's executor one of ours? False where that cannot be determined, as for the executors of a team."""
+    try:
+        name = ExecutorLoader.lookup_executor_name_by_str(ti.executor) if ti.executor else None
+        cls = ExecutorLoader.import_executor_cls(name) if name else ExecutorLoader.import_default_executor_cls()
+    except Exception:  # noqa: BLE001  a name that this machine's configuration does not have, or a class it cannot import
+        return False
+    return any(base.__module__ == "podrelay.executor" for base in cls[0].__mro__)
 
 
 def executor_conf(executor: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -46,6 +47,26 @@ def entries(run: Run) -> dict[str, dict[str, str]]:
         return {launch.label: client.hgetall(prefix + launch.launch_id) for launch in run.launches()}
 
 
+def _the_log_of_each_task_says_why(rig: StackRig, run: Run) -> None:
+    """None of these tasks has begun, so that it wrote no log itself."""
+    tasks = {task.label: task for task in run.tasks()}
+    launches = {launch.label: launch for launch in run.launches()}
+
+    def says(label: str, *words: str) -> bool:
+        shown = rig.api.log_text(run.dag_id, run.run_id, tasks[label])
+        return all(word in shown for word in (*words, f"Launch {launches[label].launch_id}, attempt "))
+
+    rig.until("no node", lambda: says("fits_no_node", "pod pending: Unschedulable", f"/{launches['fits_no_node'].pod}"))
+    rig.until("no image", lambda: says("image_is_absent", "ImagePullBackOff"))
+    rig.until("a failed container", lambda: says("container_fails", "pod failed", "no library libnone", "exit code 3"))
+    mapped = [label for label in tasks if label.startswith("in_a_small_namespace")]
+    rig.until("no quota", lambda: any(says(label, "no pod", "exceeded quota") for label in mapped))
+    rows = rig.api.get(f"/api/v2/eventLogs?dag_id={run.dag_id}&run_id={quote(run.run_id)}&limit=1000")["event_logs"]
+    events = {row["event"] for row in rows if row["owner"] == "podrelay"}
+    assert {"pod pending", "pod failed"} <= events
+    assert all("\nLaunch " in row["extra"] for row in rows if row["event"].startswith("pod "))
+
+
 def test_the_usual_troubles_and_the_commands_that_show_them(rig: StackRig, troubles: Run) -> None:
     def states() -> dict[str, str | None]:
         return {task.label: task.state for task in troubles.tasks()}
@@ -55,6 +76,7 @@ def test_the_usual_troubles_and_the_commands_that_show_them(rig: StackRig, troub
     shown = typed(rig, "kubectl get events")
     assert "FailedScheduling" in shown
     assert 'Back-off pulling image "registry.example.com/absent:1"' in shown
+    _the_log_of_each_task_says_why(rig, troubles)
     found = entries(troubles)
     quota = [entry for label, entry in found.items() if label.startswith("in_a_small_namespace")]
     assert any("quota" in entry.get("message", "").lower() for entry in quota), quota
