@@ -62,7 +62,7 @@ def test_dockerfile_copies_what_the_builder_gets() -> None:
     let_through = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
     of_airflows_image = re.findall(r"^COPY (?:--\S+ )?(\S+)/\S+ \S+$", read("docker/helm/Dockerfile"), re.MULTILINE)
     assert of_airflows_image == ["dist"]
-    wanted = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "executor", "workers"}
+    wanted = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "executor", "workers"}
     assert names == wanted
     assert let_through == wanted | {"dist"}
     assert all((ROOT / name).exists() for name in names)  # dist/ is made by `make dist`
