@@ -15,8 +15,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Begin": ("docs/install", "docs/architecture", "docs/options"),
     "Migrate": ("docs/migration", "docs/migration_celery", "docs/parity"),
     "Operate": (
-        "docs/operations", "docs/troubleshooting", "docs/alerts", "docs/metrics", "docs/ui", "docs/sizing", "docs/redis",
-        "docs/kubernetes", "docs/helm", "docs/upgrade",
+        "docs/operations", "docs/routine", "docs/upgrade", "docs/troubleshooting", "docs/alerts", "docs/metrics", "docs/ui",
+        "docs/sizing", "docs/redis", "docs/kubernetes", "docs/helm",
     ),
     "Judge": ("docs/security", "SECURITY", "docs/performance", "tests/benchmarks/results/latest", "docs/chaos"),
     "Contribute": ("docs/contributing", "CHANGELOG"),
