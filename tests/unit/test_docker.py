@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from podrelay.cli.check import REQUIRED_PERMISSIONS
 from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS
 from podrelay.get_provider_info import OPTIONS
+from podrelay.monitoring_address import parse_monitoring_bind
 from podrelay_workers.launcher.pod_policy import load_pod_policy
 from tests.harness.docker_files import (
     DOCKER,
@@ -273,12 +274,26 @@ def test_deployment(process: str) -> None:
     deployment = named("Deployment", f"podrelay-{process}")
     (container,) = pod_of(process)["containers"]
     assert container["args"] == ["airflow", "podrelay", process]
-    assert container["readinessProbe"]["exec"]["command"] == ["airflow", "podrelay", "status", "--probe", process]
     budget = named("PodDisruptionBudget", f"podrelay-{process}")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert selects(budget["spec"]["selector"], labels)
     assert selects(deployment["spec"]["selector"], labels)
     assert budget["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("process", WORKERS)
+def test_kubelet_and_prometheus_reach_the_port_that_a_process_serves(process: str) -> None:
+    (container,) = pod_of(process)["containers"]
+    (port,) = container["ports"]
+    address = parse_monitoring_bind(named("ConfigMap", "podrelay")["data"]["AIRFLOW__PODRELAY__MONITORING_BIND"])
+    assert (address.host, list(address.ports)) == ("0.0.0.0", [port["containerPort"]])
+    probes = {name: item["httpGet"] for name, item in container.items() if name.endswith("Probe")}
+    paths = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    assert probes == {name: {"path": path, "port": port["name"]} for name, path in paths.items()}
+    annotations = named("Deployment", f"podrelay-{process}")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": str(port["containerPort"])}
+    service = composed()["services"][process]
+    assert service["healthcheck"]["test"] == ["CMD", "podrelay-probe", process]
 
 
 @pytest.mark.parametrize("process", WORKERS)
@@ -352,13 +367,15 @@ def labels_of(process: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("process", WORKERS)
-def test_a_process_is_called_by_nobody_and_calls_dns_redis_and_the_api_server(process: str) -> None:
+def test_a_process_is_called_by_prometheus_and_calls_dns_redis_and_the_api_server(process: str) -> None:
     policies = [
         item["spec"] for item in of_kind("NetworkPolicy") if selects(item["spec"]["podSelector"], labels_of(process))
     ]
     (policy,) = policies
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"] == []
+    (scrape,) = policy["ingress"]
+    assert scrape["ports"] == [{"protocol": "TCP", "port": 8790}]
+    assert [list(peer) for peer in scrape["from"]] == [["namespaceSelector"]]
     ports = {(port["protocol"], port["port"]) for rule in policy["egress"] for port in rule["ports"]}
     assert ports == {("UDP", 53), ("TCP", 53), ("TCP", 6379), ("TCP", 6380), ("TCP", 443), ("TCP", 6443)}
 
