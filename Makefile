@@ -28,7 +28,7 @@ help:
 	@echo 'make redis-matrix   the same on each of these servers'
 	@echo 'make lint       style, format, types and import rules only'
 	@echo 'make options    write docs/options.md from the option descriptions'
-	@echo 'make metrics    write docs/metrics.md from the table of metrics'
+	@echo 'make metrics    write docs/metrics.md and monitoring/dashboard.json'
 	@echo 'make docs       build the documentation as a site with search, in build/docs'
 	@echo 'make helm-chart CHART=FILE   render a chart of Airflow with docker/helm/values.yaml, and check it'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
@@ -83,9 +83,10 @@ redis-matrix: $(DEV)
 options: $(DEV)
 	$(BIN)/python -m docs.options_page
 
-# Documents the metrics; a unit test fails while the page is out of date.
+# Documents the metrics, and draws the dashboard; unit tests fail while either is out of date.
 metrics: $(DEV)
 	$(BIN)/python -m docs.metrics_page
+	$(BIN)/python -m monitoring.dashboard
 
 # A warning is an error: a broken link or anchor, a picture that cannot be drawn, a page without a title.
 docs: $(DEV)

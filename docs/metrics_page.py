@@ -21,7 +21,8 @@ their name. With teams each carries the tag `team_name`. Schedulers serve no por
 
 Label values are those listed, or `{other}`. No metric holds the name of a task, a pod or a launch.
 
-[operations.md](operations.md#metrics) says how to connect Prometheus.
+[alerts.md](alerts.md) says which of them to watch; [operations.md](operations.md#metrics) how to connect Prometheus and
+Grafana.
 
 This page is generated from `executor/podrelay/metrics_table.py` by `make metrics`.
 """
