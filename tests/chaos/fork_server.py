@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -27,9 +28,15 @@ class Process(Protocol):
     def join(self, timeout: float | None = None) -> None: ...
 
 
-def start(role: str, environment: Mapping[str, str], log: Path) -> Process:
-    """A launcher, a watcher or a driver, with these variables on top of the harness' own."""
-    process = _CONTEXT.Process(target=_become, args=(role, {**_options(), **environment}, str(log)), name=role)
+def start(
+    role: str, environment: Mapping[str, str], log: Path, *, intervals_s: Mapping[str, float] | None = None
+) -> Process:
+    """A launcher, a watcher or a driver, with these variables on top of the harness' own.
+
+    :param intervals_s: seconds that stand for a constant of a module, as `package.module.NAME`, so that a test waits less.
+    """
+    arguments = (role, {**_options(), **environment}, str(log), dict(intervals_s or {}))
+    process = _CONTEXT.Process(target=_become, args=arguments, name=role)
     process.start()
     return process
 
@@ -78,8 +85,11 @@ def _call(function: str, words: tuple[object, ...], environment: dict[str, str])
     getattr(imports, function)(*words)
 
 
-def _become(role: str, environment: dict[str, str], log: str) -> None:
+def _become(role: str, environment: dict[str, str], log: str, intervals_s: dict[str, float]) -> None:
     _grow_up(environment)
+    for path, seconds in intervals_s.items():
+        module, _, name = path.rpartition(".")
+        vars(importlib.import_module(module))[name] = seconds
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

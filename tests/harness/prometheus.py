@@ -53,7 +53,11 @@ class Prometheus:
                  f"--storage.tsdb.path={self._folder}/data", f"--web.listen-address=127.0.0.1:{self._port}"],
                 stdout=log, stderr=log,
             )  # fmt: skip
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -75,7 +79,7 @@ class Prometheus:
         deadline = time.monotonic() + _START_LIMIT_S
         while True:
             try:
-                self.query("1")
+                urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=10).close()
                 return
             except OSError:
                 assert time.monotonic() < deadline, (self._folder / "prometheus.log").read_text()

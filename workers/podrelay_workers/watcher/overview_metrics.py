@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 READ_S = 10.0
 # Older figures are not exported: missing ones do not look like good ones.
-_OBSOLETE_S = 60.0
+OBSOLETE_S = 60.0
 _TIMEOUT_S = 2.0
 # A scheduler that did not announce itself for this long does not count.
 _SCHEDULER_SILENT_S = 30.0
@@ -75,7 +75,7 @@ class OverviewMetrics:
 
     @property
     def _current(self) -> Figures:
-        return self._figures if time.monotonic() - self._read_at_s < _OBSOLETE_S else {}
+        return self._figures if time.monotonic() - self._read_at_s < OBSOLETE_S else {}
 
 
 def figures_of(overview: Json) -> Figures:
