@@ -16,6 +16,8 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.overview import read_overview
 from podrelay_workers.runtime.metrics import Metrics
+from podrelay_workers.runtime.tasks import cancel_and_wait
+from podrelay_workers.watcher import overview_metrics
 from podrelay_workers.watcher.overview_metrics import EXPORTED, OverviewMetrics, figures_of
 from tests.harness.waiting import until
 
@@ -63,28 +65,34 @@ def test_queues_and_waits(client: Any) -> None:
     assert oldest_wait_s["other",] == pytest.approx(103.0, abs=0.1)
 
 
-def test_only_a_leader_exports_and_nothing_old(redis_url: str) -> None:
-    metrics = Metrics("watcher", "default")
-    overview = OverviewMetrics(Settings(redis_url, ""), "default", metrics)
+def test_only_a_leader_exports_and_nothing_old(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, leads = Metrics("watcher", "default"), False
+    overview = OverviewMetrics(Settings(redis_url, ""), "default", metrics, lambda: leads)
+    monkeypatch.setattr(overview_metrics, "STANDBY_S", 0.05)
 
     def exported() -> bool:
         return b"podrelay_quarantine_entries{" in metrics.render("")[0]
 
     async def test() -> None:
-        leads = True
+        nonlocal leads
+        task = asyncio.create_task(overview.keep())
+        await asyncio.sleep(0.2)
         assert not exported()
-        task = asyncio.create_task(overview.keep(lambda: leads))
+        leads = True
         await until(exported)
         leads = False
-        task.cancel()
-        task = asyncio.create_task(overview.keep(lambda: leads))
-        await until(lambda: not exported())
-        task.cancel()
+        assert not exported()
+        leads = True
+        monkeypatch.setattr(overview_metrics, "OBSOLETE_S", 0.0)
+        assert not exported()
+        await cancel_and_wait(task)
 
     asyncio.run(test())
 
 
 def test_redis_away_is_an_error_of_podrelay() -> None:
-    overview = OverviewMetrics(Settings("redis://127.0.0.1:1", ""), "default", Metrics("watcher", "default"))
+    overview = OverviewMetrics(
+        Settings("redis://127.0.0.1:1", ""), "default", Metrics("watcher", "default"), lambda: True
+    )
     with pytest.raises(RedisUnavailable):
         asyncio.run(overview.read())

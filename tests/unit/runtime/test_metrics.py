@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def test_every_metric_in_both_formats(stats: Stats, accept: str) -> None:
         elif metric.type == "histogram":
             metrics.observe(metric, 1.0, *values)
         else:
-            metrics.gauge(metric, lambda values=values: {values: 1.0})  # type: ignore[misc]
+            metrics.gauge(metric, partial(dict, {values: 1.0}))
     body, content_type = metrics.render(accept)
     text = body.decode()
     assert "_created" not in text

@@ -18,6 +18,7 @@ log_lines: a line of a pod's log, as text for people.
 pod_lookups: single pods, their events and their logs.
 outbox: publishes to ledger and stream, across outages of Redis.
 rollup_writer: sums up what happened, for the page in Airflow's UI.
+report_metrics: counts published reports, and times the steps of launches.
 overview_metrics: the figures of the whole deployment, read from Redis.
 quarantine_metric: counts what any process quarantined.
 """

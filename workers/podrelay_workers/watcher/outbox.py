@@ -12,11 +12,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from podrelay import metrics_table
 from podrelay.errors import MessageError, RedisUnavailable
-from podrelay.protocol import identifiers, lifecycle
+from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -29,10 +27,10 @@ from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 from podrelay_workers.runtime.backoff import Backoff
-from podrelay_workers.runtime.metrics import Metrics
 from podrelay_workers.runtime.report_publisher import Outgoing, ReportPublisher
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.pod_table import PodEntry, Publication
+from podrelay_workers.watcher.report_metrics import ReportMetrics
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +57,8 @@ class Outbox:
         cipher: PayloadCipher,
         cluster: str,
         stream_length: int,
-        metrics: Metrics | None = None,
+        metrics: ReportMetrics | None = None,
     ) -> None:
-        """:param metrics: count reports, and read the ledger of those that ended: a round trip per batch."""
         self._metrics = metrics
         self._runner = runner
         self._keys = keys
@@ -125,7 +122,6 @@ class Outbox:
             if -2 in answers:
                 raise NotLeader
             self._sent(batch, zip(owners, answers, strict=True))
-            await self._emit_lifecycles(owners, answers)
         self._filled.clear()
 
     def _sent(
@@ -144,30 +140,7 @@ class Outbox:
                 self.published += 1
                 _log(owner.report)
                 if self._metrics is not None:
-                    self._metrics.count(
-                        metrics_table.REPORTS, owner.report.outcome, owner.report.failure_class or "none"
-                    )
-
-    async def _emit_lifecycles(self, owners: Sequence[Publication | None], answers: Sequence[Any]) -> None:
-        """Emit the duration of each step of the launches that ended. Without Redis' reply there are no timers."""
-        ended = [
-            publication.launch_id
-            for publication, answer in zip(owners, answers, strict=True)
-            if answer == 1
-            and publication is not None
-            and publication.report is not None
-            and publication.report.terminal
-        ]
-        if not ended or self._metrics is None:
-            return
-        try:
-            entries = await self._read(ended, lifecycle.FIELDS)
-        except RedisUnavailable as error:
-            log.debug("Cannot emit the lifecycle timers of %d launches: %s", len(ended), error)
-            return
-        for entry in entries:
-            for step, seconds in lifecycle.durations_s(entry):
-                self._metrics.observe(metrics_table.LIFECYCLE, seconds, step)
+                    self._metrics.published(owner.report)
 
     def _calls(
         self, term: Term, batch: list[tuple[tuple[str, int], Publication]]

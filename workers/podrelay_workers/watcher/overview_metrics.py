@@ -6,10 +6,10 @@ Only one process exports them: they are the same for all, and reading them costs
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import redis
 
@@ -26,6 +26,8 @@ from podrelay_workers.runtime.metrics import Metrics, Reading, Values
 log = logging.getLogger(__name__)
 
 READ_S = 10.0
+# How often a standby looks whether it leads.
+STANDBY_S = 1.0
 # Older figures are not exported: missing ones do not look like good ones.
 OBSOLETE_S = 60.0
 _TIMEOUT_S = 2.0
@@ -38,30 +40,37 @@ Figures = Mapping[Metric, Reading]
 class OverviewMetrics:
     """Reads the figures every few seconds while this watcher leads, in a thread and through a connection of their own."""
 
-    def __init__(self, settings: Settings, cluster: str, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, cluster: str, metrics: Metrics, leads: Callable[[], bool]) -> None:
+        """:param leads: does this watcher lead now?"""
         self._settings = settings
         self._keys = RedisKeys(settings.deployment)
         self._cluster = cluster
+        self._leads = leads
         self._figures: Figures = {}
         self._read_at_s = float("-inf")
         self._client: redis.Redis | None = None
         for metric in EXPORTED:
-            metrics.gauge(metric, lambda metric=metric: self._current.get(metric))  # type: ignore[misc]
-        metrics.gauge(metrics_table.OVERVIEW_AGE, lambda: time.monotonic() - self._read_at_s if self._current else None)
+            metrics.gauge(metric, partial(self._figure, metric))
+        metrics.gauge(metrics_table.OVERVIEW_AGE, lambda: self._age_s if self._is_current else None)
 
-    async def keep(self, leads: Callable[[], bool]) -> None:
+    async def keep(self) -> None:
         """Read until cancelled."""
         try:
             while True:
-                if leads():
-                    with contextlib.suppress(RedisUnavailable):
-                        await self.read()
-                else:
-                    self._figures = {}
-                await asyncio.sleep(READ_S if self._figures else 1.0)
+                if self._leads():
+                    await self._try()
+                await asyncio.sleep(READ_S if self._leads() else STANDBY_S)
         finally:
             if self._client is not None:
                 self._client.close()
+
+    async def _try(self) -> None:
+        try:
+            await self.read()
+        except RedisUnavailable as error:
+            log.debug("Cannot read the figures of the deployment: %s", error)
+        except Exception:  # an error of ours: missing figures raise an alert, and the watcher's work goes on
+            log.exception("Cannot read the figures of the deployment; trying again in %.0f s", READ_S)
 
     async def read(self) -> None:
         """:raises RedisUnavailable: the figures read before stay until they are obsolete."""
@@ -73,9 +82,16 @@ class OverviewMetrics:
         with redis_errors(self._client):
             return read_overview(self._client, self._keys, self._cluster, time.time())
 
+    def _figure(self, metric: Metric) -> Reading:
+        return self._figures.get(metric) if self._is_current else None
+
     @property
-    def _current(self) -> Figures:
-        return self._figures if time.monotonic() - self._read_at_s < OBSOLETE_S else {}
+    def _age_s(self) -> float:
+        return time.monotonic() - self._read_at_s
+
+    @property
+    def _is_current(self) -> bool:
+        return self._leads() and self._age_s < OBSOLETE_S
 
 
 def figures_of(overview: Json) -> Figures:

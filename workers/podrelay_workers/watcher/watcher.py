@@ -28,6 +28,7 @@ from podrelay_workers.watcher.outbox import NotLeader, Outbox
 from podrelay_workers.watcher.overview_metrics import OverviewMetrics
 from podrelay_workers.watcher.pod_state import Rules
 from podrelay_workers.watcher.quarantine_metric import QuarantineMetric
+from podrelay_workers.watcher.report_metrics import ReportMetrics
 from podrelay_workers.watcher.rollup_writer import RollupWriter
 
 log = logging.getLogger(__name__)
@@ -65,15 +66,18 @@ class Watcher:
         cipher = PayloadCipher(settings.fernet_key, settings.deployment)
         self._announcer = KeyAnnouncer(scripts, keys, key_ring(f"watcher {self._election.me}", cipher))
         self._quarantine_metric = QuarantineMetric(scripts, keys, monitor.metrics)
-        self._overview_metrics = OverviewMetrics(settings, rules.cluster, monitor.metrics)
+        self._overview_metrics = OverviewMetrics(
+            settings, rules.cluster, monitor.metrics, lambda: self._leader is not None
+        )
         self._rollups = RollupWriter(scripts, keys, rules.cluster)
+        self._report_metrics = ReportMetrics(scripts, keys, monitor.metrics)
         self._outbox = Outbox(
             scripts,
             keys,
             cipher,
             rules.cluster,
             settings.results_max_length,
-            monitor.metrics,
+            self._report_metrics,
         )
         monitor.metrics.gauge(metrics_table.LEADING, lambda: float(self._leader is not None))
         monitor.metrics.gauge(metrics_table.UNSENT, lambda: len(self._outbox))
@@ -89,9 +93,8 @@ class Watcher:
             asyncio.create_task(readiness.write_forever(), name="write health"),
             asyncio.create_task(self._announcer.keep(), name="announce the keys"),
             asyncio.create_task(self._quarantine_metric.keep(self._counts), name="count the quarantine"),
-            asyncio.create_task(
-                self._overview_metrics.keep(lambda: self._leader is not None), name="read the overview"
-            ),
+            asyncio.create_task(self._report_metrics.keep(), name="time the steps of launches"),
+            asyncio.create_task(self._overview_metrics.keep(), name="read the overview"),
         ]
         try:
             await self._run_terms()
