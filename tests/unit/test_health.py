@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from podrelay import health
-from podrelay.cli.probe import probe
+from podrelay.cli.probe import main, probe
 from podrelay.health import STALE_AFTER_S, ProcessHealth
 from podrelay.settings import Settings
 
@@ -93,3 +93,31 @@ def test_a_deployment_is_its_name_on_its_redis_whatever_the_password() -> None:
         place(redis_sentinels=(("sentinel", 26379),), redis_sentinel_master="mymaster"),
     ]
     assert len({place(), *others}) == 6
+
+
+# --- podrelay-probe ---------------------------------------------------------------------------------------------------
+def test_the_command_prints_one_line_and_tells_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*words: str) -> tuple[int, str]:
+        return main(words), capsys.readouterr().out
+
+    assert answer("launcher") == (1, "no launcher process on this host\n")
+    health.write("launcher", None, f"staging-{'0' * 12}", time.time())
+    assert answer("launcher") == (0, f"launcher {os.getpid()} is ready\n")
+    assert answer("launcher", "--deployment", "staging") == answer("launcher")
+    assert answer("launcher", "--deployment", "default")[0] == 1
+    assert answer("launcher", "--team", "red")[0] == 1
+    assert answer("watcher")[0] == 1
+    health.write("launcher", None, HERE, time.time(), "the kubeconfig is gone")
+    assert answer("launcher") == (1, f"launcher {os.getpid()} is not ready: the kubeconfig is gone\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["scheduler"])
+    assert ended.value.code == 2
+
+
+def test_the_command_imports_nothing_but_the_standard_library() -> None:
+    """Airflow takes a second of CPU time to import, and kubelets probe every few seconds."""
+    code = "import sys; known = set(sys.modules); import podrelay.cli.probe; print(*set(sys.modules) - known)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert imported - sys.stdlib_module_names == {"podrelay"}
+    assert imported & {"asyncio", "logging", "socket"} == set()
