@@ -13,6 +13,8 @@ import pytest
 
 from docs.site.navigation import pages
 
+# Drawing the pictures alone takes seconds, and more on a busy machine.
+pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).resolve().parents[2]
 # What a browser loads by itself: element and attribute.
 LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data")}
