@@ -68,5 +68,9 @@ class RedisUnavailable(PodrelayError):
         self.answered = answered
 
 
+class DatabaseUnavailable(PodrelayError):  # noqa: N818 - as RedisUnavailable
+    """Airflow's database does not answer, or has no tables."""
+
+
 class RedisFull(RedisUnavailable):
     """Redis has reached its maxmemory and refused the command, which changed nothing."""

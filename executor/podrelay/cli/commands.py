@@ -9,15 +9,20 @@ import argparse
 import importlib
 import json
 import logging
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from podrelay.cli.optional import import_optional
-from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
+from podrelay.cli.plain_text import printable
+from podrelay.errors import ConfigError, DatabaseUnavailable, PodrelayError, RedisUnavailable
+
+if TYPE_CHECKING:
+    from podrelay.cli.task_launch import TaskTry
 
 FAILURE = 1
 USAGE_ERROR = 2
@@ -33,7 +38,7 @@ def _one_line_errors(command: Callable[[argparse.Namespace], int]) -> Callable[[
         try:
             code = command(args)
         except PodrelayError as error:
-            print(f"podrelay: {error}", file=sys.stderr)
+            print(f"podrelay: {printable(str(error))}", file=sys.stderr)
             code = USAGE_ERROR if isinstance(error, ConfigError) else FAILURE
         sys.exit(code)
 
@@ -91,16 +96,16 @@ def dashboard(args: argparse.Namespace) -> int:
 
 @_one_line_errors
 def status(args: argparse.Namespace) -> int:
-    """Show one cluster, one launch (`--launch`), or the readiness of the processes of this host (`--probe`).
+    """Show one cluster, one launch (`--launch`, `--task`), or the readiness of the processes of this host (`--probe`).
 
     The exit code is 0 if all is well, 1 if something is wrong, and 2 if that is unknown.
     """
     if args.probe:
         return _probe(args.probe, args.team)
     try:
-        return _show_launch(args.launch, as_json=args.json) if args.launch else _show_overview(args)
-    except RedisUnavailable as error:
-        print(f"podrelay: {error}", file=sys.stderr)
+        return _show_launch(args) if args.launch or args.task else _show_overview(args)
+    except (RedisUnavailable, DatabaseUnavailable) as error:
+        print(f"podrelay: {printable(str(error))}", file=sys.stderr)
         return CANNOT_TELL
 
 
@@ -136,19 +141,30 @@ def _probe(kind: str, team: str | None) -> int:
     return 0 if ready else FAILURE
 
 
-def _show_launch(launch_or_pod: str, *, as_json: bool) -> int:
+def _show_launch(args: argparse.Namespace) -> int:
+    from podrelay.cli.launch import KnownLaunch
+    from podrelay.cli.launch_text import launch_as_json, render_launch
     from podrelay.cli.status import describe_launch
-    from podrelay.cli.status_text import launch_as_json, render_launch
 
-    entry = describe_launch(launch_or_pod)
-    if not entry:
-        print(
-            f"podrelay: no launch {launch_or_pod} in the ledger. An entry expires [podrelay] ledger_ttl_s after the result "
-            "was acknowledged."
+    tries = _tries_of(args.task) if args.task else []
+    name = args.launch or next(one.launch_id for one in reversed(tries) if one.launch_id)
+    found = describe_launch(name, time.time()) or (KnownLaunch(name, {}) if tries else None)
+    if found is None:
+        raise PodrelayError(
+            f"no launch {name[:100]} in the ledger. An entry expires [podrelay] ledger_ttl_s after the result was "
+            "acknowledged; where a scheduler runs, --task DAG TASK RUN shows what Airflow's event log holds."
         )
-        return FAILURE
-    print(json.dumps(launch_as_json(entry), indent=2) if as_json else render_launch(entry))
+    print(json.dumps(launch_as_json(found, tries), indent=2) if args.json else render_launch(found, time.time(), tries))
     return 0
+
+
+def _tries_of(task: Sequence[str]) -> list[TaskTry]:
+    from podrelay.cli.task_launch import tries_of
+
+    if len(task) not in (3, 4) or not all(re.fullmatch(r"-?\d{1,9}", index) for index in task[3:]):
+        raise ConfigError("--task takes a DAG id, a task id, a run id and, of a mapped task, its map index")
+    dag_id, task_id, run_id = task[:3]
+    return tries_of(dag_id, task_id, run_id, int(task[3]) if task[3:] else None)
 
 
 @_one_line_errors

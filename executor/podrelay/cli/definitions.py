@@ -22,7 +22,20 @@ _TEAM = Arg(
     ("--team",), help="Name of a team, with core.multi_team. Default: the launches without a team.", default=None
 )
 _JSON = Arg(("--json",), help="Print JSON.", action="store_true")
-_LAUNCH = Arg(("--launch",), help="Show one launch, by id or pod name.", default=None)
+_LAUNCH = Arg(
+    ("--launch",),
+    help="Show one launch, by its id (external_executor_id of the task instance), RQ job id or pod name.",
+    metavar="NAME",
+    default=None,
+)
+_TASK = Arg(
+    ("--task",),
+    help="Show the launch of a task instance, and podrelay's rows in its event log. It is looked up in Airflow's database by "
+    "DAG id, task id, run id and, of a mapped task, map index.",
+    metavar=("DAG TASK RUN", "MAP"),
+    nargs="+",
+    default=None,
+)
 _WATCH = Arg(
     ("--watch",),
     help="Show it again and again until Ctrl-C: on a terminal in place, else one after the other. Exit code: 0.",
@@ -120,7 +133,7 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                     help="Show what waits and why, queues, launchers, watcher and schedulers; or one launch. Exit code: 0 if "
                     "all is well, 1 if something is wrong, 2 if that is unknown",
                     func=lazy_load_command("podrelay.cli.commands.status"),
-                    args=(_LAUNCH, _WATCH, _INTERVAL, _PROBE, _TEAM, _JSON),
+                    args=(_LAUNCH, _TASK, _WATCH, _INTERVAL, _PROBE, _TEAM, _JSON),
                 ),
                 ActionCommand(
                     name="check",

@@ -15,7 +15,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from podrelay.cli.status_text import overview_view, plain, printable
+from podrelay.cli.plain_text import printable
+from podrelay.cli.status_text import overview_view, plain
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol.messages import Json
 

@@ -6,27 +6,19 @@ Every text may come from Redis, where anybody may have written it: what a termin
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from podrelay.cli.plain_text import age, printable
 from podrelay.cli.status_problems import problems, team_option
-from podrelay.protocol.lifecycle import STEPS, durations_s
 from podrelay.protocol.messages import Json
-from podrelay.protocol.redis_values import number_of
 
 # Wider than any line: what is not written to a terminal is not wrapped, so that it can be searched.
 _UNWRAPPED = 100_000
-# The fields of a ledger entry in the order of their use; fields that are not named here follow by name.
-_FIELDS = (
-    "state", "attempt", "reason", "message", "pod", "namespace", "node", "launcher", "owner", "cluster", "subject", "uid",
-)  # fmt: skip
-_SHOWN_AS_TASK = ("kind", "key")
 
 
 def plain(view: RenderableType) -> str:
@@ -166,16 +158,6 @@ def _totals(found: Json) -> Iterable[RenderableType]:
 
 
 # --- parts --------------------------------------------------------------------------------------------------------
-def age(seconds: float | None) -> str:
-    """A duration in the largest unit that says enough."""
-    if seconds is None:
-        return "?"
-    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 3 * unit_s:
-            return f"{seconds / unit_s:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _table(*titles: str) -> Table:
     """A table with these columns; one whose title ends in `>` holds numbers. On a narrow terminal, the last one is folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -193,55 +175,3 @@ def _line(*parts: str | tuple[str, str]) -> Text:
     """One line of texts, or (text, style)."""
     styled = [part if isinstance(part, tuple) else (part, "") for part in parts]
     return Text.assemble(*((printable(text), style) for text, style in styled), overflow="fold")
-
-
-def printable(value: str) -> str:
-    """One line, without characters that a terminal acts on: every field comes from Redis."""
-    return "".join(char if char.isprintable() else " " for char in value)
-
-
-# --- one launch ---------------------------------------------------------------------------------------------------
-def render_launch(entry: dict[str, str]) -> str:
-    """The ledger entry of one launch: what it is for, where it is, then each step with the seconds since the step before."""
-    others = sorted(name for name in entry if name not in _FIELDS and name not in _SHOWN_AS_TASK and name[:2] != "t_")
-    lines = [f"{name:12} {printable(value)}" for name, value in _subject(entry)]
-    lines += [f"{name:12} {printable(entry[name])}" for name in (*_FIELDS, *others) if entry.get(name)]
-    took_s = dict(durations_s(entry))
-    for step in STEPS:
-        if at := entry.get(f"t_{step}"):
-            since = f"  +{took_s[step]:.3f} s" if step in took_s else ""
-            lines.append(f"{step:12} {_moment(at)}{since}")
-    return "\n".join(lines)
-
-
-def launch_as_json(entry: dict[str, str]) -> Json:
-    """The ledger entry of one launch for `--json`: as it is, with the task's key as a list."""
-    key = _key(entry)
-    return {**entry, "key": key} if key else dict(entry)
-
-
-def _subject(entry: dict[str, str]) -> list[tuple[str, str]]:
-    """What the launch is for, as (name, value): a task instance in words, anything else by its kind and key."""
-    key, kind = _key(entry), entry.get("kind", "")
-    if kind != "task" or len(key) != 5:
-        found = (("kind", kind), ("key", ", ".join(map(str, key)) or entry.get("key", "")))
-        return [(name, value) for name, value in found if value]
-    dag_id, task_id, run_id, try_number, map_index = key
-    mapped = "" if map_index == -1 else f", map index {map_index}"
-    return [("task", f"{dag_id}.{task_id}{mapped}, try {try_number}"), ("run", str(run_id))]
-
-
-def _key(entry: dict[str, str]) -> Sequence[Any]:
-    try:
-        key = json.loads(entry.get("key") or "null")
-    except (ValueError, RecursionError):
-        return []
-    return key if isinstance(key, list) else []
-
-
-def _moment(at: str) -> str:
-    """A time of the ledger; a text of Redis where it is none."""
-    try:
-        return datetime.fromtimestamp(number_of(at), timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    except (ValueError, OverflowError, OSError):
-        return printable(at)

@@ -117,7 +117,8 @@ _CONNECT = "client|setname ping "
 _RUN_SCRIPTS = "evalsha script|load "
 _CHECK = "info set hgetall time "
 # What `podrelay.store.overview` and `status` send; the leading watcher reads the overview too.
-_STATUS = "exists hget hgetall hmget hstrlen lindex llen pttl smembers time xlen xrevrange zcard zrange "
+_OVERVIEW = "exists hgetall hmget hstrlen lindex llen pttl smembers time xlen xrevrange zcard zrange "
+_STATUS = f"{_OVERVIEW}hget lpos zscore "
 # What rq-dashboard 0.9 sends for its pages.
 _PAGES = "exec exists hget hgetall hmget llen lrange multi scard smembers type xlen xrevrange zcard zrange zscore "
 
@@ -129,7 +130,7 @@ _COMMANDS: dict[Role, str] = {
     "client|info del exec exists expire hdel hexists hget hincrby hincrbyfloat hmget hset hsetnx hstrlen lpop lpush multi "
     "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
     "zscore",
-    "watcher": f"{_RUN_SCRIPTS}{_CHECK}{_STATUS}"
+    "watcher": f"{_RUN_SCRIPTS}{_CHECK}{_OVERVIEW}"
     "del exists expire get hdel hget hkeys hlen hmget hset hstrlen lpop ltrim rpush xadd xrange xrevrange zadd zrem zscan",
     "status": _STATUS,
     "dashboard": _PAGES,
@@ -149,8 +150,8 @@ CALLS: dict[str, str] = {
     "hincrbyfloat": "hincrbyfloat K f 1", "hkeys": "hkeys K", "hlen": "hlen K",
     "hmget": "hmget K f", "hset": "hset K f v", "hsetnx": "hsetnx K f v",
     "hstrlen": "hstrlen K f", "info": "info", "lindex": "lindex K 0", "llen": "llen K", "lpop": "lpop K",
-    "lpush": "lpush K v", "ltrim": "ltrim K 0 0", "multi": "multi", "persist": "persist K", "ping": "ping",
-    "pttl": "pttl K", "publish": "publish C 1", "rpush": "rpush K v", "sadd": "sadd K v",
+    "lpos": "lpos K v", "lpush": "lpush K v", "ltrim": "ltrim K 0 0", "multi": "multi", "persist": "persist K",
+    "ping": "ping", "pttl": "pttl K", "publish": "publish C 1", "rpush": "rpush K v", "sadd": "sadd K v",
     "scard": "scard K", "script|load": "script load x", "set": "set K v", "smembers": "smembers K", "srem": "srem K v",
     "subscribe": "subscribe C", "time": "time", "type": "type K", "xadd": "xadd K * f v", "xlen": "xlen K",
     "xrange": "xrange K - +", "xrevrange": "xrevrange K + -", "zadd": "zadd K 1 v", "zcard": "zcard K",

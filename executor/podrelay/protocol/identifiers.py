@@ -86,6 +86,15 @@ def launch_of_job(job: str) -> str:
     return match[1] if match else ""
 
 
+def launch_named(name: str) -> tuple[str, int | None]:
+    """Launch id, and attempt if it says one, in a launch id, the RQ job id of a launch or a clean-up, or a pod name, which a
+    namespace may precede.
+    """
+    last = name.strip().rpartition("/")[2].removeprefix("rq:job:")
+    job = _JOB_ID.match(last)
+    return (job[1], int(job[2])) if job else launch_of_pod(last) or (last, None)
+
+
 def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
     """The name of an attempt's pod. Its suffix depends on nothing else, so Kubernetes refuses a second pod (invariant I1,
     docs/architecture.md).

@@ -21,7 +21,7 @@ from podrelay.protocol.snapshots import SNAPSHOT_FIELD, WatcherSnapshot, decode_
 from podrelay.store.connection import unless_of_another_type
 from podrelay.store.key_rings import mismatches, rings_of
 from podrelay.store.liveness import registered_launchers
-from podrelay.store.waits import Wait, queued_waits, read_queues, read_waits
+from podrelay.store.waits import Wait, merged, queued_waits, read_queues, read_waits
 
 # A refused clean-up is tried again sooner than this.
 _REFUSED_CLEANUP_S = 900.0
@@ -47,15 +47,16 @@ def read_overview(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: flo
     waits, waits_read = read_waits(client, keys, queues, now_s)
     watcher = decode_snapshot(WatcherSnapshot, found.watch.get(SNAPSHOT_FIELD))
     watcher = watcher if watcher.leader and watcher.leader == found.leader else WatcherSnapshot()
-    waits += _pods_waiting(watcher, now_s)
-    waits += queued_waits(queues, _obstacle(found, launchers))
+    obstacle = _obstacle(found, launchers)
+    waits = merged([*waits, *_pods_waiting(watcher, now_s), *queued_waits(queues, obstacle)])
     always = (keys.launch_queue(cluster), keys.cleanup_queue(cluster))
     return {
         "deployment": keys.deployment,
         "cluster": cluster,
         "queues": {queue.name: queue.as_json() for queue in queues if queue.name in always or queue.holds_any},
-        "waits": [asdict(wait) for wait in sorted(waits, key=lambda wait: -wait.count)],
+        "waits": [asdict(wait) for wait in waits],
         "waits_read": waits_read,
+        "obstacle": obstacle[1],
         "pods": {"starting": watcher.starting, "running": watcher.running, "ending": watcher.ending},
         "launchers": launchers,
         "watcher": _watcher(found, watcher),

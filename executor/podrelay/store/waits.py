@@ -134,17 +134,27 @@ def read_waits(client: redis.Redis, keys: RedisKeys, queues: Sequence[Queue], no
     waiting = sum(queue.waiting for queue in queues)
     launches = _sample(client, queues)
     entries = read_short(client, [keys.launch(launch) for launch in launches], ("reason", "message", "t_offered"))
+    read = [_wait(launch, entry, now_s) for launch, entry in zip(launches, entries, strict=True)]
+    scale = max(1.0, waiting / len(read)) if read else 1.0
+    return [replace(wait, count=round(wait.count * scale)) for wait in merged(read)], len(read)
+
+
+def _wait(launch: str, entry: Mapping[str, str], now_s: float) -> Wait:
+    reason, message = entry.get("reason", "")[:_REASON_MAX] or "unknown", entry.get("message", "")[:_MESSAGE_MAX]
+    return Wait(reason, 1, _ago(entry.get("t_offered"), now_s), launch, message)
+
+
+def merged(waits: Sequence[Wait]) -> list[Wait]:
+    """Pure: one wait for each reason, the most frequent first."""
     reasons: dict[str, list[Wait]] = {}
-    for launch, entry in zip(launches, entries, strict=True):
-        reason = entry.get("reason", "")[:_REASON_MAX] or "unknown"
-        message = entry.get("message", "")[:_MESSAGE_MAX]
-        reasons.setdefault(reason, []).append(Wait(reason, 1, _ago(entry.get("t_offered"), now_s), launch, message))
-    return [_together(waits, len(launches), waiting) for waits in reasons.values()], len(launches)
+    for wait in waits:
+        reasons.setdefault(wait.reason, []).append(wait)
+    return sorted(map(_together, reasons.values()), key=lambda wait: -wait.count)
 
 
-def _together(waits: Sequence[Wait], read: int, waiting: int) -> Wait:
+def _together(waits: Sequence[Wait]) -> Wait:
     oldest = max(waits, key=lambda wait: wait.oldest_s or 0.0)
-    return replace(oldest, count=max(1, round(len(waits) * max(1.0, waiting / read))))
+    return replace(oldest, count=sum(wait.count for wait in waits))
 
 
 def _sample(client: redis.Redis, queues: Sequence[Queue]) -> list[str]:

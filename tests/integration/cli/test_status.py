@@ -148,30 +148,6 @@ def test_a_pause_names_its_scope_and_reason(client: redis.Redis) -> None:
     assert lines[1].endswith(" s: quota")
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_one_launch(client: redis.Redis, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
-    client.hset(
-        KEYS.launch("some-id"), mapping={"state": "claimed", "result": "x", "t_offered": "1", "t_claimed": "1.5"}
-    )
-    assert type_command("status", "--launch", "some-id", *(["--json"] if as_json else [])) == 0
-    output = capsys.readouterr().out
-    if as_json:
-        assert json.loads(output) == {"state": "claimed", "t_offered": "1", "t_claimed": "1.5"}
-    else:
-        assert [line.split() for line in output.splitlines()] == [
-            ["state", "claimed"],
-            ["offered", "1970-01-01", "00:00:01.000"],
-            ["claimed", "1970-01-01", "00:00:01.500", "+0.500", "s"],
-        ]
-
-
-def test_an_unknown_launch_is_an_error_that_names_the_option(
-    client: redis.Redis, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert type_command("status", "--launch", "no-such-id") == 1
-    assert "no launch no-such-id in the ledger" in capsys.readouterr().out
-
-
 def test_the_quarantine_is_counted_by_reason(client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
     assert overview(None, time.time())["quarantine_reasons"] == {}
     for number in range(3):
@@ -200,14 +176,6 @@ def test_keys_of_another_type_do_not_hide_the_rest(client: redis.Redis) -> None:
     client.set("rq:suspended", "1")
     assert "suspended: launchers take nothing" in shown()
     assert "watcher: none" in shown()
-
-
-def test_a_launch_with_odd_times_is_shown_as_it_is(client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
-    client.hset(
-        KEYS.launch("odd"), mapping={"state": b"\xff", "t_offered": "x", "t_claimed": "1e300", "t_created": "9" * 400}
-    )
-    assert type_command("status", "--launch", "odd") == 0
-    assert "offered" in capsys.readouterr().out
 
 
 def test_every_key_for_programs_is_documented(client: redis.Redis) -> None:

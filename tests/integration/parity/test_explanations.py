@@ -198,19 +198,22 @@ def test_that_the_api_server_throttles(ours: Rig) -> None:
 # --- the times -----------------------------------------------------------------------------------------------------------
 def test_all_times_of_a_launch(ours: Rig) -> None:
     """From the hand-over to the acknowledgement, in order, and as `airflow podrelay status --launch` shows them."""
+    from podrelay.cli.launch_text import render_launch
     from podrelay.cli.status import describe_launch
-    from podrelay.cli.status_text import render_launch
     from podrelay.protocol.lifecycle import STEPS, durations_s
 
     task, pod = ours.run()
     ours.end_pod(pod, exit_code=1)
     ours.event(task)
     for which in (task.launch_id, pod["metadata"]["name"]):
-        entry = describe_launch(which)
+        launch = describe_launch(which, time.time())
+        assert launch is not None
+        entry = launch.entry
         assert entry["state"] == "acknowledged"
         assert [step for step, _ in durations_s(entry)] == list(STEPS[1:])
     # Kubernetes' own times are whole seconds.
     times = [float(entry[f"t_{step}"]) for step in STEPS]
     assert all(later >= earlier - 1.0 for earlier, later in zip(times, times[1:], strict=False))
-    shown = render_launch(entry).split("\n")[-len(STEPS) :]
-    assert [line.split()[0] for line in shown] == list(STEPS)
+    assert launch is not None
+    lines = render_launch(launch, time.time()).splitlines()
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in STEPS] == list(STEPS)

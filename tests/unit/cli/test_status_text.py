@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from podrelay.cli.status_problems import problems
-from podrelay.cli.status_text import launch_as_json, render_launch, render_overview
+from podrelay.cli.status_text import render_overview
 
 QUIET: dict[str, Any] = {
     "deployment": "prod", "cluster": "default", "queues": {}, "waits": [], "waits_read": 0, "launchers": [],
@@ -154,51 +154,8 @@ def test_what_passes_by_itself_is_no_problem(change: dict[str, Any]) -> None:
     assert problems({**HEALTHY, **change}) == []
 
 
-def test_a_step_that_is_earlier_by_another_clock_took_no_time() -> None:
-    text = render_launch({"t_created": "10.7", "t_started": "10", "pod": "p"})
-    assert text.splitlines() == [
-        "pod          p",
-        "created      1970-01-01 00:00:10.700",
-        "started      1970-01-01 00:00:10.000  +0.000 s",
-    ]
-
-
 def test_the_commands_for_a_team_name_it() -> None:
     text = render_overview({**QUIET, "cluster": "red"})
     assert "<- start one: airflow podrelay launcher --team red" in text
     assert "<- start one: airflow podrelay watcher --team red (never listed)" in text
     assert "--team" not in render_overview(QUIET)
-
-
-MAPPED = {"uid": "u", "kind": "task", "state": "created", "attempt": "0", "zone": "z", "pod": "p", "key":
-          '["etl", "load", "manual__1", 2, 7]'}  # fmt: skip
-
-
-def test_a_launch_begins_with_its_task_and_its_state() -> None:
-    assert render_launch(MAPPED).splitlines() == [
-        "task         etl.load, map index 7, try 2",
-        "run          manual__1",
-        "state        created",
-        "attempt      0",
-        "pod          p",
-        "uid          u",
-        "zone         z",
-    ]
-    assert render_launch({**MAPPED, "key": '["etl", "load", "r", 1, -1]'}).startswith("task         etl.load, try 1\n")
-
-
-@pytest.mark.parametrize("key", ["", "no json", "7", "{}", '["a", "b"]', "[" * 100_000])
-def test_a_key_that_is_not_a_task_instances_is_shown_as_it_is(key: str) -> None:
-    text = render_launch({"kind": "callback", "key": key, "state": "created"})
-    assert text.startswith("kind         callback")
-    assert launch_as_json({"key": key})["key"] in (key, ["a", "b"])
-
-
-def test_the_key_is_not_json_in_json() -> None:
-    assert launch_as_json(MAPPED)["key"] == ["etl", "load", "manual__1", 2, 7]
-
-
-def test_no_field_moves_the_cursor_of_the_terminal() -> None:
-    text = render_launch({"message": "a\x1b[2Jb\nc", "key": "\r", "zone": "\u202e"})
-    assert all(char.isprintable() or char == "\n" for char in text)
-    assert len(text.splitlines()) == 3
