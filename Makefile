@@ -2,7 +2,7 @@
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs helm-chart real-cluster bench chaos fuzz constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs helm-chart airflow-matrix dist release-check real-cluster bench chaos fuzz constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -31,6 +31,9 @@ help:
 	@echo 'make metrics    write docs/metrics.md and monitoring/dashboard.json'
 	@echo 'make docs       build the documentation as a site with search, in build/docs'
 	@echo 'make helm-chart CHART=FILE   render a chart of Airflow with docker/helm/values.yaml, and check it'
+	@echo 'make airflow-matrix   install the wheel beside each supported Airflow, and run it there'
+	@echo 'make dist       build wheel and sdist into dist/'
+	@echo 'make release-check   the same, and check that tag, version and changelog agree'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
 	@echo 'make bench      measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos      inject faults and verify that no task is lost or run twice (CHAOS=... for options)'
@@ -55,7 +58,7 @@ up: $(ENV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy executor workers local_cluster demo docs tests
+	$(BIN)/mypy executor workers local_cluster demo docs tests tools
 	$(BIN)/lint-imports
 
 unit: $(DEV)
@@ -92,6 +95,17 @@ metrics: $(DEV)
 docs: $(DEV)
 	$(BIN)/python -m sphinx -W --keep-going --quiet --builder html --conf-dir docs/site . build/docs
 	@echo 'build/docs/index.html'
+
+# Reproducible: all files get the time of the commit.
+dist: $(DEV)
+	@rm -rf dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 1580601600) $(BIN)/python -m hatchling build
+
+release-check: dist
+	@$(BIN)/python -m tools.release_check
+
+airflow-matrix: dist
+	$(BIN)/python -m tools.airflow_matrix $(MATRIX)
 
 helm-chart: $(DEV)
 	@test -f '$(CHART)' || { echo 'No chart given: run make helm-chart CHART=FILE'; exit 2; }

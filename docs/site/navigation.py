@@ -19,7 +19,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "docs/sizing", "docs/redis", "docs/kubernetes", "docs/helm",
     ),
     "Judge": ("docs/security", "SECURITY", "docs/performance", "tests/benchmarks/results/latest", "docs/chaos"),
-    "Contribute": ("docs/contributing", "CHANGELOG"),
+    "Contribute": ("docs/contributing", "docs/releasing", "CHANGELOG"),
 }  # fmt: skip
 
 

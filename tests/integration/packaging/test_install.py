@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.airflow_matrix import ADDED, PROVIDER, changes
+
 ROOT = Path(__file__).resolve().parents[3]
 OF_AIRFLOW = ("apache-airflow", "apache-airflow-core")
 # uv's words for an index that it cannot reach.
@@ -54,5 +56,25 @@ def test_podrelay_installs_beside_each_airflow_and_changes_none_of_its_versions(
     frozen.write_text("".join(f"{name}=={version}\n" for name, version in before.items()))
     after = resolve(uv, "--constraints", str(frozen), "pyproject.toml", str(pin))
     assert before.items() <= after.items()
-    assert after.keys() - before.keys() <= {"hiredis", "redis", "rq"}
+    assert after.keys() - before.keys() <= ADDED
     assert {name: after[name] for name in OF_AIRFLOW} == dict.fromkeys(OF_AIRFLOW, airflow)
+
+
+BEFORE = {PROVIDER: "10.8.2", "kubernetes": "33.1.0", "apache-airflow-core": "3.1.0", "rich": "14.0"}
+
+
+def test_the_matrix_allows_a_newer_provider_and_what_it_needs_and_nothing_else() -> None:
+    """What `make airflow-matrix` compares."""
+    after = {**BEFORE, PROVIDER: "10.24.0", "kubernetes": "35.0.0", "rq": "3.0.0", "podrelay": "0.1.0"}
+    expected, wrong = changes(BEFORE, after)
+    assert expected == [
+        f"{PROVIDER} 10.8.2 -> 10.24.0", "kubernetes 33.1.0 -> 35.0.0", "podrelay none -> 0.1.0", "rq none -> 3.0.0",
+    ]  # fmt: skip
+    assert wrong == []
+    assert changes(BEFORE, {**BEFORE, "apache-airflow-core": "3.1.1"})[1] == ["apache-airflow-core 3.1.0 -> 3.1.1"]
+    assert changes(BEFORE, {**BEFORE, "flask": "3"})[1] == ["flask none -> 3"]
+    assert changes(BEFORE, {name: value for name, value in BEFORE.items() if name != "rich"})[1] == [
+        "rich 14.0 -> none"
+    ]
+    new_enough = {**BEFORE, PROVIDER: "10.21.0"}
+    assert changes(new_enough, {**new_enough, "kubernetes": "35.0.0"})[1] == ["kubernetes 33.1.0 -> 35.0.0"]
