@@ -78,8 +78,8 @@ class RedisKeys:
 
     @property
     def results(self) -> str:
-        """Stream of pod reports: launch, attempt, outcome, result (encrypted), and first_run in the first report that says
-        that a container ran.
+        """Stream of pod reports: launch, attempt, outcome, result (encrypted), failure_class of a failure, and first_run in
+        the first report that says that a container ran.
 
         Written by the leading watcher and by launchers; read by every scheduler, with its own cursor. Bounded: trimmed to
         about `[podrelay] results_max_length` entries.

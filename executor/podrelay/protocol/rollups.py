@@ -60,6 +60,7 @@ class ReportedStep:
     at_s: float
     outcome: str
     first_run: bool
+    failure_class: str
     entry: Mapping[str, str]
 
 
@@ -83,8 +84,7 @@ def counts_of(step: ReportedStep) -> Iterator[str]:
         yield step.outcome
         yield from _bins(step.entry, _OF_END)
     if step.outcome == "failed":
-        kind = step.entry.get("failure_class", "")
-        yield f"failed:{kind if kind in FAILURES else 'other'}"
+        yield f"failed:{step.failure_class if step.failure_class in FAILURES else 'other'}"
 
 
 def _bins(entry: Mapping[str, str], steps: Iterable[str]) -> Iterator[str]:

@@ -15,12 +15,13 @@ import redis
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.protocol.rollups import KEPT, STEPS, TEXT_MAX, ReportedStep, Rollup, bucket_starts, decode
+from podrelay.store.bounded_reads import read_short
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import Fence
 
 CURSOR = "cursor"
 _ENTRY_ID = re.compile(r"(\d{1,20})-(\d{1,20})")
-_LEDGER_FIELDS = (*sorted({field for fields in STEPS.values() for field in fields}), "failure_class")
+_LEDGER_FIELDS = tuple(sorted({field for fields in STEPS.values() for field in fields}))
 
 
 def read_steps(keys: RedisKeys, *, cluster: str, after: str, most: int) -> ScriptCall:
@@ -35,9 +36,9 @@ def steps_in(reply: Sequence[Any]) -> tuple[str, list[ReportedStep]]:
     return text(reply[0]), [_step(*map(text, row)) for row in reply[1]]
 
 
-def _step(entry_id: str, outcome: str, first_run: str, *values: str) -> ReportedStep:
+def _step(entry_id: str, outcome: str, first_run: str, failure_class: str, *values: str) -> ReportedStep:
     at_s = number_of(entry_id.partition("-")[0]) / 1000.0
-    return ReportedStep(at_s, outcome, first_run == "1", dict(zip(_LEDGER_FIELDS, values, strict=True)))
+    return ReportedStep(at_s, outcome, first_run == "1", failure_class, dict(zip(_LEDGER_FIELDS, values, strict=True)))
 
 
 def write_rollups(
@@ -66,13 +67,10 @@ def loaded(call: ScriptCall, reply: Sequence[Any]) -> tuple[str, dict[int, Rollu
 def read_rollups(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> dict[int, Rollup]:
     """The rollups of the last 24 hours by bucket, with commands that only read; buckets without any event are missing.
 
-    :raises RedisError: Redis failed, or the key has another type.
+    :raises RedisError: Redis does not answer, or refuses.
     """
-    key, pipeline, buckets = keys.rollups(cluster), client.pipeline(transaction=False), bucket_starts(now_s)
-    for bucket in buckets:  # first the lengths: what is too long is not transferred
-        pipeline.hstrlen(key, bucket)
-    short = [bucket for bucket, length in zip(buckets, pipeline.execute(), strict=True) if 0 < length <= TEXT_MAX]
-    return _decoded(short, map(text, client.hmget(key, short))) if short else {}
+    (found,) = read_short(client, [keys.rollups(cluster)], list(map(str, bucket_starts(now_s))), TEXT_MAX)
+    return _decoded(found, found.values())
 
 
 def _decoded(buckets: Iterable[str | int | float], values: Iterable[str]) -> dict[int, Rollup]:

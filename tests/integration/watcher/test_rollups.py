@@ -123,9 +123,13 @@ def test_what_launchers_publish_counts_too_and_what_is_of_another_cluster_does_n
     async def test(counting: Counting) -> None:
         await counting.publish("a", "failed", failure_class="configuration")
         await counting.publish("b", "failed", cluster="team-b")
+        await counting.publish("e", "failed", failure_class="infrastructure")
+        rig.redis.hset(rig.names.launch("e"), "attempt", "1")  # launched again before anybody counts
         await counting.publish("c", "pending")
         await counting.publish("d", "expired")
-        assert await counting.count() == {"failed": 1, "failed:configuration": 1, "expired": 1}
+        assert await counting.count() == {
+            "failed": 2, "failed:configuration": 1, "failed:infrastructure": 1, "expired": 1,
+        }  # fmt: skip
 
     count_with(rig, test)
 

@@ -15,8 +15,8 @@ NOW_S = 1_800_000_123.0
 ENTRY = {"t_offered": "100.0", "t_created": "100.4", "t_started": "103", "t_finished": "110", "t_reported": "110.2"}
 
 
-def counted(outcome: str, first_run: bool = False, **entry: str) -> list[str]:
-    return list(rollups.counts_of(ReportedStep(NOW_S, outcome, first_run, {**ENTRY, **entry})))
+def counted(outcome: str, first_run: bool = False, failure_class: str = "", **entry: str) -> list[str]:
+    return list(rollups.counts_of(ReportedStep(NOW_S, outcome, first_run, failure_class, {**ENTRY, **entry})))
 
 
 def test_a_start_counts_once_with_the_time_until_it() -> None:
@@ -68,7 +68,7 @@ def test_a_quantile_lies_in_the_bin_of_the_exact_one(durations: list[float], par
     durations = [float(reported) - 1000.0 for reported in times]
     for reported in times:
         entry = {"t_finished": "1000", "t_reported": reported}
-        rollup.update(rollups.counts_of(ReportedStep(NOW_S, "succeeded", False, entry)))
+        rollup.update(rollups.counts_of(ReportedStep(NOW_S, "succeeded", False, "", entry)))
     found = rollups.quantile_s(rollups.histogram(rollup, "reported"), part)
     exact = sorted(durations)[max(0, -int(-part * len(durations) // 1) - 1)]
     place = next(number for number, edge in enumerate(EDGES_S) if exact <= edge)

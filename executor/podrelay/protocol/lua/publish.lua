@@ -9,7 +9,8 @@
 --       start of this wait (field wait); result_key is the fingerprint of the report's key
 -- An end replaces a known one that has no report, or whose report was encrypted with another key or names none: schedulers may
 -- not be able to read that.
--- An entry with first_run is the first that says that this attempt's container ran.
+-- An entry with first_run is the first that says that this attempt's container ran. The class of a failure is in the entry too:
+-- the ledger has it only until another attempt follows.
 -- A log tail (outcome log) follows an end that is not acknowledged yet; it changes nothing in the ledger.
 -- Returns 1 appended; 0 already known, nothing written; for an end where another is known, the report of that: the caller, who
 -- has the keys, must find it genuine, or publish again and name it; -1 the attempt is superseded; -2 another watcher leads.
@@ -55,10 +56,11 @@ if same and state == 'withdrawn' and not terminal then
 end
 local fields = {}
 local function set(name, value) fields[#fields + 1] = name; fields[#fields + 1] = value end
-local same_wait, ran = false, outcome == 'started'
+local same_wait, ran, failure_class = false, outcome == 'started', nil
 for i = 11, #ARGV, 2 do
   if ARGV[i] == 'wait' then same_wait = same and wait == ARGV[i + 1] end
   if ARGV[i] == 'started' then ran = ran or ARGV[i + 1] == '1' end
+  if ARGV[i] == 'failure_class' then failure_class = ARGV[i + 1] end
   if ARGV[i] == 'result_key' and not terminal then  -- nothing to tell apart
   elseif ARGV[i] ~= 't_wait?' then set(ARGV[i], ARGV[i + 1])
   elseif not same_wait then set('t_wait', ARGV[i + 1]) end
@@ -80,5 +82,6 @@ end
 if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
 local report = { 'launch', ARGV[3], 'attempt', ARGV[4], 'outcome', outcome, 'result', ARGV[6] }
 if ran and not (same and started) then report[9] = 'first_run'; report[10] = '1' end
+if failure_class then report[#report + 1] = 'failure_class'; report[#report + 1] = failure_class end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], '*', unpack(report))
 return 1

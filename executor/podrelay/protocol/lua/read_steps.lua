@@ -6,7 +6,7 @@
 -- ARGV: 1 id of the last entry that was read  2 maximum number  3 launch prefix  4 cluster: entries of others are passed over
 --       5 fields of the ledger, separated by commas
 -- Returns the id of the last entry that was read or passed over, then per entry: its id, outcome, 1 if it is the first that
--- says that the container ran, then the fields. Fields of another attempt are left out.
+-- says that the container ran, the class of a failure, then the fields. Fields of another attempt are left out.
 -- A stream that ends before the id was replaced: reading goes on at its end.
 run_when_full(KEYS[1])
 local position, left, rows = ARGV[1], tonumber(ARGV[2]), {}
@@ -45,7 +45,8 @@ while left > 0 and position ~= last[1] do
     if fields.launch and COUNTED[fields.outcome] then
       local entry = read_ledger(ARGV[3] .. fields.launch, unpack(names))
       if entry[2] == ARGV[4] then
-        local row, same = { position, fields.outcome, fields.first_run or '' }, entry[1] == fields.attempt
+        local row = { position, fields.outcome, fields.first_run or '', fields.failure_class or '' }
+        local same = entry[1] == fields.attempt
         for i = 3, #names + 1 do row[#row + 1] = same and entry[i] or '' end
         rows[#rows + 1] = row
       end
