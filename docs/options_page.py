@@ -13,8 +13,8 @@ _INTRODUCTION = """\
 # Options of `[podrelay]`
 
 Set an option in the section `[podrelay]` of `airflow.cfg`, or in the environment as `AIRFLOW__PODRELAY__<OPTION>`, such as
-`AIRFLOW__PODRELAY__REDIS_URL`. Schedulers, launchers and watchers all read this section: give every process of a deployment
-the same values. `airflow podrelay check` validates them.
+`AIRFLOW__PODRELAY__REDIS_URL`. Schedulers, launchers, watchers and API servers all read this section: give every process of a
+deployment the same values. `airflow podrelay check` validates them.
 
 Options that the stock executor has as well are read from `[kubernetes_executor]`: the pod template, the namespaces, the
 kubeconfig, and what happens to finished pods. Option names that end in `_s` hold seconds.

@@ -8,6 +8,7 @@ scheduling         the parts of a heartbeat: hand over, process results, reconci
 store              Redis: connection, scripts, queues, ledger, result stream, liveness
 protocol           what travels through Redis: messages, encryption, keys, identifiers, Lua scripts
 cli                `airflow podrelay ...`
+ui                 podrelay's pages in Airflow's user interface
 pod_labels         labels of the stock executor, valid for every id
 airflow_plugin     what podrelay adds to the API server
 task_log           why a task waits or has failed, at the end of its log in the user interface

@@ -191,6 +191,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "and Prometheus come from outside, write 0.0.0.0:8790.",
         example="0.0.0.0:8790",
     ),
+    "ui_page": _option(
+        "boolean",
+        "True",
+        "Whether Airflow's UI has podrelay's pages: the overview under Browse, and the tab Launches of a task instance. The "
+        "API server needs redis_url for them, best of the user status, which may only read.",
+    ),
+    "dashboard_url": _option(
+        "string",
+        "",
+        "URL of rq-dashboard for people who look at podrelay's page in Airflow's UI, which then has a link to it. Empty: no "
+        "link.",
+        example="https://rq.example.com/",
+    ),
 }
 
 

@@ -63,6 +63,8 @@ class Settings:
     pod_policy: str = ""
     workload_in_secret: bool = False
     monitoring_bind: MonitoringAddress = MonitoringAddress("127.0.0.1", range(8790, 8810))
+    ui_page: bool = True
+    dashboard_url: str = ""
 
     @property
     def place(self) -> str:
@@ -127,6 +129,8 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         pod_policy=read.text("pod_policy"),
         workload_in_secret=read.flag("workload_in_secret"),
         monitoring_bind=parse_monitoring_bind(read.text("monitoring_bind") or default_of("monitoring_bind")),
+        ui_page=read.flag("ui_page"),
+        dashboard_url=read.web_address("dashboard_url"),
     )
 
 
@@ -147,6 +151,13 @@ class _Reader:
         if value is None:
             raise ConfigError(f"[{SECTION}] {option} = {text!r} is neither True nor False.")
         return value
+
+    def web_address(self, option: str) -> str:
+        """A URL for a browser, or empty."""
+        text = self.text(option)
+        if text and not re.fullmatch(r"https?://[^\s\"'<>]+", text):
+            raise ConfigError(f"[{SECTION}] {option} = {text!r} is not a URL that begins with http:// or https://.")
+        return text
 
     def number(self, option: str, low: float, high: float) -> float:
         return self._bounded(option, float, "a number", low, high)

@@ -208,7 +208,7 @@ def test_the_wheel_holds_executor_and_workers_only() -> None:
         str(path.relative_to(root))
         for root, package in sources
         for path in (root / package).rglob("*")
-        if path.suffix in (".py", ".lua") or path.name == "py.typed"
+        if path.suffix in (".py", ".lua") or path.name == "py.typed" or (path.is_file() and "static" in path.parts)
     }
 
 

@@ -1,0 +1,144 @@
+"""The application behind podrelay's pages: who may see what, and the files of static/.
+
+`airflow_plugin` builds it at the first request. Every path asks for a login, also one that does not exist. Nothing here
+changes anything.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Annotated, Any
+
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
+from airflow.api_fastapi.core_api.security import get_user, requires_access_dag, requires_access_view
+from airflow.configuration import conf
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from podrelay.cli.status_problems import problems
+from podrelay.errors import ConfigError
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+from podrelay.protocol.messages import Json
+from podrelay.settings import load_settings
+from podrelay.ui.attempts import launch_of, task_of, tries_of
+from podrelay.ui.readings import Readings
+
+# Path -> file.
+_PAGES = {"": "overview.html", "launches": "launches.html"}
+_FOLDERS = ("", "vendor/")
+_TYPES = (".css", ".js", ".svg")
+_HEADERS = {
+    # The page runs its own files only; uPlot sets styles of elements from its script, which this allows.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+# Airflow's ids are at most this long.
+_Id = Annotated[str, Query(max_length=250)]
+_User = Annotated[BaseUser, Depends(get_user)]
+_MAY_SEE_CLUSTER = Depends(requires_access_view(AccessView.CLUSTER_ACTIVITY))
+_MAY_SEE_TASK = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))
+
+
+def build() -> FastAPI:
+    """The application. Its documentation is off: Airflow would show it without a login."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(get_user)])
+    readings, served = Readings(), _files()
+
+    @app.middleware("http")
+    async def headers(request: Request, respond: Callable[[Request], Any]) -> Response:
+        response: Response = await respond(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    @app.get("/api/now", dependencies=[_MAY_SEE_CLUSTER])
+    async def now(request: Request, user: _User, cluster: str = DEFAULT_CLUSTER) -> JSONResponse:
+        """What the overview shows, and the links that this user may follow."""
+        _require_cluster(cluster)
+        found = await readings.now(cluster)
+        if "error" not in found:
+            found = await run_in_threadpool(_for_user, found, request, user)
+        return JSONResponse({**found, "clusters": clusters(), "dashboard_url": _dashboard_url()})
+
+    @app.get("/api/history", dependencies=[_MAY_SEE_CLUSTER])
+    async def history(cluster: str = DEFAULT_CLUSTER) -> JSONResponse:
+        _require_cluster(cluster)
+        return JSONResponse(await readings.history(cluster))
+
+    @app.get("/api/launches", dependencies=[_MAY_SEE_TASK])
+    async def launches(dag_id: _Id, run_id: _Id, task_id: _Id, map_index: str = "-1") -> JSONResponse:
+        """The launches of a task instance. Airflow leaves its placeholder where a task is not mapped."""
+        index = int(map_index) if map_index.isascii() and map_index.isdigit() and len(map_index) < 10 else -1
+        tries = await run_in_threadpool(tries_of, dag_id, run_id, task_id, index)
+        found = await readings.entries([each.launch_id for each in tries if each.launch_id])
+        if "error" in found:
+            return JSONResponse({**found, "tries": [launch_of(each, {}) for each in tries]})
+        entries = found["entries"]
+        return JSONResponse({"tries": [launch_of(each, entries.get(each.launch_id, {})) for each in tries]})
+
+    @app.get("/{path:path}")
+    async def file(path: str) -> Response:
+        if path not in served:
+            raise HTTPException(404, "Not found")
+        content, media_type = served[path]
+        return Response(content, media_type=media_type)
+
+    return app
+
+
+def _files() -> dict[str, tuple[bytes, str]]:
+    """Path -> content and type of every file that is served."""
+    static = files("podrelay.ui").joinpath("static")
+    served = {path: (static.joinpath(name).read_bytes(), "text/html") for path, name in _PAGES.items()}
+    for folder in _FOLDERS:
+        for item in static.joinpath(folder).iterdir():
+            if item.name.endswith(_TYPES):
+                served[folder + item.name] = (item.read_bytes(), mimetypes.guess_type(item.name)[0] or "text/plain")
+    return served
+
+
+def _for_user(found: Json, request: Request, user: BaseUser) -> Json:
+    """The overview without the tasks that the user may not read: example and message of a wait name one."""
+    waits = []
+    for wait in found["overview"]["waits"]:
+        task = task_of(found["examples"].get(wait["example"], {}))
+        if _may_read(task, request, user):
+            waits.append({**wait, "task": task})
+        else:
+            waits.append({**wait, "task": None, "example": "", "message": ""})
+    return {"overview": {**found["overview"], "waits": waits}, "problems": problems(found["overview"])}
+
+
+def _may_read(task: Json | None, request: Request, user: BaseUser) -> bool:
+    """:param task: None: any task."""
+    dag_id = task["dag_id"] if task else None
+    try:
+        requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE, param_dag_id=dag_id)(request, user)
+    except HTTPException:
+        return False
+    return True
+
+
+def clusters() -> list[str]:
+    """The default cluster, and that of each team whose executor is podrelay."""
+    teams = (part.partition("=") for part in conf.get("core", "executor", fallback="").split(";"))
+    found = [team.strip() for team, equals, executors in teams if equals and team.strip() and "podrelay" in executors]
+    return [DEFAULT_CLUSTER, *found] if conf.getboolean("core", "multi_team", fallback=False) else [DEFAULT_CLUSTER]
+
+
+def _require_cluster(cluster: str) -> None:
+    if cluster not in clusters():
+        raise HTTPException(404, "No such cluster")
+
+
+def _dashboard_url() -> str:
+    try:
+        return load_settings(conf).dashboard_url
+    except ConfigError:  # the reading says so
+        return ""
