@@ -125,6 +125,49 @@ def test_an_address_of_another_host_does_not_end_the_process(
     asyncio.run(test())
 
 
+def test_idle_connections_are_few_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaches the port cannot use up the files of the process, which it needs for its work."""
+    monkeypatch.setattr(monitor_module, "_REQUEST_S", 1.0)
+
+    async def use(session: aiohttp.ClientSession, url: str) -> None:
+        port = int(url.rpartition(":")[2])
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(80)]
+        refused = await asyncio.gather(*(ended(reader, 0.3) for reader, _ in idle))
+        assert sum(refused) == 80 - monitor_module._CONNECTIONS_MAX
+        assert all(await asyncio.gather(*(ended(reader, 5.0) for reader, _ in idle)))
+        async with session.get(url + "/livez") as answer:
+            assert answer.status == 200
+        for _, writer in idle:
+            writer.close()
+
+    asyncio.run(served(free_port(), Monitor.of("launcher", SETTINGS, None), use))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"GET /livez HTTP/9.9\r\n\r\n", b"GET /livez HTTP/1.1\r\n\r\n",
+     b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_no_request_is_no_error_of_the_process(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def use(session: aiohttp.ClientSession, url: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(sent)
+        await asyncio.wait_for(reader.read(), 5.0)
+        writer.close()
+        async with session.get(url + "/livez") as answer:
+            assert answer.status == 200
+
+    asyncio.run(served(free_port(), Monitor.of("launcher", SETTINGS, None), use))
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def ended(reader: asyncio.StreamReader, within_s: float) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(1), within_s) == b""
+    except asyncio.TimeoutError:
+        return False
+
+
 def test_off_serves_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 

@@ -11,8 +11,11 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
 
 from podrelay.metrics_table import READY, REPLY_AGE
 from podrelay.monitoring_address import MonitoringAddress
@@ -22,11 +25,16 @@ from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
+# aiohttp logs an error, with its traceback, for each malformed request that somebody sends.
+_requests_log = logging.getLogger(f"{__name__}.requests")
+_requests_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 # How long to wait before the next try while no port is free.
 RETRY_S = 5.0
-# An idle connection is closed after this time, an open request at the end of the process after that one.
-_KEEP_ALIVE_S, _SHUTDOWN_S = 30.0, 0.5
+# A connection serves one request within this time; at the end of the process it is closed after the other.
+_REQUEST_S, _SHUTDOWN_S = 10.0, 0.5
+# Kubelet and Prometheus need one each.
+_CONNECTIONS_MAX = 50
 
 
 @dataclass(frozen=True)
@@ -56,18 +64,16 @@ class Monitor:
     async def _serve(self, address: MonitoringAddress) -> None:
         if not address.ports:
             return
-        runner = web.AppRunner(
-            self._application(), access_log=None, keepalive_timeout=_KEEP_ALIVE_S, shutdown_timeout=_SHUTDOWN_S
-        )
+        runner = web.AppRunner(self._application(), access_log=None, logger=_requests_log, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         try:
-            await _listen(runner, address)
-            await asyncio.Event().wait()
+            async with await _listen(runner, address) as server:
+                await server.serve_forever()
         finally:
             await runner.cleanup()
 
     def _application(self) -> web.Application:
-        application = web.Application()
+        application = web.Application(middlewares=[_one_request])
         application.add_routes(
             [
                 web.get("/livez", self._answer_livez),
@@ -75,7 +81,6 @@ class Monitor:
                 web.get("/metrics", self._answer_metrics),
             ]
         )
-        application.on_response_prepare.append(_set_headers)
         return application
 
     async def _answer_livez(self, request: web.Request) -> web.Response:
@@ -91,19 +96,30 @@ class Monitor:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
+@web.middleware
+async def _one_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Close the connection after its request, and say no versions of Python and aiohttp."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        _set_headers(error)
+        raise
+    _set_headers(response)
+    return response
+
+
+def _set_headers(response: web.StreamResponse) -> None:
     response.headers["Cache-Control"] = "no-store"
     response.headers["Server"] = "podrelay"
+    response.force_close()
 
 
-async def _listen(runner: web.AppRunner, address: MonitoringAddress) -> None:
+async def _listen(runner: web.AppRunner, address: MonitoringAddress) -> asyncio.Server:
     """Listen on the first free port, waiting for one if need be."""
     logged = ""
     while True:
         try:
-            port = await _bind(runner, address)
-            log.info("Serving /livez, /readyz and /metrics on port %d of %s", port, address.host)
-            return
+            server = await _bind(runner, address)
         except OSError as error:
             if str(error) != logged:
                 log.error(
@@ -112,18 +128,36 @@ async def _listen(runner: web.AppRunner, address: MonitoringAddress) -> None:
                 )  # fmt: skip
             logged = str(error)
             await asyncio.sleep(RETRY_S)
-
-
-async def _bind(runner: web.AppRunner, address: MonitoringAddress) -> int:
-    """:raises OSError: no port of the address is free, or the address is not one of this host."""
-    for port in address.ports:
-        site = web.TCPSite(runner, address.host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            await site.stop()
-            if error.errno != errno.EADDRINUSE or port == address.ports[-1]:
-                raise
         else:
-            return int(runner.addresses[0][1])
-    raise AssertionError("an address without ports")
+            port = server.sockets[0].getsockname()[1]
+            log.info("Serving /livez, /readyz and /metrics on port %d of %s", port, address.host)
+            return server
+
+
+async def _bind(runner: web.AppRunner, address: MonitoringAddress) -> asyncio.Server:
+    """:raises OSError: no port of the address is free, or the address is not one of this host."""
+    loop = asyncio.get_running_loop()
+    for port in address.ports[:-1]:
+        try:
+            return await loop.create_server(partial(_accept, runner), address.host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return await loop.create_server(partial(_accept, runner), address.host, address.ports[-1])
+
+
+def _accept(runner: web.AppRunner) -> asyncio.Protocol:
+    """A new connection: for one request, within bounds of number and time, so that nobody can use up this process' files."""
+    server = runner.server
+    if server is None or len(server.connections) >= _CONNECTIONS_MAX:
+        return _Refused()
+    handler: web.RequestHandler = server()
+    asyncio.get_running_loop().call_later(_REQUEST_S, handler.force_close)
+    return handler
+
+
+class _Refused(asyncio.Protocol):
+    """Closes its connection at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
