@@ -118,6 +118,7 @@ class LauncherRig:
             "AIRFLOW__PODRELAY__FERNET_KEY": self.key,
             "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": str(self.settings.launch_lease_s),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
         }
 
     def start_process(self, **environment: str) -> BaseProcess:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import logging
 import re
 import signal
 import sys
@@ -60,19 +59,9 @@ def watcher(args: argparse.Namespace) -> int:
 def _run_worker(module: str, team: str | None) -> int:
     for number in (signal.SIGHUP, signal.SIGUSR1):  # the worker handles them once it has started
         signal.signal(number, signal.SIG_IGN)
-    _log_to_stderr()
+    importlib.import_module("podrelay_workers.runtime.logs").configure()
     worker: Any = importlib.import_module(module)
     return int(worker.run(team=team))
-
-
-def _log_to_stderr() -> None:
-    """Workers log plain lines to stderr, for the supervisor or the container that runs them."""
-    from airflow.configuration import conf
-
-    level = conf.get("logging", "logging_level", fallback="INFO").upper()
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
 
 
 @_one_line_errors

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from podrelay.get_provider_info import OPTIONS, default_of
 from tests.harness.generated_config import AIRFLOW, airflow, environment, generate
-from tests.harness.launcher_rig import LauncherRig
+from tests.harness.launcher_rig import TOKEN, LauncherRig
 from tests.harness.pod_api import Json, status
 from tests.harness.waiting import until
 
@@ -80,6 +80,7 @@ def test_the_check_says_how_long_launches_wait_and_why(home: Path) -> None:
 
 
 def test_a_launcher_of_a_generated_file_waits_for_a_throttled_server(rig: LauncherRig, home: Path) -> None:
+    """And it logs as the file says."""
     refused: list[str] = []
 
     def throttle(_: web.Request, __: Json) -> web.Response | None:
@@ -90,9 +91,11 @@ def test_a_launcher_of_a_generated_file_waits_for_a_throttled_server(rig: Launch
     request = rig.request()
     rig.offer(request)
     options = {name: value for name, value in rig.environment().items() if name.startswith("AIRFLOW__")}
+    del options["AIRFLOW__LOGGING__LOGGING_LEVEL"]
+    set_option(home, "logging", json_logs="True")
     with (home / "launcher.log").open("wb") as log:
         launcher = subprocess.Popen(
-            [*AIRFLOW, "podrelay", "launcher"], env=environment(home, **options), stdout=log, stderr=log
+            [*AIRFLOW, "podrelay", "launcher"], env=environment(home, **options), stdout=subprocess.DEVNULL, stderr=log
         )
     try:
         asyncio.run(until(lambda: rig.ledger(request).get("state") in ("created", "finished"), 100.0))
@@ -101,6 +104,15 @@ def test_a_launcher_of_a_generated_file_waits_for_a_throttled_server(rig: Launch
         launcher.wait(30)
     assert len(refused) == 3
     assert rig.ledger(request)["state"] == "created"
+    written = (home / "launcher.log").read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    (created,) = [line for line in lines if line["event"] == "Pod created"]
+    assert created.items() >= {
+        "level": "info", "launch_id": request.launch_id, "attempt": 0, "dag_id": "etl", "task_id": "load0",
+        "run_id": "manual__2026-11-20", "try_number": 1, "pod": rig.ledger(request)["pod"], "namespace": "default",
+    }.items()  # fmt: skip
+    assert created["latency_s"] > 0.2, "it was throttled"
+    assert TOKEN not in written
 
 
 # --- pinned defaults ----------------------------------------------------------------------------------------------

@@ -97,6 +97,9 @@ def test_log_tail_of_a_failed_process(redis_url: str, tmp_path: Path) -> None:
         assert (end.outcome, end.exit_code, end.failure_class) == ("failed", 7, "application")
         assert end.log_tail[-1] == "last words"
         assert "line 5" in end.log_tail
+        (logged,) = await until(lambda: [line for line in rig.log_of(0).splitlines() if " Pod ended " in line])
+        for part in (f"launch_id={launch.launch_id}", f"pod={end.pod}", "outcome=failed", "exit_code=7", "ran_s="):
+            assert part in logged
 
     try:
         run(test())

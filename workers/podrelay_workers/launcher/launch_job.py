@@ -53,6 +53,7 @@ from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
 from podrelay_workers.launcher.workload_secret import secret_name_of, secret_of
 from podrelay_workers.runtime.backoff import exponential_s
+from podrelay_workers.runtime.logs import launch_fields
 from podrelay_workers.runtime.metrics import Metrics
 from podrelay_workers.runtime.recent import Recent
 from podrelay_workers.runtime.shutdown import Shutdown
@@ -238,7 +239,9 @@ class LaunchHandler:
         if job.offered_at_s:
             self._metrics.observe(metrics_table.LAUNCH_WAIT, job.waited_s)
         await self._waits.end(job, request)
-        log.debug("Launch %s: pod %s/%s created", job.id, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        where, latency_s = pod["metadata"], round(job.waited_s, 3) if job.offered_at_s else None
+        found = {"pod": where["name"], "namespace": where["namespace"], "latency_s": latency_s}
+        log.info("Pod created", extra=launch_fields(request, **found))
         return created_pod(job, pod)
 
     # --- errors of the API server -------------------------------------------------------------------------------------
@@ -331,7 +334,8 @@ class LaunchHandler:
         self, job: Job, request: LaunchRequest, reason: str, message: str, failure_class: FailureClass
     ) -> Disposition:
         """Publish the failure; only then may the job leave Redis (invariant I2, docs/architecture.md)."""
-        log.warning("Launch %s (%s) failed (%s: %s)", job.id, request.description, reason, message)
+        found = {"namespace": request.namespace, "reason": reason, "message": message}
+        log.warning("Launch failed", extra=launch_fields(request, **found))
         await self._queue.publish(launch_report(request, "failed", reason, message, failure_class))
         self._metrics.count(metrics_table.LAUNCH_FAILURES, reason)
         return failed(job, f"{reason}: {message}")

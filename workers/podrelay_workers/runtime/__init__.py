@@ -1,6 +1,7 @@
 """What launcher and watcher processes have in common.
 
 process   start-up: command line, logging, settings, Redis, exit codes
+logs      the lines on stderr, plain or JSON, as Airflow's options say
 shutdown  the shutdown event, set by signals, against which waits race
 state_signals  SIGUSR1 logs the state, SIGHUP is ignored
 tasks     named tasks that end together

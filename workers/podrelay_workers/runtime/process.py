@@ -22,6 +22,7 @@ from podrelay.settings import Settings, load_settings
 from podrelay.store.connection import check, connect, connect_async
 from podrelay.store.outage_log import OutageLog
 from podrelay.store.permissions import require_rights
+from podrelay_workers.runtime import logs
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.shutdown import Shutdown
@@ -51,9 +52,7 @@ def main(
     args = parser.parse_args(argv)
     import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
 
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+    logs.configure()
     try:
         return run(args.team)
     except PodrelayError as error:

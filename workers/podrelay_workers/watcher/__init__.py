@@ -20,5 +20,6 @@ outbox: publishes to ledger and stream, across outages of Redis.
 rollup_writer: sums up what happened, for the page in Airflow's UI.
 report_metrics: counts published reports, and times the steps of launches.
 overview_metrics: the figures of the whole deployment, read from Redis.
+report_log: the log lines about reports.
 quarantine_metric: counts what any process quarantined.
 """

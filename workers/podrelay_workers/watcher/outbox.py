@@ -30,6 +30,7 @@ from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.report_publisher import Outgoing, ReportPublisher
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.pod_table import PodEntry, Publication
+from podrelay_workers.watcher.report_log import log_progress
 from podrelay_workers.watcher.report_metrics import ReportMetrics
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class Outbox:
         for owner, answer in answers:
             if owner is not None and owner.report is not None and answer == 1:
                 self.published += 1
-                _log(owner.report)
+                log_progress(owner.report)
                 if self._metrics is not None:
                     self._metrics.published(owner.report)
 
@@ -229,10 +230,3 @@ def _merged(held: Publication, newer: Publication) -> Publication:
     """Merge the two: a final report stays, otherwise the newer one counts."""
     report = held.report if held.report is not None and held.report.terminal else newer.report or held.report
     return replace(newer, report=report, fields=held.fields | newer.fields, restore=held.restore or newer.restore)
-
-
-def _log(report: PodReport) -> None:
-    """One line per change of state; at debug level for pods that run or succeed, as there are many."""
-    level = logging.INFO if report.outcome in ("failed", "pending") else logging.DEBUG
-    log.log(level, "launch %s attempt %d pod %s/%s: %s %s%s", report.launch_id, report.attempt, report.namespace, report.pod,
-            report.outcome, report.reason, f" (exit code {report.exit_code})" if report.exit_code else "")  # fmt: skip
