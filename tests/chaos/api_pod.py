@@ -1,6 +1,7 @@
 """A pod that speaks Airflow's real execution API without importing Airflow: it begins, defers, and succeeds when resumed.
 
 Run by `python -S -E`, for a thousand pods share two cores. The last argument is the workload that podrelay's pod was given.
+With `succeed` as the first, it succeeds at once.
 """
 
 import datetime
@@ -51,7 +52,7 @@ def main() -> int:
     if status != 200:
         print("refused:", status, context)
         return 1
-    if context.get("next_method"):
+    if context.get("next_method") or sys.argv[1] == "succeed":
         update: Json = {"state": "success", "end_date": now}
     else:
         update = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.harness.operator_pages import Step, matches, steps
+from tests.harness.operator_pages import ROOT, Step, matches, steps
 
 PAGE = """\
 # A page
@@ -77,3 +79,29 @@ def test_a_section_that_is_not_there_is_an_error(page: Path) -> None:
 )
 def test_whether_an_output_is_as_expected(expected: str, printed: str, same: bool) -> None:
     assert matches(expected, printed) is same
+
+
+# --- the pages themselves ---------------------------------------------------------------------------------------------
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+# As they may stand in a command: below a folder of the repository.
+FILE = re.compile(r"(?<![\w./-])(?:docker|docs|demo|tests|executor|workers|local_cluster|findings)/[\w./@-]*\w")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_mark_belongs_to_a_block(page: Path) -> None:
+    for step in steps(page):
+        assert step.language == {"airflow.cfg": "ini", "output": "text", "file": step.language}.get(step.kind, "sh")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_the_syntax_of_a_shell_and_name_files_that_exist(page: Path) -> None:
+    for _, block in FENCE.findall(page.read_text("utf-8")):
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        assert [name for name in FILE.findall(block) if not (ROOT / name).exists() and not generated(name)] == []
+
+
+def generated(name: str) -> bool:
+    """Does an operator make this file?"""
+    return name in ("docker/.env",)
