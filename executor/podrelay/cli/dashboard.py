@@ -30,6 +30,7 @@ from rq.worker import Worker
 from podrelay.cli.dashboard_guard import DisplayedJob, DisplaySerializer, decode_json_only, guard
 from podrelay.cli.optional import import_optional
 from podrelay.errors import ConfigError
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.redis_address import parse_redis_url
 from podrelay.settings import load_settings
@@ -51,8 +52,12 @@ _REGISTRIES: dict[str, Any] = {
 class _DisplayedQueue(Queue):
     """One of the queues that the dashboard shows."""
 
-    # What their names begin with, for the whole process.
+    # What their names begin with, and the one that a page without a name is about, for the whole process.
     prefix = ""
+    first = "default"
+
+    def __init__(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(name or self.first, *args, **kwargs)
 
     @classmethod
     def all(cls, *args: Any, **kwargs: Any) -> Any:
@@ -108,6 +113,7 @@ def make_app(
     cli = import_optional("rq_dashboard.cli", _REMEDY)
     decode_json_only()
     _DisplayedQueue.prefix = RedisKeys(deployment).queue_prefix if deployment else ""
+    _DisplayedQueue.first = RedisKeys(deployment).launch_queue(DEFAULT_CLUSTER) if deployment else "default"
     web.Queue, web.Worker, web.Job = _DisplayedQueue, _DisplayedWorker, DisplayedJob
     web.get_queue_registry_jobs_count = jobs_page
     web.config.serializer = DisplaySerializer

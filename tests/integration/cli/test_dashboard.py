@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
+import json
 import pickle
 import socket
 import zlib
@@ -119,6 +121,39 @@ def test_delete_requeue_and_empty_are_safe(rig: LauncherRig, dashboard: Any) -> 
     # The deleted launch got no pod, the failed one no second pod, and the running one is still in the ledger.
     assert rig.api.calls["create"] == 3
     assert not rig.redis.exists(f"rq:job:{started.launch_id}_0")
+
+
+def test_a_waiting_job_shows_why_it_waits_until_it_is_claimed(rig: LauncherRig) -> None:
+    waiting, held_back = rig.request(1), rig.request(2)
+    client = redis.Redis.from_url(rig.settings.redis_url)
+    page = make_app(rig.settings.redis_url, client, deployment=rig.settings.deployment).test_client()
+    refusal = 'pods "x" is forbidden: exceeded quota: tasks, requested: pods=1, used: pods=1, limited: pods=1'
+
+    def metadata(request: Any) -> Any:
+        return json.loads(html.unescape(page.get(f"/0/data/job/{request.launch_id}_0.json").get_json()["metadata"]))
+
+    async def scenario() -> None:
+        rig.api.fault = lambda *_: status(403, "Forbidden", refusal)
+        async with rig.launcher():
+            rig.offer(waiting)
+            await until(lambda: rig.states([waiting]) == {"waiting": 1})
+            assert await asyncio.to_thread(metadata, waiting) == {"waits_for": "QuotaExceeded", "message": refusal}
+            rig.offer(held_back)
+            await until(lambda: rig.states([held_back]) == {"waiting": 1})
+            assert (await asyncio.to_thread(metadata, held_back))["waits_for"] == "QuotaExceeded"
+            rig.api.fault = lambda *_: None
+            await until(lambda: rig.states([waiting, held_back]) == {"created": 2} and not rig.in_hand(), 30)
+            assert await asyncio.to_thread(metadata, waiting) == {}
+
+    asyncio.run(scenario())
+
+
+def test_the_page_of_jobs_begins_with_our_queue(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    of_one = make_app(redis_url, client, deployment="etl").test_client().get("/0/view/jobs").get_data(as_text=True)
+    assert "on queue <strong>podrelay.etl.default.launch</strong>" in of_one
+    of_all = make_app(redis_url, client).test_client().get("/0/view/jobs").get_data(as_text=True)
+    assert "on queue <strong>default</strong>" in of_all
 
 
 @pytest.mark.parametrize("registry", ["queued", "failed", "started", "finished", "scheduled"])

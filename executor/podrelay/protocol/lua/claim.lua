@@ -92,7 +92,7 @@ local function delay(queue, id, key, ledger, launch, entry, at)
   local waiting = redis.call('ZCARD', scheduled_prefix .. queue)
   local reason, message = quota_refusal(entry[4] or '')
   redis.call('ZADD', scheduled_prefix .. queue, seconds(at + 0.01 + waiting / 2000), id)
-  redis.call('HSET', key, 'status', 'scheduled')
+  redis.call('HSET', key, 'status', 'scheduled', 'meta', meta_of_wait(reason, message))
   redis.call('HSET', ledger, 'state', 'waiting', 'reason', reason, 'message', message)
   if now - number_of(entry[6]) > report_every_s and now - number_of(entry[5]) > 5 and #reports < 256 then
     redis.call('HSET', ledger, 't_pending', seconds(now))
@@ -141,7 +141,7 @@ local function admit(queue, id)
   -- First: if Redis refuses a later write, the job stays queued, and this lease ends.
   redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), id .. ':' .. execution)
   if claimed then redis.call('HSET', claimed, 'state', 'claimed', 'launcher', worker, 't_claimed', seconds(now)) end
-  redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text)
+  redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text, 'meta', '')
   taken, bytes = taken + 1, bytes + length
   for _, value in ipairs({ id, queue, redis.call('HGET', key, 'data'), job[2] or '0', offered, reported, probe, reason, message, skew, attempt_offered }) do
     jobs[#jobs + 1] = value

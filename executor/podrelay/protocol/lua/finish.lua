@@ -106,7 +106,7 @@ function effects.wait(id, queue, wait_s, reason, message, report, tries)
         'outcome', 'pending', 'result', report)
     end
   end
-  if set_job(id, 'status', 'scheduled', 'worker_name', '') then
+  if set_job(id, 'status', 'scheduled', 'worker_name', '', 'meta', meta_of_wait(reason, message)) then
     redis.call('HINCRBY', job_prefix .. id, 'waits', tries)
     redis.call('ZADD', ARGV[7] .. queue, seconds(now + tonumber(wait_s)), id)
   end

@@ -150,6 +150,11 @@ local LEASE_MOST_S, WAIT_MOST_S = 600, 600
 -- Fields of the throttle and of the fair queues, members of rq:queues; announced processes.
 local FIELDS_MOST, PROCESSES_MOST = 10000, 2000
 
+-- Why a job waits, as RQ's metadata of a job: rq-dashboard shows it.
+local function meta_of_wait(reason, message)
+  return string.format('{"waits_for": %s, "message": %s}', cjson.encode(reason), cjson.encode(message))
+end
+
 -- An RQ job, queued, as rq-dashboard shows it. `kind` is launch or cleanup, `now` is RQ's text.
 local function write_job(key, kind, queue, data, description, now, result_ttl, failure_ttl, retries_left)
   redis.call('HSET', key, 'created_at', now, 'enqueued_at', now, 'data', data, 'description', description,
