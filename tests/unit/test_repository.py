@@ -177,6 +177,13 @@ def test_systemd_units(worker: str, tmp_path: Path) -> None:
     )
     about_it = [line for line in done.stderr.splitlines() if path.name in line]
     assert (done.returncode, about_it) == (0, []), done.stderr
+    # What systemd itself says about the exposure of a service: 20 of 100 at most.
+    path.write_text(unit)
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_short_pages_stay_short() -> None:
