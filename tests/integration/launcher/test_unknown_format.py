@@ -56,9 +56,12 @@ def test_a_launch_waits_is_logged_and_runs_after_the_upgrade(rig: LauncherRig, m
     assert len(log) == 1
     assert rig.quarantined() == []
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", rig.settings.redis_url)
-    queues = overview(None, time.time())["queues"]
-    assert sum(counts["waiting"] for counts in queues.values()) == 3
-    assert sum(counts["failed"] for counts in queues.values()) == 0
+    found = overview(None, time.time())
+    assert sum(counts["waiting"] for counts in found["queues"].values()) == 3
+    assert sum(counts["failed"] for counts in found["queues"].values()) == 0
+    (wait,) = [wait for wait in found["waits"] if wait["reason"] == "UnknownFormat"]
+    assert wait["count"] == 3
+    assert "upgrade the launchers" in wait["message"]
 
     # The launcher of the coming release reads it: here, the payload is of the present format again.
     for job, data in readable.items():
