@@ -17,7 +17,8 @@ of a process stand beside them: `process_cpu_seconds_total`, `process_resident_m
 
 The same go to Airflow's stats (`[metrics]` in `airflow.cfg`: StatsD or OpenTelemetry), under the stock executor's names where
 it has them. There, histograms are timers in milliseconds. Gauges are sent every 10 s and hold the values of their labels in
-their name. With teams each carries the tag `team_name`. Schedulers serve no port: their metrics are in Airflow's stats only.
+their name; those of a single process are in Prometheus only, because StatsD would mix the values of several. With teams each
+metric carries the tag `team_name`. Schedulers serve no port: their metrics are in Airflow's stats only.
 
 Label values are those listed, or `{other}`. No metric holds the name of a task, a pod or a launch.
 

@@ -80,9 +80,9 @@ SCOPE = _label("scope", "launches cleanups")
 
 @dataclass(frozen=True)
 class Metric:
-    """`name` is Prometheus' name without `_total`. `stats` is the name in Airflow's stats, where `{label}` stands for the
-    value of a label; labels that it does not hold become tags there. Times are in seconds, in Airflow's stats as
-    milliseconds.
+    """`name` is Prometheus' name without `_total`. `stats` is the name in Airflow's stats, empty if it is not there;
+    `{label}` in it stands for the value of a label, and labels that it does not hold become tags. Histograms are in seconds,
+    in Airflow's stats in milliseconds.
     """
 
     name: str
@@ -110,13 +110,19 @@ def _add(
     stats: str = "",
     bounds_s: tuple[float, ...] = (),
 ) -> Metric:
-    """A gauge has its labels in its name in Airflow's stats: plain StatsD drops tags, and would mix the values."""
-    own = name.replace("podrelay_", "podrelay.", 1)
-    if kind == "gauge":
-        own = ".".join([own, *(f"{{{label.name}}}" for label in labels)])
-    metric = Metric(name, kind, process, meaning, labels, stats or own, bounds_s)
+    metric = Metric(name, kind, process, meaning, labels, stats or _stats_name(name, kind, process, labels), bounds_s)
     TABLE.append(metric)
     return metric
+
+
+def _stats_name(name: str, kind: Type, process: Process, labels: tuple[Label, ...]) -> str:
+    """Plain StatsD keeps one value of a gauge, and drops tags. So labels are in the name, and gauges that several processes
+    have are not sent at all.
+    """
+    own = name.replace("podrelay_", "podrelay.", 1)
+    if kind != "gauge":
+        return own
+    return ".".join([own, *(f"{{{label.name}}}" for label in labels)]) if process == "leader" else ""
 
 
 # --- launchers ----------------------------------------------------------------------------------------------------
@@ -264,9 +270,7 @@ READY = _add("podrelay_ready", "gauge", "worker", "1 if `/readyz` says that the 
 REPLY_AGE = _add(
     "podrelay_redis_reply_age_seconds", "gauge", "worker", "since Redis' last reply; missing before the first"
 )
-INFO = Metric(
-    "podrelay_build_info", "gauge", "worker", "1; its labels `version` and `role` say what runs; not in Airflow's stats"
-)
+INFO = Metric("podrelay_build_info", "gauge", "worker", "1; its labels `version` and `role` say what runs")
 TABLE.append(INFO)
 
 # --- schedulers ---------------------------------------------------------------------------------------------------

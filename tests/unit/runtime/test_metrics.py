@@ -94,6 +94,7 @@ def test_gauges_go_to_airflows_stats_with_their_labels_in_the_name(stats: Stats)
     metrics = Metrics("watcher", "default")
     metrics.gauge(metrics_table.QUEUE, lambda: {("p8", "queued"): 5})
     metrics.gauge(metrics_table.UNREAD, lambda: None)
+    metrics.gauge(metrics_table.READY, lambda: 1.0)
     metrics.emit_gauges()
     assert stats.sent == [("gauge", "podrelay.queue_jobs.p8.queued", 5, {})]
     assert ("podrelay_unread_results",) not in samples(metrics), "what is unknown is missing, not 0"

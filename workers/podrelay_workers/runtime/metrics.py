@@ -157,9 +157,9 @@ class Metrics(Collector):
 
     # --- Airflow's stats ----------------------------------------------------------------------------------------------
     def emit_gauges(self) -> None:
-        """Send every gauge to Airflow's stats."""
+        """Send the gauges that have a name there to Airflow's stats."""
         for metric, read in self._gauges:
-            for values, number in _numbers(metric, read()).items():
+            for values, number in _numbers(metric, read()).items() if metric.stats else ():
                 name, tags = _stats_of(metric, values, self._tags)
                 Stats.gauge(name, number, tags=tags)
 
