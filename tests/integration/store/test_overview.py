@@ -193,6 +193,23 @@ def test_very_many_unread_reports_are_counted_to_a_limit(client: redis.Redis, cu
     assert evaluate(client, call) == (1000 if cursor == "0-0" else 0)
 
 
+def test_announcements_of_schedulers_are_bounded(client: redis.Redis) -> None:
+    now_s, call = (
+        time.time(),
+        announce_scheduler(KEYS, cluster="default", owner="7", cursor="", launches=0, version="1"),
+    )
+    odd = {"default old": f"{now_s - 130} 0 0 1", "default early": f"{now_s + 90} 0 0 1", "default x": "x", "default y": "",
+           "default long": f"{now_s} 0 0 {'1' * 2000}", "x" * 2000: f"{now_s} 0 0 1"}  # fmt: skip
+    client.hset(KEYS.schedulers, mapping={**odd, "default 8": f"{now_s - 60} 0 0 1"})
+    evaluate(client, call)
+    assert [one["name"] for one in overview(client)["schedulers"]] == ["7", "8"]
+    assert client.hlen(KEYS.schedulers) == 2
+    assert 0 < client.ttl(KEYS.schedulers) <= 3600
+    client.hset(KEYS.schedulers, mapping={f"default {number}": f"{now_s} 0 0 1" for number in range(3000)})
+    evaluate(client, call)
+    assert client.hlen(KEYS.schedulers) == 0, "each scheduler announces itself again within seconds"
+
+
 # --- odd values -------------------------------------------------------------------------------------------------------
 def test_what_was_cut_down_is_listed_apart(client: redis.Redis) -> None:
     for number in range(3):

@@ -7,6 +7,7 @@
 run_when_full(KEYS[1])
 local FORGOTTEN_S = 120  -- a scheduler that was killed is shown for a while
 local CLOCK_S = 60  -- by so much a former clock of Redis may have been ahead
+local LENGTH_MOST = 1000  -- of a scheduler and its announcement
 local UNREAD_MOST, BYTES_MOST = 1000, 1048576  -- a count takes Redis some milliseconds at most
 local LAST_ID = '18446744073709551615-18446744073709551615'  -- nothing can follow it
 local now, position, unread, bytes = redis_time(), ARGV[2], 0, 0
@@ -23,6 +24,7 @@ redis.call('EXPIRE', KEYS[1], 3600)
 local announced = read_all(KEYS[1], PROCESSES_MOST)  -- each scheduler announces itself again within seconds
 for i = 1, #announced, 2 do
   local at = number_of(string.match(string.sub(announced[i + 1], 1, 100), '^(%S+) '))
-  if at < now - FORGOTTEN_S or at > now + CLOCK_S then redis.call('HDEL', KEYS[1], announced[i]) end
+  local is_long = #announced[i] + #announced[i + 1] > LENGTH_MOST
+  if is_long or at < now - FORGOTTEN_S or at > now + CLOCK_S then redis.call('HDEL', KEYS[1], announced[i]) end
 end
 return unread
