@@ -82,9 +82,19 @@ def test_the_usual_troubles_and_the_commands_that_show_them(rig: StackRig, troub
     assert any("quota" in entry.get("message", "").lower() for entry in quota), quota
     overview = json.loads(typed(rig, "airflow podrelay status --json"))
     assert len(overview["launchers"]) == 2
-    assert sum(counts["waiting"] for counts in overview["queues"].values()) >= 1
+    assert overview["pods"]["starting"] >= 2
+    reasons = {wait["reason"] for wait in overview["waits"]}
+    assert "Unschedulable" in reasons
+    assert reasons & {"ErrImagePull", "ImagePullBackOff"}, reasons
+    (scheduler,) = overview["schedulers"]
+    assert scheduler["launches"] >= 2
     launch_id = next(launch.launch_id for launch in troubles.launches() if launch.label == "container_fails")
     shown = typed(rig, f"airflow podrelay status --launch {launch_id}")
     assert shown.startswith("task         podrelay_troubles.container_fails, try 1\n")
+    assert "failed: Pod failed because of Error" in shown
+    assert "no library libnone" in shown.partition("last log lines")[2]
+    assert launch_id in typed(
+        rig, f"airflow podrelay status --task {troubles.dag_id} container_fails {troubles.run_id}"
+    )
     mode = rig.stack.environment_file.stat().st_mode & 0o777
     assert mode == 0o600, "the file holds the secrets of the stack"

@@ -63,7 +63,8 @@ def _schedulers(found: Json) -> Iterator[str]:
 def _pauses(found: Json) -> Iterator[str]:
     if found["suspended"]:
         yield "launchers are suspended: rq resume --url REDIS_URL"
-    oldest_s = max((wait["oldest_s"] or 0.0 for wait in found["waits"]), default=0.0)
+    launches = (queue["oldest_s"] for queue in found["queues"].values() if queue["kind"] == "launch")
+    oldest_s = max((seconds or 0.0 for seconds in launches), default=0.0)
     if oldest_s > _THROTTLED_S:
         for throttle in found["throttle"]:
             if throttle.startswith("all launches"):

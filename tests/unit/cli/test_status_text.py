@@ -90,7 +90,7 @@ def test_queues_and_totals() -> None:
 
 def test_waits_come_first() -> None:
     wait = {"reason": "QuotaExceeded", "count": 4000, "oldest_s": 65.0, "example": "l-1", "message": "used\x1b[2J up\n"}
-    queues = {"q": {"queued": 0, "started": 0, "waiting": 4000, "failed": 0, "oldest_s": None}}
+    queues = {"q": {"kind": "launch", "queued": 0, "started": 0, "waiting": 4000, "failed": 0, "oldest_s": None}}
     lines = shown(waits=[wait], waits_read=1990, queues=queues)
     assert lines[2].split() == ["waits", "for", "count", "longest", "launch", "that", "waits", "longest", "message"]
     assert re.split(r"  +", lines[3]) == ["QuotaExceeded", "4000", "65 s", "l-1", "used [2J up"]
@@ -114,6 +114,10 @@ def test_a_watcher() -> None:
     )
 
 
+def queued(oldest_s: float | None, kind: str = "launch") -> dict[str, Any]:
+    return {"q": {"kind": kind, "oldest_s": oldest_s}}
+
+
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"launchers": [launcher("a", draining=True)]}, "every launcher is shutting down"),
     ({"watcher": {**WATCHER, "leader": ""}}, "no watcher is leading: airflow podrelay watcher"),
@@ -126,7 +130,7 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"suspended": True}, "launchers are suspended: rq resume"),
     (
-        {"throttle": ["all launches, for another 9 s: x"], "waits": [{"oldest_s": 61.0}]},
+        {"throttle": ["all launches, for another 9 s: x"], "queues": queued(61.0)},
         "throttled, and a launch has waited",
     ),
     ({"refused_cleanups": ["delete pods in x"]}, "clean-ups are refused: cannot delete pods in x"),
@@ -135,11 +139,12 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
 ]
 FINE: list[dict[str, Any]] = [
     {},
-    {"throttle": ["all launches, for another 9 s: x"], "waits": [{"oldest_s": 20.0}]},
-    {"throttle": ["namespace x, for another 9 s: x"], "waits": [{"oldest_s": 900.0}]},
+    {"throttle": ["all launches, for another 9 s: x"], "queues": queued(20.0)},
+    {"throttle": ["namespace x, for another 9 s: x"], "queues": queued(900.0)},
     {"launchers": [launcher("a"), launcher("b", alive=False), launcher("c", draining=True)]},
     {"schedulers": [{"name": str(ago), "unread": None, "last_update_s_ago": float(ago)} for ago in (1, 100)]},
-    {"waits": [{"oldest_s": None}], "quarantine_s_ago": None},
+    {"throttle": ["all launches, for another 9 s: x"], "queues": queued(900.0, "cleanup")},
+    {"throttle": ["all launches, for another 9 s: x"], "queues": queued(None), "quarantine_s_ago": None},
 ]
 
 
