@@ -34,7 +34,7 @@ def with_components(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def render(*components: str) -> tuple[Json, ...]:
         folder = root / "overlays" / "-".join(("mine", *components))
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         document = {"resources": ["../../base"], "components": [f"../../components/{name}" for name in components]}
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(document))
         return rendered(folder)
@@ -118,6 +118,25 @@ def test_kedas_operator_reaches_redis_and_nobody_else_does_by_that_rule() -> Non
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "keda"}
     assert selects(peer["podSelector"], {"app": "keda-operator"})
     assert not selects(peer["podSelector"], {})
+
+
+def test_keda_may_count_by_a_metric_that_exists(with_components: Any) -> None:
+    spec = named("ScaledObject", "podrelay-launcher", with_components("keda_metrics"))["spec"]
+    by_lists = named("ScaledObject", "podrelay-launcher", overlay("keda"))["spec"]
+    for part in ("scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval"):
+        assert spec[part] == by_lists[part]
+    (trigger,) = spec["triggers"]
+    assert trigger["type"] == "prometheus"
+    # A missing metric is no reason to scale down.
+    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    assert trigger["metadata"]["threshold"] == by_lists["advanced"]["scalingModifiers"]["target"]
+    query = trigger["metadata"]["query"]
+    (name,) = re.findall(r"podrelay_\w+", query)
+    row = next(line for line in read("docs/metrics.md").splitlines() if line.startswith(f"| `{name}`"))
+    labels = set(re.findall(r"(\w+)!?=", query))
+    assert labels == {"deployment", "cluster", "state", "priority"}  # the first two are on all metrics
+    assert all(f"`{label}`" in row for label in ("state", "priority"))
+    assert "queued" in row
 
 
 def test_the_cpu_autoscaler_needs_no_request() -> None:
