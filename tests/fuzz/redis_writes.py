@@ -57,6 +57,7 @@ FAMILIES = (
     Family("throttle", "hash", lambda keys, target: keys.throttle("default")),
     Family("fair_queues", "hash", lambda keys, target: keys.fair_queues("default")),
     Family("log_requests", "list", lambda keys, target: keys.log_requests("default")),
+    Family("drain", "string", lambda keys, target: keys.drain("default", target.worker.rpartition(".")[2])),
     Family("worker", "hash", lambda keys, target: redis_keys.RQ_WORKER_PREFIX + target.worker),
     Family("wake", "channel", lambda keys, target: keys.wake("default")),
     Family("RQ_QUEUES", "set", lambda keys, target: redis_keys.RQ_QUEUES),
@@ -108,7 +109,8 @@ _STATES = (
 # Pauses and leases that podrelay may believe are short here, or nobody's: what it believes is honest work's to wait for.
 _OFFSETS_S = (-1e9, -3600.0, -600.0, -1.0, 0.0, 0.5, 2.0, 5.0, 601.0, 3600.0, 1e9, 1e12)
 _MESSAGES = (b"1", b"", b"pause", b"pause ", b"pause nan", b"pause -inf", b"pause 0.1", b"pause -1", b"cleanup_pause 0.1",
-             b"pause \xff", b"cleanup_pause nan", b" ", b"pause 1 2", b"\x00", b"pause 0x1", b"x" * 100_000)  # fmt: skip
+             b"pause \xff", b"cleanup_pause nan", b" ", b"pause 1 2", b"\x00", b"drain", b"pause 0x1",
+             b"x" * 100_000)  # fmt: skip
 
 
 @dataclass(frozen=True)

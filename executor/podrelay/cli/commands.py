@@ -157,6 +157,22 @@ def _tries_of(task: Sequence[str]) -> list[TaskTry]:
 
 
 @_one_line_errors
+def drain(args: argparse.Namespace) -> int:
+    """Order launchers to take nothing more."""
+    from podrelay.cli.drain import drain as drained
+    from podrelay.protocol.orders import EXIT, GO_ON, HOLD
+
+    if bool(args.launcher) == args.all:
+        raise ConfigError("name the launchers to drain, or use --all; airflow podrelay status lists them")
+    if args.hold and args.undo:
+        raise ConfigError("--undo ends --hold: use one of them")
+    order = HOLD if args.hold else GO_ON if args.undo else EXIT
+    for line in drained(args.launcher, args.team, order, args.timeout if args.wait else None):
+        print(line, flush=True)
+    return 0
+
+
+@_one_line_errors
 def acl(args: argparse.Namespace) -> int:
     """Print the users of Redis."""
     from podrelay.cli.acl import acl_lines

@@ -67,7 +67,7 @@ _ACL_TEAM = Arg(
 _ACL_PROCESS = Arg(
     ("--process",),
     help="Print only this user. status is for the command of that name, dashboard for the pages of rq-dashboard "
-    "(--read-only), operator for its pages and buttons. Default: all.",
+    "(--read-only), operator for its pages and buttons, and for drain. Default: all.",
     choices=("scheduler", "launcher", "watcher", "status", "dashboard", "operator"),
     default=None,
 )
@@ -109,6 +109,24 @@ _DASHBOARD_BIND = Arg(
 _READ_ONLY = Arg(("--read-only",), help="Refuse every button that changes something.", action="store_true")
 
 
+_LAUNCHERS = Arg(("launcher",), help="Names of launchers, as airflow podrelay status shows them.", nargs="*")
+_ALL = Arg(("--all",), help="All launchers that are alive.", action="store_true")
+_HOLD = Arg(
+    ("--hold",),
+    help="Keep the process: it takes nothing more until --undo. Default: it exits with 0 once it holds nothing.",
+    action="store_true",
+)
+_UNDO = Arg(("--undo",), help="End --hold: take launches and clean-ups again.", action="store_true")
+_WAIT = Arg(
+    ("--wait",),
+    help="Wait until the launcher has ended, or with --hold until it holds nothing; of several, one after the other.",
+    action="store_true",
+)
+_DRAIN_TIMEOUT = Arg(
+    ("--timeout",), help="Seconds that --wait waits for each launcher. Default: 60.", type=positive_float, default=60.0
+)
+
+
 def get_podrelay_cli_commands() -> list[GroupCommand]:
     """The command group `podrelay`, for provider discovery and for BaseExecutor.get_cli_commands."""
     return [
@@ -141,6 +159,13 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                     "passed, 1 if one failed, 2 for a wrong command line; warnings do not count",
                     func=lazy_load_command("podrelay.cli.commands.check"),
                     args=(_TEAM, _PROCESS, _JSON),
+                ),
+                ActionCommand(
+                    name="drain",
+                    help="Order launchers to finish what they hold and to exit, or to take nothing more. Exit code: 0 if "
+                    "they were told, 1 if one is unknown or took too long, 2 for a wrong command line",
+                    func=lazy_load_command("podrelay.cli.commands.drain"),
+                    args=(_LAUNCHERS, _ALL, _HOLD, _UNDO, _WAIT, _DRAIN_TIMEOUT, _TEAM),
                 ),
                 ActionCommand(
                     name="acl",

@@ -37,7 +37,7 @@ def _launchers(found: Json) -> Iterator[str]:
     if not alive:
         yield f"no launcher is running: airflow podrelay launcher{team_option(found)}"
     elif all(launcher["draining"] for launcher in alive):
-        yield f"every launcher is shutting down: airflow podrelay launcher{team_option(found)}"
+        yield f"every launcher is draining: airflow podrelay launcher{team_option(found)} starts one"
 
 
 def _watcher(found: Json) -> Iterator[str]:

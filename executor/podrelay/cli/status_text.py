@@ -95,7 +95,7 @@ def _state(launcher: Json) -> str:
     last = f"last update {age(launcher['last_update_s_ago'])} ago"
     if not launcher["alive"]:
         return f"not responding: {last}"
-    return f"{'shutting down' if launcher['draining'] else launcher['state']}, {last}"
+    return f"{'draining' if launcher['draining'] else launcher['state']}, {last}"
 
 
 def _figures(launcher: Json) -> Iterable[Any]:

@@ -14,7 +14,8 @@ from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 
 # `status` is `airflow podrelay status`, which schedulers may run as well. `dashboard` sees the pages of rq-dashboard,
-# `operator` may use the buttons too. `airflow podrelay check` runs as the process whose machine it checks.
+# `operator` may use the buttons too, and `airflow podrelay drain`. `airflow podrelay check` runs as the process whose machine
+# it checks.
 Role = Literal["scheduler", "launcher", "watcher", "status", "dashboard", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # One user serves all clusters of a deployment, except these, which serve one.
@@ -61,6 +62,7 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         _keys(keys.live(cluster), "launcher watcher", "scheduler"),
         _keys(keys.watch(cluster), "watcher", "scheduler status"),
         _keys(keys.rollups(cluster), "watcher", "status"),
+        _keys(keys.drain(cluster, "*"), "operator", "launcher"),
         _keys(keys.log_requests(cluster), "scheduler watcher"),
         _keys(keys.throttle(cluster), "launcher", "scheduler watcher status"),
         _keys(keys.fair_queues(cluster), "scheduler launcher", "watcher status"),
@@ -90,14 +92,14 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
             _keys(redis_keys.rq_failed(queue), "launcher operator", "scheduler watcher status dashboard"),
             _keys(redis_keys.rq_deferred(queue), "operator", "dashboard"),
             _keys(redis_keys.rq_canceled(queue), "operator", "dashboard"),
-            _keys(redis_keys.rq_workers(queue), "launcher", "scheduler watcher status"),
+            _keys(redis_keys.rq_workers(queue), "launcher", "scheduler watcher status operator"),
         ]
     return table
 
 
 def channels(role: Role, deployment: str, cluster: str) -> list[str]:
     """The patterns of the channels that a role publishes to, or subscribes to."""
-    if role not in ("scheduler", "launcher"):
+    if role not in ("scheduler", "launcher", "operator"):
         return []
     return [RedisKeys(escaped(deployment)).wake(cluster if cluster == ALL_CLUSTERS else escaped(cluster))]
 
@@ -127,7 +129,8 @@ _COMMANDS: dict[Role, str] = {
     "del expire get hdel hget hset hsetnx lpop ltrim persist publish rpush sadd xadd xrange xrevrange zadd "
     "zrangebyscore zrem zscan zscore",
     "launcher": f"{_RUN_SCRIPTS}{_CHECK}"
-    "client|info del exec exists expire hdel hexists hget hincrby hincrbyfloat hmget hset hsetnx hstrlen lpop lpush multi "
+    "client|info del exec exists expire getrange "
+    "hdel hexists hget hincrby hincrbyfloat hmget hset hsetnx hstrlen lpop lpush multi "
     "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
     "zscore",
     "watcher": f"{_RUN_SCRIPTS}{_CHECK}{_OVERVIEW}"
@@ -135,7 +138,7 @@ _COMMANDS: dict[Role, str] = {
     "status": _STATUS,
     "dashboard": _PAGES,
     "operator": f"{_PAGES}{_RUN_SCRIPTS}"
-    "del expire hset info lpop lrem persist rename rpush sadd watch zrem zremrangebyscore",
+    "del expire hset hstrlen info lpop lrem persist pttl publish rename rpush sadd set watch zrem zremrangebyscore",
 }
 COMMANDS: dict[Role, tuple[str, ...]] = {
     role: tuple(sorted(set((_CONNECT + commands).split()))) for role, commands in _COMMANDS.items()
@@ -145,7 +148,8 @@ COMMANDS: dict[Role, tuple[str, ...]] = {
 # stands for a key, C for a channel.
 CALLS: dict[str, str] = {
     "client|info": "client info", "client|setname": "client setname x", "del": "del K", "evalsha": "evalsha x 0",
-    "exec": "exec", "exists": "exists K", "expire": "expire K 1", "get": "get K", "hdel": "hdel K f",
+    "exec": "exec", "exists": "exists K", "expire": "expire K 1", "get": "get K",
+    "getrange": "getrange K 0 0", "hdel": "hdel K f",
     "hexists": "hexists K f", "hget": "hget K f", "hgetall": "hgetall K", "hincrby": "hincrby K f 1",
     "hincrbyfloat": "hincrbyfloat K f 1", "hkeys": "hkeys K", "hlen": "hlen K",
     "hmget": "hmget K f", "hset": "hset K f v", "hsetnx": "hsetnx K f v",

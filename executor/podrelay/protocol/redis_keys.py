@@ -184,6 +184,13 @@ class RedisKeys:
         """
         return self.key(f"wake:{cluster}")
 
+    def drain(self, cluster: str, launcher: str) -> str:
+        """String: what `airflow podrelay drain` orders one launcher to do (`protocol.orders`).
+
+        Written by operators; read by that launcher. Bounded: expires after a minute, and names of launchers are unique.
+        """
+        return self.key(f"drain:{cluster}:{launcher}")
+
     @property
     def never_written(self) -> str:
         """+ nothing: pattern of the keys that scripts delete although they never exist (`run_when_full` in prelude.lua)."""

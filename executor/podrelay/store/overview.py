@@ -206,7 +206,7 @@ def _obstacle(found: _Facts, launchers: Iterable[Json]) -> tuple[str, str]:
     if not alive:
         return "NoLauncher", "no launcher is running"
     if all(launcher["draining"] for launcher in alive):
-        return "NoLauncher", "every launcher is shutting down"
+        return "NoLauncher", "every launcher is draining or shutting down"
     if 0.0 < number_of(found.throttle.get("until")) - found.now_s <= _PAUSE_MOST_S:
         return "Throttled", found.throttle.get("reason", "")[:_REASON_MAX]
     return "", ""

@@ -61,7 +61,7 @@ def test_what_a_launcher_does() -> None:
     rows = [re.split(r"  +", line.strip()) for line in lines[start + 1 : start + 4]]
     assert rows == [
         ["name", "state", "in flight", "pods/s", "median", "version", "paused"],
-        ["a", "shutting down, last update 2 s ago", "3 of 16", "12.5", "21 ms", "1", "29 s: Throttled"],
+        ["a", "draining, last update 2 s ago", "3 of 16", "12.5", "21 ms", "1", "29 s: Throttled"],
         ["b", "idle, last update 2 s ago", "unknown"],
     ]
 
@@ -119,7 +119,7 @@ def queued(oldest_s: float | None, kind: str = "launch") -> dict[str, Any]:
 
 
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
-    ({"launchers": [launcher("a", draining=True)]}, "every launcher is shutting down"),
+    ({"launchers": [launcher("a", draining=True)]}, "every launcher is draining"),
     ({"watcher": {**WATCHER, "leader": ""}}, "no watcher is leading: airflow podrelay watcher"),
     ({"watcher": {**WATCHER, "trouble": "list: 403"}}, "the watcher cannot follow all pods: list: 403"),
     ({"watcher": {**WATCHER, "lag_s": 33.0}}, "the watcher reports the starts and ends of pods 33 s late"),

@@ -4,6 +4,7 @@ process        start-up of the process
 launcher       the parts of one launcher, their loops and their shutdown
 registration   its registration as an RQ worker
 job_loop       the loop of one kind of jobs: claim, start a task for each, repeat
+drain          the orders to take nothing more
 job_queue      RQ's data in Redis: claim by lease, renew, finish, put back
 leased_job     a claimed job, and the dispositions that end it (pure)
 job_clock      the clocks that count for a job: Redis' and the scheduler's

@@ -44,10 +44,12 @@ class JobLoop:
         *,
         wait_limit_s: float = 0.0,
         report_waits: Callable[[Sequence[QuotaNotice]], Awaitable[None]] | None = None,
+        held: Callable[[], bool] = lambda: False,
     ) -> None:
         """:param pause: the one of `throttle` that stops this kind of jobs.
         :param wait_limit_s: how long a launch may wait for quota before it is handed out to be failed.
         :param report_waits: receives the launches whose wait for quota should be reported to users.
+        :param held: while it returns True, nothing is claimed; `notify` after a change.
         """
         self._queue = queue
         self._leases = leases
@@ -57,6 +59,7 @@ class JobLoop:
         self._handle = handle
         self._wait_limit_s = wait_limit_s
         self._report_waits = report_waits
+        self._held = held
         self._notified = asyncio.Event()
         self._more = True
         self._suspended = False
@@ -71,7 +74,7 @@ class JobLoop:
         """Claim until shutdown is requested; `tasks` then holds the jobs in flight, which the caller awaits."""
         backoff = Backoff(0.1, 2.0)
         while not shutdown.requested:
-            if not self._slots.free:
+            if not self._slots.free or self._held():
                 self._more = True
                 await self._wait_notified(_NO_SLOT_S)
                 await asyncio.sleep(GATHER_S)

@@ -20,6 +20,7 @@ from podrelay.errors import RedisUnavailable
 from podrelay.metrics_table import JOBS_IN_FLIGHT, LAUNCH_FAILURES, REQUEST_LIMIT, REQUESTS_IN_FLIGHT, THROTTLED
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.orders import ANNOUNCEMENT
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.snapshots import LauncherSnapshot
 from podrelay.settings import Settings
@@ -29,6 +30,7 @@ from podrelay.store.outage_log import OutageLog
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.cleanup_job import CleanupHandler
 from podrelay_workers.launcher.concurrency import Concurrency, JobSlots
+from podrelay_workers.launcher.drain import Drain
 from podrelay_workers.launcher.job_loop import JobLoop
 from podrelay_workers.launcher.job_queue import JobQueue
 from podrelay_workers.launcher.launch_job import LaunchHandler
@@ -84,6 +86,9 @@ class Launcher:
         self._launch_queue = JobQueue(client, settings, cipher, "launch", self.name, cluster, self._outages)
         self._cleanup_queue = JobQueue(client, settings, cipher, "cleanup", self.name, cluster, self._outages)
         self._throttle = Throttle()
+        self._drain = Drain(
+            AsyncScripts(client, self._outages), RedisKeys(settings.deployment).drain(cluster, self.name), shutdown
+        )
         self._announcer = KeyAnnouncer(
             AsyncScripts(client, self._outages),
             RedisKeys(settings.deployment),
@@ -112,11 +117,11 @@ class Launcher:
         self._launch_loop = JobLoop(
             self._launch_queue, self._launch_leases, JobSlots(concurrency, "launch"), self._throttle,
             self._throttle.launches, self._launches.handle, wait_limit_s=wait_limit.wait_s,
-            report_waits=self._launches.report_quota_waits,
+            report_waits=self._launches.report_quota_waits, held=lambda: self._drain.held,
         )  # fmt: skip
         self._cleanup_loop = JobLoop(
             self._cleanup_queue, self._cleanup_leases, JobSlots(concurrency, "cleanup"), self._throttle,
-            self._throttle.cleanups, self._cleanups.handle,
+            self._throttle.cleanups, self._cleanups.handle, held=lambda: self._drain.held,
         )  # fmt: skip
         self._reap_interval_s = settings.launch_lease_s / 2
         queues = [*self._launch_queue.queues, *self._cleanup_queue.queues]
@@ -164,6 +169,7 @@ class Launcher:
         tasks.start("renew clean-up leases", self._cleanup_leases.renew_forever())
         tasks.start("reap expired leases", self._reap_forever())
         tasks.start("listen on the wake-up channel", self._listen_forever())
+        tasks.start("follow the orders to drain", self._drain.follow(self._notify_loops))
         tasks.start("republish the pause", self._throttle.republish_forever(self._launch_queue))
         tasks.start("keep the registration", self._registration.keep())
         tasks.start("announce the keys", self._announcer.keep())
@@ -171,7 +177,8 @@ class Launcher:
 
     def _describe(self) -> Iterator[str]:
         """What SIGUSR1 logs."""
-        yield f"launcher {self.name}, shutting down: {'yes' if self._shutdown.requested else 'no'}"
+        held = ", holding: takes nothing" if self._drain.held else ""
+        yield f"launcher {self.name}, shutting down: {'yes' if self._shutdown.requested else 'no'}{held}"
         for kind, queue, loop, leases in (
             ("launches", self._launch_queue, self._launch_loop, self._launch_leases),
             ("clean-ups", self._cleanup_queue, self._cleanup_loop, self._cleanup_leases),
@@ -257,6 +264,8 @@ class Launcher:
         if pause is not None:
             with contextlib.suppress(ValueError):
                 pause.extend(float(seconds))
+        elif event == ANNOUNCEMENT.encode():
+            self._drain.announce()
         else:
             self._notify_loops()
 
@@ -276,7 +285,7 @@ class Launcher:
             creation_p50_s=creations.median(clock_s),
             throttled_until_s=time.time() + remaining_s if remaining_s else 0.0,
             throttled_why=pause.why,
-            draining=self._shutdown.requested,
+            draining=self._shutdown.requested or self._drain.held,
         )
 
     def _counts(self) -> tuple[int, int, bool]:
