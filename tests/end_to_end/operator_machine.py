@@ -38,7 +38,7 @@ from tests.harness.operator_pages import Step, matches, steps
 
 NAMESPACE = "airflow-tasks"
 AIRFLOW_PARTS = ("api-server", "dag-processor", "scheduler")
-_LIMIT_S = 90.0
+_LIMIT_S = 180.0
 _STOP_S = 20.0
 # A command costs seconds of CPU time, and the processes that it asks for need them as well.
 _PAUSE_S = 2.0
@@ -71,7 +71,8 @@ class Machine:
         self.api = AirflowApi(f"http://127.0.0.1:{self.api_port}", "admin", "admin")
         path = f"{self.venv / 'bin'}:{os.environ['PATH']}"
         self.environment = {
-            **_inherited(), "PATH": path, "AIRFLOW_HOME": str(self.airflow_home), "REDISCLI_AUTH": "old-secret",
+            **_inherited(), "PATH": path, "AIRFLOW_HOME": str(self.airflow_home), "TMPDIR": str(root / "tmp"),
+            "REDISCLI_AUTH": "old-secret",
             "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_QUIET": "1",
             "KUBECONFIG": str(root / "etc/airflow/kubeconfig"), "OPERATOR_TEST_POD": str(ROOT / "tests/chaos/api_pod.py"),
         }  # fmt: skip
@@ -81,7 +82,7 @@ class Machine:
 
     # --- before the operator comes --------------------------------------------------------------------------------------
     def start(self) -> None:
-        for folder in ("etc/airflow", "etc/systemd/system", "srv/airflow/dags", "run"):
+        for folder in ("etc/airflow", "etc/systemd/system", "srv/airflow/dags", "run", "tmp"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         _plain_environment(self.venv)
         self._command("redis-cli", f'exec {shlex.quote(_redis_cli())} -p {self.redis_port} "$@"')

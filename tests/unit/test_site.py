@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.site.navigation import pages
+from docs.site.navigation import pages, sections
 
 # Drawing the pictures alone takes seconds, and more on a busy machine.
 pytestmark = pytest.mark.timeout(90)
@@ -75,6 +75,10 @@ def test_every_page_is_built_and_found_by_the_search(site: Path) -> None:
     index = (site / "searchindex.js").read_text("utf-8")
     assert [page for page in pages() if f'"{page}"' not in index] == []
     assert "README.html" in (site / "index.html").read_text("utf-8")
+
+
+def test_every_page_has_its_place_in_the_navigation() -> None:
+    assert "More" not in sections(), "name these in docs/site/navigation.py"
 
 
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
