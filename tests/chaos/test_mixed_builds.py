@@ -9,11 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
+import podrelay
+from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.store.overview import read_overview
 from tests.chaos.judge import Judgement, judge, leftovers, refused, unfinished
 from tests.chaos.rig import Rig
 from tests.harness.earlier_build import EarlierProcess, unpack
@@ -55,6 +61,11 @@ class MixedRig(Rig):
         self.kill(name)
         self.earlier ^= {name}
         self.launch(name)
+
+    def shown_launchers(self) -> list[Any]:
+        """The versions of the launchers that `airflow podrelay status` of today shows; None for one that writes none."""
+        found = read_overview(redis.Redis.from_url(self.redis.url), RedisKeys(), "default", time.time())
+        return [launcher["version"] for launcher in found["launchers"] if launcher["alive"]]
 
     def has_begun(self, tasks: list[str]) -> bool:
         return any(state != "scheduled" for state, _ in self.rows.states(tasks).values())
@@ -112,8 +123,10 @@ def test_an_upgrade_and_the_way_back_lose_nothing_and_run_nothing_twice(rig: Mix
 
     replace(*WORKERS)
     assert run_all() == {"today"}  # an old scheduler and new workers
+    assert rig.shown_launchers() == [podrelay.__version__] * 2
     replace("driver-1", *WORKERS)
     assert run_all() == {"earlier"}  # a new scheduler and old workers
+    assert rig.shown_launchers() == [None, None]
     rig.rows.schedule(waiting)
 
     rig.until(lambda: not unfinished(rig, tasks), 90, "the end of all tasks")
