@@ -11,15 +11,16 @@ GAP = "…"
 _PLACEHOLDER = re.compile(r"%[-+.0-9]*[sdrfg]|\{[^{}]*\}")
 
 
-def texts(folder: Path) -> Iterator[str]:
+def texts(folder: Path, name: str = "*.py") -> Iterator[str]:
     """Each text of the Python files below a folder, docstrings excepted; a text in parts is one text."""
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(folder.rglob(name)):
         tree = ast.parse(path.read_text("utf-8"))
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        skipped |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
                 yield "".join(_part(part) for part in node.values)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
                 yield _PLACEHOLDER.sub(GAP, node.value)
 
 

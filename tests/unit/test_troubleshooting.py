@@ -34,6 +34,13 @@ def test_a_text_on_the_page_is_in_the_code(quoted: str, templates: list[str]) ->
     assert any(prints(quoted, template) for template in templates), quoted
 
 
+def test_each_problem_that_status_names_is_on_the_page() -> None:
+    problems = set(texts(ROOT / "executor/podrelay/cli", "status_problems.py"))
+    sentences = [text for text in problems if text.count(" ") >= 3]
+    assert len(sentences) >= 10
+    assert [text for text in sentences if not any(prints(row[0], text) for row in ROWS)] == []
+
+
 @pytest.mark.parametrize(
     ("quoted", "template", "same"),
     [

@@ -19,7 +19,7 @@ FILES = [
     *sorted(path for path in (ROOT / "docker").rglob("*") if path.is_file()),
 ]  # fmt: skip
 # Sentences of the code that a page quotes.
-SENTENCES = {"check compares the keys"}
+SENTENCES = {"check compares the keys", "status shows what it does"}
 # A command ends with its line, or where code, a comment, a pipe, a redirection, a substitution or a list ends.
 _COMMAND = re.compile(r"\bairflow podrelay((?: +(?![#|&;<>])[^\s`#|&;<>)\"]+)*)")
 
