@@ -23,6 +23,9 @@ ERRORS = frozenset({REFUSED, FAILED})
 # Above the last lines of the pod's log, which are indented.
 TAIL_TITLE = "Last log lines:"
 TAIL_INDENT = "    "
+# MySQL stores 65,535 bytes, and a character may need four. One row that cannot be stored would cost all rows that the
+# scheduler saves with it.
+_TEXT_MAX, _ROW_MAX = 4000, 16_000
 
 
 def row_text(
@@ -30,6 +33,11 @@ def row_text(
 ) -> str:
     """The text of a row: what happened; which launch, attempt and pod it happened to; how the log of the pod ends."""
     where = f"pod {namespace}/{pod}" if pod else "no pod"
-    lines = [text, f"Launch {launch_id}, attempt {attempt}, {where}"]
+    lines = [text[:_TEXT_MAX], f"Launch {launch_id}, attempt {attempt}, {where}"]
     shown = [TAIL_INDENT + line for line in tail]
-    return "\n".join([*lines, TAIL_TITLE, *shown] if shown else lines)
+    return _storable("\n".join([*lines, TAIL_TITLE, *shown] if shown else lines))
+
+
+def _storable(text: str) -> str:
+    """Without what PostgreSQL refuses: a container writes its own message, and may write anything."""
+    return text.replace("\0", "\\x00").encode("utf-8", "replace").decode()[:_ROW_MAX]
