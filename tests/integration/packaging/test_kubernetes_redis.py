@@ -33,7 +33,10 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     find_server()
     text = (KUBERNETES / "components" / "redis" / "redis.conf").read_text()
     users = tmp_path / "users.acl"
-    users.write_text("user default off\nuser admin on nopass ~* &* +@all\n")
+    (first,) = re.findall(
+        r"echo '(user .*)' > users\.acl", (KUBERNETES / "components/redis/kustomization.yaml").read_text()
+    )
+    users.write_text(f"{first}\nuser admin on nopass ~* &* +@all\n")
     configuration = tmp_path / "redis.conf"
     configuration.write_text(
         text.replace("/run/podrelay/users.acl", str(users)).replace("dir /data", f"dir {tmp_path}")
@@ -88,6 +91,9 @@ def test_the_server_keeps_its_data_evicts_nothing_and_knows_its_users(server: Re
     with Path(settings["aclfile"]).open("a") as file:
         file.write("\n".join(lines(redis_6=False, roles=("launcher",))) + "\n")
     admin.acl_load()
+    # With a `default` that needs no password, protected mode would turn away all other hosts.
+    assert admin.config_get("protected-mode") == {"protected-mode": "yes"}
+    assert "nopass" not in admin.acl_getuser("default")["flags"]
     launcher = client(server, "podrelay.default.launcher", password("launcher"))
     assert launcher.ping()
     with pytest.raises(redis.AuthenticationError):
