@@ -77,6 +77,8 @@ def _queues(found: Json) -> Iterable[RenderableType]:
     pods = found["pods"]
     if pods["running"] is not None:
         yield _line(f"pods: {pods['starting']} starting, {pods['running']} running, {pods['ending']} ending")
+    elif found["watcher"]["leader"]:
+        yield _line(f"pods: {found['watcher']['pods']}, their phases unknown (the version of the watcher is older)")
 
 
 def _launchers(found: Json) -> Iterable[RenderableType]:
@@ -153,8 +155,9 @@ def _pauses(found: Json) -> Iterable[RenderableType]:
 def _totals(found: Json) -> Iterable[RenderableType]:
     last = "" if found["quarantine_s_ago"] is None else f", the last one {age(found['quarantine_s_ago'])} ago"
     yield _line(f"unacknowledged results: {found['unacknowledged']}, quarantined entries: {found['quarantine']}{last}")
+    clamped = {clamp["why"]: age(clamp["last_s_ago"]) for clamp in found["clamps"]}
     for reason, count in found["quarantine_reasons"].items():
-        yield _line(f"  {count:5} {reason}")
+        yield _line(f"  {count:5} {reason}" + (f" (a clamp, {clamped[reason]} ago)" if reason in clamped else ""))
 
 
 # --- parts --------------------------------------------------------------------------------------------------------

@@ -88,6 +88,19 @@ def test_queues_and_totals() -> None:
     ]
 
 
+def test_what_was_cut_down_is_marked() -> None:
+    reasons = {"a lease of s, shortened": 3, "forged": 1}
+    clamps = [{"why": "a lease of s, shortened", "count": 3, "last_s_ago": 5.0}]
+    assert shown(quarantine_reasons=reasons, clamps=clamps)[-2:] == [
+        "      3 a lease of s, shortened (a clamp, 5 s ago)",
+        "      1 forged",
+    ]
+
+
+def test_a_watcher_that_counts_no_phases() -> None:
+    assert "pods: 6, their phases unknown (the version of the watcher is older)" in shown()
+
+
 def test_waits_come_first() -> None:
     wait = {"reason": "QuotaExceeded", "count": 4000, "oldest_s": 65.0, "example": "l-1", "message": "used\x1b[2J up\n"}
     queues = {"q": {"kind": "launch", "queued": 0, "started": 0, "waiting": 4000, "failed": 0, "oldest_s": None}}
