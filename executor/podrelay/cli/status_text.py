@@ -124,7 +124,8 @@ def _watcher(found: Json) -> Iterable[RenderableType]:
     if watcher["lag_s"] is not None:
         seen += f", lag {watcher['lag_s']:.1f} s"
     version = f", version {watcher['version']}" if watcher["version"] else ""
-    yield _line(f"watcher: {watcher['leader']} ({watcher['pods']} pods, {seen}{version})")
+    pods = "1 pod" if watcher["pods"] == 1 else f"{watcher['pods']} pods"
+    yield _line(f"watcher: {watcher['leader']} ({pods}, {seen}{version})")
     if watcher["trouble"]:
         yield _line(f"  not ready: {watcher['trouble']}")
 
