@@ -84,6 +84,7 @@ def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     recorder = Recorder()
     recorder.replace(monkeypatch, metrics)
+    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
     tags = (("team_name", team),) if team else ()
     with RedisServer(tmp_path) as server, PodApi() as api:
         rig = LauncherRig(server.url, api, tmp_path)

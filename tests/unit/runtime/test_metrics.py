@@ -36,6 +36,7 @@ class Stats:
 def stats(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stats]:
     stats = Stats()
     monkeypatch.setattr("podrelay_workers.runtime.metrics.Stats", stats)
+    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
     yield stats
 
 
@@ -144,6 +145,16 @@ def test_the_version_is_a_metric() -> None:
     import podrelay
 
     assert samples(Metrics("watcher", "default"))["podrelay_build_info", "watcher", podrelay.__version__] == 1
+
+
+def test_without_a_backend_nothing_is_sent(stats: Stats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to Airflow's stats takes longer than all that counting does."""
+    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "False")
+    metrics = Metrics("launcher", "default")
+    metrics.count(metrics_table.POD_CREATION_STATUS, "200")
+    metrics.observe(metrics_table.POD_CREATION, 1.0)
+    assert stats.sent == []
+    assert samples(metrics)["podrelay_pod_creation_answers_total", "200"] == 1
 
 
 def test_two_processes_of_one_test_do_not_share_a_registry() -> None:

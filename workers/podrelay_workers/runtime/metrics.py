@@ -32,22 +32,17 @@ Reading = float | Mapping[Values, float] | None
 
 
 @dataclass(slots=True)
-class _Histogram:
-    """How many observations lie in each bucket (the last has no bound), and their sum in seconds."""
-
-    counts: list[int]
-    sum_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _Series:
-    """One metric's numbers, by label values."""
+class _Child:
+    """One series: a counter's number, or a histogram's observations per bucket (the last has no bound) and their sum in
+    seconds. `name` and `tags` are those in Airflow's stats.
+    """
 
     metric: Metric
-    counters: dict[Values, float] = field(default_factory=dict)
-    histograms: dict[Values, _Histogram] = field(default_factory=dict)
-    # Names and tags in Airflow's stats, so that they are made once.
-    stats: dict[Values, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    values: Values
+    name: str
+    tags: dict[str, str]
+    number: float = 0.0
+    buckets: list[int] = field(default_factory=list)
 
 
 class Metrics(Collector):
@@ -57,7 +52,8 @@ class Metrics(Collector):
         self._role = role
         self._constant = {"deployment": deployment, "cluster": cluster_of(team)}
         self._tags = metric_tags(team)
-        self._series: dict[str, _Series] = {}
+        self._sends = is_any_backend_enabled()
+        self._children: dict[tuple[str, Values], _Child] = {}
         self._gauges: list[tuple[Metric, Callable[[], Reading]]] = []
         self._registry = CollectorRegistry()
         for register in (ProcessCollector, PlatformCollector, GCCollector):
@@ -70,47 +66,37 @@ class Metrics(Collector):
         appears with its first event.
         """
         for metric in metrics:
-            combinations = itertools.product(*(sorted(label.values | {OTHER}) for label in metric.labels))
-            self._of(metric).counters |= dict.fromkeys(combinations, 0.0)
+            for values in itertools.product(*(sorted(label.values | {OTHER}) for label in metric.labels)):
+                self._child(metric, values)
 
     def count(self, metric: Metric, *values: str, by: int = 1) -> None:
         """Count an event. A label value that is not in the table counts as `OTHER`."""
-        series = self._of(metric)
-        if values not in series.stats:
-            values = self._known(series, values)
-        series.counters[values] = series.counters.get(values, 0.0) + by
-        name, tags = series.stats[values]
-        Stats.incr(name, by, tags=tags)
+        child = self._children.get((metric.name, values)) or self._child(metric, values)
+        child.number += by
+        if self._sends:
+            Stats.incr(child.name, by, tags=child.tags)
 
     def observe(self, metric: Metric, seconds: float, *values: str) -> None:
         """Count an observation of a histogram."""
-        series = self._of(metric)
-        if values not in series.stats:
-            values = self._known(series, values)
-        histogram = series.histograms.get(values)
-        if histogram is None:
-            histogram = series.histograms[values] = _Histogram([0] * (len(metric.bounds_s) + 1))
-        histogram.counts[bisect_left(metric.bounds_s, seconds)] += 1
-        histogram.sum_s += seconds
-        name, tags = series.stats[values]
-        Stats.timing(name, seconds * 1000.0, tags=tags)
+        child = self._children.get((metric.name, values)) or self._child(metric, values)
+        child.buckets[bisect_left(metric.bounds_s, seconds)] += 1
+        child.number += seconds
+        if self._sends:
+            Stats.timing(child.name, seconds * 1000.0, tags=child.tags)
 
     def gauge(self, metric: Metric, read: Callable[[], Reading]) -> None:
         """Export what `read` returns whenever somebody asks."""
         self._gauges.append((metric, read))
 
-    def _of(self, metric: Metric) -> _Series:
-        series = self._series.get(metric.name)
-        if series is None:
-            series = self._series[metric.name] = _Series(metric)
-        return series
-
-    def _known(self, series: _Series, values: Values) -> Values:
-        """The values as the table knows them, ready to be counted."""
-        known = _in_table(series.metric, values)
-        if known not in series.stats:
-            series.stats[known] = _stats_of(series.metric, known, self._tags)
-        return known
+    def _child(self, metric: Metric, values: Values) -> _Child:
+        """The series for these values as the table knows them."""
+        known = _in_table(metric, values)
+        child = self._children.get((metric.name, known))
+        if child is None:
+            name, tags = _stats_of(metric, known, self._tags)
+            child = _Child(metric, known, name, tags, buckets=[0] * (len(metric.bounds_s) + 1))
+            self._children[metric.name, known] = child
+        return child
 
     # --- Prometheus ---------------------------------------------------------------------------------------------------
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -124,11 +110,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Family]:
         yield self._family(INFO, {(podrelay.__version__, self._role): 1.0}, ("version", "role"))
-        for series in self._series.values():
-            if series.metric.type == "histogram":
-                yield self._histograms(series)
+        by_name = itertools.groupby(sorted(self._children.values(), key=_order), lambda child: child.metric)
+        for metric, children in by_name:
+            if metric.type == "histogram":
+                yield self._histograms(metric, children)
             else:
-                yield self._family(series.metric, series.counters)
+                yield self._family(metric, {child.values: child.number for child in children})
         for metric, read in self._gauges:
             if numbers := _numbers(metric, read()):
                 yield self._family(metric, numbers)
@@ -140,16 +127,12 @@ class Metrics(Collector):
             family.add_metric([*self._constant.values(), *values], number)
         return family
 
-    def _histograms(self, series: _Series) -> HistogramMetricFamily:
-        family = HistogramMetricFamily(
-            series.metric.name, _help(series.metric), labels=self._label_names(series.metric)
-        )
-        for values, histogram in series.histograms.items():
-            totals = itertools.accumulate(histogram.counts)
-            bounds = [*map(str, series.metric.bounds_s), "+Inf"]
-            family.add_metric(
-                [*self._constant.values(), *values], list(zip(bounds, totals, strict=True)), histogram.sum_s
-            )
+    def _histograms(self, metric: Metric, children: Iterable[_Child]) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(metric.name, _help(metric), labels=self._label_names(metric))
+        bounds = [*map(str, metric.bounds_s), "+Inf"]
+        for child in children:
+            totals = zip(bounds, itertools.accumulate(child.buckets), strict=True)
+            family.add_metric([*self._constant.values(), *child.values], list(totals), child.number)
         return family
 
     def _label_names(self, metric: Metric, more: Values = ()) -> list[str]:
@@ -165,13 +148,13 @@ class Metrics(Collector):
 
     async def emit_forever(self) -> None:
         """Send them every few seconds, if Airflow has anywhere to send them."""
-        while is_any_backend_enabled():
+        while self._sends:
             self.emit_gauges()
             await asyncio.sleep(EMIT_S)
 
 
 def is_any_backend_enabled() -> bool:
-    """Is any backend of Airflow's stats enabled?"""
+    """Is any backend of Airflow's stats enabled? Without one, calls to it cost time for nothing."""
     from airflow.configuration import conf
 
     backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")
@@ -189,6 +172,10 @@ def _numbers(metric: Metric, reading: Reading) -> dict[Values, float]:
         known = _in_table(metric, values)
         numbers[known] = numbers.get(known, 0.0) + number
     return numbers
+
+
+def _order(child: _Child) -> tuple[str, Values]:
+    return child.metric.name, child.values
 
 
 def _in_table(metric: Metric, values: Values) -> Values:
