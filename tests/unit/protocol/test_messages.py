@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -145,3 +146,21 @@ def test_a_message_that_is_too_deep_is_refused() -> None:
 @pytest.mark.parametrize("job", ["l_" + "1" * 10, "l_" + "1" * 5000, "l_\u0663", "l" * 64 + "_0", "l_0\n", "l_-1"])
 def test_other_ids_are_of_no_launch_job(job: str) -> None:
     assert identifiers.parse_job_id(job) is None
+
+
+# --- names of a launch ------------------------------------------------------------------------------------------------
+@given(st.uuids(), st.integers(0, 999_999_999), st.sampled_from(["", "-delete", "-pending-revoke"]))
+def test_a_launch_is_found_by_each_of_its_names(launch: UUID, attempt: int, action: str) -> None:
+    launch_id = str(launch)
+    pod, job = identifiers.pod_name("etl-load", launch_id, attempt), identifiers.job_id(launch_id, attempt)
+    for name in (pod, f"ns/{pod}", job + action, f"rq:job:{job}"):
+        assert identifiers.launch_named(name) == (launch_id, attempt)
+    assert identifiers.launch_named(launch_id) == (launch_id, None)
+    assert identifiers.launch_of_job(job + action) == launch_id
+
+
+@given(st.text())
+def test_any_other_name_is_taken_for_a_launch_id(name: str) -> None:
+    launch_id, attempt = identifiers.launch_named(name)
+    assert attempt is None or launch_id
+    assert identifiers.launch_of_job(name) in name
