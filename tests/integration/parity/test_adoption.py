@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -10,8 +11,8 @@ from airflow.jobs.job import Job, JobState
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 
-from tests.harness.parity_rig import Rig
-from tests.harness.task_instances import load, update
+from tests.harness.parity_rig import Rig, Task
+from tests.harness.task_instances import load, update, workload_of
 from tests.integration.parity.conftest import Rigs
 from tests.integration.parity.test_watch import pending
 
@@ -110,6 +111,31 @@ def test_adoption_of_a_task_of_the_stock_executor(rigs: Rigs) -> None:
     update(task.ti_id, state="success")
     ours.until(lambda: task.key not in ours.executor.running)
     assert len(ours.creates(task)) == 1
+
+
+def of_celery(rig: Rig, state: str) -> Task:
+    """A task that a dead scheduler gave to Celery: the row names the id of Celery's task, and there is no pod."""
+    ti_id = rig.make(queued_by_job_id=1, state=state, external_executor_id=str(uuid.uuid4()))[0]
+    return rig.task_of(workload_of(ti_id, rig.executor.jwt_generator))
+
+
+def test_adoption_of_a_task_that_runs_in_a_celery_worker(ours: Rig) -> None:
+    """It goes on where it is: no pod, and the database says how it ends."""
+    task = of_celery(ours, "running")
+    assert ours.adopt(task) == []
+    ours.quiet(lambda: task.key in ours.executor.running and not ours.ended(task))
+    update(task.ti_id, state="success")
+    ours.until(lambda: task.key not in ours.executor.running)
+    assert ours.creates(task) == []
+
+
+def test_adoption_of_a_task_that_waits_in_celerys_queue(ours: Rig) -> None:
+    """It gets one pod, and keeps its try."""
+    task = of_celery(ours, "queued")
+    assert ours.adopt(task) == []
+    ours.pod(task)
+    ours.quiet(lambda: len(ours.creates(task)) == 1)
+    assert load(task.ti_id).try_number == 1
 
 
 def test_the_stock_executor_adopts_ours(rigs: Rigs) -> None:
