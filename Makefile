@@ -93,7 +93,7 @@ metrics: $(DEV)
 
 # A warning is an error: a broken link or anchor, a picture that cannot be drawn, a page without a title.
 docs: $(DEV)
-	$(BIN)/python -m sphinx -W --keep-going --quiet --builder html --conf-dir docs/site . build/docs
+	$(BIN)/python -m sphinx -W --keep-going --fresh-env --quiet --builder html --conf-dir docs/site . build/docs
 	@echo 'build/docs/index.html'
 
 # Reproducible: all files get the time of the commit.

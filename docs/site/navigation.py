@@ -45,6 +45,8 @@ def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
 
 def _toctree(title: str, names: list[str]) -> str:
     entries = "".join(f"/{name}\n" for name in names)
+    if title == next(iter(SECTIONS)):
+        entries = f"Start <self>\n{entries}"
     return f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}```\n"
 
 
