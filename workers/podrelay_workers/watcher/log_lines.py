@@ -20,10 +20,10 @@ TAIL_MAX = 8192
 # So much of one value is shown.
 _VALUE_MAX = 300
 _ERRORS_MAX = 5
-# Where in the code the line was logged; of interest only to whoever wrote that code.
-_LEFT_OUT = frozenset(
-    {"timestamp", "level", "logger", "event", "error_detail", "filename", "lineno", "func_name", "loc"}
-)
+# Where in the code the line was logged, of interest only to whoever wrote that code; and the task, which the reader knows.
+_PLACE = {"filename", "lineno", "func_name", "loc"}
+_TASK = {"ti_id", "dag_id", "task_id", "run_id", "try_number", "map_index"}
+_LEFT_OUT = _PLACE | _TASK | {"timestamp", "level", "logger", "event", "error_detail"}
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
