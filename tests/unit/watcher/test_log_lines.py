@@ -61,6 +61,8 @@ def test_a_tail_keeps_its_end_in_order() -> None:
     assert tail == lines[-len(tail) :]
     assert TAIL_MAX - 1000 < sum(map(len, tail)) <= TAIL_MAX
     assert readable_tail([]) == []
+    folds = [json.dumps({"event": event}) for event in ("::group::Pre Execute", "x", "::endgroup::")]
+    assert readable_tail([*folds, "::group:: of a program"]) == ["x", "::group:: of a program"]
 
 
 _JSON = st.recursive(

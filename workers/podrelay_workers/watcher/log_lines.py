@@ -28,9 +28,11 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 def readable_tail(lines: Sequence[str]) -> list[str]:
-    """The last lines, as many as fit into TAIL_MAX characters."""
+    """The last lines, as many as fit into TAIL_MAX characters, without those that only fold others in Airflow's pages."""
     tail, left = [], TAIL_MAX
     for line in reversed(lines):
+        if _folds(line):
+            continue
         tail.append(readable(line))
         left -= len(tail[-1])
         if left < 0:
@@ -49,6 +51,11 @@ def printable(text: str, most: int) -> str:
     """At most so many characters, with control characters as Python escapes them, and tabs as spaces."""
     shown = _UNPRINTABLE.sub(_escaped, text[: most + 1].replace("\t", "    "))
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def _folds(line: str) -> bool:
+    fields = _parsed(line)
+    return fields is not None and fields["event"].startswith(("::group::", "::endgroup::"))
 
 
 def _escaped(match: re.Match[str]) -> str:
