@@ -385,7 +385,8 @@ def test_a_process_is_called_by_prometheus_and_calls_dns_redis_and_the_api_serve
     [
         ({"component": "scheduler", "tier": "airflow"}, True),
         (REDIS_LABELS, True),
-        ({"component": "api-server", "tier": "airflow"}, False),
+        ({"component": "api-server", "tier": "airflow"}, True),
+        ({"component": "dag-processor", "tier": "airflow"}, False),
         ({"component": "triggerer", "tier": "airflow"}, False),
         (TASK_LABELS, False),
         ({}, False),

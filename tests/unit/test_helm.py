@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 import podrelay
@@ -26,17 +27,24 @@ def test_the_executor_is_named_by_its_class_path_and_fits_into_a_label() -> None
     assert "KubernetesExecutor" in name  # the chart asks for this word
 
 
-def test_only_the_scheduler_gets_redis_and_the_key_of_podrelay() -> None:
+@pytest.mark.parametrize(
+    ("process", "secret", "options"),
+    [("scheduler", "podrelay-scheduler", {REDIS, RELAY_KEY}), ("apiServer", "podrelay-api-server", {REDIS})],
+)
+def test_a_process_gets_its_own_secret_only(process: str, secret: str, options: set[str]) -> None:
+    references = {item["name"]: item["valueFrom"]["secretKeyRef"] for item in values()[process]["env"]}
+    assert set(references) == options
+    made = re.search(rf"create secret generic {secret} (.*?)\n +(?:kubectl|```)", read("docs/helm.md"), re.DOTALL)
+    assert made is not None
+    assert {reference["name"] for reference in references.values()} == {secret}
+    assert {reference["key"] for reference in references.values()} == set(re.findall(r"--from-literal=(\w+)=", made[1]))
+
+
+def test_no_other_process_gets_redis_or_the_key() -> None:
     """The chart hands `env`, `secret` and `extraEnv` of the top level to each process, and to task pods."""
     assert not {"env", "secret", "extraEnv", "extraEnvFrom", "extraSecrets"} & set(values())
-    references = {item["name"]: item["valueFrom"]["secretKeyRef"] for item in values()["scheduler"]["env"]}
-    assert set(references) == {REDIS, RELAY_KEY}
-    others = {name: item for name, item in values().items() if name != "scheduler"}
+    others = {name: item for name, item in values().items() if name not in ("scheduler", "apiServer")}
     assert "podrelay-" not in str(others)
-    made = re.search(r"create secret generic podrelay-scheduler (.*?)\n```", read("docs/helm.md"), re.DOTALL)
-    assert made is not None
-    assert {reference["name"] for reference in references.values()} == {"podrelay-scheduler"}
-    assert {reference["key"] for reference in references.values()} == set(re.findall(r"--from-literal=(\w+)=", made[1]))
 
 
 def test_the_scheduler_may_do_nothing_in_kubernetes() -> None:

@@ -53,14 +53,18 @@ def test_every_object_is_valid(rendered: list[Json]) -> None:
         kubernetes_validate.validate(item, "1.33", strict=True)
 
 
-def test_only_the_scheduler_knows_redis_and_the_key(rendered: list[Json]) -> None:
+def test_only_scheduler_and_api_server_know_redis_and_only_the_scheduler_the_key(rendered: list[Json]) -> None:
     holders = {
-        (name, container["name"])
+        (name, container["name"], variable["name"])
         for name, container in containers(rendered)
         for variable in container.get("env", [])
         if variable["name"].startswith("AIRFLOW__PODRELAY__")
     }
-    assert holders == {("airflow-scheduler", "scheduler")}
+    assert holders == {
+        ("airflow-scheduler", "scheduler", "AIRFLOW__PODRELAY__REDIS_URL"),
+        ("airflow-scheduler", "scheduler", "AIRFLOW__PODRELAY__FERNET_KEY"),
+        ("airflow-api-server", "api-server", "AIRFLOW__PODRELAY__REDIS_URL"),
+    }
     configuration = named(rendered, "ConfigMap", "airflow-config")["data"]
     assert "PODRELAY" not in str(configuration)
 
@@ -86,8 +90,9 @@ def test_the_manifests_name_what_the_chart_makes(rendered: list[Json]) -> None:
     variables: dict[str, Any] = {item["name"]: item["value"] for item in template["spec"]["containers"][0]["env"]}
     address = f"http://airflow-api-server.airflow:{service['spec']['ports'][0]['port']}/execution/"
     assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == address
-    scheduler = named(rendered, "Deployment", "airflow-scheduler")["spec"]["template"]["metadata"]["labels"]
-    assert scheduler["component"] == "scheduler"  # what the NetworkPolicy podrelay-redis allows
+    for name in ("scheduler", "api-server"):  # what the NetworkPolicy podrelay-redis allows
+        labels = named(rendered, "Deployment", f"airflow-{name}")["spec"]["template"]["metadata"]["labels"]
+        assert labels["component"] == name
 
 
 def test_there_is_no_redis_and_no_celery(rendered: list[Json]) -> None:
