@@ -12,6 +12,8 @@ import pytest
 from podrelay.cli.drain import DrainFailed, drain
 from podrelay.protocol.orders import EXIT, GO_ON, HOLD
 from podrelay.store.liveness import registered_launchers
+from podrelay_workers.launcher import drain as drain_orders
+from podrelay_workers.launcher import registration
 from tests.harness.commands import type_command
 from tests.harness.launcher_rig import LauncherRig
 from tests.harness.waiting import until
@@ -66,7 +68,14 @@ def test_one_of_two_is_drained_under_load(rig: LauncherRig, capsys: pytest.Captu
     assert names(rig) == []
 
 
-def test_a_drained_launcher_obeys_without_the_announcement_and_after_data_loss(rig: LauncherRig) -> None:
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher in this process reads its order, and writes its state, more often than every five seconds."""
+    monkeypatch.setattr(drain_orders, "POLL_S", 0.5)
+    monkeypatch.setattr(registration, "HEARTBEAT_S", 0.5)
+
+
+def test_a_drained_launcher_obeys_without_the_announcement_and_after_data_loss(rig: LauncherRig, often: None) -> None:
     async def scenario() -> None:
         async with rig.launcher() as launcher:
             await until(lambda: names(rig) == [launcher.name])
