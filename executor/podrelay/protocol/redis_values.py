@@ -17,6 +17,11 @@ def text(value: bytes | str | None) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
 
 
+def storable(value: str) -> str:
+    """A text without surrogates: JSON may hold some, and no connection, file or database takes them."""
+    return value.encode("utf-8", "replace").decode()
+
+
 def number_of(value: bytes | str | None) -> float:
     """The number in an unencrypted field; 0 for anything else, and for a number that podrelay never writes: anybody with
     access to Redis may have written the field.

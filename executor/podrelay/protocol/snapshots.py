@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from podrelay.protocol.messages import Json
-from podrelay.protocol.redis_values import number_of, text
+from podrelay.protocol.redis_values import number_of, storable, text
 
 # The field of a launcher's registration, and of `watch:<cluster>`, that holds a snapshot.
 SNAPSHOT_FIELD = "podrelay"
@@ -40,7 +40,7 @@ def _flag(value: Any) -> bool | None:
 
 
 def _text(value: Any) -> str | None:
-    return value[:_TEXT_MAX] if isinstance(value, str) else None
+    return storable(value[:_TEXT_MAX]) if isinstance(value, str) else None
 
 
 def _read(reader: Callable[[Any], Any]) -> Any:

@@ -58,7 +58,7 @@ def task_of(entry: Mapping[str, str]) -> Json | None:
         dag_id, task_id, run_id, try_number, map_index = key
     except (ValueError, TypeError, RecursionError):
         return None
-    texts = all(isinstance(part, str) for part in (dag_id, task_id, run_id))
+    texts = all(isinstance(part, str) and part.isprintable() for part in (dag_id, task_id, run_id))
     if entry.get("kind") != "task" or not texts or not all(type(part) is int for part in (try_number, map_index)):
         return None
     return {

@@ -25,6 +25,7 @@ from tests.harness.task_instances import load, make_task_instances
 KEYS = RedisKeys("default")
 PATHS = ("", "launches", "page.css", "vendor/uPlot.iife.min.js", "api/now", "api/history", "docs", "redoc", "openapi.json",
          "api/launches?dag_id=d&run_id=r&task_id=t", "nothing", "%2e%2e/app.py")  # fmt: skip
+LAUNCH = "0190d5b2-3c4e-8a1b-9f00-1234567890ab"
 HOSTILE = '</script><img src=x onerror="alert(1)">'
 
 
@@ -140,7 +141,7 @@ def test_an_empty_redis_is_no_error(viewer: TestClient) -> None:
 
 
 def test_a_wait_names_its_task_to_who_may_read_the_dag(viewer: TestClient, store: Any) -> None:
-    wait_for_quota(store, "0190d5b2-3c4e-8a1b-9f00-1234567890ab", "etl_daily")
+    wait_for_quota(store, LAUNCH, "etl_daily")
     (wait,) = viewer.get("api/now").json()["overview"]["waits"]
     assert wait["task"] == {
         "dag_id": "etl_daily", "task_id": "load", "run_id": "manual__1", "try_number": 1, "map_index": 3,
@@ -149,13 +150,29 @@ def test_a_wait_names_its_task_to_who_may_read_the_dag(viewer: TestClient, store
 
 
 def test_a_wait_says_nothing_of_a_task_that_the_user_may_not_read(viewer: TestClient, store: Any) -> None:
-    wait_for_quota(store, "0190d5b2-3c4e-8a1b-9f00-1234567890ab", "secret_dag")
+    wait_for_quota(store, LAUNCH, "secret_dag")
     answer = viewer.get("api/now")
     (wait,) = answer.json()["overview"]["waits"]
     assert (wait["reason"], wait["count"], wait["task"], wait["example"], wait["message"]) == (
         "QuotaExceeded", 1, None, "", "",
     )  # fmt: skip
     assert "secret_dag" not in answer.text
+
+
+def test_a_request_cannot_choose_the_dag_whose_permission_counts(viewer: TestClient, store: Any) -> None:
+    """A wait of a launch without a task, or whose entry is gone, is for those who may read all DAGs."""
+    wait_for_quota(store, LAUNCH, "secret_dag")
+    store.hdel(KEYS.launch(LAUNCH), "key")
+    for query in ("", "?dag_id=etl_daily", "?dag_id=~", "?dag_id="):
+        (wait,) = viewer.get(f"api/now{query}").json()["overview"]["waits"]
+        assert (wait["example"], wait["message"]) == ("", ""), query
+
+
+@pytest.mark.parametrize("dag_id", ["etl\ud800", "etl\0", "etl\n", ""])
+def test_an_id_that_airflow_has_not_is_no_task(viewer: TestClient, store: Any, dag_id: str) -> None:
+    wait_for_quota(store, LAUNCH, dag_id)
+    (wait,) = viewer.get("api/now").json()["overview"]["waits"]
+    assert (wait["task"], wait["message"]) == (None, "")
 
 
 def test_many_viewers_cost_redis_one_reading(app: Any, store: Any) -> None:

@@ -66,3 +66,8 @@ def test_an_odd_announcement_of_a_scheduler_is_left_out(written: str) -> None:
     good = {"default 7": "1800000000.5 3 12 0.1.0"}
     found = decode_schedulers({**good, "default 8": written, "no-owner": "1.0 1 1 1"})
     assert found == {("default", "7"): SchedulerSnapshot("0.1.0", 12, 3, 1_800_000_000.5)}
+
+
+def test_a_text_can_be_sent_to_a_browser() -> None:
+    found = decode_snapshot(LauncherSnapshot, r'{"version": "1\ud800", "throttled_why": "\ud83d\ude00"}')
+    assert (found.version, found.throttled_why) == ("1?", "\N{GRINNING FACE}")
