@@ -102,7 +102,7 @@ def _key_rings(settings: Settings) -> Passed:
     keys, own = RedisKeys(settings.deployment), key_ring("this configuration", cipher)
     with connect(settings, timeout_s=_REDIS_TIMEOUT_S) as client, redis_errors(client):
         rings = announced(client, keys)
-    found = mismatches([*rings, own])
+    found = mismatches([own, *rings])
     if found:
         raise ConfigError(f"{'; '.join(found)}. {REMEDY}")
     return Passed(f"the same in {len(rings)} running processes" if rings else "no process runs to compare with")

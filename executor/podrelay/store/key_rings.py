@@ -5,9 +5,9 @@ Processes with other keys cannot read each other's messages. Without this compar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 from typing import Any
 
 from podrelay.protocol.encryption import PayloadCipher
@@ -17,6 +17,8 @@ from podrelay.store.script_table import ScriptCall
 
 # A process announces its keys this often; an announcement is obsolete after several of these.
 ANNOUNCE_S, OBSOLETE_S = 5.0, 30.0
+# So many processes are compared with each other, and so many sentences returned: anybody may have announced some.
+_COMPARED_MOST, _SENTENCES_MOST = 300, 100
 REMEDY = (
     "Give all schedulers, launchers and watchers the same keys, in [podrelay] fernet_key or [core] fernet_key, and restart "
     "those that differ."
@@ -67,19 +69,23 @@ def read_rings(reply: Sequence[Any]) -> list[KeyRing]:
 
 
 def mismatches(rings: Sequence[KeyRing], own: KeyRing | None = None) -> list[str]:
-    """Pure: one sentence for each process that cannot read what another encrypts.
+    """Pure: one sentence for each process that cannot read what another encrypts; of very many, the first.
 
     :param own: only what concerns this one; it need not be among `rings`.
     """
     others = [ring for ring in rings if own is None or ring.process != own.process]
-    pairs = (
-        permutations(others, 2) if own is None else (pair for other in others for pair in ((own, other), (other, own)))
-    )
-    return [
+    if own is None:
+        return list(islice(_sentences(permutations(others[:_COMPARED_MOST], 2)), _SENTENCES_MOST))
+    return list(_sentences(pair for other in others for pair in ((own, other), (other, own))))
+
+
+def _sentences(pairs: Iterable[tuple[KeyRing, KeyRing]]) -> Iterator[str]:
+    """:param pairs: each of a writer and a reader."""
+    return (
         f"{reader.process} does not have the key {writer.fingerprints[0]}, with which {writer.process} encrypts"
         for writer, reader in pairs
         if reader.reads and writer.fingerprints[0] not in reader.fingerprints and _exchange(writer, reader)
-    ]
+    )
 
 
 def _exchange(writer: KeyRing, reader: KeyRing) -> bool:

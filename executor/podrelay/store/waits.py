@@ -23,6 +23,8 @@ _READ_MOST, _SLICE = 2000, 50
 # Fair queues that are read: one per scheduler and level.
 _FAIR_QUEUES_MOST = 200
 _REASON_MAX, _MESSAGE_MAX = 100, 500
+# podrelay writes fewer reasons; what is beyond counts as one.
+_REASONS_MOST = 50
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,14 @@ def _wait(launch: str, entry: Mapping[str, str], now_s: float) -> Wait:
 
 
 def merged(waits: Sequence[Wait]) -> list[Wait]:
-    """Pure: one wait for each reason, the most frequent first."""
+    """Pure: one wait for each reason, the most frequent first; the rarest of very many together as "other"."""
     reasons: dict[str, list[Wait]] = {}
     for wait in waits:
         reasons.setdefault(wait.reason, []).append(wait)
-    return sorted(map(_together, reasons.values()), key=lambda wait: -wait.count)
+    found = sorted(map(_together, reasons.values()), key=lambda wait: -wait.count)
+    if len(found) <= _REASONS_MOST:
+        return found
+    return [*found[: _REASONS_MOST - 1], replace(_together(found[_REASONS_MOST - 1 :]), reason="other")]
 
 
 def _together(waits: Sequence[Wait]) -> Wait:

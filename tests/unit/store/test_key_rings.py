@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from cryptography.fernet import Fernet
 
@@ -48,3 +50,14 @@ def test_a_fingerprint_tells_keys_apart_and_reveals_none() -> None:
     assert both[1:] == one
     assert len(set(both)) == 2
     assert all(len(item) == 8 and item not in first + second for item in both)
+
+
+def test_very_many_announcements_make_few_sentences() -> None:
+    """Anybody with access to Redis can announce processes."""
+    found = mismatches([KeyRing(f"scheduler {number}", (f"{number:08x}",)) for number in range(5)])
+    assert found == []
+    many = [KeyRing(f"launcher {number}", (f"{number:08x}",)) for number in range(2000)]
+    began_s = time.process_time()
+    assert 50 <= len(mismatches([*rings((A,), (B,), (A,)), *many])) <= 200
+    mismatches([KeyRing(f"launcher {number}", (A,)) for number in range(2000)])
+    assert time.process_time() - began_s < 1.0
