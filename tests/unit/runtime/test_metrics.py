@@ -162,3 +162,13 @@ def test_two_processes_of_one_test_do_not_share_a_registry() -> None:
     second: Any = Metrics("launcher", "default")
     first.count(metrics_table.POD_CREATION_STATUS, "200")
     assert ("podrelay_pod_creation_answers_total", "200") not in samples(second)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["application/openmetrics-text; version=abc", "text/plain; version=1.0.0 a", "text/plain;version=;escaping=x"],
+)
+def test_an_odd_accept_header_is_no_error(accept: str) -> None:
+    body, content_type = Metrics("launcher", "d").render(accept)
+    assert b"podrelay_build_info" in body
+    assert content_type.startswith("text/plain")

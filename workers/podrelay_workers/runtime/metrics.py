@@ -101,7 +101,10 @@ class Metrics(Collector):
     # --- Prometheus ---------------------------------------------------------------------------------------------------
     def render(self, accept: str) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format or OpenMetrics, as the header asks, and the content type."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # prometheus_client 0.2x compares the version in the header without looking whether it is one
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Family]:
