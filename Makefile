@@ -2,7 +2,7 @@
 # PYTHON=... selects the interpreter (3.10 to 3.14). PYTEST=... adds arguments for pytest: make test PYTEST='-k fence'.
 # Paths among them replace the paths of the target: make test PYTEST='tests/unit -x'.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs helm-chart airflow-matrix dist release-check real-cluster bench chaos fuzz constraints clean
+.PHONY: help demo up test test-fast test-redis redis-matrix unit lint options metrics docs helm-chart airflow-matrix dist release-check real-cluster screenshots bench chaos fuzz constraints clean
 
 AIRFLOW := 3.3.2
 BIN := .venv/bin
@@ -35,6 +35,7 @@ help:
 	@echo 'make dist       build wheel and sdist into dist/'
 	@echo 'make release-check   the same, and check that tag, version and changelog agree'
 	@echo 'make real-cluster KUBECONFIG=FILE   test against a real cluster, in a temporary namespace'
+	@echo 'make screenshots   take the pictures of docs/ui.md (needs Chromium)'
 	@echo 'make bench      measure against the stock executor (BENCH=... for options)'
 	@echo 'make chaos      inject faults and verify that no task is lost or run twice (CHAOS=... for options)'
 	@echo 'make fuzz       feed random input to everything that podrelay must not trust (FUZZ=... for options)'
@@ -116,6 +117,12 @@ helm-chart: $(DEV)
 real-cluster: $(DEV)
 	@test '$(origin KUBECONFIG)' = 'command line' || { echo 'No cluster given: run make real-cluster KUBECONFIG=FILE'; exit 2; }
 	PODRELAY_REAL_KUBECONFIG='$(KUBECONFIG)' $(call pytest,tests/real_cluster)
+
+# The pictures of docs/ui.md, from a whole Airflow in Chromium.
+screenshots: $(DEV)
+	@demo/install dev,bench
+	@mkdir -p docs/images
+	PODRELAY_SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest -q -k 'not path' tests/end_to_end/test_pages.py
 
 bench: $(DEV)
 	@demo/install dev,bench

@@ -99,25 +99,26 @@ class AirflowApi:
         """
         for _ in range(2):
             with contextlib.suppress(OSError, ValueError):
-                return self._once("GET", path, token=self._logged_in())
+                return self._once("GET", path, token=self.token())
             time.sleep(1)
-        return self._checked("GET", path, token=self._logged_in())
+        return self._checked("GET", path, token=self.token())
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """One attempt: the server may have executed a request that failed.
 
         :raises ApiError: it failed.
         """
-        return self._checked("POST", path, body, token=self._logged_in())
+        return self._checked("POST", path, body, token=self.token())
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         """One attempt.
 
         :raises ApiError: it failed.
         """
-        return self._checked("PATCH", path, body, token=self._logged_in())
+        return self._checked("PATCH", path, body, token=self.token())
 
-    def _logged_in(self) -> str:
+    def token(self) -> str:
+        """The token of this user, as a browser has it in its cookie after a login."""
         if not self._token:
             self._token = self._checked("POST", "/auth/token", self._login)["access_token"]
         return self._token

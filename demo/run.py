@@ -107,6 +107,7 @@ def _run(stack: Stack, screen: Screen, stay: bool) -> bool:
     if stay:
         screen.print(
             f"Airflow:      {stack.airflow_url}  (user {USER}, password {stack.password})\n"
+            f"podrelay:     {stack.airflow_url}/plugin/podrelay  (what waits and why, processes, the last 24 hours)\n"
             f"rq-dashboard: {stack.dashboard_url}  (same user and password)\n"
             f"In another terminal:\n  . {shlex.quote(str(stack.environment_file))}\n"
             "  airflow podrelay status\n"

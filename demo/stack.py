@@ -148,11 +148,15 @@ class Stack:
         opener.open(request, timeout=10).close()
 
     def start_airflow(self) -> None:
-        host = ("--host", "127.0.0.1", "--port", str(self.api_port), "--workers", "1")
-        self.processes.start("api-server", self._airflow("api-server", *host))
+        self.start_api_server("api-server", self.api_port)
         self.start_scheduler()
         self.processes.start("dag-processor", self._airflow("dag-processor"))
         self.processes.start("triggerer", self._airflow("triggerer", "--skip-serve-logs"))
+
+    def start_api_server(self, name: str, port: int, options: Mapping[str, str] | None = None) -> None:
+        """:param options: environment variables for this server alone."""
+        host = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+        self.processes.start(name, self._airflow("api-server", *host), options)
 
     def start_scheduler(self) -> None:
         self.processes.start("scheduler", self._airflow("scheduler", "--skip-serve-logs"))
@@ -205,6 +209,7 @@ class Stack:
         options = {
             "core.executor": "podrelay.executor.RedisKubernetesExecutor",
             "podrelay.redis_url": self.redis_url,
+            "podrelay.dashboard_url": self.dashboard_url if self.shape.dashboard else "",
             "kubernetes_executor.config_file": str(self.kubeconfig),
             "kubernetes_executor.in_cluster": "False",
             "kubernetes_executor.namespace": NAMESPACE,

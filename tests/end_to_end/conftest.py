@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from demo import stack as demo_stack
 from demo.processes import marked
 from demo.stack import TROUBLED_NAMESPACES, Shape, Stack
 from tests.end_to_end.stack_rig import StackRig
+from tests.harness.browser import chromium
 
 _LOG_LINES = 25
 
@@ -27,13 +29,20 @@ def copied_dags(home: Path) -> Path:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
-    running = Stack(home, Shape(dags=copied_dags(home), namespaces=TROUBLED_NAMESPACES))
+    running = Stack(home, Shape(dashboard=True, dags=copied_dags(home), namespaces=TROUBLED_NAMESPACES))
     try:
         running.start()
         yield running
     finally:
         running.stop()
     assert marked(home) == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """For the tests of one file, which must not call asyncio.run."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture

@@ -78,6 +78,14 @@ class Run:
         self.rig.until(f"{self.dag_id} is over", lambda: self.state() in ("success", "failed"), limit_s)
         return self.state()
 
+    def fail_rest(self) -> None:
+        """No task of this run waits any more."""
+        for task in self.tasks():
+            if task.state not in ("success", "failed"):
+                path = f"/api/v2/dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/{task.task_id}"
+                mapped = f"/{task.map_index}" if task.map_index >= 0 else ""
+                self.rig.api.patch(path + mapped, {"new_state": "failed"})
+
     def settle(self) -> None:
         """Wait until every pod's end is known, acknowledged and cleaned up."""
         self.rig.until("all pods ended", lambda: all(launch.t_finished for launch in self.launches()), 60)

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+# A test runs beside others, on two cores.
+_LIMIT_MS = 30_000
+expect.set_options(timeout=_LIMIT_MS)
 # What Chromium says about the frame in which Airflow shows every plugin's page.
 _OF_AIRFLOW = "An iframe which has both allow-scripts and allow-same-origin"
 
@@ -51,7 +54,7 @@ class Window:
 def window(browser: Browser, width: int = 1280, height: int = 900, **options: Any) -> Iterator[Window]:
     """A new page with cookies of its own."""
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(_LIMIT_MS)
     opened = Window(context.new_page())
     page, complaints = opened.page, opened.complaints
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -17,12 +17,12 @@ function tile(title, value, note, kind) {
   return el("li", { class: kind }, parts);
 }
 
-function oldest(queues) {
-  const ages = queues.map((queue) => queue.oldest_s).filter((age) => age !== null && age !== undefined);
+function oldest(found) {
+  const ages = found.map(({ oldest_s }) => oldest_s).filter((age) => age !== null && age !== undefined);
   return ages.length ? `oldest ${seconds(Math.max(...ages))}` : "";
 }
 
-function tiles({ queues, pods, launchers, watcher, schedulers }) {
+function tiles({ queues, waits, pods, launchers, watcher, schedulers }) {
   const launches = Object.values(queues).filter((queue) => queue.kind !== "cleanup");
   const waiting = launches.reduce((sum, queue) => sum + queue.queued + queue.waiting, 0);
   const alive = launchers.filter((launcher) => launcher.alive);
@@ -31,7 +31,7 @@ function tiles({ queues, pods, launchers, watcher, schedulers }) {
   const unread = schedulers.reduce((sum, scheduler) => sum + (scheduler.unread ?? 0), 0);
   const listed = watcher.event_s_ago ?? watcher.listed_s_ago;
   return [
-    tile("Waiting", count(waiting), oldest(launches)),
+    tile("Waiting", count(waiting), waiting ? oldest([...launches, ...waits]) : ""),
     tile("Starting", count(pods.starting), "pods"),
     tile("Running", count(pods.running), "pods"),
     tile("Ending", count(pods.ending), "pods"),
@@ -116,7 +116,7 @@ function watcherCard({ watcher, schedulers }) {
 }
 
 function problems(sentences) {
-  if (!sentences.length) return [el("p", { class: "state good" }, "Everything works.")];
+  if (!sentences.length) return [el("p", { class: "state good" }, "No problem found.")];
   return [el("ul", { class: "state warn" }, sentences.map((sentence) => el("li", {}, sentence)))];
 }
 
@@ -137,7 +137,9 @@ function showNow(found) {
   place("scope").textContent = `deployment ${overview.deployment}${found.clusters.length > 1 ? "" : `, cluster ${overview.cluster}`}`;
   place("problems").replaceChildren(...problems(found.problems));
   place("tiles").replaceChildren(...tiles(overview));
-  place("tables").replaceChildren(waitsCard(overview), queuesCard(overview), launchersCard(overview), watcherCard(overview), ...otherCards(overview));
+  const work = el("div", { class: "column" }, waitsCard(overview), otherCards(overview));
+  const processes = el("div", { class: "column" }, queuesCard(overview), launchersCard(overview), watcherCard(overview));
+  place("tables").replaceChildren(work, processes);
   showClusters(found.clusters);
   showDashboard(found.dashboard_url);
 }
@@ -313,7 +315,7 @@ async function refreshHistory() {
 }
 
 function showAge() {
-  place("read").textContent = shownAt ? `read ${seconds(Math.max(1, Math.round((Date.now() - shownAt) / 1000)))} ago` : "";
+  place("read").textContent = shownAt ? `read ${Math.max(1, Math.round((Date.now() - shownAt) / 1000))} s ago` : "";
 }
 
 refreshNow();
