@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.store.overview import read_overview
+from podrelay_workers.watcher.overview_metrics import figures_of
 from tests.chaos.driver import Stalls
 from tests.fuzz.part import Report, complaints, feed
 from tests.fuzz.redis_writes import Write, targets, writes
@@ -135,6 +137,7 @@ def _write_values(deployment: Deployment, both: list[Workers], report: Report, c
         for write in batch:
             write.apply(pipeline, keys, target_of(write.pick))
         pipeline.execute(raise_on_error=False)
+        _read_figures(client, keys, report)
         deployment.beat()
         client.delete(redis_keys.RQ_SUSPENDED)  # an operator's own switch: `rq resume`
         deployment.add_work()
@@ -146,6 +149,14 @@ def _write_values(deployment: Deployment, both: list[Workers], report: Report, c
         feed(st.lists(writes(), min_size=10, max_size=30), take, report, count)
     except AssertionError as error:
         report.fault(str(error))
+
+
+def _read_figures(client: redis.Redis, keys: RedisKeys, report: Report) -> None:
+    """What the leading watcher reads for its metrics every few seconds."""
+    try:
+        figures_of(read_overview(client, keys, "default", time.time()))
+    except Exception as error:  # noqa: BLE001 - every error is a finding
+        report.fault(f"figures: {traceback.format_exc(limit=-2)} {error}")
 
 
 def _workers(client: redis.Redis) -> list[bytes]:
