@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,9 @@ from fastapi.testclient import TestClient
 
 from podrelay.airflow_plugin import PodrelayPlugin, wants_pages
 from podrelay.protocol.redis_keys import RQ_WORKERS, RedisKeys, rq_queue, rq_scheduled, rq_workers
+from podrelay.ui.readings import NOW_KEPT_S
 from tests.harness.made_up_day import write_made_up_day
+from tests.harness.redis_server import RedisServer
 from tests.harness.task_instances import load, make_task_instances
 
 KEYS = RedisKeys("default")
@@ -232,6 +236,22 @@ def test_without_redis_each_answer_says_why(
         assert "wrong" not in answer.text
 
 
+def test_while_redis_hangs_the_server_answers_everything_else(
+    anonymous: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RedisServer(tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url)
+        viewer = logged_in(anonymous, "VIEWER")
+        assert "overview" in viewer.get("api/now").json()
+        time.sleep(NOW_KEPT_S)
+        server.pause()
+        waiting = [threads.submit(viewer.get, path) for path in ["api/now", "api/history"] * 4]
+        assert viewer.get("page.css").status_code == 200
+        assert not any(answer.done() for answer in waiting)
+        assert all("Redis unavailable (TimeoutError" in answer.result(30).json()["error"] for answer in waiting)
+        server.resume()
+
+
 def test_keys_of_another_type_are_no_error(viewer: TestClient, store: Any) -> None:
     queue = KEYS.launch_queue("default")
     for key in (KEYS.rollups("default"), KEYS.watch("default"), KEYS.throttle("default"), KEYS.results, rq_queue(queue),
@@ -310,7 +330,7 @@ def test_an_odd_map_index_is_none(viewer: TestClient, index: str) -> None:
 # --- what it costs others ---------------------------------------------------------------------------------------------
 _IMPORTED = """
 import sys
-import airflow.sdk.execution_time.task_runner, airflow.sdk.plugins_manager, airflow.plugins_manager
+import airflow.sdk.execution_time.task_runner, airflow.plugins_manager
 before = set(sys.modules)
 import podrelay.airflow_plugin
 print(*sorted(set(sys.modules) - before))
