@@ -34,8 +34,9 @@ from tests.harness.docker_files import (
 from tests.unit.test_repository import project, read
 
 WORKERS = ("launcher", "watcher")
+OF_REDIS = {f"{name}REDIS_PASSWORD" for name in ("", "SCHEDULER_", "LAUNCHER_", "WATCHER_", "STATUS_", "OPERATOR_")}
 SECRETS = (
-    "REDIS_PASSWORD", "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "API_SECRET_KEY", "JWT_SECRET", "FERNET_KEY",
+    *OF_REDIS, "POSTGRES_PASSWORD", "DASHBOARD_PASSWORD", "API_SECRET_KEY", "JWT_SECRET", "FERNET_KEY",
     "PODRELAY_FERNET_KEY", "LAUNCHER_KUBECONFIG_FILE", "WATCHER_KUBECONFIG_FILE", "LOG_READER_KUBECONFIG_FILE",
 )  # fmt: skip
 # Who may do what outside of its own namespace, and who holds what: docs/security.md.
@@ -100,8 +101,8 @@ def test_compose_has_every_process() -> None:
     commands = {name: " ".join(service.get("command", [])) for name, service in composed()["services"].items()}
     for process in ("scheduler", "api-server", "dag-processor", "triggerer", "podrelay launcher", "podrelay watcher"):
         assert f"airflow {process}" in commands.values()
-    assert "appendonly yes" in commands["redis"]
-    assert "maxmemory-policy noeviction" in commands["redis"]
+    assert "--appendonly yes" in commands["redis"]
+    assert "--maxmemory-policy noeviction" in commands["redis"]
 
 
 def test_compose_variables_are_in_the_example_and_secrets_have_no_default() -> None:
@@ -122,16 +123,17 @@ def test_compose_variables_are_in_the_example_and_secrets_have_no_default() -> N
         ("watcher", {REDIS, RELAY_KEY}, "watcher"),
         ("rq-dashboard", {REDIS, "RQ_DASHBOARD_USERNAME", "RQ_DASHBOARD_PASSWORD"}, ""),
         ("scheduler", OF_AIRFLOW | {REDIS, RELAY_KEY}, ""),
-        ("api-server", OF_AIRFLOW, "log_reader"),
+        ("api-server", OF_AIRFLOW | {REDIS}, "log_reader"),
         ("dag-processor", OF_AIRFLOW, ""),
         ("triggerer", OF_AIRFLOW, ""),
         ("migrate", OF_AIRFLOW, ""),
-        ("redis", {"REDIS_PASSWORD"}, ""),
+        ("redis", set(), ""),
+        ("redis-users", OF_REDIS, ""),
         ("postgres", {"POSTGRES_USER", "POSTGRES_PASSWORD"}, ""),
     ],
 )
 def test_a_service_has_its_own_secrets_only(name: str, secrets: set[str], kubeconfig: str) -> None:
-    environment = service(name)["environment"]
+    environment = service(name).get("environment", {})
     assert {item for item in environment if re.search("KEY|SECRET|PASSWORD|USER|CONN|URL", item)} == secrets
     mounted = [item for item in service(name).get("volumes", []) if "kubeconfig" in item]
     assert mounted == ([f"./{kubeconfig}_kubeconfig_file:/run/podrelay/kubeconfig:ro"] if kubeconfig else [])
@@ -143,14 +145,15 @@ def test_every_service_is_listed_with_its_secrets() -> None:
 
 
 def test_only_processes_of_podrelay_share_a_network_with_redis() -> None:
-    networks = {name: set(item["networks"]) for name, item in composed()["services"].items()}
+    networks = {name: set(item.get("networks", ())) for name, item in composed()["services"].items()}
     assert {name for name, joined in networks.items() if "redis" in joined} == {
-        "redis", "scheduler", "launcher", "watcher", "rq-dashboard",
+        "redis", "scheduler", "launcher", "watcher", "rq-dashboard", "api-server",
     }  # fmt: skip
     assert {name for name, joined in networks.items() if "database" in joined} == {
         "postgres", "migrate", "scheduler", "api-server", "dag-processor", "triggerer",
     }  # fmt: skip
     assert networks["redis"] == {"redis"}
+    assert service("redis-users")["network_mode"] == "none"
     assert networks["postgres"] == {"database"}
     defined = composed()["networks"]
     assert defined["redis"]["internal"]
@@ -179,7 +182,7 @@ def test_a_worker_writes_to_memory_only(name: str) -> None:
 def test_redis_writes_to_its_volume_only() -> None:
     assert service("redis")["read_only"]
     assert service("redis")["user"] == "redis"
-    assert service("redis")["volumes"] == ["redis:/data"]
+    assert service("redis")["volumes"] == ["redis:/data", "redis-users:/users:ro"]
 
 
 def test_published_ports_are_on_loopback_by_default() -> None:
