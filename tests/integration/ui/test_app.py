@@ -24,6 +24,7 @@ from podrelay.protocol.redis_keys import RQ_WORKERS, RedisKeys, rq_queue, rq_sch
 from podrelay.ui.readings import NOW_KEPT_S
 from tests.harness.made_up_day import write_made_up_day
 from tests.harness.redis_server import RedisServer
+from tests.harness.redis_users import GuardedRedis, knows_read_only, lines
 from tests.harness.task_instances import load, make_task_instances
 
 KEYS = RedisKeys("default")
@@ -234,6 +235,24 @@ def test_without_redis_each_answer_says_why(
         assert answer.status_code == 200
         assert says in answer.json()["error"]
         assert "wrong" not in answer.text
+
+
+def test_the_pages_read_as_the_user_status(
+    anonymous: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ti_id,) = make_task_instances(dag_id="etl_as_status", task_id="load")
+    with GuardedRedis(tmp_path) as server:
+        server.load(*lines(not knows_read_only(server.url), roles=("status",)))
+        wait_for_quota(server.admin, str(load(ti_id).external_executor_id), "etl_as_status")
+        write_made_up_day(server.url, KEYS, time.time())
+        server.admin.execute_command("ACL", "LOG", "RESET")
+        monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of("status"))
+        viewer = logged_in(anonymous, "VIEWER")
+        assert viewer.get("api/now").json()["overview"]["waits"][0]["task"]["dag_id"] == "etl_as_status"
+        assert viewer.get("api/history").json()["history"]["day"]["started"] > 0
+        (found,) = viewer.get("api/launches?dag_id=etl_as_status&run_id=run&task_id=load").json()["tries"]
+        assert found["known"]
+        assert server.denials() == []
 
 
 def test_while_redis_hangs_the_server_answers_everything_else(
