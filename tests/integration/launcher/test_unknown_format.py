@@ -70,6 +70,27 @@ def test_a_launch_waits_is_logged_and_runs_after_the_upgrade(rig: LauncherRig, m
     assert rig.quarantined() == []
 
 
+@pytest.mark.parametrize(("offered_s_ago", "least_s", "most_s"), [(0, 3, 6), (60, 25, 32), (10_000, 50, 61)])
+def test_a_launch_that_has_waited_for_long_is_tried_rarely(
+    rig: LauncherRig, offered_s_ago: float, least_s: float, most_s: float
+) -> None:
+    """Else very many of them, which go to the front of their queue, would leave launchers no time for others."""
+    request = rig.request()
+    rig.offer(request)
+    job = identifiers.job_id(request.launch_id, 0)
+    rewrite(rig, job, of_newer_format(request.encode()))
+    rig.redis.hset(rig.names.launch(request.launch_id), "t_offered", time.time() - offered_s_ago)
+
+    async def scenario() -> None:
+        async with rig.launcher():
+            await until(lambda: rig.states([request]) == {"waiting": 1})
+
+    asyncio.run(scenario())
+    due_s = rig.redis.zscore(f"rq:scheduled:{rig.names.launch_queue('default')}", job)
+    assert due_s is not None
+    assert least_s < due_s - time.time() < most_s
+
+
 def test_a_clean_up_waits(rig: LauncherRig) -> None:
     request = rig.request()
     rig.offer(request)

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 _KEY_S = 2.0
 # Another launcher may be of the release that reads the format, or this one after its upgrade.
 _FORMAT_S = 5.0
+# What has waited for long is tried more rarely: very many such launches leave launchers the time for others.
+_RARELY_S = 60.0
 UPGRADE = "upgrade the launchers before the schedulers"
 
 
@@ -35,7 +37,7 @@ class UnreadableJobs:
             return self._keep(job, str(error))
         lacking = await self._announcer.compare() if isinstance(error, DecryptionError) else ()
         if lacking:
-            return wait(job, _KEY_S, "KeyMismatch", "; ".join(lacking)[:500], tried=False)
+            return wait(job, _again_s(job, _KEY_S), "KeyMismatch", "; ".join(lacking)[:500], tried=False)
         return await self.quarantine(job, error.kind, str(error))
 
     async def quarantine(self, job: Job, kind: QuarantineKind, why: str) -> Disposition:
@@ -48,4 +50,9 @@ class UnreadableJobs:
         if why not in self._logged:
             self._logged.add(why)
             log.error("Job %s and others like it wait: %s; %s", job.id, why, UPGRADE)
-        return wait(job, _FORMAT_S, "UnknownFormat", f"{why}; {UPGRADE}", tried=False)
+        return wait(job, _again_s(job, _FORMAT_S), "UnknownFormat", f"{why}; {UPGRADE}", tried=False)
+
+
+def _again_s(job: Job, first_s: float) -> float:
+    """Seconds until the next try; always the same for a clean-up, whose age is unknown."""
+    return min(_RARELY_S, max(first_s, job.waited_s / 2)) if job.offered_at_s else first_s
