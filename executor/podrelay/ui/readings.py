@@ -1,7 +1,8 @@
 """Reads what the pages show from Redis, in threads: the API server's event loop never waits.
 
 A reading is kept for a moment and taken once at a time, so that the number of viewers costs Redis nothing. Where Redis or an
-option fails, a reading is a sentence that says so, under `error`: a page shows it.
+option fails, a reading is a sentence that says so, under `error`: a page shows it. A Redis that hangs is left alone for a
+moment, so that requests do not queue up behind it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from functools import partial
 
 import redis
 from airflow.configuration import conf
-from redis.exceptions import RedisError
 
-from podrelay.errors import ConfigError
+from podrelay.errors import ConfigError, RedisUnavailable
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings, load_settings
 from podrelay.store.bounded_reads import read_short
-from podrelay.store.connection import connect, unavailable
+from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.connection import connect
 from podrelay.store.overview import read_overview
 from podrelay.store.rollups import read_rollups
 from podrelay.ui.attempts import LEDGER_FIELDS
@@ -62,7 +63,7 @@ class Readings:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="podrelay-page")
         self._kept: dict[tuple[str, str], Reading] = {}
-        self._source: tuple[redis.Redis, RedisKeys] | None = None
+        self._source: tuple[CircuitBreaker, RedisKeys] | None = None
 
     async def now(self, cluster: str) -> Json:
         """The overview of a cluster."""
@@ -87,17 +88,17 @@ class Readings:
 
     def _safely(self, read: Read) -> Json:
         try:
-            client, keys = self._source = self._source or _connect(load_settings(conf))
+            breaker, keys = self._source = self._source or _connect(load_settings(conf))
+            found: Json = breaker.call(lambda client: read(client, keys))
         except ConfigError as error:
             return {"error": str(error)}
-        try:
-            return read(client, keys)
-        except (RedisError, OSError) as error:
-            return {"error": f"{unavailable(error, client)} {_HINT}"}
+        except RedisUnavailable as error:
+            return {"error": f"{error} {_HINT}"}
+        return found
 
 
-def _connect(settings: Settings) -> tuple[redis.Redis, RedisKeys]:
-    return connect(settings, timeout_s=_TIMEOUT_S), RedisKeys(settings.deployment)
+def _connect(settings: Settings) -> tuple[CircuitBreaker, RedisKeys]:
+    return CircuitBreaker(settings, connect(settings, timeout_s=_TIMEOUT_S)), RedisKeys(settings.deployment)
 
 
 def _read_now(cluster: str, client: redis.Redis, keys: RedisKeys) -> Json:
