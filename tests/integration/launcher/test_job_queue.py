@@ -182,6 +182,20 @@ def test_a_pause_that_no_launcher_writes_is_removed(
     assert rig.quarantined()[0] == forged
 
 
+def test_a_field_that_no_launcher_writes_is_removed(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
+    """Each claim reads it, and nobody else shows a pause while it is there."""
+    rig.offer_many(3)
+    honest = {"until:other": "0", "reason:other": "QuotaExceeded"}
+    rig.redis.hset(rig.names.throttle("default"), mapping={**honest, "reason:default": "x" * 20_000})
+
+    async def scenario(a: JobQueue, _: JobQueue) -> None:
+        assert len((await a.claim(10)).jobs) == 3
+
+    two(scenario)
+    assert rig.redis.hgetall(rig.names.throttle("default")) == honest
+    assert [entry["kind"] for entry in rig.quarantined()] == ["bounds"]
+
+
 def test_a_pause_applies_to_all_launchers(rig: LauncherRig, two: Callable[[Scenario], Any]) -> None:
     rig.offer_many(3)
 

@@ -25,7 +25,7 @@ local launch_prefix, job_prefix, list_prefix, wip_prefix, scheduled_prefix = ARG
 local patience, probe_s, report_every_s, first = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), 18
 local now = redis_time()
 
-local throttle, fields = {}, read_all(KEYS[1], FIELDS_MOST)
+local throttle, fields = {}, read_all(KEYS[1], FIELDS_MOST, VALUE_MAX)
 for i = 1, #fields, 2 do throttle[fields[i]] = fields[i + 1] end
 local function number_in_throttle(name) return number_of(throttle[name]) end
 local failures = string.format('%.0f', within(throttle['failures'], 0, 1000))
@@ -151,7 +151,7 @@ end
 -- Level's queue -> itself and its fair queues; level's queue -> the place in that row that was served last.
 local rows, served = {}, {}
 for i = first, #ARGV do rows[ARGV[i]] = { ARGV[i] } end
-local fair_queues = launches and read_all(KEYS[3], FIELDS_MOST) or {}
+local fair_queues = launches and read_all(KEYS[3], FIELDS_MOST, VALUE_MAX) or {}
 for i = 1, #fair_queues, 2 do
   local name, value = fair_queues[i], fair_queues[i + 1]
   local row = rows[value]

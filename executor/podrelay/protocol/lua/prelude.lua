@@ -117,9 +117,17 @@ local function number_of(text)
   return number and math.abs(number) <= 2 ^ 53 and number or 0
 end
 
--- All fields of a hash that podrelay keeps small; one with more than `most` would make each script slow, and is deleted.
-local function read_all(key, most)
+-- All fields of a hash that podrelay keeps small; one with more than `most` would make each script slow, and is deleted. So
+-- are fields of more than `longest` bytes, if given.
+local function read_all(key, most, longest)
   local fields = redis.call('HGETALL', key)
+  for i = 1, longest and #fields <= 2 * most and #fields or 0, 2 do
+    if #fields[i] + #fields[i + 1] > longest then
+      note('key', key, 'bounds', 'a field longer than podrelay writes, deleted')
+      redis.call('HDEL', key, fields[i])
+      fields[i], fields[i + 1] = '', ''
+    end
+  end
   if #fields <= 2 * most then return fields end
   note('key', key, 'bounds', 'more fields than podrelay writes, deleted')
   redis.call('DEL', key)
