@@ -117,9 +117,11 @@ SCRIPTS: dict[Role, frozenset[str]] = {
 # Logging in (AUTH, HELLO) needs no right.
 _CONNECT = "client|setname ping "
 _RUN_SCRIPTS = "evalsha script|load "
-_CHECK = "info set hgetall time "
+_CHECK = "info set hgetall hlen memory|usage time "
 # What `podrelay.store.overview` and `status` send; the leading watcher reads the overview too.
-_OVERVIEW = "exists hgetall hmget hstrlen lindex llen pttl smembers time xlen xrevrange zcard zrange "
+_OVERVIEW = (
+    "exists hgetall hlen hmget hstrlen lindex llen memory|usage pttl scard smembers time xlen xrevrange zcard zrange "
+)
 _STATUS = f"{_OVERVIEW}hget lpos zscore "
 # What rq-dashboard 0.9 sends for its pages.
 _PAGES = "exec exists hget hgetall hmget llen lrange multi scard smembers type xlen xrevrange zcard zrange zscore "
@@ -138,7 +140,8 @@ _COMMANDS: dict[Role, str] = {
     "status": _STATUS,
     "dashboard": _PAGES,
     "operator": f"{_PAGES}{_RUN_SCRIPTS}"
-    "del expire hset hstrlen info lpop lrem persist pttl publish rename rpush sadd set watch zrem zremrangebyscore",
+    "del expire hset hstrlen info lpop lrem memory|usage persist pttl publish rename rpush sadd set watch zrem "
+    "zremrangebyscore",
 }
 COMMANDS: dict[Role, tuple[str, ...]] = {
     role: tuple(sorted(set((_CONNECT + commands).split()))) for role, commands in _COMMANDS.items()
@@ -154,7 +157,8 @@ CALLS: dict[str, str] = {
     "hincrbyfloat": "hincrbyfloat K f 1", "hkeys": "hkeys K", "hlen": "hlen K",
     "hmget": "hmget K f", "hset": "hset K f v", "hsetnx": "hsetnx K f v",
     "hstrlen": "hstrlen K f", "info": "info", "lindex": "lindex K 0", "llen": "llen K", "lpop": "lpop K",
-    "lpos": "lpos K v", "lpush": "lpush K v", "ltrim": "ltrim K 0 0", "multi": "multi", "persist": "persist K",
+    "lpos": "lpos K v", "lpush": "lpush K v", "ltrim": "ltrim K 0 0",
+    "memory|usage": "memory usage K", "multi": "multi", "persist": "persist K",
     "ping": "ping", "pttl": "pttl K", "publish": "publish C 1", "rpush": "rpush K v", "sadd": "sadd K v",
     "scard": "scard K", "script|load": "script load x", "set": "set K v", "smembers": "smembers K", "srem": "srem K v",
     "subscribe": "subscribe C", "time": "time", "type": "type K", "xadd": "xadd K * f v", "xlen": "xlen K",

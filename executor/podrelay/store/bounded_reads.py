@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import redis
 
@@ -17,6 +17,8 @@ _ENTRY_MAX = RESULT_MAX + 1000
 # As in prelude.lua: what is longer was not written by podrelay.
 VALUE_MAX = 16384
 _HASHES_AT_ONCE = 500
+# A key with more members, or more bytes with Redis' overhead, was not written by podrelay.
+_MEMBERS_MOST, _KEY_MAX = 20_000, 16 << 20
 # Enough for a batch of ordinary reports, and read in some milliseconds.
 _TOTAL_MAX = 1 << 20
 
@@ -66,3 +68,22 @@ def _read_chunk(client: redis.Redis, keys: Sequence[str], fields: Sequence[str],
     for names in short:
         answer = next(answers) if names else ()
         yield {name: text(value) for name, value in zip(names, answer, strict=False) if value is not None}
+
+
+def fitting(client: redis.Redis, counts: Mapping[str, str]) -> dict[str, bool]:
+    """Which of these keys are small enough to be read whole, by a command that may not run scripts. Keys that are empty, or
+    of another type, are missing.
+
+    :param counts: key to the command that counts its members: hlen, scard or xlen.
+    :raises RedisError: Redis does not answer, or refuses.
+    """
+    pipeline = client.pipeline(transaction=False)
+    for key, command in counts.items():
+        pipeline.execute_command(command, key)
+    found = dict(zip(counts, unless_of_another_type(pipeline.execute(raise_on_error=False), 0), strict=True))
+    few = [key for key, number in found.items() if 0 < number <= _MEMBERS_MOST]
+    for key in few:
+        pipeline.memory_usage(key, samples=0)  # of all members: a sample may miss a long one
+    sizes = pipeline.execute() if few else ()
+    small = {key for key, size in zip(few, sizes, strict=True) if (size or 0) <= _KEY_MAX}
+    return {key: key in small for key, number in found.items() if number}

@@ -13,6 +13,7 @@ from typing import Any
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, rows, text
+from podrelay.store.bounded_reads import fitting
 from podrelay.store.script_table import ScriptCall
 
 # A process announces its keys this often; an announcement is obsolete after several of these.
@@ -50,6 +51,8 @@ def announce(keys: RedisKeys, ring: KeyRing) -> ScriptCall:
 def announced(client: Any, keys: RedisKeys) -> list[KeyRing]:
     """The key rings of the processes that run, for a command that announces none and may not write."""
     seconds, _ = client.time()
+    if not fitting(client, {keys.key_rings: "hlen"}).get(keys.key_rings):
+        return []
     return rings_of({text(name): text(value) for name, value in client.hgetall(keys.key_rings).items()}, seconds)
 
 

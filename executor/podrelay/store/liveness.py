@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis
-from redis.exceptions import ResponseError
 
 from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import fields_of, number_of, text
 from podrelay.protocol.retention import REGISTRATION_TTL_S
 from podrelay.protocol.snapshots import SNAPSHOT_FIELD, LauncherSnapshot, decode_snapshot
-from podrelay.store.bounded_reads import read_entries, read_short
+from podrelay.store.bounded_reads import fitting, read_entries, read_short
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.connection import is_of_another_type
 
 # A launcher counts as dead after two missed renewals and some delay; its registration stays listed until it expires.
 SILENCE_LIMIT_S = 12.0
@@ -80,17 +78,14 @@ def _last_seen_s(ttl_ms: int) -> float:
 
 
 def _members(client: redis.Redis, keys: RedisKeys, cluster: str) -> list[str]:
-    """The keys of the workers that are registered for a cluster's launches; none while the set has another type, until a
-    launcher registers again.
+    """The keys of the workers that are registered for a cluster's launches; none while the set has another type, or is longer
+    than launchers make it, until a launcher registers again.
     """
-    ours = keys.worker(cluster, "")
-    try:
-        found = sorted(map(text, client.smembers(redis_keys.rq_workers(keys.launch_queue(cluster)))))
-        return [member for member in found if member.startswith(ours)][:_LAUNCHERS_MAX]
-    except ResponseError as error:
-        if is_of_another_type(error):
-            return []
-        raise
+    ours, registry = keys.worker(cluster, ""), redis_keys.rq_workers(keys.launch_queue(cluster))
+    if not fitting(client, {registry: "scard"}).get(registry):
+        return []
+    found = sorted(map(text, client.smembers(registry)))
+    return [member for member in found if member.startswith(ours)][:_LAUNCHERS_MAX]
 
 
 def without_launcher(

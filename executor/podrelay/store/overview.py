@@ -18,6 +18,7 @@ from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.protocol.snapshots import SNAPSHOT_FIELD, WatcherSnapshot, decode_schedulers, decode_snapshot
+from podrelay.store.bounded_reads import fitting, read_short
 from podrelay.store.connection import unless_of_another_type
 from podrelay.store.key_rings import mismatches, rings_of
 from podrelay.store.liveness import registered_launchers
@@ -29,6 +30,9 @@ _REFUSED_CLEANUP_S = 900.0
 _PAUSE_MOST_S, _LEASE_MOST_S = 600.0, 600.0
 # The latest entries of the quarantine whose reasons are counted, the reasons shown, and the characters of each.
 _QUARANTINE_READ, _REASONS_MOST, _REASON_MAX = 1000, 20, 200
+_UNREADABLE = "entries longer than podrelay writes: not read"
+# The fields of `watch:<cluster>` that are shown.
+_WATCH_FIELDS = ("leader", "expires", "pods", "t_listed", "t_event", "trouble", SNAPSHOT_FIELD)
 # Entries of the quarantine of these kinds say what was cut down because no process of podrelay writes it.
 _CLAMPED = ("bounds", "pause")
 # Fields of `throttle:<cluster>`: until when which jobs wait.
@@ -78,32 +82,36 @@ class _Facts:
     """What one round trip brings."""
 
     def __init__(self, client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> None:
+        names = (keys.throttle(cluster), keys.fair_queues(cluster), keys.key_rings, keys.schedulers)
+        fit = fitting(client, {**dict.fromkeys(names, "hlen"), keys.quarantine: "xlen"})
+        (self.watch,) = read_short(client, [keys.watch(cluster)], _WATCH_FIELDS)
+        # What is longer than podrelay writes counts as empty, until a script repairs it.
+        read = [name for name in names if fit.get(name)]
         pipeline = client.pipeline(transaction=False)
         pipeline.time()
-        for key in (
-            keys.watch(cluster),
-            keys.throttle(cluster),
-            keys.fair_queues(cluster),
-            keys.key_rings,
-            keys.schedulers,
-        ):
-            pipeline.hgetall(key)
         pipeline.exists(redis_keys.RQ_SUSPENDED)
         pipeline.zcard(keys.unacknowledged)
         pipeline.xlen(keys.results)
         pipeline.xlen(keys.quarantine)
-        pipeline.xrevrange(keys.quarantine, count=_QUARANTINE_READ)
+        for name in read:
+            pipeline.hgetall(name)
+        if fit.get(keys.quarantine):
+            pipeline.xrevrange(keys.quarantine, count=_QUARANTINE_READ)
         # A key of another type counts as empty until the first script deletes it.
-        (seconds, micros), *hashes, suspended, unacknowledged, results, quarantined, entries = unless_of_another_type(
+        (seconds, micros), suspended, unacknowledged, results, quarantined, *more = unless_of_another_type(
             pipeline.execute(raise_on_error=False), None
         )
         self.now_s = now_s
         self.redis_s = seconds + micros / 1e6
-        self.watch, self.throttle, self.fair_queues, self.key_rings, self.schedulers = map(_texts, hashes)
+        hashes = dict(zip(read, more, strict=False))
+        self.throttle, self.fair_queues, self.key_rings, self.schedulers = (_texts(hashes.get(name)) for name in names)
         self.suspended = bool(suspended)
         self.unacknowledged, self.results = unacknowledged or 0, results or 0
         self.quarantined = quarantined or 0
-        self._entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]] = entries or ()
+        self._entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]] = (
+            more[len(read)] or () if more[len(read) :] else ()
+        )
+        self._is_unreadable = fit.get(keys.quarantine) is False
 
     @property
     def leader(self) -> str:
@@ -113,7 +121,9 @@ class _Facts:
 
     @property
     def quarantine_s_ago(self) -> float | None:
-        """When something was quarantined last; None for never."""
+        """When something was quarantined last; None for never, 0 where that cannot be read."""
+        if self._is_unreadable:
+            return 0.0
         return self._entry_s_ago(self._entries[0][0]) if self._entries else None
 
     def _entry_s_ago(self, entry_id: bytes) -> float:
@@ -124,6 +134,8 @@ class _Facts:
         """How often each reason stands in the latest entries of the quarantine, the most frequent first: what was not
         trusted, what was clamped or deleted. Anybody with access to Redis can write there.
         """
+        if self._is_unreadable:
+            return {_UNREADABLE: self.quarantined}
         return dict(Counter(_why(fields) for _, fields in self._entries).most_common(_REASONS_MOST))
 
     def clamps(self) -> list[Json]:

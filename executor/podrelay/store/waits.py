@@ -14,12 +14,14 @@ import redis
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import number_of, text
+from podrelay.protocol.redis_values import number_of, rows, text
 from podrelay.store.bounded_reads import read_short
 from podrelay.store.connection import unless_of_another_type
 
 # The most ledger entries of waiting launches that are read, and how many neighbours at a time.
 _READ_MOST, _SLICE = 2000, 50
+# Bytes in Redis of what a queue may hold beside its ids, and of one id.
+_SIZE_MOST, _SIZE_OF_ID = 4 << 20, 500
 # Fair queues that are read: one per scheduler and level.
 _FAIR_QUEUES_MOST = 200
 _REASON_MAX, _MESSAGE_MAX = 100, 500
@@ -40,7 +42,9 @@ class Wait:
 
 @dataclass(frozen=True)
 class Queue:
-    """One RQ queue, a level's fair queues included as queues of their own. `first` is the launch at its head."""
+    """One RQ queue, a level's fair queues included as queues of their own. `first` is the launch at its head. One that is not
+    readable holds ids that are longer than those of podrelay: it is only counted.
+    """
 
     name: str
     kind: str
@@ -51,6 +55,7 @@ class Queue:
     failed: int
     first: str = ""
     oldest_s: float | None = None
+    is_readable: bool = True
 
     @property
     def holds_any(self) -> bool:
@@ -81,15 +86,34 @@ def read_queues(
         pipeline.zcard(redis_keys.rq_started(name))
         pipeline.zcard(redis_keys.rq_scheduled(name))
         pipeline.zcard(redis_keys.rq_failed(name))
-        pipeline.lindex(redis_keys.rq_queue(name), 0)
+        pipeline.memory_usage(redis_keys.rq_queue(name), samples=0)
+        pipeline.memory_usage(redis_keys.rq_scheduled(name), samples=0)
     replies = list(unless_of_another_type(pipeline.execute(raise_on_error=False), None))
     found = []
-    for place, (name, kind, priority) in enumerate(names):
-        *counts, first = replies[place * 5 : place * 5 + 5]
-        queued, started, waiting, failed = (count or 0 for count in counts)
-        launch = identifiers.launch_of_job(text(first)[:200])
-        found.append(Queue(name, kind, priority, queued, started, waiting, failed, launch))
-    return _with_ages(client, keys, found, now_s)
+    for (name, kind, priority), row in zip(names, rows(replies, 6), strict=True):
+        queued, started, waiting, failed, list_size, set_size = (count or 0 for count in row)
+        found.append(
+            Queue(name, kind, priority, queued, started, waiting, failed,
+                  is_readable=list_size <= _size_most(queued) and set_size <= _size_most(waiting))
+        )  # fmt: skip
+    return _with_ages(client, keys, _with_heads(client, found), now_s)
+
+
+def _size_most(members: int) -> int:
+    """Bytes in Redis of so many ids of jobs; more is not read, because somebody else has written some of them."""
+    return _SIZE_MOST + _SIZE_OF_ID * members
+
+
+def _with_heads(client: redis.Redis, queues: Sequence[Queue]) -> list[Queue]:
+    pipeline = client.pipeline(transaction=False)
+    held = [queue for queue in queues if queue.queued and queue.is_readable]
+    for queue in held:
+        pipeline.lindex(redis_keys.rq_queue(queue.name), 0)
+    firsts = unless_of_another_type(pipeline.execute(raise_on_error=False) if held else (), None)
+    launches = {
+        queue.name: identifiers.launch_of_job(text(first)[:200]) for queue, first in zip(held, firsts, strict=True)
+    }
+    return [replace(queue, first=launches.get(queue.name, "")) for queue in queues]
 
 
 def _names(keys: RedisKeys, cluster: str, fair_queues: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -166,7 +190,7 @@ def _sample(client: redis.Redis, queues: Sequence[Queue]) -> list[str]:
     """Ids of waiting launches, from every registry in proportion to its length."""
     waiting = sum(queue.waiting for queue in queues)
     pipeline = client.pipeline(transaction=False)
-    for queue in queues:
+    for queue in (queue for queue in queues if queue.is_readable):
         for first, last in slices(queue.waiting, max(1, _READ_MOST * queue.waiting // max(_READ_MOST, waiting))):
             pipeline.zrange(redis_keys.rq_scheduled(queue.name), first, last)
     found = unless_of_another_type(pipeline.execute(raise_on_error=False), ()) if len(pipeline) else ()

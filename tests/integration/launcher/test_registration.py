@@ -41,6 +41,25 @@ def test_a_key_of_another_type_keeps_no_launcher_unregistered(rig: LauncherRig, 
     assert rig.redis.smembers(redis_keys.rq_workers(queue)) == {launcher}
 
 
+def test_a_set_that_is_too_long_is_begun_anew(rig: LauncherRig) -> None:
+    """Nobody reads it as it is, and whoever wrote it could hide all launchers."""
+    queue, client = rig.names.launch_queue("default"), redis.Redis.from_url(rig.settings.redis_url)
+    rig.redis.sadd(redis_keys.rq_workers(queue), rig.names.worker("default", "x" * (20 << 20)))
+    assert registered_launchers(client, rig.names, "default") == []
+
+    async def register() -> None:
+        name = rig.names.worker_name("default", "host-1")
+        ours = Registration(rig.settings, name, [queue], lambda: (0, 0, False), LauncherSnapshot)
+        keeping = asyncio.create_task(ours.keep())
+        try:
+            found = await until(lambda: registered_launchers(client, rig.names, "default"))
+            assert [launcher.name for launcher in found] == ["host-1"]
+        finally:
+            keeping.cancel()
+
+    asyncio.run(register())
+
+
 def test_a_launcher_says_what_it_creates(rig: LauncherRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "HEARTBEAT_S", 0.1)
     requests = rig.offer_many(6)

@@ -245,3 +245,52 @@ def test_keys_of_another_type_count_as_empty(client: redis.Redis) -> None:
     found = overview(client)
     assert [wait["reason"] for wait in found["waits"]] == ["unknown"]
     assert found["schedulers"] == []
+
+
+# --- what nobody of podrelay has written ------------------------------------------------------------------------------
+def sent_by(client: redis.Redis) -> int:
+    """Bytes that Redis has sent to anybody."""
+    return int(client.info("stats")["total_net_output_bytes"])
+
+
+def test_what_is_too_long_is_not_read(client: redis.Redis) -> None:
+    """The leading watcher and the API server read the overview again and again: anybody could fill their memory."""
+    lead(client, WatcherSnapshot("host-7", running=3))
+    register(client)
+    offer(client, "q-1", URGENT)
+    long = "x_" * (8 << 20)
+    for key in (
+        KEYS.watch("default"),
+        KEYS.throttle("default"),
+        KEYS.fair_queues("default"),
+        KEYS.key_rings,
+        KEYS.schedulers,
+    ):
+        client.hset(key, "x", long)
+    client.hset(KEYS.worker("default", "host-1"), "x", long)
+    client.xadd(KEYS.quarantine, {"kind": "forged", "why": long})
+    client.lpush(rq_queue(QUEUE), long)
+    client.zadd(rq_scheduled(QUEUE), {long: 1})
+    before = sent_by(client)
+    found = overview(client)
+    assert sent_by(client) - before < 100_000
+    assert (found["watcher"]["leader"], found["pods"]["running"]) == ("host-7", 3)
+    assert [launcher["name"] for launcher in found["launchers"]] == ["host-1"]
+    assert found["queues"][URGENT]["oldest_s"] == pytest.approx(10, abs=2)
+    assert (found["queues"][QUEUE]["queued"], found["queues"][QUEUE]["waiting"]) == (1, 1)
+    assert found["quarantine_s_ago"] == 0.0, "somebody looks"
+    assert found["quarantine_reasons"] == {"entries longer than podrelay writes: not read": 1}
+    client.sadd(rq_workers(QUEUE), KEYS.worker("default", long))
+    before = sent_by(client)
+    assert overview(client)["launchers"] == []
+    assert sent_by(client) - before < 100_000
+
+
+def test_hashes_of_very_many_fields_are_not_read(client: redis.Redis) -> None:
+    for key in (KEYS.throttle("default"), KEYS.fair_queues("default"), KEYS.key_rings, KEYS.schedulers):
+        client.hset(key, mapping={f"cleanup:{number}": "x" for number in range(30_000)})
+    client.sadd(rq_workers(QUEUE), *(KEYS.worker("default", str(number)) for number in range(30_000)))
+    before = sent_by(client)
+    found = overview(client)
+    assert sent_by(client) - before < 100_000
+    assert (found["launchers"], found["throttle"], found["schedulers"]) == ([], [], [])

@@ -21,6 +21,7 @@ from podrelay.protocol import redis_keys
 from podrelay.protocol.retention import REGISTRATION_TTL_S
 from podrelay.protocol.snapshots import SNAPSHOT_FIELD, LauncherSnapshot, encode_snapshot
 from podrelay.settings import Settings
+from podrelay.store.bounded_reads import fitting
 from podrelay.store.connection import connect, is_of_another_type
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Registration:
             self._register(self._worker)
 
     def _register(self, worker: Worker) -> None:
+        self._remove_long_sets(worker)
         if not worker.connection.hexists(worker.key, "birth"):  # not registered yet, or Redis lost its data
             worker.connection.delete(worker.key)
             worker.register_birth()
@@ -97,6 +99,14 @@ class Registration:
             self._update(worker)
         except OutOfMemoryError:  # needs no memory: a launcher that works in a full Redis must not count as dead
             worker.connection.expire(worker.key, REGISTRATION_TTL_S)
+
+    def _remove_long_sets(self, worker: Worker) -> None:
+        """Delete what nobody reads because of its length; each launcher registers again within seconds."""
+        sets = dict.fromkeys(map(redis_keys.rq_workers, self._queues), "scard")
+        for key, is_small in fitting(worker.connection, sets).items():
+            if not is_small:
+                log.warning("Deleted %s: more members than there are launchers", key)
+                worker.connection.delete(key)
 
     def _remove_other_types(self, worker: Worker) -> None:
         """Delete those keys of the registration that somebody has given another type, so that it can be written again."""
