@@ -75,14 +75,11 @@ def build() -> FastAPI:
 
     @app.get("/api/launches", dependencies=[_MAY_SEE_TASK])
     async def launches(dag_id: _Id, run_id: _Id, task_id: _Id, map_index: str = "-1") -> JSONResponse:
-        """The launches of a task instance. Airflow leaves its placeholder where a task is not mapped."""
-        index = int(map_index) if map_index.isascii() and map_index.isdigit() and len(map_index) < 10 else -1
-        tries = await run_in_threadpool(tries_of, dag_id, run_id, task_id, index)
+        """The launches of a task instance, also while Redis fails: the database knows their ids."""
+        tries = await run_in_threadpool(tries_of, dag_id, run_id, task_id, _index_of(map_index))
         found = await readings.entries([each.launch_id for each in tries if each.launch_id])
-        if "error" in found:
-            return JSONResponse({**found, "tries": [launch_of(each, {}) for each in tries]})
-        entries = found["entries"]
-        return JSONResponse({"tries": [launch_of(each, entries.get(each.launch_id, {})) for each in tries]})
+        shown = [launch_of(each, found.get("entries", {}).get(each.launch_id, {})) for each in tries]
+        return JSONResponse({"error": found.get("error", ""), "tries": shown})
 
     @app.get("/{path:path}")
     async def file(path: str) -> Response:
@@ -92,6 +89,11 @@ def build() -> FastAPI:
         return Response(content, media_type=media_type)
 
     return app
+
+
+def _index_of(text: str) -> int:
+    """A map index. Airflow leaves its placeholder where a task is not mapped."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _files() -> dict[str, tuple[bytes, str]]:

@@ -41,11 +41,12 @@ function timeline(steps) {
   return table("Steps of the launch", columns, steps);
 }
 
-function attempt({ try_number, state, launch_id, known, fields, steps }) {
+function attempt({ try_number, state, launch_id, known, fields, steps }, error) {
   const failed = fields.outcome === "failed" || fields.outcome === "expired";
   const badge = el("span", { class: `badge ${failed ? "bad" : ""}` }, `pod ${fields.outcome ?? fields.state}`);
   const parts = [el("h2", {}, `Try ${try_number}: ${state} `, known && badge)];
   if (!launch_id) parts.push(empty("podrelay did not launch this try, or does so in a moment."));
+  else if (error) parts.push(empty(`Launch ${launch_id}`));
   else if (!known) parts.push(empty(`Launch ${launch_id}: Redis does not hold it any more. Entries expire [podrelay] ledger_ttl_s after their end; the event log still has the reason of a failure.`));
   if (fields.reason || fields.message) {
     const reason = [el("strong", {}, fields.reason ?? ""), " ", CAUSE[fields.failure_class] ?? ""];
@@ -69,9 +70,10 @@ async function refresh() {
   notice(found.error);
   const tries = document.getElementById("tries");
   tries.removeAttribute("aria-busy");
-  if (!found.tries || JSON.stringify(found.tries) === shown) return;
-  shown = JSON.stringify(found.tries);
-  tries.replaceChildren(...(found.tries.length ? found.tries.map(attempt) : [empty("This task has not been launched yet.")]));
+  if (!found.tries || JSON.stringify(found) === shown) return;
+  shown = JSON.stringify(found);
+  const cards = found.tries.map((each) => attempt(each, found.error));
+  tries.replaceChildren(...(cards.length ? cards : [empty("This task has not been launched yet.")]));
 }
 
 refresh();
