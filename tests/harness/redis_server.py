@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -75,12 +76,19 @@ class RedisServer:
 
     def start(self) -> None:
         self.start_without_waiting()
-        deadline = time.monotonic() + 10
-        client = redis.Redis.from_url(self.url)
+        self.wait_for_answer()
+
+    def wait_for_answer(self, **login: str) -> Any:
+        """A client of the server, once it answers.
+
+        :param login: username and password, for a server that wants them.
+        """
+        deadline = time.monotonic() + 20
+        client: Any = redis.Redis.from_url(self.url, **login)
         while True:
             try:
                 client.ping()
-                return
+                return client
             except redis.RedisError:
                 if time.monotonic() > deadline or self.process is None or self.process.poll() is not None:
                     raise

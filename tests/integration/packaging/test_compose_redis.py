@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_every_service_logs_in_as_its_own_user(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, *command[1:])
     server.start_without_waiting()
     try:
-        admin = _until_it_answers(server)
+        admin = server.wait_for_answer(username="default", password="redis_password")
         if not knows_read_only(f"redis://:redis_password@127.0.0.1:{server.port}"):
             pytest.skip("this server has no read-only patterns")
         assert admin.config_get("appendonly")["appendonly"] == "yes"
@@ -79,14 +78,3 @@ def test_every_service_logs_in_as_its_own_user(tmp_path: Path) -> None:
         assert seen == {"scheduler", "launcher", "watcher", "status", "operator"}
     finally:
         server.kill()
-
-
-def _until_it_answers(server: RedisServer) -> redis.Redis:
-    admin, end_s = connect(server, username="default", password="redis_password"), time.monotonic() + 20
-    while True:
-        try:
-            admin.ping()
-            return admin
-        except redis.ConnectionError:
-            assert time.monotonic() < end_s
-            time.sleep(0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,19 +68,8 @@ def autoscaler_rule() -> tuple[str, str]:
     return found[1], found[2].replace("#SHA256-OF-THE-PASSWORD", ">counted")
 
 
-def until_it_answers(server: RedisServer) -> Any:
-    admin, end_s = client(server, "admin", "any"), time.monotonic() + 20
-    while True:
-        try:
-            admin.ping()
-            return admin
-        except redis.ConnectionError:
-            assert time.monotonic() < end_s
-            time.sleep(0.02)
-
-
 def test_the_server_keeps_its_data_evicts_nothing_and_knows_its_users(server: RedisServer) -> None:
-    admin = until_it_answers(server)
+    admin = server.wait_for_answer(username="admin", password="any")
     if not knows_read_only(f"redis://admin:any@127.0.0.1:{server.port}"):
         pytest.skip("this server has no read-only patterns")
     settings = admin.config_get()
@@ -101,7 +89,7 @@ def test_the_server_keeps_its_data_evicts_nothing_and_knows_its_users(server: Re
 
 
 def test_the_user_of_the_autoscaler_counts_and_does_nothing_else(server: RedisServer) -> None:
-    admin = until_it_answers(server)
+    admin = server.wait_for_answer(username="admin", password="any")
     name, rules = autoscaler_rule()
     admin.execute_command("ACL", "SETUSER", name, *rules.split())
     user = client(server, name, "counted")
