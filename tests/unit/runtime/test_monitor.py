@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import re
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
+from aiohttp.web_protocol import RequestHandler
 
 from podrelay.errors import ConfigError
 from podrelay.health import STALE_AFTER_S
@@ -139,6 +141,19 @@ def test_idle_connections_are_few_and_end(monkeypatch: pytest.MonkeyPatch) -> No
             assert answer.status == 200
         for _, writer in idle:
             writer.close()
+
+    asyncio.run(served(free_port(), Monitor.of("launcher", SETTINGS, None), use))
+
+
+def test_connections_that_have_ended_are_forgotten() -> None:
+    """Whoever opens many, one after the other, does not fill the memory."""
+
+    async def use(session: aiohttp.ClientSession, url: str) -> None:
+        for _ in range(300):
+            async with session.get(url + "/livez") as answer:
+                assert answer.status == 200
+        gc.collect()
+        assert sum(isinstance(item, RequestHandler) for item in gc.get_objects()) < 50
 
     asyncio.run(served(free_port(), Monitor.of("launcher", SETTINGS, None), use))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _requests_log.addFilter(lambda record: not (record.exc_info and isinstance(recor
 RETRY_S = 5.0
 # A connection serves one request within this time; at the end of the process it is closed after the other.
 _REQUEST_S, _SHUTDOWN_S = 10.0, 0.5
+# How often is looked for connections that are too old.
+_SWEEP_S = 1.0
 # Kubelet and Prometheus need one each.
 _CONNECTIONS_MAX = 50
 
@@ -66,10 +69,13 @@ class Monitor:
             return
         runner = web.AppRunner(self._application(), access_log=None, logger=_requests_log, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
+        assert runner.server is not None
+        closing = asyncio.create_task(_close_old_connections(runner.server), name="close old connections")
         try:
             async with await _listen(runner, address) as server:
                 await server.serve_forever()
         finally:
+            await cancel_and_wait(closing)
             await runner.cleanup()
 
     def _application(self) -> web.Application:
@@ -152,8 +158,19 @@ def _accept(runner: web.AppRunner) -> asyncio.Protocol:
     if server is None or len(server.connections) >= _CONNECTIONS_MAX:
         return _Refused()
     handler: web.RequestHandler = server()
-    asyncio.get_running_loop().call_later(_REQUEST_S, handler.force_close)
     return handler
+
+
+async def _close_old_connections(server: web.Server) -> None:
+    """Close what has been open for too long. A timer for each would keep its connection in memory after its end."""
+    since_s: dict[web.RequestHandler, float] = {}
+    while True:
+        now_s = time.monotonic()
+        since_s = {connection: since_s.get(connection, now_s) for connection in server.connections}
+        for connection, at_s in since_s.items():
+            if now_s - at_s >= _REQUEST_S:
+                connection.force_close()
+        await asyncio.sleep(_SWEEP_S)
 
 
 class _Refused(asyncio.Protocol):
