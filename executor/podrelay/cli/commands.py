@@ -168,7 +168,7 @@ def drain(args: argparse.Namespace) -> int:
         raise ConfigError("--undo ends --hold: use one of them")
     order = HOLD if args.hold else GO_ON if args.undo else EXIT
     for line in drained(args.launcher, args.team, order, args.timeout if args.wait else None):
-        print(line, flush=True)
+        print(printable(line), flush=True)
     return 0
 
 

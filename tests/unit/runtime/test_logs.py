@@ -63,6 +63,14 @@ def test_what_redis_holds_makes_no_second_or_endless_line() -> None:
         assert len(logs.PlainFormatter().format(record("Pod ended", extra=extra))) < 2500
 
 
+@pytest.mark.parametrize("formatter", [logs.PlainFormatter(), logs.JsonFormatter()])
+def test_a_text_makes_one_line_without_what_a_terminal_acts_on(formatter: logging.Formatter) -> None:
+    """Ids of jobs, and what the API server says, stand in the text itself."""
+    line = formatter.format(record("Job %s quarantined", "a_1\nERROR forged\x1b[2J\u2028" + "x" * 10**6))
+    assert line.isprintable()
+    assert len(line) < 11_000
+
+
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
     """The root logger; afterwards as before."""

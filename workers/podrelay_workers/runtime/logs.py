@@ -18,7 +18,10 @@ from podrelay.protocol.messages import Json, LaunchRequest
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # Longer texts come from nowhere but a Redis or a cluster that somebody has tampered with.
 VALUE_MAX = 500
+TEXT_MAX = 10_000
 _PLAIN = re.compile(r"[!#-~]+")
+# What a terminal acts on, or takes for the end of a line.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def configure() -> None:
@@ -62,6 +65,7 @@ class PlainFormatter(logging.Formatter):
         super().__init__(_FORMAT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        record.message = _CONTROL.sub(_escaped, record.message[:TEXT_MAX])
         line = super().formatMessage(record)
         found = getattr(record, "fields", None)
         return f"{line} {' '.join(f'{name}={_value(value)}' for name, value in found.items())}" if found else line
@@ -74,7 +78,7 @@ class JsonFormatter(logging.Formatter):
         line = {
             "timestamp": datetime.fromtimestamp(record.created, timezone.utc).isoformat().replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": record.getMessage()[:TEXT_MAX],
             "logger": record.name,
         }
         line.update((name, _bounded(value)) for name, value in getattr(record, "fields", {}).items())
@@ -83,6 +87,10 @@ class JsonFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = record.stack_info
         return json.dumps(line, default=str)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def _bounded(value: Any) -> Any:
