@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import json
 import time
@@ -22,9 +23,11 @@ from podrelay.cli.dashboard import make_app
 from podrelay.errors import ConfigError
 from podrelay.protocol import redis_keys
 from podrelay.protocol.access import Role
+from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.connection import connect
+from podrelay.ui.readings import Readings
 from tests.harness.commands import type_command
 from tests.harness.parity_rig import Task, Workers, workers
 from tests.harness.redis_server import find_server
@@ -157,9 +160,23 @@ def test_everything_that_podrelay_does_is_allowed(
         monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of(role))
         for launch in (None, last.launch_id):
             assert type_command("status", "--json", *(["--launch", launch] if launch else [])) in (0, 1)
+    assert all("error" not in page for page in asyncio.run(pages(last.launch_id)))
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of("operator"))
+    loop.until(lambda: admin.scard(redis_keys.rq_workers(QUEUE)), "the registration of the launcher")
+    assert type_command("drain", "--all", "--wait", "--timeout", "30") == 0
     loop.executor.end()
     assert unexpected(server) == []
-    assert '"launchers"' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '"launchers"' in printed
+    assert "has ended" in printed
+
+
+async def pages(launch_id: str) -> list[Json]:
+    """What the pages in Airflow's user interface show."""
+    readings = Readings()
+    return list(
+        await asyncio.gather(readings.now("default"), readings.history("default"), readings.entries([launch_id]))
+    )
 
 
 # --- the dashboard ------------------------------------------------------------------------------------------------
