@@ -20,10 +20,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from podrelay.cli.status_problems import problems
-from podrelay.errors import ConfigError
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import Json
-from podrelay.settings import load_settings
 from podrelay.ui.attempts import launch_of, task_of, tries_of
 from podrelay.ui.readings import Readings
 
@@ -66,7 +64,7 @@ def build() -> FastAPI:
         found = await readings.now(cluster)
         if "error" not in found:
             found = await run_in_threadpool(_for_user, found, user)
-        return JSONResponse({**found, "clusters": clusters(), "dashboard_url": _dashboard_url()})
+        return JSONResponse({**found, "clusters": clusters(), "dashboard_url": readings.dashboard_url})
 
     @app.get("/api/history", dependencies=[_MAY_SEE_CLUSTER])
     async def history(cluster: str = DEFAULT_CLUSTER) -> JSONResponse:
@@ -142,10 +140,3 @@ def clusters() -> list[str]:
 def _require_cluster(cluster: str) -> None:
     if cluster not in clusters():
         raise HTTPException(404, "No such cluster")
-
-
-def _dashboard_url() -> str:
-    try:
-        return load_settings(conf).dashboard_url
-    except ConfigError:  # the reading says so
-        return ""

@@ -19,7 +19,7 @@ from airflow.configuration import conf
 from podrelay.errors import ConfigError, RedisUnavailable
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.settings import Settings, load_settings
+from podrelay.settings import load_settings
 from podrelay.store.bounded_reads import read_short
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import connect
@@ -64,6 +64,8 @@ class Readings:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="podrelay-page")
         self._kept: dict[tuple[str, str], Reading] = {}
         self._source: tuple[CircuitBreaker, RedisKeys] | None = None
+        # `[podrelay] dashboard_url`, once the options have been read: a command or a secrets backend may provide some.
+        self.dashboard_url = ""
 
     async def now(self, cluster: str) -> Json:
         """The overview of a cluster."""
@@ -88,7 +90,7 @@ class Readings:
 
     def _safely(self, read: Read) -> Json:
         try:
-            breaker, keys = self._source = self._source or _connect(load_settings(conf))
+            breaker, keys = self._source = self._source or self._connected()
             found: Json = breaker.call(lambda client: read(client, keys))
         except ConfigError as error:
             return {"error": str(error)}
@@ -96,9 +98,11 @@ class Readings:
             return {"error": f"{error} {_HINT}"}
         return found
 
-
-def _connect(settings: Settings) -> tuple[CircuitBreaker, RedisKeys]:
-    return CircuitBreaker(settings, connect(settings, timeout_s=_TIMEOUT_S)), RedisKeys(settings.deployment)
+    def _connected(self) -> tuple[CircuitBreaker, RedisKeys]:
+        """:raises ConfigError: an option is wrong."""
+        settings = load_settings(conf)
+        self.dashboard_url = settings.dashboard_url
+        return CircuitBreaker(settings, connect(settings, timeout_s=_TIMEOUT_S)), RedisKeys(settings.deployment)
 
 
 def _read_now(cluster: str, client: redis.Redis, keys: RedisKeys) -> Json:

@@ -214,7 +214,22 @@ def test_only_a_web_address_becomes_a_link(viewer: TestClient, monkeypatch: pyte
     assert found["dashboard_url"] == ""
     assert "[podrelay] dashboard_url" in found["error"]
     monkeypatch.setenv("AIRFLOW__PODRELAY__DASHBOARD_URL", "https://rq.example.com/")
+    monkeypatch.setattr(PodrelayPlugin.fastapi_apps[0]["app"], "_app", None)
     assert viewer.get("api/now").json()["dashboard_url"] == "https://rq.example.com/"
+
+
+def test_options_are_read_once(
+    viewer: TestClient, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command or a secrets backend may provide the address of Redis: no request may wait for it in the event loop."""
+    command = tmp_path / "address"
+    command.write_text(f"#!/bin/sh\necho x >> {tmp_path}/runs\necho {redis_url}\n")
+    command.chmod(0o700)
+    monkeypatch.delenv("AIRFLOW__PODRELAY__REDIS_URL")
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL_CMD", str(command))
+    for path in ("api/now", "api/now", "api/history", "api/now"):
+        assert "error" not in viewer.get(path).json()
+    assert (tmp_path / "runs").read_text() == "x\n"
 
 
 @pytest.mark.parametrize(
