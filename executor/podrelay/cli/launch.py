@@ -17,6 +17,7 @@ from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.settings import Settings
+from podrelay.store.bounded_reads import fitting
 from podrelay.store.connection import unless_of_another_type
 from podrelay.store.overview import read_overview
 
@@ -56,9 +57,8 @@ def read_launch(
     :raises RedisError: Redis does not answer, or refuses.
     """
     launch_id, attempt = identifiers.launch_named(name)
-    (found,) = unless_of_another_type(
-        client.pipeline(transaction=False).hgetall(keys.launch(launch_id)).execute(raise_on_error=False), {}
-    )
+    key = keys.launch(launch_id)
+    found = client.hgetall(key) if fitting(client, {key: "hlen"}).get(key) else {}
     entry = {text(field): text(value) for field, value in found.items()}
     sealed = [*_sealed_reports(client, keys, launch_id, entry)]
     result = entry.pop("result", "")

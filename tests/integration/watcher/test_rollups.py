@@ -161,7 +161,7 @@ def test_a_former_leader_writes_nothing(rig: WatcherRig) -> None:
 
 def test_a_pause_of_all_launches_counts_as_throttled(rig: WatcherRig) -> None:
     async def test(counting: Counting) -> None:
-        for until_s in (time.time() + 5, time.time() - 5, "nan", "<b>"):
+        for until_s in (time.time() + 5, time.time() - 5, time.time() + 1e6, f"{time.time() + 5:.50f}", "nan", "<b>"):
             rig.redis.hset(rig.names.throttle("default"), "until", str(until_s))
             await counting.writer.sample_throttle()
         assert await counting.count() == {"throttled_ms": 100}

@@ -14,6 +14,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import redis.asyncio
+
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S = 2.0  # how often is looked whether the API server throttles launches
 WRITE_S = 10.0
+# As in prelude.lua: no launcher writes a longer pause. Nor a longer number.
+_PAUSE_MOST_S, _NUMBER_MAX = 600.0, 40
 # Entries of the stream read at once, some milliseconds of Redis' time; and reads between two writes.
 _BATCH, _BATCHES_MOST = 200, 200
 
@@ -73,10 +77,16 @@ class RollupWriter:
 
         :raises RedisUnavailable: there is no sample.
         """
-        until = await self._runner.call(lambda client: client.hget(self._keys.throttle(self._cluster), "until"))
-        now_s = time.time()
-        if number_of(until) > now_s:
+        until, now_s = await self._runner.call(self._read_pause), time.time()
+        if 0.0 < number_of(until) - now_s <= _PAUSE_MOST_S:
             self._count(now_s, "throttled_ms", int(SAMPLE_S * 1000))
+
+    async def _read_pause(self, client: redis.asyncio.Redis) -> bytes | None:
+        """Until when launches are throttled; None for a text that is longer than a number."""
+        key = self._keys.throttle(self._cluster)
+        length = await client.hstrlen(key, "until")
+        until: bytes | None = await client.hget(key, "until") if length <= _NUMBER_MAX else None
+        return until
 
     async def sum_up(self, term: Term) -> None:
         """Count what was published since the last call, and write what has changed.
