@@ -88,6 +88,18 @@ def test_an_interval_is_a_number_above_zero(capsys: pytest.CaptureFixture[str], 
 
 
 # --- watcher, pauses, quarantine --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "args",
+    [("status", "--launch", "\udcff"), ("status", "--task", "etl", "load", "\udcff"), ("status", "--team", "\udcff"),
+     ("drain", "--all", "--team", "\udcff"), ("drain", "\udcff")],
+)  # fmt: skip
+def test_bytes_that_are_no_text_are_a_mistake_in_one_line(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert type_command(*args) == 2
+    assert capsys.readouterr().err == "podrelay: '\\udcff' is no text in UTF-8\n"
+
+
 def test_without_processes_it_names_the_commands_that_start_them(client: redis.Redis) -> None:
     assert "launchers: none  <- start one: airflow podrelay launcher" in shown()
     assert "watcher: none  <- start one: airflow podrelay watcher (never listed)" in shown()
