@@ -189,7 +189,9 @@ def test_of_a_long_stream_the_latest_entries_are_read(client: redis.Redis) -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "why"), [(Fernet.generate_key().decode(), "another Fernet key"), ("", "no Fernet key is configured here")]
+    ("key", "why"),
+    [(Fernet.generate_key().decode(), "another Fernet key"), ("", "no Fernet key is configured here")],
+    ids=["another key", "no key"],
 )
 def test_reports_that_cannot_be_decrypted_are_said(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, why: str
