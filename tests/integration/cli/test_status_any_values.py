@@ -37,7 +37,7 @@ def check(client: redis.Redis, batch: list[Write]) -> None:
     now_s = time.time()
     found = overview(None, now_s)
     texts = [render_overview(found)]
-    json.dumps(found)
+    json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # as the pages send it
     for name in LAUNCHES:
         launch = describe_launch(name, now_s)
         if launch is not None:
