@@ -82,8 +82,8 @@ def test_the_usual_troubles_and_the_commands_that_show_them(rig: StackRig, troub
     reasons = {wait["reason"] for wait in overview["waits"]}
     assert "Unschedulable" in reasons
     assert reasons & {"ErrImagePull", "ImagePullBackOff"}, reasons
-    (scheduler,) = overview["schedulers"]
-    assert scheduler["launches"] >= 2
+    # The scheduler of an earlier test, which was killed, is shown for two minutes.
+    assert any(scheduler["launches"] >= 2 for scheduler in overview["schedulers"]), overview["schedulers"]
     launch_id = next(launch.launch_id for launch in troubles.launches() if launch.label == "container_fails")
     shown = typed(rig, f"airflow podrelay status --launch {launch_id}")
     assert shown.startswith("task         podrelay_troubles.container_fails, try 1\n")
