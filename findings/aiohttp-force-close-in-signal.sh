@@ -2,7 +2,7 @@
 # Software: aiohttp 3.14.5.
 #
 # Expected: response.force_close() in an on_response_prepare handler ends the connection after
-#   this response, as in a middleware, and tells the client so: the handler runs before the
+#   this response, as in a middleware, and announces that to the client: the handler runs before the
 #   headers are sent, and is the documented place to change them.
 # Seen: it closes the connection, but the header "Connection: close" is missing, because
 #   aiohttp decides on that header before it calls the handlers. A client that keeps

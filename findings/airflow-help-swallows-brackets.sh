@@ -9,7 +9,7 @@
 #   square brackets is a style; one that is not known vanishes. The way in which
 #   everybody writes a setting of Airflow, [section] option, loses its section.
 #   Brackets that cannot be a style ("[1]", "[a, b]") stay, so it is not seen at once.
-# Why it matters: a provider's CLI tells people the wrong thing and no test of the parser
+# Why it matters: a provider's CLI shows people the wrong thing and no test of the parser
 #   sees it. Escape the bracket with a backslash, or write the option another way.
 # Known in part: rich-argparse's issue 151 thinks of switching markup off by default;
 #   none was found about what Airflow's help loses.

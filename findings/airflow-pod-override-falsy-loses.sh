@@ -8,7 +8,7 @@
 # Seen: it wins only if it is true in Python's sense. PodGenerator.reconcile_pods asks "is
 #   the task's value falsy?" and then takes the template's. True overrides False, but
 #   False never overrides True, and the same goes for 0 and [].
-# Why it matters: nothing tells the author; the pod starts, with the token mounted, on the
+# Why it matters: the author sees no warning; the pod starts, with the token mounted, on the
 #   host's network, or with 60 s of grace. It can only be switched off for all
 #   tasks in the template, or in the pod mutation hook.
 # Known in part: apache/airflow issue 42040 has it for KubernetesPodOperator, closed; the

@@ -7,7 +7,7 @@
 #   It reads the body as if it were events, and a line that is not JSON is handed to
 #   the caller as an "event", as a plain str. An overloaded API server refuses with
 #   text/plain ("Too many requests, please try again later."), a load balancer
-#   with HTML. When the body ends the watch asks again at once, for ever: no pause, no
+#   with HTML. When the body ends the watch asks again at once, without end: no pause, no
 #   look at Retry-After.
 # Why it matters: code that does event["type"] dies of a TypeError that says
 #   nothing of throttling. Code that skips what it does not know becomes a busy loop

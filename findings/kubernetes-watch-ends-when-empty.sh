@@ -12,7 +12,7 @@
 # Why it matters: a watcher process that is started before the first pod exists (each
 #   new namespace, each test cluster) leaves its loop after half an hour, and
 #   every pod after that goes unseen. Put a loop around stream(), or list first and
-#   pass the list's resource_version, with which the watch goes on for ever.
+#   pass the list's resource_version, with which the watch goes on.
 # No issue about it was found in the public tracker.
 #
 # Output on 2026-11-27:
@@ -79,7 +79,7 @@ core = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(settings))
 
 
 def watch_for(seconds, **options):
-    """Runs a watch in a thread; tells whether it is still going after the time, and its connections."""
+    """Runs a watch in a thread; returns whether it is still going after the time, and its connections."""
     requests.clear()
     watch = kubernetes.watch.Watch()
     failed = []

@@ -7,7 +7,7 @@
 #   sends the same command, redis-py raises a plain ResponseError: the server does not
 #   begin the reply of a failed script with NOPERM, by which redis-py chooses the class,
 #   and each server words it in its own way.
-# Why it matters: a service that tells "the administrator must grant a right" from "the
+# Why it matters: a service that separates "the administrator must grant a right" from "the
 #   call was wrong" does so for commands and not for scripts, which is where the work of
 #   a queue on Redis happens. It needs a look at the text, for each server that it meets.
 #

@@ -9,7 +9,7 @@
 #   batch, prints three different faults as three times the same word.
 # Why it matters: logging with %r, f"{error!r}", f"{error=}" and the results of
 #   asyncio.gather(return_exceptions=True) were the careful way, because str() does
-#   not name the class. After the upgrade such a log no longer tells a key of a wrong type
+#   not name the class. After the upgrade such a log no longer separates a key of a wrong type
 #   from a fault in a script or from a server that is full, and nothing fails.
 # No issue about it was found in the public tracker.
 #

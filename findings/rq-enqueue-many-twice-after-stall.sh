@@ -14,7 +14,7 @@
 #   look like "exactly once" and are not. What must not run twice needs a guard
 #   of its own (a claim, a status check, unique=True), or a client with retries
 #   switched off.
-# Known in part: redis-py issues 261 and 977 tell of commands sent twice; that the
+# Known in part: redis-py issues 261 and 977 report commands sent twice; that the
 #   defaults of redis-py 8 do it to RQ's batches after 5 seconds was not found.
 #
 # Output on 2026-11-27:

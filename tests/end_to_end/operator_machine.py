@@ -215,7 +215,7 @@ enabled = False
         file.write_text(present, "utf-8")
 
     def adapt(self, path: str) -> None:
-        """Write this machine's addresses into a file that a page tells the operator to adapt."""
+        """Write this machine's addresses into a file that the operator adapts as a page says."""
         file = Path(self._here(path))
         file.write_text(self._here(file.read_text("utf-8")), "utf-8")
 

@@ -127,7 +127,7 @@ def check_permissions(
         barred = [
             name for name in namespaces if name and all((name, *permission) in missing for permission in required)
         ]
-        if barred:  # a user without rights beyond its namespaces is not told which others exist
+        if barred:  # a user without rights beyond its namespaces must not learn which others exist
             hint += f" This user may do nothing in {', '.join(barred)}: does it exist?"
         raise ConfigError(
             f"missing permissions: {_listed(missing, processes, permissions)}. Grant them to this user, as in "

@@ -163,7 +163,7 @@ def get_podrelay_cli_commands() -> list[GroupCommand]:
                 ActionCommand(
                     name="drain",
                     help="Order launchers to finish what they hold and to exit, or to take nothing more. Exit code: 0 if "
-                    "they were told, 1 if one is unknown or took too long, 2 for a wrong command line",
+                    "each got the order, 1 if one is unknown or took too long, 2 for a wrong command line",
                     func=lazy_load_command("podrelay.cli.commands.drain"),
                     args=(_LAUNCHERS, _ALL, _HOLD, _UNDO, _WAIT, _DRAIN_TIMEOUT, _TEAM),
                 ),

@@ -177,7 +177,7 @@ def is_watched(kube_config: KubeConfig, namespace: str) -> bool:
 
 def _validity(token_times_s: tuple[float, float]) -> tuple[float, float]:
     """Until when a launcher may create the pod, and the length of that time. A token that never expires would make a recorded
-    launch valid for ever: it gets a limit of its own. After it the launcher asks for a new attempt, as for an expired token.
+    launch always valid: it gets a limit of its own. After it the launcher asks for a new attempt, as for an expired token.
     """
     not_after_s, life_s = token_times_s
     return (not_after_s, life_s) if not_after_s else (time.time() + VALID_WITHOUT_END_S, VALID_WITHOUT_END_S)

@@ -259,7 +259,7 @@ def redis_errors(client: Any = None) -> Iterator[None]:
 
 def denied_calls(client: redis.Redis, calls: Sequence[Sequence[str]]) -> set[int]:
     """Which of these commands the user of this client may not run: their positions, from 1 on. Nothing is run, and no
-    denial is logged; Redis 6.2 cannot tell.
+    denial is logged; Redis 6.2 cannot say.
 
     :raises RedisError: Redis failed, or refuses to run scripts.
     """

@@ -35,7 +35,7 @@ def require_rights(client: redis.Redis, role: Role, deployment: str, cluster: st
 
 
 def missing_rules(client: redis.Redis, role: Role, deployment: str, cluster: str) -> list[str]:
-    """The rules that the user of this client lacks, as ACL SETUSER takes them; none where Redis (6.2) cannot tell.
+    """The rules that the user of this client lacks, as ACL SETUSER takes them; none where Redis (6.2) cannot say.
 
     :raises RedisUnavailable: Redis failed, or refuses to run scripts.
     """

@@ -112,7 +112,7 @@ def test_the_option_for_secrets_needs_permissions_for_secrets(
 def test_a_namespace_in_which_nothing_is_granted_may_not_exist(
     reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user with rights within namespaces only is not told whether another namespace exists."""
+    """A user with rights within namespaces only does not learn whether another namespace exists."""
     question = "This user may do nothing in tasks: does it exist?"
     for process in ("launcher", "watcher", None):
         assert question in kubernetes(process).detail

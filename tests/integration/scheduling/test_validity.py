@@ -1,4 +1,4 @@
-"""Launches whose token names no end, callbacks for instance: a recorded one is not valid for ever."""
+"""Launches whose token names no end, callbacks for instance: a recorded one does not stay valid."""
 
 from __future__ import annotations
 

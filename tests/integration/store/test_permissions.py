@@ -37,7 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedR
     monkeypatch.setenv("AIRFLOW__PODRELAY__DEPLOYMENT", "default")
     with GuardedRedis(tmp_path) as server:
         if not knows_read_only(server.url):
-            pytest.skip("Redis 6.2 cannot tell what it allows")
+            pytest.skip("Redis 6.2 cannot say what it allows")
         server.load(*lines(redis_6=False))
         yield server
 

@@ -287,7 +287,7 @@ DENIED: list[tuple[tuple[Role, ...], tuple[str, ...]]] = [
 ]
 
 
-# These keys may be read: Redis 6.2 cannot tell reading from writing.
+# These keys may be read: Redis 6.2 does not distinguish reading from writing.
 READ_ONLY: list[tuple[tuple[Role, ...], tuple[str, ...]]] = [
     (("launcher",), ("HSET", KEYS.current, "subject", "launch")),
     (("launcher", "scheduler"), ("SET", "rq:suspended", "1")),
@@ -303,7 +303,7 @@ CASES = [(role, command) for roles, command in [*DENIED, *READ_ONLY] for role in
 )
 def test_everything_else_is_denied(server: GuardedRedis, role: Role, command: tuple[str, ...]) -> None:
     if command in [found for _, found in READ_ONLY] and not knows_read_only(server.url):
-        pytest.skip("Redis 6.2 cannot tell reading from writing")
+        pytest.skip("Redis 6.2 does not distinguish reading from writing")
     with connect(Settings(server.url_of(role), "")) as client, pytest.raises(redis.exceptions.NoPermissionError):
         client.execute_command(*command)
     assert [user_name("default", role) in entry for entry in server.denials()] == [True]

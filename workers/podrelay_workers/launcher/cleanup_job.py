@@ -289,7 +289,7 @@ class CleanupHandler:
         return seconds
 
     async def _refused(self, job: Job, request: CleanupRequest, error: ApiError, message: str) -> Disposition:
-        """Try again, for ever and ever more rarely: nothing else would remove this pod."""
+        """Try again without end, ever more rarely: nothing else would remove this pod."""
         # The names of missing roles come last, in another order each time. A Secret has the name of its pod and more.
         kind = re.sub(re.escape(request.pod) + "(?:-[0-9a-f]{8})?", "*", message.partition(": RBAC: ")[0])
         refusal = f"{request.action} pods in {request.namespace}: {kind}"

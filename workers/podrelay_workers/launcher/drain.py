@@ -1,4 +1,4 @@
-"""Follows the orders of `airflow podrelay drain`: take nothing more, and then exit, or wait until told to go on.
+"""Follows the orders of `airflow podrelay drain`: take nothing more, and then exit, or wait for the order to go on.
 
 Used by the launcher. Redis only carries an order; once it was read, it holds for the life of this process, whatever becomes
 of Redis' data. A forged order does what an operator can do: launches wait for another launcher, or for the next one.
@@ -64,11 +64,13 @@ class Drain:
     def _obey(self, order: str) -> bool:
         """Whether `held` has changed. What is no order, or none that is new, changes nothing."""
         if order == EXIT and not self._shutdown.requested:
-            log.info("Draining: told to finish what is in hand and to exit")
+            log.info("Draining: finishing what is in hand, then exiting")
             self._shutdown.request()
         held = order == HOLD if order in (HOLD, GO_ON) else self.held
         if held == self.held:
             return False
-        log.info("Draining: told to finish what is in hand and to take nothing more" if held else "Told to go on")
+        log.info(
+            "Draining: finishing what is in hand, taking nothing more" if held else "Drain ended; taking jobs again"
+        )
         self.held = held
         return True

@@ -1,7 +1,7 @@
 """Publishes pod reports to ledger and stream. Used by launcher and watcher.
 
-The script says whether the ledger already knows an end, but only a process with the keys can tell a genuine one from what
-somebody else wrote there to hide the real end. Such an end is replaced and quarantined.
+The script says whether the ledger already knows an end, but only a process with the keys can distinguish a genuine one
+from what somebody else wrote there to hide the real end. Such an end is replaced and quarantined.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ for i = 11, #ARGV, 2 do
   if ARGV[i] == 'wait' then same_wait = same and wait == ARGV[i + 1] end
   if ARGV[i] == 'started' then ran = ran or ARGV[i + 1] == '1' end
   if ARGV[i] == 'failure_class' then failure_class = ARGV[i + 1] end
-  if ARGV[i] == 'result_key' and not terminal then  -- nothing to tell apart
+  if ARGV[i] == 'result_key' and not terminal then  -- nothing to distinguish
   elseif ARGV[i] ~= 't_wait?' then set(ARGV[i], ARGV[i + 1])
   elseif not same_wait then set('t_wait', ARGV[i + 1]) end
 end

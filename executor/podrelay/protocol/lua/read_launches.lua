@@ -5,7 +5,7 @@
 -- ARGV: 1 the sorted set  2 only below this score  3 approximate number  4 cursor of a scan, or '' = by score
 --       5 by score: how many of the lowest to leave out
 -- Returns the next cursor ('0' at the end, and by score), then launch ids.
--- By score, what is no launch id is removed: nothing else would, and it would come first for ever.
+-- By score, what is no launch id is removed: nothing else would, and it would always come first.
 local reply = { '0' }
 local function is_launch_id(text) return #text <= 63 and string.match(text, '^[%w-]+$') end
 if ARGV[4] == '' then
