@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("executor/podrelay", "workers/podrelay_workers")
+# How the parity page abbreviates folders of tests; a name without a folder is in the last of these.
+PARITY_FOLDERS = {"I/": "tests/integration/", "U/": "tests/unit/", "": "tests/integration/parity/"}
 # Arguments of the methods of RedisKeys, as the page writes them.
 PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>", "launcher": "<launcher>"}
 
@@ -47,6 +49,21 @@ def test_paths_and_tests_on_a_page_exist(path: Path) -> None:
         file, _, function = name.partition("::")
         assert (ROOT / file).exists(), name
         assert not function or f"def {function}(" in (ROOT / file).read_text("utf-8"), name
+
+
+def test_the_tests_on_the_parity_page_exist() -> None:
+    found = 0
+    for row in table_rows(page(ROOT / "docs" / "parity.md")):
+        module = ""
+        for name in re.findall(r"`([^`]+)`", row[-1]):
+            place, _, function = name.partition("::")
+            module = place or module
+            short = next(short for short in PARITY_FOLDERS if module.startswith(short))
+            file = ROOT / (PARITY_FOLDERS[short] + module[len(short) :].removesuffix(".py") + ".py")
+            assert file.exists(), f"{row[0]}: {name}"
+            assert not function or f"def {function}(" in file.read_text("utf-8"), f"{row[0]}: {name}"
+            found += 1
+    assert found > 200
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
