@@ -54,6 +54,7 @@ def run_local_cluster(
     watch_window: int = 10_000,
     bookmark_interval_s: float = 60.0,
     crash_backoff_s: float = 10.0,
+    pod_start_delay_s: float = 0.0,
     token: str | None = None,
 ) -> int:
     """Serve from Python code; returns the exit code after SIGTERM or SIGINT.
@@ -71,6 +72,7 @@ def run_local_cluster(
         watch_window=watch_window,
         bookmark_interval_s=bookmark_interval_s,
         crash_backoff_s=crash_backoff_s,
+        pod_start_delay_s=pod_start_delay_s,
         token=token,
     )
     return run(options)
@@ -176,6 +178,13 @@ def _parse(argv: Sequence[str] | None) -> ClusterOptions:
         default=10.0,
         metavar="S",
         help="first pause of CrashLoopBackOff in seconds (10)",
+    )
+    add(
+        "--pod-start-delay-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds that each pod stays ContainerCreating, in place of an image pull and init containers (0)",
     )
     add("--token", type=_token, help="bearer token; random if not set")
     values = vars(parser.parse_args(argv))

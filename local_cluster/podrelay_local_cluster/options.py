@@ -10,6 +10,8 @@ from pathlib import Path
 
 from podrelay_local_cluster.objects.validation import check_metadata
 
+MAX_START_DELAY_S = 3600.0
+
 
 class Runner(str, Enum):
     """How pods run."""
@@ -55,6 +57,10 @@ class ClusterOptions:
     crash_backoff_s: float = 10.0
     """First pause before a container that crashed twice restarts. Doubles up to 300 s, as in the kubelet."""
 
+    pod_start_delay_s: float = 0.0
+    """How long each pod stays ContainerCreating before its first container starts: stands for the pull of images and for init
+    containers. A test can change it through the control API."""
+
     token: str | None = None
     """Bearer token; None: a random token."""
 
@@ -73,6 +79,9 @@ class ClusterOptions:
         ):
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise StartError(f"--{option} must be a number of seconds above 0: {seconds:g}")
+        if not 0 <= self.pod_start_delay_s <= MAX_START_DELAY_S:
+            allowed = f"a number of seconds from 0 to {MAX_START_DELAY_S:g}"
+            raise StartError(f"--pod-start-delay-s must be {allowed}: {self.pod_start_delay_s:g}")
         self._check_kubeconfig()
 
     def _check_kubeconfig(self) -> None:

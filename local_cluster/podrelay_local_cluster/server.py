@@ -60,7 +60,7 @@ class ClusterServer:
         self.port: int = options.port or identity.get("port") or 0
         self._journal = Journal(data_dir / "journal.jsonl") if options.data_dir is not None else None
         self._store = self._open_store()
-        faults = Faults(self._store.wake_watchers)
+        faults = Faults(self._store.wake_watchers, options.pod_start_delay_s)
         self._runtime: ContainerRuntime = SimulatedRuntime() if options.runner is Runner.SIMULATE else ProcessRuntime()
         logs = LogDirectory(data_dir / "pods")
         volumes = VolumeDirectory(data_dir / "volumes")

@@ -193,7 +193,15 @@ _bodies = (
     | raw
     | st.sampled_from((b"", b"{}", b"[]", b"null", nested(500), nested(100_000), nested(50_000, '{"a":')))
 )
-_faults = mutated({"rules": [_FAULT], "images": [{"pattern": "no-such", "message": "m"}], "quota": {"x": 1}, "seed": 1})
+_faults = mutated(
+    {
+        "rules": [_FAULT],
+        "images": [{"pattern": "no-such", "message": "m"}],
+        "quota": {"x": 1},
+        "seed": 1,
+        "pod_start_delay_s": 0.1,
+    }
+)
 
 
 _POD_PATHS = ("default/pods/a", "default/pods/b", "other/pods/a")

@@ -56,7 +56,7 @@ class ClusterApi:
     # --- faults -----------------------------------------------------------------------------------------------------
 
     def faults(self, *rules: Json, **others: Any) -> Any:
-        """Replace all faults by these rules and `images`, `quota`, `seed`. Without arguments: no faults."""
+        """Replace all faults by these rules and `images`, `quota`, `seed`, `pod_start_delay_s`. No arguments: no faults."""
         return self.control("faults", {"rules": list(rules), **others}, "PUT")
 
     def add_fault(self, **rule: Any) -> str:

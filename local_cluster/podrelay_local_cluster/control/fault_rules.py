@@ -16,8 +16,9 @@ from podrelay_local_cluster.objects.decoding import decoded
 from podrelay_local_cluster.objects.errors import bad_request
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.schema import Each
+from podrelay_local_cluster.options import MAX_START_DELAY_S
 
-_CONFIGURATION_FIELDS = frozenset({"rules", "images", "quota", "seed"})
+_CONFIGURATION_FIELDS = frozenset({"rules", "images", "quota", "seed", "pod_start_delay_s"})
 _RULE = {
     "id": str, "verb": str, "verbs": [str], "resource": str, "namespace": str, "name_prefix": str, "subresource": str,
     "probability": float, "count": int, "latency_s": float, "jitter_s": float, "status": int, "reason": str, "message": str,
@@ -25,7 +26,8 @@ _RULE = {
     "truncate_stream": bool, "silence": bool, "also_new_streams": bool,
 }  # fmt: skip
 _CONFIGURATION = {
-    "rules": [_RULE], "images": [{"pattern": str, "message": str}], "quota": Each(int), "seed": int
+    "rules": [_RULE], "images": [{"pattern": str, "message": str}], "quota": Each(int), "seed": int,
+    "pod_start_delay_s": float,
 }  # fmt: skip
 
 
@@ -104,22 +106,28 @@ class ImageFault:
 
 @dataclass(frozen=True)
 class FaultConfiguration:
-    """Everything that one request switches on. `quota`: namespace to number of pods."""
+    """Everything that one request switches on. `quota`: namespace to number of pods. `pod_start_delay_s`: in place of the
+    server's option of this name, for pods that begin to start from now on.
+    """
 
     rules: list[FaultRule]
     images: list[ImageFault]
     quota: dict[str, int]
     seed: int | None
+    pod_start_delay_s: float | None
 
 
 def parse_configuration(body: Any) -> FaultConfiguration:
     """Raises `StatusError` 400 for an invalid body."""
     if not isinstance(body, dict) or set(body) - _CONFIGURATION_FIELDS:
-        raise bad_request("faults must be a JSON object with rules, images, quota and seed")
+        raise bad_request("faults must be a JSON object with rules, images, quota, pod_start_delay_s and seed")
     body = decoded(body, _CONFIGURATION)
     rules = [_rule(item) for item in body.get("rules") or []]
     images = [_image_fault(item) for item in body.get("images") or []]
-    return FaultConfiguration(rules, images, dict(body.get("quota") or {}), body.get("seed"))
+    delay_s = body.get("pod_start_delay_s")
+    if delay_s is not None and not 0 <= delay_s <= MAX_START_DELAY_S:
+        raise bad_request(f"pod_start_delay_s must be a number of seconds from 0 to {MAX_START_DELAY_S:g}")
+    return FaultConfiguration(rules, images, dict(body.get("quota") or {}), body.get("seed"), delay_s)
 
 
 def as_configuration(body: Any) -> Any:

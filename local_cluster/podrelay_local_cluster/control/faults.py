@@ -1,6 +1,7 @@
 """The faults that are switched on, and what they do to each request, stream, image and namespace. No I/O.
 
-`control_api` switches them. `request_handler`, `watching`, `container_run` (images) and `admission` (pod limits) query them.
+`control_api` switches them. `request_handler`, `watching`, `pod_run` (delay), `container_run` (images) and `admission`
+(pod limits) query them.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ TOO_MANY = "Too many requests, please try again later."
 class Faults:
     """The faults that are switched on. Calls `on_change` after each change, so that open streams check them again."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], pod_start_delay_s: float = 0.0) -> None:
         self._on_change = on_change
+        self._usual_delay_s = pod_start_delay_s
+        self._delay_s: float | None = None
         self._numbers = itertools.count(1)
         self._random = random.Random(0)
         self._rules: list[FaultRule] = []
@@ -60,6 +63,7 @@ class Faults:
         self._clear()
         self._random.seed(given.seed if given.seed is not None else 0)
         self._rules, self._images, self._quota = given.rules, given.images, given.quota
+        self._delay_s = given.pod_start_delay_s
         self._on_change()
 
     def add(self, body: Any) -> list[str]:
@@ -71,6 +75,8 @@ class Faults:
         self._rules += given.rules
         self._images += given.images
         self._quota.update(given.quota)
+        if given.pod_start_delay_s is not None:
+            self._delay_s = given.pod_start_delay_s
         self._on_change()
         return [rule.id for rule in given.rules]
 
@@ -87,6 +93,7 @@ class Faults:
             "rules": [rule.to_json() for rule in self._rules],
             "images": [{"pattern": fault.pattern, "message": fault.message} for fault in self._images],
             "quota": dict(self._quota),
+            "pod_start_delay_s": self.pod_start_delay_s,
         }
 
     def decide(self, info: RequestInfo, name: str) -> FaultDecision:
@@ -153,6 +160,11 @@ class Faults:
                 return fault.message or f'failed to pull and unpack image "{image}": not found'
         return None
 
+    @property
+    def pod_start_delay_s(self) -> float:
+        """How long a pod that begins to start now stays ContainerCreating."""
+        return self._usual_delay_s if self._delay_s is None else self._delay_s
+
     def pod_limit(self, namespace: str) -> int | None:
         return self._quota.get(namespace)
 
@@ -162,7 +174,7 @@ class Faults:
             rule.id = rule.id or f"rule-{rule.order}"
 
     def _clear(self) -> None:
-        self._rules, self._images, self._quota = [], [], {}
+        self._rules, self._images, self._quota, self._delay_s = [], [], {}, None
         self._random.seed(0)
 
     def _draw(self, rule: FaultRule, info: RequestInfo, name: str) -> bool:

@@ -36,6 +36,10 @@ _NO_ENTRYPOINT = (
 class ImageSource(Protocol):
     """Where images come from."""
 
+    @property
+    def pod_start_delay_s(self) -> float:
+        """How long a pod that begins to start now stays ContainerCreating."""
+
     def pull_error(self, image: str) -> str | None:
         """Why the image cannot be pulled now; None when it can."""
 

@@ -125,6 +125,9 @@ class PodRun:
             if await self._context.stopped_within(pause_s):
                 break
             pause_s = min(2 * pause_s, RETRY_S)
+        delay_s = self._node.images.pod_start_delay_s
+        if delay_s and not self._has_started:
+            await self._context.stopped_within(delay_s)
         return True
 
     async def _run_containers(self) -> None:
@@ -191,6 +194,11 @@ class PodRun:
 
     def _of_kind(self, *kinds: ContainerKind) -> list[ContainerRun]:
         return [container for container in self._containers if container.state.kind in kinds]
+
+    @property
+    def _has_started(self) -> bool:
+        """Whether a container has run, here or under an earlier server."""
+        return any("waiting" not in state.state or state.last_state for state in self._states)
 
     @property
     def _grace_s(self) -> float:

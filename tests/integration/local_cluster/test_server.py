@@ -193,6 +193,8 @@ def run_command(*options: str) -> subprocess.CompletedProcess[str]:
         (["--data-dir", "{tmp}/file/below"], "--data-dir {tmp}/file/below cannot be used"),
         (["--watch-window", "0"], "--watch-window must be at least 1"),
         (["--bookmark-interval-s", "nan"], "--bookmark-interval-s"),
+        (["--pod-start-delay-s", "-1"], "--pod-start-delay-s must be a number of seconds from 0 to 3600: -1"),
+        (["--pod-start-delay-s", "nan"], "--pod-start-delay-s must be a number of seconds from 0 to 3600: nan"),
     ],
 )
 def test_a_wrong_option_is_one_line(tmp_path: Path, options: list[str], text: str) -> None:
