@@ -72,5 +72,14 @@ class DatabaseUnavailable(PodrelayError):  # noqa: N818 - as RedisUnavailable
     """Airflow's database does not answer, or has no tables."""
 
 
-class RedisFull(RedisUnavailable):
+class RedisRefused(RedisUnavailable):
+    """Redis answered and refused this command: it is full, the user lacks a right, or a key has another type. Commands that
+    do not meet the same go on.
+    """
+
+    def __init__(self, message: str, *, cause: str) -> None:
+        super().__init__(message, cause=cause, answered=True)
+
+
+class RedisFull(RedisRefused):
     """Redis has reached its maxmemory and refused the command, which changed nothing."""

@@ -87,7 +87,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         self.launches = LaunchRegistry()
         self._started = False
         self._event_logs = compat.EventLogKeeper()
-        self._outages = OutageLog(self.log, "Launches stay queued until Redis accepts them.")
+        self._outages = OutageLog(self.log, "Launches that Redis does not accept stay queued.")
 
     # --- life cycle ---------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -98,7 +98,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         # A team's options do not fall back to the global ones, but all teams share one Redis: [podrelay] is global.
         self.settings = load_settings(airflow_conf, airflow_conf.get("core", "fernet_key", fallback=""))
         self.scheduler_job_id = str(self.job_id)
-        self._breaker = CircuitBreaker(self.settings)
+        self._breaker = CircuitBreaker(self.settings, outages=self._outages)
         self.budget = HeartbeatBudget(self._breaker)
         context = self._context()
         self.parts = Heartbeat(context)

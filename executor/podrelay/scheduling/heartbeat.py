@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 
+from podrelay.errors import RedisRefused
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.dispatch import Dispatcher
 from podrelay.scheduling.key_check import KeyCheck
@@ -35,7 +37,7 @@ class Heartbeat:
         )  # fmt: skip
 
     def run(self) -> None:
-        """Run the parts in order, each once, while there is budget.
+        """Run the parts in order, each once, while there is budget. What Redis refuses to one part stops no other.
 
         :raises RedisUnavailable, SQLAlchemyError: the parts keep what they did not finish, and the next run goes on with it.
         """
@@ -49,5 +51,6 @@ class Heartbeat:
             if not self._budget.has_room():
                 return
             self._parts.rotate(-1)
-            self._parts[-1]()
+            with suppress(RedisRefused):  # the breaker has logged it
+                self._parts[-1]()
         self._parts.rotate(-self._parts.index(self._first))

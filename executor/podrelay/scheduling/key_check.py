@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import podrelay
+from podrelay.errors import RedisRefused
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.store.key_rings import ANNOUNCE_S, REMEDY, announce, mismatches, read_rings
 from podrelay.store.scripts import announce_scheduler
@@ -57,5 +58,10 @@ class KeyCheck:
             launches=len(context.launches),
             version=podrelay.__version__,
         )
-        rings: list[Any] = self._breaker.run_many([announce(self._keys, self._ring), state])[0]
+        own = announce(self._keys, self._ring)
+        rings: list[Any]
+        try:
+            rings, _ = self._breaker.run_many([own, state])
+        except RedisRefused:  # one of them, it does not say which: the keys matter more
+            rings = self._breaker.run(own)
         return rings

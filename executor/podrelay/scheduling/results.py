@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, event_log
-from podrelay.errors import RedisFull
+from podrelay.errors import RedisRefused
 from podrelay.metrics_table import LIFECYCLE
 from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
@@ -280,12 +280,12 @@ class ResultProcessor:
                 self._log_failure(launch, report, event_log.REPLACED)
 
     def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:
-        """Returns the launches whose next attempt a full Redis refused. The end of the others must not wait for them."""
+        """Returns the launches whose next attempt Redis refused. The end of the others must not wait for them."""
         try:
             self._queue.offer(
                 [(launch.request, launch.relaunches) for launch in next_attempts.values() if launch.request]
             )
-        except RedisFull as error:
+        except RedisRefused as error:
             log.debug("%d next attempts wait: %s", len(next_attempts), error)
             return set(next_attempts)
         for launch in next_attempts.values():

@@ -1,4 +1,5 @@
-"""Reports that are processed again later: the row of a pod that ended well may be about to change, a full Redis may recover.
+"""Reports that are processed again later: the row of a pod that ended well may be about to change, and Redis may accept a
+next attempt that it refused.
 
 A pod ends well whatever became of its task, and the watcher reads no log of such a pod. So the first look at one whose row
 still says running requests the last lines of its log: if the row does not change, the second look has them.
@@ -16,7 +17,7 @@ from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.launch_registry import Launch
 
 # A row that says running after its pod's end is read again after this time: the API server may be about to commit the state.
-# So is a report whose next attempt a full Redis refused.
+# So is a report whose next attempt Redis refused.
 SECOND_LOOK_AFTER_S = 3.0
 
 

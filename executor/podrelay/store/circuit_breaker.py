@@ -13,9 +13,10 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, RedisError
 
-from podrelay.errors import RedisFull, RedisUnavailable
+from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.settings import Settings
-from podrelay.store.connection import connect, is_of_another_type, unavailable
+from podrelay.store.connection import connect, unavailable
+from podrelay.store.outage_log import OutageLog
 from podrelay.store.script_table import ScriptCall, evalsha, queue_calls, queue_loads
 
 # The breaker stays open this long after a failure, twice as long after each further one, up to the maximum. A Redis that
@@ -28,9 +29,13 @@ class CircuitBreaker:
 
     :raises RedisUnavailable: from every method, when Redis fails or the breaker is open. Whether a script ran is then
         unknown; all of ours may be repeated.
+    :raises RedisRefused: Redis answered and refused the call. That opens nothing, and is logged here: who can do without
+        the call may ignore it.
     """
 
-    def __init__(self, settings: Settings, client: redis.Redis | None = None) -> None:
+    def __init__(self, settings: Settings, client: redis.Redis | None = None, outages: OutageLog | None = None) -> None:
+        """:param outages: logs what Redis refuses."""
+        self._outages = outages
         self._client = client or connect(settings)
         self._loaded: set[str] = set()
         self._open_until_s = 0.0
@@ -73,10 +78,11 @@ class CircuitBreaker:
             reply = command(self._client)
         except (RedisError, OSError) as error:
             failure = unavailable(error, self._client)
-            # It answers: what frees memory must go on, and so must all that does not need the key of another type.
-            if isinstance(failure, RedisFull) or is_of_another_type(error):
-                raise failure from error
-            raise self._open(failure) from error
+            if not isinstance(failure, RedisRefused):
+                raise self._open(failure) from error
+            if self._outages is not None:
+                self._outages.failed(failure)
+            raise failure from error
         self._failures = 0
         self.trips += 1
         self._durations_s.append(time.monotonic() - started_s)

@@ -24,7 +24,7 @@ from redis.exceptions import (
 )
 from redis.sentinel import MasterNotFoundError
 
-from podrelay.errors import ConfigError, RedisFull, RedisUnavailable
+from podrelay.errors import ConfigError, RedisFull, RedisRefused, RedisUnavailable
 from podrelay.redis_address import SENTINELS, URL, parse_redis_url
 from podrelay.settings import Settings
 from podrelay.store import client_options, denials, tls
@@ -143,15 +143,12 @@ def unavailable(error: Exception, client: Any = None) -> RedisUnavailable:
             "Redis is full: it has reached its maxmemory and accepts no new launches. Raise maxmemory, or free memory "
             "(docs/redis.md says what goes on meanwhile).",
             cause="full",
-            answered=True,
         )
     if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and denials.is_denial(str(error))):
-        return RedisUnavailable(
-            denials.explain(str(error), user_of(client), URL),
-            cause="denied",
-            answered=True,
-        )
+        return RedisRefused(denials.explain(str(error), user_of(client), URL), cause="denied")
     kind = type(error).__name__
+    if is_of_another_type(error):
+        return RedisRefused(_cause(error, client), cause=kind)
     return RedisUnavailable(
         _cause(error, client),
         cause=kind,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import redis
 
-from podrelay.errors import RedisUnavailable
+from podrelay.errors import RedisRefused
 from podrelay.protocol import access
 from podrelay.protocol.access import Role
 from podrelay.redis_address import URL
@@ -21,16 +21,16 @@ _NAMED_MAX = 8
 def require_rights(client: redis.Redis, role: Role, deployment: str, cluster: str) -> None:
     """Compare once, at start.
 
-    :raises RedisUnavailable: rights are missing; the message names them and the remedy. Or Redis failed.
+    :raises RedisRefused: rights are missing; the message names them and the remedy.
+    :raises RedisUnavailable: Redis failed.
     """
     missing = missing_rules(client, role, deployment, cluster)
     if missing:
         more = f" and {len(missing) - _NAMED_MAX} more" if len(missing) > _NAMED_MAX else ""
-        raise RedisUnavailable(
+        raise RedisRefused(
             f"The user {user_of(client)} ({URL}) lacks rights in Redis that a {role} needs: "
             f"{' '.join(missing[:_NAMED_MAX])}{more}. `airflow podrelay acl` prints all that it needs.",
             cause="denied",
-            answered=True,
         )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
-from podrelay.errors import DecryptionError, MessageError, UnknownFormat
+from podrelay.errors import DecryptionError, MessageError, RedisRefused, UnknownFormat
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -86,7 +87,8 @@ class ResultStream:
         :raises RedisUnavailable: Redis failed; the request may have been sent.
         """
         requests = [self._cipher.requests.encrypt(report.encode()) for report in reports]
-        self._breaker.run(request_logs(self._keys, cluster=cluster, requests=requests))
+        with suppress(RedisRefused):
+            self._breaker.run(request_logs(self._keys, cluster=cluster, requests=requests))
 
     def _quarantine(self, rejected: Sequence[Quarantined]) -> None:
         """Record these entries, in one round trip."""
@@ -98,7 +100,8 @@ class ResultStream:
             first = rejected[0]
             log.warning("Quarantined %d entries of the results stream, the first of them %s: %s",
                         len(rejected), first.name, first.reason)  # fmt: skip
-        self._breaker.run(quarantine(self._keys, rejected))
+        with suppress(RedisRefused):  # the entries behind these must not wait for it
+            self._breaker.run(quarantine(self._keys, rejected))
 
     def _note_format(self, why: str) -> None:
         now_s = time.monotonic()
@@ -110,7 +113,8 @@ class ResultStream:
         """One entry for all of a batch: with a wrong key there may be thousands."""
         if count:
             reason = f"{count} reports up to this one are not encrypted with a key of this scheduler"
-            self._breaker.run(quarantine(self._keys, [Quarantined("stream_entry", last, "undecryptable", reason)]))
+            with suppress(RedisRefused):
+                self._breaker.run(quarantine(self._keys, [Quarantined("stream_entry", last, "undecryptable", reason)]))
             now_s = time.monotonic()
             if now_s - self._noted_s >= _REMIND_S:
                 self._noted_s = now_s

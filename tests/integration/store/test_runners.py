@@ -10,7 +10,7 @@ import pytest
 import redis
 from cryptography.fernet import Fernet
 
-from podrelay.errors import RedisFull, RedisUnavailable
+from podrelay.errors import RedisFull, RedisRefused, RedisUnavailable
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store import scripts
@@ -122,4 +122,21 @@ def test_a_full_redis_does_not_open_the_breaker(redis_url: str) -> None:
         assert breaker.available
     finally:
         client.config_set("maxmemory", 0)
+        breaker.close()
+
+
+def test_a_denied_command_does_not_open_the_breaker(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    client.execute_command("ACL", "SETUSER", "runner", "on", ">p", "~*", "+@all", "-get", "-expire")
+    breaker = CircuitBreaker(Settings(redis_url.replace("redis://", "redis://runner:p@"), KEY))
+    try:
+        with pytest.raises(RedisRefused, match="Redis denies") as caught:
+            breaker.call(lambda client: client.get("k"))
+        assert (caught.value.cause, caught.value.answered) == ("denied", True)
+        with pytest.raises(RedisRefused, match="Redis denies"):  # inside a script
+            breaker.run_many([SURVEY, WITHDRAW])
+        assert breaker.available
+        assert breaker.call(lambda client: client.set("k", "v"))
+    finally:
+        client.execute_command("ACL", "DELUSER", "runner")
         breaker.close()
