@@ -47,7 +47,8 @@ class Channel:
 
 
 class PayloadCipher:
-    """The two directions of a deployment: `requests` from executors to workers, `reports` from workers to executors.
+    """The directions of a deployment: `requests` from executors to workers, `reports` from workers to executors, `pool`
+    between launchers, about warm pods.
 
     :raises ConfigError: at construction, if there is no key or a key is malformed. The message never shows a key.
     """
@@ -71,6 +72,7 @@ class PayloadCipher:
         self.fingerprints = tuple(map(_fingerprint, secrets))
         self.requests = Channel(secrets, deployment, "requests")
         self.reports = Channel(secrets, deployment, "reports")
+        self.pool = Channel(secrets, deployment, "pool")
 
     def __repr__(self) -> str:
         return "PayloadCipher(***)"

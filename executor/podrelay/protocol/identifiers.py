@@ -18,6 +18,9 @@ LABEL_CLUSTER = "podrelay/cluster"
 LABEL_ATTEMPT = "podrelay/attempt"
 # The task instance, callback or connection test that the pod runs: its subject, the key of `current`.
 ANNOTATION_SUBJECT = "podrelay/subject"
+# Warm pods. The id of a warm pod, for its whole life; and, until a launch gets the pod, its shape.
+LABEL_WARM = "podrelay/warm-pod"
+LABEL_IDLE = "podrelay/idle"
 # The Secret that the pod's workload is mounted from. Only with `[podrelay] workload_in_secret`.
 ANNOTATION_WORKLOAD_SECRET = "podrelay/workload-secret"
 # Carry a task instance's id in the stock executor from Airflow 3.4 on.
@@ -33,6 +36,8 @@ _POD_NAME_MAX = 63  # a pod's name is also its host name: one DNS label (RFC 112
 _POD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 # An attempt has at most nine digits, here and in prelude.lua: such texts come from Redis and from pods.
 _POD_OF_OURS = re.compile(r"-([0-9a-f]{32})-([0-9]{1,9})\Z")
+_WARM_POD = re.compile(r"[a-z0-9][a-z0-9-]{0,62}(?<=-warm-[0-9a-f]{32})")
+_LAUNCH_IN_HOST = re.compile(r"([0-9a-f]{32})-([0-9]{1,9})")
 _JOB_ID = re.compile(r"([A-Za-z0-9-]{1,63})_([0-9]{1,9})")
 
 
@@ -102,8 +107,13 @@ def pod_name(prefix: str, launch_id: str, attempt: int) -> str:
     `prefix` (DAG and task, or the name in a pod_override) makes it readable.
     """
     suffix = pod_suffix(launch_id, attempt)
-    slug = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-")[: _POD_NAME_MAX - len(suffix)].strip("-")
+    slug = _slug(prefix, suffix)
     return (slug or "pod") + suffix if len(suffix) + 3 <= _POD_NAME_MAX else (slug + suffix)[-_POD_NAME_MAX:].strip("-")
+
+
+def _slug(prefix: str, suffix: str) -> str:
+    """As much of a prefix, as part of a DNS label, as has room before this suffix."""
+    return re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-")[: _POD_NAME_MAX - len(suffix)].strip("-")
 
 
 def pod_suffix(launch_id: str, attempt: int) -> str:
@@ -116,6 +126,10 @@ def launch_of_pod(name: str) -> tuple[str, int] | None:
     match = _POD_OF_OURS.search(name.split(".", 1)[0])
     if match is None:
         return None
+    return _launch_of(match)
+
+
+def _launch_of(match: re.Match[str]) -> tuple[str, int]:
     digits = match[1]
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])), int(match[2])
 
@@ -127,6 +141,38 @@ def attempt_of_pod(name: str, launch_id: str) -> int | None:
     launch, attempt = launch_of_pod(name) or ("", 0)
     exact = launch == launch_id and name.endswith(f"-{attempt}") and _POD_NAME.fullmatch(name)
     return attempt if exact else None
+
+
+def new_warm_id() -> str:
+    """An id for a warm pod: 32 hex digits. It is in the pod's name and labels, so it is no secret."""
+    return uuid.uuid4().hex
+
+
+def warm_pod_name(prefix: str, warm_id: str) -> str:
+    """The name of a warm pod, whichever launch it runs later. No pod of an attempt (`pod_name`) has such a name."""
+    suffix = f"-warm-{warm_id}"
+    return (_slug(prefix, suffix) or "pod") + suffix
+
+
+def warm_id_of_pod(name: str) -> str | None:
+    """The warm id in a pod's name; None for any other pod."""
+    return name[-32:] if _WARM_POD.fullmatch(name) else None
+
+
+def warm_host(own_hostname: str, launch_id: str, attempt: int) -> str:
+    """What a warm pod reports as its host name: as in a domain name, its own first label comes first, and then the launch
+    that it runs, which `launch_of_host` reads from the task's row.
+    """
+    return own_hostname.partition(".")[0] + "." + pod_suffix(launch_id, attempt)[1:]
+
+
+def launch_of_host(hostname: str) -> tuple[str, int] | None:
+    """Launch id and attempt in the host name of a task's row: of a pod that is named after them, or of a warm pod; None for
+    any other host.
+    """
+    second = (*hostname.split(".", 2), "")[1]
+    match = _LAUNCH_IN_HOST.fullmatch(second)
+    return launch_of_pod(hostname) or (_launch_of(match) if match else None)
 
 
 def cluster_label(cluster: str) -> str:

@@ -30,7 +30,7 @@ FailureClass = Literal["", "application", "infrastructure", "configuration"]
 
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "expired"})
 
-_Message = TypeVar("_Message", "LaunchRequest", "PodReport", "CleanupRequest")
+_Message = TypeVar("_Message", "LaunchRequest", "PodReport", "CleanupRequest", "WarmPod", "WarmShape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,49 @@ class CleanupRequest:
         return request
 
 
+@dataclass(frozen=True, slots=True)
+class WarmPod:
+    """A warm pod, as launchers describe it to each other: where it is, and the secret key of its mailbox
+    (`podrelay.protocol.mailbox`). `created_s` is the creation's wall-clock time.
+    """
+
+    warm_id: str
+    shape: str
+    namespace: str
+    pod: str
+    uid: str
+    key: str = field(repr=False)
+    created_s: float = 0.0
+    cluster: str = "default"
+
+    def encode(self) -> bytes:
+        return _encode("warm_pod", self)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> WarmPod:
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
+        return _decode("warm_pod", cls, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmShape:
+    """The pod that launches of one shape have in common, as launchers describe it to each other. It may hold secrets of a
+    template: no repr shows it.
+    """
+
+    shape: str
+    skeleton: dict[str, Any] = field(repr=False)
+    cluster: str = "default"
+
+    def encode(self) -> bytes:
+        return _encode("warm_shape", self)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> WarmShape:
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
+        return _decode("warm_shape", cls, payload)
+
+
 def _encode(what: str, message: Any) -> bytes:
     # Not asdict(): its deep copies cost the scheduler more than the rest of an offer.
     values = {name: getattr(message, name) for name in _FIELDS[type(message)]}
@@ -202,7 +245,7 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
 # The fields of each message, with their types on the wire.
 _FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
     cls: {item.name: _WIRE_TYPES[str(item.type)] for item in fields(cls)}
-    for cls in (LaunchRequest, PodReport, CleanupRequest)
+    for cls in (LaunchRequest, PodReport, CleanupRequest, WarmPod, WarmShape)
 }
 
 # Lists of texts.

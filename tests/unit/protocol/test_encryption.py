@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 from cryptography.fernet import Fernet
 
@@ -9,7 +11,7 @@ from podrelay.errors import ConfigError, DecryptionError
 from podrelay.protocol.encryption import Channel, PayloadCipher
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-BOTH = pytest.mark.parametrize("direction", ["requests", "reports"])
+BOTH = pytest.mark.parametrize("direction", ["requests", "reports", "pool"])
 
 
 def channel(keys: str, direction: str, deployment: str = "etl") -> Channel:
@@ -51,11 +53,10 @@ def test_a_payload_counts_in_its_deployment_only(direction: str) -> None:
             channel(OLD, direction, other).decrypt(sealed)
 
 
-def test_a_payload_counts_in_its_direction_only() -> None:
+@pytest.mark.parametrize(("written", "read"), [*permutations(("requests", "reports", "pool"), 2)])
+def test_a_payload_counts_in_its_direction_only(written: str, read: str) -> None:
     with pytest.raises(DecryptionError):
-        channel(OLD, "reports").decrypt(channel(OLD, "requests").encrypt(b"payload"))
-    with pytest.raises(DecryptionError):
-        channel(OLD, "requests").decrypt(channel(OLD, "reports").encrypt(b"payload"))
+        channel(OLD, read).decrypt(channel(OLD, written).encrypt(b"payload"))
 
 
 @BOTH
