@@ -120,7 +120,7 @@ async def _call(pods: PodClient, number: int, report: Report, answer: bytes) -> 
         found = await asyncio.wait_for(_CALLS[number](pods), 20)
         if number in (0, 1, 3) or (number == 4 and found is not None):
             has_started(found)
-            mismatch(_DONE, "default", found)
+            mismatch(_DONE, 0, "default", found)
             metadata = found["metadata"]
             if not isinstance(metadata["name"], str) or not isinstance(metadata["namespace"], str):
                 report.fault(f"call {number} took this for a pod: {answer[:300]!r}")

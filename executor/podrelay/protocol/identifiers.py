@@ -91,6 +91,12 @@ def launch_of_job(job: str) -> str:
     return match[1] if match else ""
 
 
+def attempt_of_job(job: str) -> int | None:
+    """The attempt in the job id of a launch or of a clean-up; None for any other id."""
+    match = _JOB_ID.match(job)
+    return int(match[2]) if match else None
+
+
 def launch_named(name: str) -> tuple[str, int | None]:
     """Launch id, and attempt if it says one, in a launch id, the RQ job id of a launch or a clean-up, or a pod name, which a
     namespace may precede.

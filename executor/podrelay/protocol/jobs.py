@@ -64,17 +64,28 @@ def read_launch(data: bytes, job_id: str, cluster: str, cipher: PayloadCipher) -
 def read_cleanup(data: bytes, job_id: str, cluster: str, cipher: PayloadCipher) -> CleanupRequest:
     """Decrypt and verify the data of a clean-up job.
 
+    The name of a warm pod does not say whose it is: unless `proves_pod`, its labels have to be compared.
+
     :raises MessageError: forged, damaged, of another cluster, or its pod belongs to another launch or attempt.
     """
     request = CleanupRequest.decode(_payload(data, CLEANUP_FUNCTION, cipher))
     # An executor may have read the pod's name from the ledger, which is not encrypted.
     attempt = identifiers.attempt_of_pod(request.pod, request.launch_id)
+    if attempt is None and identifiers.warm_id_of_pod(request.pod):
+        attempt = identifiers.attempt_of_job(job_id) if request.attempt is None else request.attempt
     if attempt is None:
         raise ForeignMessage("the pod's name does not belong to the launch")
+    if request.attempt not in (None, attempt):
+        raise ForeignMessage("the pod's name belongs to another attempt")
     expected = identifiers.cleanup_job_id(request.launch_id, attempt, request.action, request.unless_started)
     if expected != job_id or request.cluster != cluster:
         raise ForeignMessage("the payload belongs to another job, or its pod to another attempt")
     return request
+
+
+def proves_pod(request: CleanupRequest) -> bool:
+    """Is it certain that this pod is of the launch, without a look at its labels?"""
+    return request.attempt is not None or identifiers.attempt_of_pod(request.pod, request.launch_id) is not None
 
 
 def rq_time(at_s: float) -> str:

@@ -60,6 +60,8 @@ class LaunchRequest:
     token_life_s: float = 0.0
     # Airflow identifies this task by its id (`subject`), not by its coordinates: its pod carries the id, as stock pods do.
     known_by_id: bool = False
+    # Redis has lost this attempt, or may have: its pod may exist, under a name that does not say so (a warm pod's).
+    repeated: bool = False
 
     def encode(self) -> bytes:
         return _encode("launch", self)
@@ -156,6 +158,9 @@ class CleanupRequest:
     unless_started: bool = False
     # revoke: the task instance that was checked in the database; a pod for another one stays. None: nothing was checked.
     subject: str | None = None
+    # Of which attempt the pod is, where a decrypted report or the API server says so. None: the name comes from the ledger,
+    # which anybody may have written, so that the name itself or, of a warm pod, its labels have to prove it.
+    attempt: int | None = None
 
     def encode(self) -> bytes:
         return _encode("cleanup", self)

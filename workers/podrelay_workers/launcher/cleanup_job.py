@@ -16,7 +16,7 @@ from dataclasses import replace
 from podrelay import metrics_table
 from podrelay.errors import MessageError
 from podrelay.metrics_table import Metric
-from podrelay.protocol import identifiers
+from podrelay.protocol import identifiers, jobs
 from podrelay.protocol.messages import CleanupRequest, Json
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Conflict, NotFound, Throttled
@@ -65,7 +65,8 @@ class PodMismatch(Exception):  # noqa: N818 - not an error of ours
 class CleanupHandler:
     """Runs claimed clean-ups. They have no fence: name and uid identify the pod, and 404 is success.
 
-    A revocation takes its pod from the ledger, which any client of Redis can write, so the pod itself is checked first.
+    A revocation takes its pod from the ledger, which any client of Redis can write, so the pod itself is checked first. So
+    is a warm pod that the executor knows from the ledger only: its name does not say whose it is.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class CleanupHandler:
 
     async def _run(self, job: Job, request: CleanupRequest) -> Disposition:
         try:
-            await self._apply(request)
+            await self._apply(request, identifiers.attempt_of_job(job.id))
         except NotFound:
             return await self._done(job, request)
         except SendBlocked:
@@ -155,15 +156,32 @@ class CleanupHandler:
             return True
         return bool(request.uid) and found["metadata"].get("uid") != request.uid
 
-    async def _apply(self, request: CleanupRequest) -> None:
+    async def _apply(self, request: CleanupRequest, attempt: int | None) -> None:
+        if request.action == "revoke":
+            await self._revoke(request, attempt)
+            return
+        if not jobs.proves_pod(request):
+            request = replace(request, uid=_uid_of(await self._own_pod(request, attempt)))
         if request.action == "done":
             await self._delete_secret(request, await self._label(request, identifiers.LABEL_DONE))
-        elif request.action == "revoke":
-            await self._revoke(request)
         else:
             await self._delete(request)
 
-    async def _revoke(self, request: CleanupRequest) -> None:
+    async def _own_pod(self, request: CleanupRequest, attempt: int | None) -> Json:
+        """The pod as it is now.
+
+        :raises NotFound: the pod of that name is another one, or a warm pod that this launch never got.
+        :raises PodMismatch: its labels show another launch.
+        """
+        pod = await self._send(lambda: self._pods.get_pod(request.namespace, request.pod))
+        if request.uid not in ("", _uid_of(pod)) or identifiers.LABEL_IDLE in (pod["metadata"].get("labels") or {}):
+            raise NotFound(f"pod {request.pod} is not of launch {request.launch_id}", status=404)
+        difference = mismatch(request, attempt, self._deployment, pod)
+        if difference:
+            raise PodMismatch(difference)
+        return pod
+
+    async def _revoke(self, request: CleanupRequest, attempt: int | None) -> None:
         """Label and delete the pod if its labels show that it is the one requested.
 
         With `unless_started` each write names the resource version at which no container had started, so that the API server
@@ -172,14 +190,8 @@ class CleanupHandler:
         earlier attempt is removed from such a pod, because the watcher ignores labelled pods.
         """
         for _ in range(READS_MAX):
-            pod = await self._send(lambda: self._pods.get_pod(request.namespace, request.pod))
-            uid = str(pod["metadata"].get("uid") or "")
-            if request.uid not in ("", uid):
-                return
-            difference = mismatch(request, self._deployment, pod)
-            if difference:
-                raise PodMismatch(difference)
-            seen = replace(request, uid=uid)
+            pod = await self._own_pod(request, attempt)
+            seen = replace(request, uid=_uid_of(pod))
             if not request.unless_started:
                 await self._label(seen, identifiers.LABEL_REVOKED)
                 await self._delete(seen)
@@ -306,6 +318,10 @@ class CleanupHandler:
         if refusal not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(refusal)
             log.error("Clean-up refused; trying again, ever more rarely: cannot %s", refusal)
+
+
+def _uid_of(pod: Json) -> str:
+    return str(pod["metadata"].get("uid") or "")
 
 
 def _spread(seconds: float) -> float:

@@ -38,4 +38,7 @@ def discard_of(disposition: Disposition, cluster: str) -> tuple[CleanupRequest, 
     """
     pod, namespace, uid = map(str, disposition.args[:3])
     launch_id, attempt = identifiers.parse_job_id(disposition.job.id) or ("", 0)
-    return CleanupRequest(launch_id, "revoke", namespace, pod, uid, cluster=cluster, unless_started=True), attempt
+    request = CleanupRequest(
+        launch_id, "revoke", namespace, pod, uid, cluster=cluster, unless_started=True, attempt=attempt
+    )
+    return request, attempt

@@ -26,10 +26,10 @@ async def find_own_pod(pods: PodClient, pod: Json) -> Json | None:
     raise Refused(f"pod {name} exists in namespace {namespace} and does not belong to this launch", status=409)
 
 
-def mismatch(request: CleanupRequest, deployment: str, pod: Json) -> str:
+def mismatch(request: CleanupRequest, attempt: int | None, deployment: str, pod: Json) -> str:
     """Pure: how this pod differs from the one that the clean-up is for; empty if it is that one."""
     labels = pod["metadata"].get("labels") or {}
-    expected = (request.launch_id, deployment, str(identifiers.attempt_of_pod(request.pod, request.launch_id)))
+    expected = (request.launch_id, deployment, str(attempt))
     for label, value in zip(_OWNERSHIP_LABELS, expected, strict=True):
         if labels.get(label) != value:
             return f"the pod has another value of label {label}"
