@@ -207,9 +207,9 @@ def test_another_launch_under_the_same_name() -> None:
     )
     assert table.holds("n", "p", "other")
     assert not table.holds("n", "p", "l")
-    assert table.namespace_of("p") == "n"
+    assert table.namespace_of(PodEntry("m", "p", "x", 0)) == table.namespace_of(PodEntry("m", "q", "other", 0)) == "n"
     table.forget(("n", "p"))
-    assert table.namespace_of("p") is None
+    assert table.namespace_of(PodEntry("m", "p", "x", 0)) is table.namespace_of(PodEntry("m", "q", "other", 0)) is None
 
 
 def test_the_same_launch_under_the_same_name_goes_on() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import podrelay
 from podrelay.errors import RedisUnavailable
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.snapshots import SNAPSHOT_FIELD, WatcherSnapshot, encode_snapshot
 from podrelay.settings import Settings
@@ -179,8 +180,12 @@ class Leader:
             log.warning("Skipping pod %s", seen.skipped)
 
     def _measure_lag(self, event: str, report: PodReport | None) -> None:
-        """How long after the start or the end of its container this event came. A list finds old ones."""
-        if event != "LISTED" and report is not None and (report.terminal or report.outcome == "started"):
+        """How long after the start or the end of its container this event came. A list finds old ones, and the container of
+        a warm pod had started before.
+        """
+        if event == "LISTED" or report is None:
+            return
+        if report.terminal or (report.outcome == "started" and not identifiers.warm_id_of_pod(report.pod)):
             self._lags.add(max(0.0, time.time() - report.seen_at_s), time.monotonic())
 
     def _list_completed(self, namespace: str | None, listed: ListComplete) -> None:
@@ -213,8 +218,8 @@ class Leader:
                         self._doubt(entry)
 
     def _is_followed(self, entry: PodEntry) -> bool:
-        """Does a reflector see the live pod of this name? Then the ledger cannot know better."""
-        namespace = self._table.namespace_of(entry.name)
+        """Does a reflector see the live pod of this attempt or name? Then the ledger cannot know better."""
+        namespace = self._table.namespace_of(entry)
         return bool(namespace) and (namespace != entry.namespace or namespace not in self._unwatched)
 
     def _is_expected(self, namespace: str, healthy: Sequence[str | None]) -> bool:

@@ -10,7 +10,9 @@ from podrelay_workers.watcher.pod_view import ContainerView, PodView, epoch_s
 
 
 def ledger_fields(view: PodView, base: ContainerView) -> dict[str, str]:
-    """What the ledger holds of a pod whatever becomes of it: where it is, and the times of its steps."""
+    """What the ledger holds of a pod whatever becomes of it: where it is, and the times of its steps. Those of a warm pod
+    that came before its launch are left out; its start is in the ledger from the delivery of the workload.
+    """
     running, ended = base.running, base.terminated
     started_s = (running.started_s if running else 0.0) or (ended.started_s if ended else 0.0)
     found = {"pod": view.name, "namespace": view.namespace}
@@ -18,9 +20,9 @@ def ledger_fields(view: PodView, base: ContainerView) -> dict[str, str]:
         found["uid"] = view.uid
     if view.node:
         found["node"] = view.node
-    if view.scheduled and view.scheduled.at_s:
+    if view.scheduled and view.scheduled.at_s and not view.is_warm:
         found["t_scheduled"] = f"{view.scheduled.at_s:.3f}"
-    if started_s:
+    if started_s and not view.is_warm:
         found["t_started"] = f"{started_s:.3f}"
     if ended and ended.finished_s:
         found["t_finished"] = f"{ended.finished_s:.3f}"
@@ -31,7 +33,7 @@ def ledger_fields(view: PodView, base: ContainerView) -> dict[str, str]:
 
 def restore_fields(view: PodView, cluster: str) -> dict[str, str]:
     """The entry of a launch that Redis may have lost, as far as its pod holds it."""
-    created_s = epoch_s(view.created)
+    created_s = 0.0 if view.is_warm else epoch_s(view.created)
     found = {
         # Not created: the launch is then offered again, and a launcher completes it.
         "state": "claimed" if _may_lack_secret(view) else "",

@@ -1,6 +1,6 @@
 """Publishes pod reports to ledger and stream: in batches, at most once per attempt, across outages of Redis.
 
-A report that Redis did not confirm stays here, at most one per launch attempt, and is sent again. Used by the watcher.
+A report that Redis did not confirm stays here, at most one per attempt and pod, and is sent again. Used by the watcher.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Outbox:
         self._cipher = cipher
         self._cluster = cluster
         self._publisher = ReportPublisher(runner, keys, cipher, cluster, stream_length)
-        self._outbox: dict[tuple[str, int], Publication] = {}
+        self._outbox: dict[tuple[str, int, str], Publication] = {}
         self._recent: deque[tuple[float, Publication]] = deque()
         self._filled = asyncio.Event()
         self.published = 0
@@ -75,8 +75,8 @@ class Outbox:
         return len(self._outbox)
 
     def put(self, publication: Publication) -> None:
-        """Queue a report. An attempt keeps only its most advanced one, with the ledger fields of all of them."""
-        key = (publication.launch_id, publication.attempt)
+        """Queue a report. A pod keeps only its most advanced one, with the ledger fields of all of them."""
+        key = publication.key
         held = self._outbox.get(key)
         self._outbox[key] = _merged(held, publication) if held is not None else publication
         self._filled.set()
@@ -90,7 +90,7 @@ class Outbox:
     def requeue_recent(self) -> None:
         """Redis lost its data: queue the results again that it may have lost unread."""
         for _, publication in self._recent:
-            if (publication.launch_id, publication.attempt) not in self._outbox:
+            if publication.key not in self._outbox:
                 self.put(publication)
         self._recent.clear()
 
@@ -126,7 +126,7 @@ class Outbox:
         self._filled.clear()
 
     def _sent(
-        self, batch: list[tuple[tuple[str, int], Publication]], answers: Iterable[tuple[Publication | None, int]]
+        self, batch: list[tuple[tuple[str, int, str], Publication]], answers: Iterable[tuple[Publication | None, int]]
     ) -> None:
         now = time.monotonic()
         for key, publication in batch:
@@ -144,7 +144,7 @@ class Outbox:
                     self._metrics.published(owner.report)
 
     def _calls(
-        self, term: Term, batch: list[tuple[tuple[str, int], Publication]]
+        self, term: Term, batch: list[tuple[tuple[str, int, str], Publication]]
     ) -> tuple[list[ScriptCall], list[Publication | None], list[Outgoing | None]]:
         calls: list[ScriptCall] = []
         owners: list[Publication | None] = []
@@ -169,7 +169,7 @@ class Outbox:
             fence=fence,
             launch_id=publication.launch_id,
             attempt=publication.attempt,
-            created=fields.get("t_created", "0"),
+            created=fields.get("t_created", f"{time.time():.3f}"),
             fields=fields,
         )
 
@@ -203,8 +203,11 @@ class Outbox:
             call = scripts.live(self._keys, cluster=self._cluster, cursor=cursor, count=LIVE_COUNT, before_s=before_s)
             cursor, *flat = map(text, await self._runner.run(call))
             for launch_id, attempt, namespace, pod, uid in rows(flat, 5):
-                # Anybody with access to Redis can write any name there: only a name that proves its launch is used.
-                if attempt == str(identifiers.attempt_of_pod(pod, launch_id)):
+                # Anybody with access to Redis can write any name there: only a name that proves its launch is used, or
+                # that of a warm pod, whose labels count.
+                is_warm = identifiers.warm_id_of_pod(pod) is not None
+                proof = identifiers.pod_name("", launch_id, int(attempt)) if is_warm else pod
+                if attempt == str(identifiers.attempt_of_pod(proof, launch_id)):
                     yield PodEntry(namespace, pod, launch_id, int(attempt), uid)
                 else:
                     await self._quarantine(launch_id, "the ledger names a pod of another launch or attempt")

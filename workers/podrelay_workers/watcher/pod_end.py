@@ -5,9 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from podrelay.protocol.mailbox import EXIT_UNUSED
 from podrelay.protocol.messages import FailureClass, Outcome
+from podrelay.protocol.starts import UNUSED
 from podrelay_workers.watcher.pod_reasons import CONFIGURATION, POD_DELETED, failure_class
 from podrelay_workers.watcher.pod_view import NO_CONTAINER, ContainerView, PodView, epoch_s
+
+_UNUSED = "the warm pod ended without having got the task's workload"
 
 
 class Failure(NamedTuple):
@@ -46,6 +50,8 @@ def failure_of(view: PodView, base: ContainerView) -> Failure:
     """Why a pod failed. The pod's own reason counts before its container's, which is often only Error."""
     container = _culprit(view, base)
     inner, disruption = container.state, view.disruption
+    if view.is_warm and base.terminated and base.terminated.exit_code == EXIT_UNUSED:
+        return Failure(UNUSED, f"{_UNUSED}{_cause(view, base)}", "infrastructure", base)
     if view.reason:
         return Failure(view.reason, view.message or inner.message, failure_class(view.reason, inner.reason), container)
     if disruption:
@@ -59,6 +65,18 @@ def failure_of(view: PodView, base: ContainerView) -> Failure:
     own_fault = container.kind == "init" and inner.reason not in CONFIGURATION
     kind = "configuration" if own_fault else failure_class(inner.reason)
     return Failure(inner.reason or "Failed", inner.message or view.message, kind, container)
+
+
+def _cause(view: PodView, base: ContainerView) -> str:
+    """Why a warm pod ended before it got its workload, as far as Kubernetes knows."""
+    disruption = view.disruption
+    if view.reason:
+        return f": {view.reason}: {view.message}".rstrip(": ")
+    if disruption:
+        return f": {disruption.reason}: {disruption.message}".rstrip(": ")
+    if _ended_by_deletion(view, base):
+        return f": {deletion_text(view)}"
+    return "; its idle time was over, or Redis lost its data"
 
 
 def deletion_of(view: PodView, now_s: float) -> Failure:

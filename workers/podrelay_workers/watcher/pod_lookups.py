@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, PodReport
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, NotFound
@@ -36,20 +38,32 @@ class PodLookups:
         self._slots = asyncio.Semaphore(LOOKUPS_MAX)
 
     async def find(self, entry: PodEntry) -> Json | None:
-        """The pod of this name as it is now; None where the API server confirms that there is none. Retries until then."""
+        """The pod of this name as it is now; None where the API server confirms that there is none. Retries until then.
+
+        Instead of a warm pod of that name, which the ledger may have from anybody, the pod whose labels name the attempt.
+        """
         retries = Backoff(first_s=0.5, most_s=10.0)
         while True:
             try:
                 async with self._slots:
-                    return await self._api.get_pod(entry.namespace, entry.name)
-            except NotFound:
-                return None
+                    return await self._find(entry)
             except ApiError as error:
                 if not retries.failures:
                     log.info(
                         "Cannot confirm that pod %s/%s is gone; will retry: %s", entry.namespace, entry.name, error
                     )
                 await asyncio.sleep(min(retries.failed("", error.retry_after_s), LONGEST_PAUSE_S))
+
+    async def _find(self, entry: PodEntry) -> Json | None:
+        """:raises ApiError: unknown."""
+        found = None
+        with suppress(NotFound):
+            found = await self._api.get_pod(entry.namespace, entry.name)
+        if not identifiers.warm_id_of_pod(entry.name) or _is_of(entry, found):
+            return found
+        selector = ",".join(f"{name}={value}" for name, value in _labels_of(entry).items())
+        page = await self._api.list_page(entry.namespace, labels=f"{selector},{identifiers.LABEL_REVOKED}!=True")
+        return page.items[0] if page.items else None
 
     async def with_event_reason(self, entry: PodEntry, report: PodReport) -> PodReport:
         """The report with the reason that the pod's Kubernetes events give: a missing secret or volume shows only there.
@@ -91,3 +105,13 @@ class PodLookups:
                 limit_bytes=LOG_TAIL_BYTES,
             )
         return readable_tail(lines)
+
+
+def _labels_of(entry: PodEntry) -> dict[str, str]:
+    return {identifiers.LABEL_LAUNCH_ID: entry.launch_id, identifiers.LABEL_ATTEMPT: str(entry.attempt)}
+
+
+def _is_of(entry: PodEntry, pod: Json | None) -> bool:
+    """Do the labels of this pod name the attempt?"""
+    labels = (pod or {}).get("metadata", {}).get("labels") or {}
+    return all(labels.get(name) == value for name, value in _labels_of(entry).items())

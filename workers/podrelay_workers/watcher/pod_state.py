@@ -28,6 +28,8 @@ from podrelay_workers.watcher.pod_view import NO_CONTAINER, ContainerView, PodVi
 
 # Waits for a node that does not respond. They are reported even after the container has started.
 TERMINATING, UNKNOWN = "terminating", "unknown"
+# Why a warm pod without a launch is ignored.
+IDLE = "idle"
 # Waits for a cause that passes by itself begin with this.
 _PASSING = "passing:"
 
@@ -115,6 +117,8 @@ class _Interpreter:
 
     def state(self, event: str) -> PodState:
         view = self.view
+        if view.is_idle:
+            return PodState(view, IDLE)
         if not view.launch_id:
             return PodState(view, "no launch id and attempt in its labels")
         if identifiers.LABEL_REVOKED in view.labels:
@@ -162,7 +166,8 @@ class _Interpreter:
     # --- before the end ---
 
     def started(self) -> PodState:
-        at_s = self.base.running.started_s if self.base.running else 0.0
+        # The container of a warm pod runs since before the launch.
+        at_s = self.base.running.started_s if self.base.running and not self.view.is_warm else 0.0
         return self._means(self._report("started", container=self.base, at_s=at_s))
 
     def terminating(self) -> PodState:

@@ -12,6 +12,7 @@ from typing import Any
 from podrelay.protocol.messages import PodReport
 from podrelay_workers.watcher.ledger_fields import restore_fields
 from podrelay_workers.watcher.pod_state import (
+    IDLE,
     TERMINATING,
     UNKNOWN,
     DeferredReport,
@@ -43,6 +44,12 @@ class Publication:
     report: PodReport | None = None
     fields: dict[str, str] = field(default_factory=dict)
     restore: dict[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What it is about: launch, attempt and pod. An attempt may have a second pod after a warm one that it gave up."""
+        pod = self.report.pod if self.report is not None else (self.restore or self.fields).get("pod", "")
+        return self.launch_id, self.attempt, pod
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,12 @@ class PodTable:
         self._entries: dict[Key, PodEntry] = {}
         # Name -> namespace: there is one pod of a name, wherever it is.
         self._namespaces: dict[str, str] = {}
+        # Launch and attempt -> the pod that came last.
+        self._of_attempts: dict[tuple[str, int], Key] = {}
         self._waiting: dict[Key, PodEntry] = {}
         self._skipped: set[str] = set()
-        self._ended: dict[tuple[str, int], float] = {}
+        # Launch, attempt and name.
+        self._ended: dict[tuple[str, int, str], float] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -100,9 +110,12 @@ class PodTable:
         entry = self._entries.get((namespace, name))
         return entry is not None and entry.launch_id == launch_id
 
-    def namespace_of(self, name: str) -> str | None:
-        """The namespace of the live pod of this name, whatever the ledger holds; None where there is none."""
-        return self._namespaces.get(name)
+    def namespace_of(self, entry: PodEntry) -> str | None:
+        """The namespace of the live pod of this launch and attempt, or else of this name, whatever the ledger holds; None
+        where there is none. The name of a warm pod does not say whose it is.
+        """
+        key = self._of_attempts.get((entry.launch_id, entry.attempt))
+        return key[0] if key else self._namespaces.get(entry.name)
 
     def observe(self, event: str, pod: Any, now_s: float, clock_s: float) -> Observation:
         """Update the table from an event. `event` is the watch's type, or LISTED for a pod of a list."""
@@ -173,8 +186,10 @@ class PodTable:
 
     def forget(self, key: Key) -> None:
         """Drop a pod from the table. If it ended, that is remembered for ENDED_KEPT_S."""
-        self._entries.pop(key, None)
+        entry = self._entries.pop(key, None)
         self._waiting.pop(key, None)
+        if entry is not None and self._of_attempts.get((entry.launch_id, entry.attempt)) == key:
+            del self._of_attempts[entry.launch_id, entry.attempt]
         if self._namespaces.get(key[1]) == key[0]:
             del self._namespaces[key[1]]
 
@@ -185,6 +200,7 @@ class PodTable:
         entry = PodEntry(*key, view.launch_id, view.attempt, view.uid)
         self._entries[key] = entry
         self._namespaces[entry.name] = entry.namespace
+        self._of_attempts[entry.launch_id, entry.attempt] = key
         return entry
 
     def _update(
@@ -213,7 +229,7 @@ class PodTable:
 
     def _skip(self, key: Key, state: PodState) -> Observation:
         self.forget(key)
-        if state.view.launch_id:  # podrelay's own, and there is nothing to report
+        if state.view.launch_id or state.skipped == IDLE:  # podrelay's own, and there is nothing to report
             return Observation()
         label = f"{key[0] or '?'}/{key[1] or '?'}"
         if label in self._skipped:
@@ -235,7 +251,7 @@ class PodTable:
         self, entry: PodEntry, report: PodReport, fields: dict[str, str], clock_s: float
     ) -> Publication | None:
         """The publication of a report, noted as published; None where nothing in it is new."""
-        if entry.published == "over" or (entry.launch_id, entry.attempt) in self._ended:
+        if entry.published == "over" or _identity(entry) in self._ended:
             return None
         if report.terminal:
             entry.published, entry.deferred = "over", ()
@@ -253,12 +269,16 @@ class PodTable:
         return Publication(entry.launch_id, entry.attempt, report, fields)
 
     def _remember_end(self, entry: PodEntry, clock_s: float) -> None:
-        self._ended[(entry.launch_id, entry.attempt)] = clock_s
+        self._ended[_identity(entry)] = clock_s
         while self._ended:  # oldest first
             first = next(iter(self._ended))
             if clock_s - self._ended[first] <= ENDED_KEPT_S:
                 return
             del self._ended[first]
+
+
+def _identity(entry: PodEntry) -> tuple[str, int, str]:
+    return entry.launch_id, entry.attempt, entry.name
 
 
 def _is_new_wait(entry: PodEntry, report: PodReport, clock_s: float) -> bool:

@@ -139,6 +139,16 @@ class PodView(NamedTuple):
         """The container's own policy counts before the pod's (Kubernetes 1.34)."""
         return self.base_spec.restart_policy or self.restart_policy
 
+    @property
+    def is_warm(self) -> bool:
+        """Was it started before there was a launch for it?"""
+        return identifiers.LABEL_WARM in self.labels
+
+    @property
+    def is_idle(self) -> bool:
+        """A warm pod that no launch has got."""
+        return not self.launch_id and (self.is_warm or identifiers.LABEL_IDLE in self.labels)
+
     def label(self, name: str) -> str:
         return read_text(self.labels.get(name), NAME_MAX)
 
