@@ -11,13 +11,14 @@ from collections.abc import Iterable
 OWNER = "podrelay"
 REFUSED = "launch refused"
 NOT_WATCHED = "namespace not watched"
+STARTED = "pod started"
 PENDING = "pod pending"
 NOT_ENDED = "pod not ended"
 NOT_FOLLOWED = "pod not followed"
 UNREADABLE = "report unreadable"
 REPLACED = "pod replaced"
 FAILED = "pod failed"
-EVENTS = (REFUSED, NOT_WATCHED, PENDING, NOT_ENDED, NOT_FOLLOWED, UNREADABLE, REPLACED, FAILED)
+EVENTS = (REFUSED, NOT_WATCHED, STARTED, PENDING, NOT_ENDED, NOT_FOLLOWED, UNREADABLE, REPLACED, FAILED)
 # After these, the task does not wait any longer.
 ERRORS = frozenset({REFUSED, FAILED})
 # Above the last lines of the pod's log, which are indented.

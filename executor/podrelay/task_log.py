@@ -62,10 +62,15 @@ def _lines(ti: Any, try_number: int) -> Iterator[StructuredLogMessage]:
     except SQLAlchemyError as error:  # the log itself was read
         log.warning("Cannot read the event log of %s: %s", ti.task_id, type(error).__name__)
         return
-    if rows:
-        yield from messages(rows)
-    elif ti.try_number == try_number and ti.state == TaskInstanceState.QUEUED and compat.is_executed_by_podrelay(ti):
+    yield from messages(rows)
+    # The start of an earlier pod does not say what a task that was queued again waits for.
+    if all(row.event == event_log.STARTED for row in rows) and _is_queued(ti, try_number):
         yield _message(queued_text(ti.external_executor_id), "info")
+
+
+def _is_queued(ti: Any, try_number: int) -> bool:
+    queued = ti.try_number == try_number and ti.state == TaskInstanceState.QUEUED
+    return queued and compat.is_executed_by_podrelay(ti)
 
 
 def read_rows(ti: Any, try_number: int) -> list[EventRow]:
@@ -91,7 +96,7 @@ def read_rows(ti: Any, try_number: int) -> list[EventRow]:
 def messages(rows: Iterable[EventRow]) -> Iterator[StructuredLogMessage]:
     """Pure: one message for each line of each row."""
     for row in rows:
-        level = "error" if row.event in event_log.ERRORS else "warning"
+        level = "error" if row.event in event_log.ERRORS else "info" if row.event == event_log.STARTED else "warning"
         first, *others = row.text.split("\n")
         for line in (f"{row.event}: {first}", *others):
             yield _message(line, level, row.at)

@@ -18,6 +18,7 @@ Shared:
   heartbeat_budget  how much of a heartbeat each part may use
   launch_registry   the memory of launches, each a state machine
   airflow_db        queries of Airflow's database
+  task_events       podrelay's rows in the event logs of tasks
   tally             one log line per heartbeat for what happens to many tasks
   context           what all parts share
   port              what they need of the executor, which none of them imports

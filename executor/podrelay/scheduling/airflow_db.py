@@ -97,15 +97,23 @@ def _select(wanted: Any) -> Sequence[Any]:
 
 
 def _task_row(row: Any) -> TaskRow:
+    hostname = row.hostname or ""
     return TaskRow(
         state=None if row.state is None else str(getattr(row.state, "value", row.state)),
         try_number=row.try_number,
         launch_id=row.external_executor_id,
         subject=str(row.id),
         queued_by=row.queued_by_job_id,
-        host=identifiers.launch_of_pod(row.hostname or ""),
+        host=identifiers.launch_of_host(hostname),
+        pod=_pod_of(hostname),
         began=row.start_date is not None and (row.queued_dttm is None or row.start_date >= row.queued_dttm),
     )
+
+
+def _pod_of(hostname: str) -> str:
+    """The pod that a host name begins with; empty where it begins otherwise: pods may share the name of their machine."""
+    first = hostname.partition(".")[0]
+    return first if identifiers.launch_of_pod(first) or identifiers.warm_id_of_pod(first) else ""
 
 
 def coordinates(key: Any) -> tuple[str, str, str, int]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupAction, PodReport
+from podrelay.protocol.starts import UNUSED
 
 # A task instance in one of these states still needs its launch. In any other it has moved on without it.
 WANTED = frozenset({"queued", "running", "restarting"})
@@ -21,6 +23,8 @@ _BEGUN = frozenset({"running", "restarting"})
 _NEVER_REPORTED = frozenset({"queued", "running"})
 # The reason of a pod that ended although its task's row still says running.
 NO_STATE = "NoStateReported"
+# How often a warm pod that never got its workload is replaced without being counted as a pod that failed.
+UNUSED_MOST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class TaskRow:
     # Launch id and attempt of the pod in which its process last began; None if that host is not one of our pods, or if
     # `[core] hostname_callable` does not return the pod's name.
     host: tuple[str, int] | None = None
+    # The name of that pod; empty where the host name does not contain it.
+    pod: str = ""
     # Its process has begun since the task was last queued.
     began: bool = False
 
@@ -52,12 +58,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`event` goes to the scheduler; `next_attempt` requests another pod; without either, the slot is just freed."""
+    """`event` goes to the scheduler; `next_attempt` requests another pod; without either, the slot is just freed.
+
+    relaunch: the pod failed, which counts. unused: it never got its workload. new_token: there was none.
+    """
 
     event: tuple[str | None, str | None] | None = None
-    next_attempt: Literal["", "relaunch", "new_token"] = ""
+    next_attempt: Literal["", "relaunch", "unused", "new_token"] = ""
     cleanup: CleanupAction | None = None
-    # The task runs in the pod of another launch or attempt, so its slot stays in use.
+    # The task runs in another pod, so its slot stays in use.
     elsewhere: bool = False
 
 
@@ -94,6 +103,20 @@ def ended_without_state(report: PodReport, try_number: int, row: TaskRow | None)
         and row.state == "running"
         and row.try_number == try_number
         and row.host == (report.launch_id, report.attempt)
+        and not runs_in_another_pod(report, row)
+    )
+
+
+def runs_in_another_pod(report: PodReport, row: TaskRow) -> bool:
+    """Does the task run in another pod of the same attempt? Two warm pods may be given one launch if Redis loses its last
+    writes; Airflow's execution API lets the task begin in one of them.
+    """
+    names = {report.pod, row.pod}
+    return (
+        row.state in _BEGUN
+        and row.host == (report.launch_id, report.attempt)
+        and len(names - {""}) == 2
+        and any(map(identifiers.warm_id_of_pod, names))
     )
 
 
@@ -121,6 +144,8 @@ def decide(report: PodReport, try_number: int, relaunches: int, row: TaskRow | N
     if superseded(report.launch_id, report.attempt, try_number, row) or row is None:
         elsewhere = runs_elsewhere(report.launch_id, report.attempt, try_number, row)
         return Decision(cleanup=cleanup, elsewhere=elsewhere)
+    if runs_in_another_pod(report, row):
+        return Decision(cleanup=cleanup, elsewhere=True)
     if report.outcome == "expired":
         return Decision(next_attempt="new_token" if row.state == "queued" else "")
     if report.outcome == "succeeded":
@@ -129,6 +154,8 @@ def decide(report: PodReport, try_number: int, relaunches: int, row: TaskRow | N
         return Decision(
             event=None if row.state == "scheduled" else (row.state, describe_failure(report)), cleanup=cleanup
         )
+    if row.state == "queued" and report.reason == UNUSED and report.attempt - relaunches < UNUSED_MOST:
+        return Decision(next_attempt="unused", cleanup=cleanup)
     if row.state == "queued" and _may_relaunch(report, relaunches, policy):
         # A pending pod could still start, beside its replacement: it is deleted whatever the deletion options say.
         return Decision(
@@ -141,6 +168,8 @@ def cleanup_for(report: PodReport, policy: Policy) -> CleanupAction | None:
     """Delete the pod, or keep it and label it as done. None if there is no pod."""
     if not report.pod or report.reason in ("PodDeleted", "PodVanished"):
         return None
+    if report.reason == UNUSED:
+        return "delete"  # there is nothing to be seen in it
     if not policy.delete_worker_pods:
         return "done"
     if report.outcome == "failed" and not policy.delete_worker_pods_on_failure:

@@ -95,7 +95,7 @@ class Launch:
             raise self._illegal("begin another attempt")
         attempt = self.attempt + 1
         return replace(
-            self, attempt=attempt, request=replace(request, attempt=attempt), workload=workload,
+            self, attempt=attempt, request=replace(request, attempt=attempt, repeated=False), workload=workload,
             relaunches=self.relaunches + relaunched, log_tail=(), _end_seen_s=0.0,
             state=LaunchState.WITHDRAWN if self.is_withdrawn else LaunchState.REQUESTED,
         )  # fmt: skip

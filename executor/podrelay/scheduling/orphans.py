@@ -166,7 +166,9 @@ class OrphanCollector:
             row, report = rows.get(subjects[launch_id]), stand_in(launch_id, entry)
             if report is not None and row is not None and row.launch_id == launch_id and row.state not in WANTED:
                 cleanup = cleanup_for(report, self._policy)
-                found.append(self._results.acknowledgement(launch_id, subjects[launch_id], report, cleanup))
+                found.append(
+                    self._results.acknowledgement(launch_id, subjects[launch_id], report, cleanup, readable=False)
+                )
         return found
 
 

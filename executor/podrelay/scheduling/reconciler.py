@@ -9,12 +9,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, event_log
 from podrelay.errors import MessageError, UnknownFormat
-from podrelay.protocol import identifiers
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.scheduling import heartbeat_budget
@@ -24,8 +24,9 @@ from podrelay.scheduling.decisions import WANTED, TaskRow, runs_elsewhere, super
 from podrelay.scheduling.launch_registry import RENEWED, Launch, LaunchState, renewed
 from podrelay.scheduling.orphans import OrphanCollector
 from podrelay.scheduling.request_builder import RequestBuilder, is_watched
-from podrelay.scheduling.results import REPEAT_REASON_AFTER_S, ResultProcessor
+from podrelay.scheduling.results import ResultProcessor
 from podrelay.scheduling.revocations import Revocations
+from podrelay.scheduling.task_events import REPEAT_REASON_AFTER_S, TaskEvents
 from podrelay.scheduling.unreadable import OF_ANOTHER_FORMAT, WITHOUT_KEY, Unread, stand_in
 from podrelay.store.ledger import Finding
 
@@ -81,6 +82,7 @@ class Reconciler:
         self._stream = context.results
         self._requests = requests
         self._results = results
+        self._events = TaskEvents(context)
         self._revocations = revocations
         self._orphans = orphans
         self._epoch = ""
@@ -118,7 +120,7 @@ class Reconciler:
         by_id = {launch.launch_id: launch for launch in unchecked if launch.kind == "task" and not launch.is_withdrawn}
         for launch_id in self._ledger.without_launcher(self._cluster, list(by_id), time.time()):
             report = PodReport(launch_id, by_id[launch_id].attempt, "pending", "NoLauncher", self._no_launcher)
-            self._results.report_progress(by_id[launch_id], report)
+            self._events.report_progress(by_id[launch_id], report)
 
     def _compare(self, batch: Sequence[Launch]) -> None:
         """Compare some launches with the ledger and the database, and repair the differences."""
@@ -149,7 +151,11 @@ class Reconciler:
 
     def _offer(self, launches: Sequence[Launch], gone: Mapping[str, str]) -> None:
         self._requests.rebuild(launch for launch in launches if launch.request is None)
-        offers = [(launch.request, launch.relaunches) for launch in launches if launch.request is not None]
+        offers = [
+            (replace(launch.request, repeated=True), launch.relaunches)
+            for launch in launches
+            if launch.request is not None
+        ]
         if offers:
             whats = Counter(_GONE[gone[launch.launch_id]] for launch in launches if launch.request is not None)
             reasons = ", ".join(f"{count} {what}" for what, count in whats.items())
@@ -167,7 +173,7 @@ class Reconciler:
             return False
         row = launch.as_known_to(row)
         if not gone and self._task_is_over(launch, row):
-            self._release_if_unwatched(launch)
+            self._release_if_unwatched(launch, row)
             return False
         if launch.kind == "task" and self._is_unwanted(launch, row):
             self._take_back(launch, row, gone)
@@ -225,7 +231,7 @@ class Reconciler:
         # The start date alone proves nothing: a task that resumes after a deferral keeps its first one.
         return row.began or row.host == (launch.launch_id, launch.attempt)
 
-    def _release_if_unwatched(self, launch: Launch) -> None:
+    def _release_if_unwatched(self, launch: Launch, row: TaskRow | None) -> None:
         """If the watcher may not even get pods in this namespace, the end of the pod is never reported: free the slot."""
         if launch.request is None or is_watched(self._kube_config, launch.request.namespace):
             return
@@ -236,7 +242,8 @@ class Reconciler:
             f"{launch.request.namespace} is not watched: slot freed, pod left in place. Allow the watcher to get pods there."
         )
         self._note(logging.WARNING, "the task is over, and its pod is not followed; slot freed", launch)
-        self._log_event(launch, event_log.NOT_FOLLOWED, text, launch.request.namespace)
+        pod = row.pod if row is not None and row.host == (launch.launch_id, launch.attempt) else ""
+        self._events.log_about_pod(launch, event_log.NOT_FOLLOWED, text, launch.request.namespace, pod)
         self._launches.release(launch, self._executor.running)
 
     def _is_unwanted(self, launch: Launch, row: TaskRow | None) -> bool:
@@ -295,23 +302,18 @@ class Reconciler:
         reports = [
             report for launch_id, entry in entries if (report := stand_in(launch_id, entry, why.notice)) is not None
         ]
-        namespaces = {report.launch_id: report.namespace for report in reports}
+        by_id = {report.launch_id: report for report in reports}
         for launch in self._results.process_unreadable(reports, why):
             if not launch.should_report(why.notice, REPEAT_REASON_AFTER_S):
                 continue
             launch.mark_reported(why.notice)
             self._note(logging.WARNING, f"the pod has ended, but {why.notice}", launch)
             if launch.kind == "task":
-                self._log_event(launch, event_log.UNREADABLE, why.notice, namespaces[launch.launch_id])
+                report = by_id[launch.launch_id]
+                self._events.log_about_pod(launch, event_log.UNREADABLE, why.notice, report.namespace, report.pod)
 
     def _note(self, level: int, what: str, launch: Launch) -> None:
         self._tally.note(level, what, launch.key, f"launch {launch.launch_id}")
-
-    def _log_event(self, launch: Launch, event: str, text: str, namespace: str) -> None:
-        """A row about the pod of a launch. Only the end of its name is known: it identifies the pod."""
-        pod = f"*{identifiers.pod_suffix(launch.launch_id, launch.attempt)}"
-        extra = event_log.row_text(text, launch.launch_id, launch.attempt, namespace=namespace, pod=pod)
-        self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
 
     def _report_unreadable_launches(self, findings: Sequence[Finding]) -> None:
         """Tell tasks that wait because a launcher lacks the key of this scheduler, or does not read its format."""
@@ -319,7 +321,7 @@ class Reconciler:
             launch = self._launches.get(finding.launch_id)
             if finding.what in _UNREADABLE and launch is not None and launch.kind == "task":
                 reason, message = _UNREADABLE[finding.what]
-                self._results.report_progress(
+                self._events.report_progress(
                     launch, PodReport(launch.launch_id, launch.attempt, "pending", reason, message)
                 )
 

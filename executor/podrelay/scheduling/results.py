@@ -39,14 +39,13 @@ from podrelay.scheduling.decisions import (
 from podrelay.scheduling.launch_registry import Launch
 from podrelay.scheduling.request_builder import RequestBuilder
 from podrelay.scheduling.second_looks import SecondLooks
+from podrelay.scheduling.task_events import REPEAT_REASON_AFTER_S, TaskEvents
 from podrelay.scheduling.unreadable import Unread
 from podrelay.store.launch_queue import Acknowledgement
 from podrelay.teams import metric_tags
 
 log = logging.getLogger(__name__)
 
-# The same reason for waiting is written to a task's event log at most once in this time.
-REPEAT_REASON_AFTER_S = 60.0
 _DENIED = "a report without the pod of a running task"
 
 
@@ -55,6 +54,8 @@ class _Decided(NamedTuple):
     report: PodReport
     decision: Decision
     row: TaskRow | None
+    # False for a stand-in, whose pod the ledger names.
+    readable: bool = True
 
 
 class _FailureEvent(NamedTuple):
@@ -83,6 +84,7 @@ class ResultProcessor:
         self._tags = metric_tags(context.identity.team)
         self._unprocessed: deque[PodReport] = deque()
         self._second_looks = SecondLooks(context)
+        self._events = TaskEvents(context)
         # By task key.
         self._unconfirmed: dict[Any, _FailureEvent] = {}
 
@@ -97,6 +99,8 @@ class ResultProcessor:
             reads = not self._unprocessed or (len(self._unprocessed) < most and self._budget.is_redis_near)
             if reads:
                 self._unprocessed.extend(self._results.read(most - len(self._unprocessed)))
+                for started in self._results.pop_starts():
+                    self._events.log_start(started)
             batch = list(islice(self._unprocessed, most))
             if batch and not self._budget.has_room(_trips_for(batch)):
                 return  # the next heartbeat begins with this batch
@@ -124,7 +128,7 @@ class ResultProcessor:
             elif report.terminal:
                 ended[launch.launch_id] = (launch, report)
             else:
-                self.report_progress(launch, report)
+                self._events.report_progress(launch, report)
         decided = self._decide(list(ended.values())) if ended else []
         if decided:
             self._close(decided)
@@ -153,18 +157,26 @@ class ResultProcessor:
         return left
 
     def acknowledgement(
-        self, launch_id: str, subject: str, report: PodReport, cleanup: CleanupAction | None, *, over: bool = True
+        self,
+        launch_id: str,
+        subject: str,
+        report: PodReport,
+        cleanup: CleanupAction | None,
+        *,
+        over: bool = True,
+        readable: bool = True,
     ) -> Acknowledgement:
         """Closes this attempt in the ledger and orders what becomes of its pod.
 
         :param over: whether the launch is over, and no further attempt follows.
+        :param readable: False for a stand-in.
         """
         request = None
         if cleanup:
             request = self._queue.cleanup(
                 cleanup, launch_id, report.namespace, report.pod, report.uid,
                 # A pod that was reported as pending may start at the last moment.
-                unless_started=cleanup == "revoke",
+                unless_started=cleanup == "revoke", attempt=report.attempt if readable else None,
             )  # fmt: skip
         return Acknowledgement(launch_id, report.attempt, subject, over=over, cleanup=request)
 
@@ -191,19 +203,6 @@ class ResultProcessor:
             if key not in self._executor.running and not compat.queued(self._executor, key):
                 compat.record_event(self._executor, key, TaskInstanceState(failure.state), failure.info)
 
-    def report_progress(self, launch: Launch, report: PodReport) -> None:
-        """Write to a task's event log why its pod waits; notify the scheduler that a callback runs."""
-        if report.outcome == "started" and launch.kind == "callback":
-            if launch.key in self._executor.running:
-                self._executor.running_state(launch.key)
-        elif report.outcome == "pending" and launch.kind == "task":
-            if not launch.should_report(report.reason, REPEAT_REASON_AFTER_S):
-                return
-            launch.mark_reported(report.reason)
-            # After the start of a pod, it is reported as pending when its node no longer responds.
-            event = event_log.PENDING if report.phase in ("", "Pending") else event_log.NOT_ENDED
-            self._log_event(launch, event, f"{report.reason}: {report.message}", report)
-
     def _decide(self, ended: Sequence[tuple[Launch, PodReport]], *, readable: bool = True) -> list[_Decided]:
         rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
         decided = [self._decide_one(launch, report, rows, readable) for launch, report in ended]
@@ -217,9 +216,10 @@ class ResultProcessor:
         :param readable: False for a stand-in, which is no proof that the pod of a running task has ended.
         """
         if launch.kind != "task":
-            return _Decided(launch, report, self._decide_without_row(report), None)
+            return _Decided(launch, report, self._decide_without_row(report), None, readable)
         if not self._launches.is_newest(launch):
-            return _Decided(launch, report, Decision(cleanup=cleanup_for(report, self._policy)), None)
+            decision = Decision(cleanup=cleanup_for(report, self._policy))
+            return _Decided(launch, report, decision, None, readable)
         row = rows.get(coordinates(launch.task))
         if launch.belongs_to_another(self._owner, row):
             self._launches.release(launch, self._executor.running)
@@ -238,7 +238,7 @@ class ResultProcessor:
                 return None
             report = without_state(report, launch.log_tail)
         decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
-        return _Decided(launch, report, decision, row)
+        return _Decided(launch, report, decision, row, readable)
 
     def _decide_without_row(self, report: PodReport) -> Decision:
         """A callback or a connection test has no task instance: only the end of its pod counts."""
@@ -256,7 +256,7 @@ class ResultProcessor:
             [
                 self.acknowledgement(
                     d.launch.launch_id, d.launch.subject, d.report, d.decision.cleanup,
-                    over=d.launch.launch_id not in next_attempts,
+                    over=d.launch.launch_id not in next_attempts, readable=d.readable,
                 )
                 for d in decided
             ]
@@ -267,17 +267,17 @@ class ResultProcessor:
         for one in decided:
             if one.launch.launch_id in refused:
                 self._second_looks.add(one.report)
-        for launch, report, decision, row in decided:
+        for launch, report, decision, row, _ in decided:
             if decision.elsewhere and row is not None and row.host is not None:
                 self._tally.note(
-                    logging.WARNING, "launch superseded: the task runs in the pod of another launch or attempt",
-                    launch.key, f"launch {launch.launch_id}; runs in launch {row.host[0]}, attempt {row.host[1]}",
+                    logging.WARNING, "launch superseded: the task runs in another pod", launch.key,
+                    f"launch {launch.launch_id}; runs in launch {row.host[0]}, attempt {row.host[1]}, pod {row.pod}",
                 )  # fmt: skip
                 self._launches.hold_slot_for(row.host, launch, row.launch_id)
             if launch.launch_id not in next_attempts:
                 self._finish(launch, report, decision)
-            elif decision.next_attempt == "relaunch" and launch.launch_id not in refused:
-                self._log_failure(launch, report, event_log.REPLACED)
+            elif decision.next_attempt in ("relaunch", "unused") and launch.launch_id not in refused:
+                self._events.log_failure(launch, report, event_log.REPLACED)
 
     def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:
         """Returns the launches whose next attempt Redis refused. The end of the others must not wait for them."""
@@ -302,7 +302,7 @@ class ResultProcessor:
         expected = launch.key in self._executor.running
         self._executor.running.discard(launch.key)
         if report.outcome == "failed":
-            self._log_failure(launch, report)
+            self._events.log_failure(launch, report)
         # A next attempt that was wanted and could not be built: the database no longer has the task in state queued.
         if expected and decision.event is not None and not decision.next_attempt:
             self._emit(launch, report, *decision.event)
@@ -316,18 +316,6 @@ class ResultProcessor:
             self._executor.success(launch.key, info)
         else:
             self._executor.fail(launch.key, info)
-
-    def _log_failure(self, launch: Launch, report: PodReport, event: str = event_log.FAILED) -> None:
-        reason = describe_failure(report)
-        log.debug("Task %s: %s", launch.key, reason)
-        if launch.kind == "task":
-            self._log_event(launch, event, reason, report)
-
-    def _log_event(self, launch: Launch, event: str, text: str, report: PodReport) -> None:
-        extra = event_log.row_text(
-            text, launch.launch_id, report.attempt, namespace=report.namespace, pod=report.pod, tail=report.log_tail
-        )
-        self._executor.log_task_event(event=event, extra=extra, ti_key=launch.task)
 
 
 def _trips_for(batch: Sequence[PodReport]) -> int:

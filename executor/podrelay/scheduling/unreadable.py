@@ -37,8 +37,9 @@ def stand_in(launch_id: str, entry: Mapping[str, str], notice: str = NOTICE) -> 
     if outcome not in TERMINAL:
         return None
     pod = entry.get("pod", "")
-    if str(identifiers.attempt_of_pod(pod, launch_id)) != str(attempt):
-        pod = ""  # a pod of something else is never touched
+    # A pod of something else is never touched. The name of a warm pod proves nothing: the launcher compares its labels.
+    if str(identifiers.attempt_of_pod(pod, launch_id)) != str(attempt) and not identifiers.warm_id_of_pod(pod):
+        pod = ""
     message = "; ".join(filter(None, (entry.get("message", ""), notice)))
     return PodReport(
         launch_id, attempt, outcome, reason=entry.get("reason") or "UnreadableReport", message=message,  # type: ignore[arg-type]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequest
@@ -18,12 +19,15 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import chunks, text
 from podrelay.store import scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, OfferedLaunch
 
 Answer = Literal["offered", "known", "finished", "acknowledged", "withdrawn"]
 
 # Launches per script run, so that Redis stays responsive to others. All chunks of a heartbeat share one round trip.
 _CHUNK = 128
+# Attempts remembered as perhaps offered: more than a heartbeat offers.
+_IN_DOUBT_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class LaunchQueue:
         self._queues = [keys.launch_queue(cluster, level) for level in range(redis_keys.PRIORITY_LEVELS)]
         self._ledger_ttl_s = ledger_ttl_s
         self._delete_options = delete_options or {}
+        # Job ids that were offered and not confirmed, the oldest first: Redis may have taken them and lost them since.
+        self._in_doubt: dict[str, None] = {}
 
     def offer(self, launches: Iterable[tuple[LaunchRequest, int]]) -> list[Answer]:
         """Offer launches of one owner, each with its number of relaunches so far, in one round trip.
@@ -80,6 +86,7 @@ class LaunchQueue:
         :return: one answer per launch, in order. `known`: an earlier call did it.
         """
         now_s = time.time()
+        offered: list[str] = []
         calls = [
             scripts.offer(
                 self._keys,
@@ -87,11 +94,26 @@ class LaunchQueue:
                 owner=chunk[0][0].owner,
                 now_s=now_s,
                 ledger_ttl_s=self._ledger_ttl_s,
-                launches=(self._offered(request, relaunches) for request, relaunches in chunk),
+                launches=(self._offered(request, relaunches, offered) for request, relaunches in chunk),
             )
             for chunk in chunks(launches, _CHUNK)
         ]
-        return [text(answer) for answers in self._breaker.run_many(calls) for answer in answers]  # type: ignore[misc]
+        return [text(answer) for answers in self._sent(calls, offered) for answer in answers]  # type: ignore[misc]
+
+    def _sent(self, calls: list[ScriptCall], job_ids: list[str]) -> list[Any]:
+        """The replies to these offers."""
+        is_sent = self._breaker.available
+        try:
+            replies = self._breaker.run_many(calls)
+        except RedisUnavailable as error:
+            if is_sent and not isinstance(error, RedisRefused):
+                self._in_doubt |= dict.fromkeys(job_ids)
+            while len(self._in_doubt) > _IN_DOUBT_MOST:
+                del self._in_doubt[next(iter(self._in_doubt))]
+            raise
+        for job_id in job_ids if self._in_doubt else ():
+            self._in_doubt.pop(job_id, None)
+        return replies
 
     def cleanup(
         self,
@@ -103,10 +125,14 @@ class LaunchQueue:
         *,
         unless_started: bool = False,
         subject: str | None = None,
+        attempt: int | None = None,
     ) -> CleanupRequest:
-        """The clean-up of a pod of this cluster, with the user's `delete_option_kwargs`; for an Acknowledgement."""
+        """The clean-up of a pod of this cluster, with the user's `delete_option_kwargs`; for an Acknowledgement.
+
+        :param attempt: only where a decrypted report names this pod.
+        """
         return CleanupRequest(launch_id, action, namespace, pod, uid, self._cluster, dict(self._delete_options),
-                              unless_started, subject)  # fmt: skip
+                              unless_started, subject, attempt)  # fmt: skip
 
     def acknowledge(self, items: Sequence[Acknowledgement]) -> list[float]:
         """Close launches in the ledger and queue the clean-up of their pods.
@@ -139,11 +165,16 @@ class LaunchQueue:
         return [Withdrawn(state, attempt, pod, namespace, uid, started == "1")
                 for state, attempt, pod, namespace, uid, started in entries]  # fmt: skip
 
-    def _offered(self, request: LaunchRequest, relaunches: int) -> OfferedLaunch:
+    def _offered(self, request: LaunchRequest, relaunches: int, job_ids: list[str]) -> OfferedLaunch:
+        """:param job_ids: gets the id of the job."""
+        job_id = identifiers.job_id(request.launch_id, request.attempt)
+        job_ids.append(job_id)
+        if job_id in self._in_doubt:
+            request = replace(request, repeated=True)
         return OfferedLaunch(
             launch_id=request.launch_id,
             attempt=request.attempt,
-            job_id=identifiers.job_id(request.launch_id, request.attempt),
+            job_id=job_id,
             subject=request.subject,
             queue=self._queues[redis_keys.priority_level(request.priority)],
             data=jobs.launch_data(request, self._cipher),

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from podrelay.errors import DecryptionError, MessageError, RedisRefused, UnknownFormat
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import fields_of, text
+from podrelay.protocol.starts import start_in
 from podrelay.store.bounded_reads import read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.log_requests import request_logs
@@ -27,6 +29,13 @@ log = logging.getLogger(__name__)
 _REMIND_S = 60.0
 
 
+class ReportedStart(NamedTuple):
+    """A report, and what the entry of the stream says beside it, unencrypted, about how the pod began."""
+
+    report: PodReport
+    start: str
+
+
 class ResultStream:
     """:raises RedisUnavailable: from `read` and `skip_to_end`; the position is then unchanged."""
 
@@ -35,6 +44,7 @@ class ResultStream:
         self._keys = keys
         self._cipher = cipher
         self._cursor: str | None = None
+        self._starts: list[ReportedStart] = []
         self._noted_s = self._rejected_s = self._format_noted_s = float("-inf")
 
     @property
@@ -59,8 +69,10 @@ class ResultStream:
         position, entries = self._breaker.run(read_stream(self._keys, self._keys.results, self._cursor or "0-0", most))
         reports, rejected, unreadable = [], [], 0
         for entry_id, flat in entries:
+            fields = fields_of(flat)
             try:
-                reports.append(self.open(fields_of(flat)["result"]))
+                reports.append(self.open(fields["result"]))
+                self._note_start(reports[-1], fields)
             except UnknownFormat as error:
                 self._note_format(str(error))
             except DecryptionError:
@@ -73,6 +85,16 @@ class ResultStream:
         self._note_unreadable(unreadable, text(position))
         self._cursor = text(position)
         return reports
+
+    def pop_starts(self) -> list[ReportedStart]:
+        """How the pods began whose starts or ends `read` has found since the last call; empty while warm pods are off."""
+        found, self._starts = self._starts, []
+        return found
+
+    def _note_start(self, report: PodReport, fields: Mapping[str, str]) -> None:
+        start = start_in(fields.get("start"))
+        if start and report.outcome in ("started", "succeeded", "failed"):
+            self._starts.append(ReportedStart(report, start))
 
     def open(self, sealed: bytes | str) -> PodReport:
         """Decrypt a report.

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from podrelay.protocol.identifiers import launch_of_pod, pod_name
+from podrelay.protocol.identifiers import launch_of_pod, pod_name, warm_pod_name
 from podrelay.protocol.messages import PodReport
+from podrelay.protocol.starts import UNUSED
 from podrelay.scheduling.decisions import (
+    UNUSED_MOST,
     Decision,
     Policy,
     TaskRow,
@@ -213,3 +215,58 @@ def test_a_host_name_identifies_the_launch() -> None:
     assert launch_of_pod(f"{pod}.sub.default.svc.cluster.local") == (LAUNCH, 12)
     for stranger in ("", "10.0.0.7", "node-1", "etl-load-8f3k2j1x", f"x-{LAUNCH}-0"):
         assert launch_of_pod(stranger) is None
+
+
+WARM, OTHER_WARM = (warm_pod_name("p", digit * 32) for digit in "ab")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Policy(), Policy(relaunches=0), Policy(delete_worker_pods=False), Policy(delete_worker_pods_on_failure=True)],
+)
+def test_a_warm_pod_that_never_got_its_workload_is_replaced_and_does_not_count(policy: Policy) -> None:
+    report = result(reason=UNUSED, pod=WARM, container_reason="Error", exit_code=75, failure_class="infrastructure")
+    assert decide(report, 1, 0, row("queued"), policy) == Decision(next_attempt="unused", cleanup="delete")
+
+
+def test_warm_pods_that_never_get_their_workload_are_not_replaced_without_end() -> None:
+    def decision(attempt: int, relaunches: int) -> str:
+        report = PodReport(LAUNCH, attempt, "failed", UNUSED, pod=WARM, failure_class="infrastructure")
+        return decide(report, 1, relaunches, row("queued"), Policy()).next_attempt
+
+    assert [decision(attempt, 0) for attempt in range(UNUSED_MOST + 1)] == ["unused"] * UNUSED_MOST + ["relaunch"]
+    assert decision(UNUSED_MOST, 1) == "unused"
+    assert decision(UNUSED_MOST + 1, 1) == ""
+
+
+def test_a_running_task_whose_pod_claims_to_be_unused_fails_as_any_other() -> None:
+    report = result(reason=UNUSED, pod=WARM, failure_class="infrastructure")
+    row_ = TaskRow("running", 1, LAUNCH, host=(LAUNCH, 0), pod=WARM)
+    assert (decide(report, 1, 0, row_, Policy()).event or ("",))[0] == "failed"
+
+
+@pytest.mark.parametrize("outcome", ["failed", "succeeded"])
+@pytest.mark.parametrize("state", ["running", "restarting"])
+@pytest.mark.parametrize(
+    ("ended", "runs_in", "elsewhere"),
+    [
+        (WARM, OTHER_WARM, True),
+        (pod_name("p", LAUNCH, 0), WARM, True),
+        (WARM, pod_name("p", LAUNCH, 0), True),
+        (WARM, WARM, False),
+        (WARM, "", False),
+        (pod_name("p", LAUNCH, 0), pod_name("q", LAUNCH, 0), False),
+    ],
+)
+def test_the_end_of_one_of_two_pods_of_an_attempt(
+    ended: str, runs_in: str, elsewhere: bool, state: str, outcome: str
+) -> None:
+    """Redis lost its last writes, and the launch was given to a second pod: Airflow's execution API refuses one of them."""
+    row_ = TaskRow(state, 1, LAUNCH, host=(LAUNCH, 0), pod=runs_in)
+    report = result(outcome, pod=ended, container_reason="Error", exit_code=1)
+    decision = decide(report, 1, 0, row_, Policy(delete_worker_pods_on_failure=True))
+    assert decision.elsewhere is elsewhere
+    assert decision.cleanup == "delete"
+    if elsewhere:
+        assert (decision.event, decision.next_attempt) == (None, "")
+    assert ended_without_state(report, 1, row_) is (outcome == "succeeded" and state == "running" and not elsewhere)

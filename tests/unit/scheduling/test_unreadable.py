@@ -31,10 +31,15 @@ def test_a_stand_in_names_only_a_pod_of_its_launch() -> None:
     foreign = stand_in(LAUNCH, ENTRY | {"pod": identifiers.pod_name("x", str(uuid.uuid4()), 0)})
     assert foreign is not None
     assert foreign.pod == ""
+    warm = identifiers.warm_pod_name("x", "f" * 32)
+    named = stand_in(LAUNCH, ENTRY | {"pod": warm})
+    assert named is not None
+    assert named.pod == warm, "the launcher compares its labels"
     assert stand_in(LAUNCH, ENTRY | {"outcome": "started"}) is None
     assert stand_in(LAUNCH, {}) is None
 
 
+@pytest.mark.parametrize("pod", [POD, identifiers.warm_pod_name("x", "f" * 32)], ids=["cold", "warm"])
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "expired"])
 @pytest.mark.parametrize(
     ("state", "host", "cleanup"),
@@ -49,9 +54,9 @@ def test_a_stand_in_names_only_a_pod_of_its_launch() -> None:
     ],
 )
 def test_it_never_ends_a_running_task_nor_deletes_its_pod(
-    outcome: str, state: str, host: tuple[str, int] | None, cleanup: str
+    outcome: str, state: str, host: tuple[str, int] | None, cleanup: str, pod: str
 ) -> None:
-    report = stand_in(LAUNCH, ENTRY | {"outcome": outcome})
+    report = stand_in(LAUNCH, ENTRY | {"outcome": outcome, "pod": pod})
     assert report is not None
     row = TaskRow(state, 1, LAUNCH, host=host)
     decision = limit(decide(report, 1, 0, row, Policy(delete_worker_pods_on_failure=True)), report, 1, row)

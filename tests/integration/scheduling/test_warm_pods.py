@@ -1,0 +1,281 @@
+"""Launches whose pod was started before them: its name says nothing about the launch, its host name in the row does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from podrelay.executor import RedisKubernetesExecutor
+from podrelay.protocol import identifiers, jobs, redis_keys
+from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.messages import CleanupRequest
+from podrelay.protocol.starts import UNUSED
+from tests.conftest import FERNET_KEY
+from tests.harness.redis_server import RedisServer
+from tests.harness.task_instances import OWNER, load, make_task_instances, update
+from tests.integration.scheduling.conftest import Outside, beat
+from tests.integration.scheduling.test_executor import hand_over
+from tests.integration.scheduling.test_other_keys import events, publish
+
+Start = Callable[..., RedisKubernetesExecutor]
+WARM, OTHER_WARM, STRANGER = (identifiers.warm_pod_name("p", digit * 32) for digit in "abc")
+OURS = PayloadCipher(FERNET_KEY, "default")
+OTHER = PayloadCipher(Fernet.generate_key().decode(), "default")
+
+
+def launched(executor: RedisKubernetesExecutor, outside: Outside, pod: str = WARM) -> tuple[str, Any, str]:
+    """Task instance, key and launch id of a launch that has a warm pod."""
+    ti_id = make_task_instances()[0]
+    key, launch_id = hand_over(executor, ti_id)
+    beat(executor, until=lambda: key in executor.running)
+    outside.create(launch_id, pod)
+    return ti_id, key, launch_id
+
+
+def run(ti_id: str, launch_id: str, pod: str = WARM, state: str = "running") -> None:
+    """As the process in the pod reports it."""
+    update(ti_id, state=state, hostname=identifiers.warm_host(pod, launch_id, 0))
+
+
+def requests(outside: Outside) -> list[CleanupRequest]:
+    """The clean-ups that were ordered, as a launcher reads them."""
+    ids = outside.redis.lrange(redis_keys.rq_queue(outside.names.cleanup_queue("default")), 0, -1)
+    data = {job: str(outside.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "data")) for job in ids}  # type: ignore[union-attr]
+    return [jobs.read_cleanup(text.encode(), job, "default", OURS) for job, text in data.items()]
+
+
+def launch_requests(outside: Outside) -> dict[str, bool]:
+    """Whether each queued launch is said to be repeated."""
+    found = {}
+    for job in outside.queued():
+        data = str(outside.redis.hget(redis_keys.RQ_JOB_PREFIX + job, "data"))
+        found[job] = jobs.read_launch(data.encode(), job, "default", OURS).repeated
+    return found
+
+
+def test_its_end_is_the_end_of_the_task(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id, key, launch_id = launched(executor, outside)
+    run(ti_id, launch_id, state="success")
+    outside.publish(launch_id, pod=WARM, uid="u")
+    beat(executor, until=lambda: key not in executor.running)
+    assert executor.event_buffer[key][0] == "success"
+    (request,) = requests(outside)
+    assert (request.action, request.pod, request.uid, request.attempt) == ("delete", WARM, "u", 0)
+    assert jobs.proves_pod(request), "the report is encrypted, so that no look at the pod is needed"
+
+
+def test_one_that_ended_without_a_state_failed(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.scheduling.second_looks.SECOND_LOOK_AFTER_S", 0.1)
+    ti_id, key, launch_id = launched(executor, outside)
+    run(ti_id, launch_id)
+    outside.publish(launch_id, pod=WARM, uid="u")
+    beat(executor, until=lambda: key in executor.event_buffer)
+    assert executor.event_buffer[key][0] == "failed"
+    assert [report.pod for report in outside.log_requests()] == [WARM]
+
+
+def test_a_launch_that_runs_in_a_warm_pod_is_neither_superseded_nor_revoked(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id, key, launch_id = launched(executor, outside)
+    run(ti_id, launch_id)
+    for _ in range(3):
+        executor.parts.reconciler.schedule_now()
+        executor.heartbeat()
+    assert key in executor.running
+    assert outside.cleanups() == []
+    assert outside.ledger(launch_id)["state"] == "created"
+    executor.revoke_task(ti=load(ti_id))  # its task began before
+    executor.heartbeat()
+    assert outside.cleanups() == []
+
+
+def test_a_revoked_one_is_known_from_the_ledger_only(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id, _, launch_id = launched(executor, outside)
+    executor.revoke_task(ti=load(ti_id))
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "withdrawn" and outside.cleanups())
+    (request,) = requests(outside)
+    assert (request.action, request.pod, request.attempt) == ("revoke", WARM, None)
+    assert not jobs.proves_pod(request)
+
+
+def test_one_that_never_got_its_workload_is_replaced_without_a_failure(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__POD_LAUNCH_FAILURE_RETRIES", "0")
+    _, key, launch_id = launched(executor, outside)
+    outside.publish(launch_id, "failed", pod=WARM, uid="u", reason=UNUSED, failure_class="infrastructure")
+    beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "1")
+    entry = outside.ledger(launch_id)
+    assert (entry["state"], entry["relaunches"]) == ("offered", "0")
+    assert key in executor.running
+    assert key not in executor.event_buffer
+    assert outside.cleanups() == [f"delete pod default/{WARM}"]
+    ((event, text),) = events(executor)
+    assert event == "pod replaced"
+    assert WARM in text
+    assert launch_requests(outside) == {identifiers.job_id(launch_id, 1): False}
+
+
+def test_the_end_of_the_second_of_two_pods_fails_nothing(
+    executor: RedisKubernetesExecutor, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis lost its last writes, and the launch was given to another warm pod, which the execution API refused."""
+    ti_id, key, launch_id = launched(executor, outside, OTHER_WARM)
+    run(ti_id, launch_id, WARM)
+    outside.publish(launch_id, "failed", pod=OTHER_WARM, uid="u", container_reason="Error", exit_code=1)
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "acknowledged")
+    executor.parts.reconciler.schedule_now()
+    executor.heartbeat()
+    assert key not in executor.event_buffer
+    assert key in executor.running, "it occupies a slot"
+    assert "the task runs in another pod" in caplog.text
+    assert [request.pod for request in requests(outside)] == [OTHER_WARM]
+    run(ti_id, launch_id, WARM, "success")
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: key not in executor.running)
+
+
+# --- forged fields of the ledger ----------------------------------------------------------------------------------
+def test_an_unreadable_end_names_a_pod_whose_labels_are_to_be_compared(
+    executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    ti_id, key, launch_id = launched(executor, outside)
+    run(ti_id, launch_id, state="success")
+    publish(outside, launch_id, OTHER, pod=WARM, uid="u")
+    outside.redis.hset(outside.names.launch(launch_id), "pod", STRANGER)
+    beat(executor, until=lambda: key not in executor.running)
+    (request,) = requests(outside)
+    assert (request.action, request.pod, request.attempt) == ("delete", STRANGER, None)
+    assert not jobs.proves_pod(request)
+
+
+def test_an_orphans_unreadable_end_names_a_pod_whose_labels_are_to_be_compared(
+    start_executor: Start, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.scheduling.orphans.ABANDONED_AFTER_S", 0.2)
+    first = start_executor()
+    ti_id, _, launch_id = launched(first, outside)
+    run(ti_id, launch_id, state="success")
+    publish(outside, launch_id, OTHER, pod=STRANGER, uid="u")
+    first._breaker.close()
+    second = start_executor(OWNER + 1)
+    beat(second, until=outside.cleanups)
+    (request,) = requests(outside)
+    assert (request.action, request.pod, request.attempt) == ("delete", STRANGER, None)
+
+
+def test_a_forged_name_hides_no_end_and_moves_no_report(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    ti_id, key, launch_id = launched(executor, outside)
+    run(ti_id, launch_id)
+    outside.redis.hset(
+        outside.names.launch(launch_id), mapping={"pod": STRANGER, "uid": "x", "namespace": "kube-system"}
+    )
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod=WARM, uid="u")
+    outside.redis.hset(
+        outside.names.launch(launch_id), mapping={"pod": STRANGER, "uid": "x", "namespace": "kube-system"}
+    )
+    beat(executor, until=lambda: key not in executor.running)
+    (request,) = requests(outside)
+    assert (request.pod, request.uid, request.namespace) == (WARM, "u", "default")
+
+
+@pytest.mark.parametrize(
+    ("host", "fails"),
+    [
+        (WARM + ".{hex}-0", True),
+        (WARM + ".{hex}-1", False),
+        (OTHER_WARM + ".{hex}-0", False),
+        (WARM + ".{hex}", True),
+        (WARM, True),
+        ("machine-1.{hex}-0", True),
+        ("{hex}-0." + WARM, True),
+    ],
+)
+def test_which_hosts_name_another_pod(
+    executor: RedisKubernetesExecutor, outside: Outside, host: str, fails: bool
+) -> None:
+    """A host name that names no pod of ours counts as this launch's, as in the stock executor."""
+    ti_id, key, launch_id = launched(executor, outside)
+    update(ti_id, state="running", hostname=host.format(hex=launch_id.replace("-", "")))
+    outside.publish(launch_id, "failed", pod=WARM, uid="u")
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "acknowledged")
+    assert (key in executor.event_buffer) is fails
+
+
+# --- launches that Redis may have had -----------------------------------------------------------------------------
+def test_what_redis_lost_is_offered_as_repeated(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    beat(executor, until=lambda: len(outside.queued()) == 1)
+    job = identifiers.job_id(launch_id, 0)
+    assert launch_requests(outside) == {job: False}
+    outside.redis.flushall()
+    beat(executor, until=lambda: outside.queued() == [job])
+    assert launch_requests(outside) == {job: True}
+
+
+def test_an_offer_without_an_answer_is_repeated(
+    executor: RedisKubernetesExecutor, redis_server: RedisServer, outside: Outside
+) -> None:
+    """Redis may have taken it, and lost it since in a failover."""
+    first, later = make_task_instances(2)
+    executor.parts.dispatcher.hand_over([])
+    redis_server.pause()
+    try:
+        hand_over(executor, first)
+    finally:
+        redis_server.resume()
+    outside.redis.flushall()
+    beat(executor, until=lambda: len(executor.running) == 1)
+    _, later_launch = hand_over(executor, later)
+    beat(executor, until=lambda: len(outside.queued()) == 2)
+    first_launch = str(load(first).external_executor_id)
+    assert launch_requests(outside) == {
+        identifiers.job_id(first_launch, 0): True, identifiers.job_id(later_launch, 0): False,
+    }  # fmt: skip
+    assert executor.parts.dispatcher._queue._in_doubt == {}
+
+
+# --- rows of the event log ----------------------------------------------------------------------------------------
+def add_to_stream(outside: Outside, launch_id: str, outcome: str, **fields: str) -> None:
+    """An entry as publish.lua writes it."""
+    from podrelay.protocol.messages import PodReport
+
+    report = PodReport(launch_id, 0, outcome, pod=WARM, namespace="default", uid="u")  # type: ignore[arg-type]
+    sealed = OURS.reports.encrypt(report.encode())
+    entry = {"launch": launch_id, "attempt": "0", "outcome": outcome, "result": sealed, **fields}
+    outside.redis.xadd(outside.names.results, entry)  # type: ignore[arg-type]
+
+
+def test_one_row_says_how_the_pod_began(executor: RedisKubernetesExecutor, outside: Outside) -> None:
+    _, _, launch_id = launched(executor, outside)
+    for outcome, fields in (
+        ("started", {"start": "warm"}),
+        ("started", {"start": "warm"}),
+        ("pending", {"start": "warm"}),
+    ):
+        add_to_stream(outside, launch_id, outcome, **fields)
+    executor.heartbeat()
+    rows = [row for row in events(executor) if row[0] == "pod started"]
+    assert rows == [("pod started", f"a warm pod\nLaunch {launch_id}, attempt 0, pod default/{WARM}")]
+
+
+@pytest.mark.parametrize("start", [None, "", "cold", "\x1b[2J", "x" * 5000])
+def test_without_a_known_word_there_is_no_row(
+    executor: RedisKubernetesExecutor, outside: Outside, start: str | None
+) -> None:
+    ti_id, key, launch_id = launched(executor, outside)
+    add_to_stream(outside, launch_id, "started", **({} if start is None else {"start": start}))
+    update(ti_id, state="success")
+    outside.publish(launch_id, pod=WARM, uid="u")
+    end_s = time.monotonic() + 5.0
+    while key in executor.running and time.monotonic() < end_s:
+        executor.heartbeat()
+    assert events(executor) == []
