@@ -142,6 +142,28 @@ ROWS = (
         ),
     ),
     Row(
+        "Warm pods",
+        (
+            Panel(
+                "Starts",
+                "Launches per second by how they got their pod: warm, or why not.",
+                (("sum by (start) (rate(podrelay_starts_total{S}[$__rate_interval]))", "{{start}}"),),
+                "reqps",
+            ),
+            Panel(
+                "Idle and starting",
+                "Warm pods without a task.",
+                (("max by (state) (podrelay_warm_pods{S})", "{{state}}"),),
+            ),
+            Panel(
+                "Claim to workload",
+                "From the claim of a launch until its warm pod had the workload.",
+                _quantiles("podrelay_warm_assignment_seconds"),
+                "s",
+            ),
+        ),
+    ),
+    Row(
         "Launchers",
         (
             Panel(

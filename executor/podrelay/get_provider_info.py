@@ -181,6 +181,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "delete on secrets, as in docker/kubernetes/components/workload_secrets/access.yaml. docs/operations.md says what "
         "changes for hooks and templates.",
     ),
+    "warm_pods_max": _option(
+        "integer",
+        "0",
+        "Largest number of warm pods: pods that launchers start before a task needs them, so that the task does not wait for "
+        "a node, for the image and for Airflow's imports. 0: off. Each runs exactly one task and ends. From 0 to 10000; it "
+        "counts the pods of one team that have no task yet. The launchers' user then needs list on pods, and task pods need "
+        "Redis: docs/warm-pods.md.",
+    ),
+    "warm_pods_min": _option(
+        "integer",
+        "0",
+        "Number of warm pods to keep even if no task was launched lately, of the kinds of pod that were seen most. At most "
+        "warm_pods_max. Otherwise launchers keep as many as the launches of the last five minutes needed.",
+    ),
+    "warm_pod_idle_s": _option(
+        "float",
+        "300.0",
+        "Seconds after which a warm pod without a task ends by itself, even if nothing else of podrelay runs any more. 10 to "
+        "86400.",
+    ),
+    "warm_assign_timeout_s": _option(
+        "float",
+        "2.0",
+        "Seconds that a launch waits until its warm pod takes the task, from 0.2 to 60. After that the warm pod is deleted, "
+        "and the launch gets a pod of its own as without warm pods.",
+    ),
     "monitoring_bind": _option(
         "string",
         "127.0.0.1:8790-8809",

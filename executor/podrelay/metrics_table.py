@@ -76,6 +76,9 @@ JOB_STATE = _label("state", "queued started waiting failed")
 POD_STATE = _label("state", "starting running ending")
 LAUNCHER_STATE = _label("state", "alive silent throttled draining")
 SCOPE = _label("scope", "launches cleanups")
+# How a launch got its pod; all but `warm` say why it did not get a warm one.
+START = _label("start", "warm no_idle_pod new_shape pool_off timed_out not_eligible repeated")
+WARM_POD_STATE = _label("state", "idle starting")
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,22 @@ THROTTLED = _add(
     "launcher",
     "for how long this launcher will not send requests of this kind",
     SCOPE,
+)
+# With `warm_pods_max` only.
+STARTS = _add(
+    "podrelay_starts", "counter", "launcher",
+    "launches by how they got their pod: a warm pod, or why a pod was created (`warm_pods_max`)", START,
+)  # fmt: skip
+WARM_ASSIGNMENT = _add(
+    "podrelay_warm_assignment_seconds", "histogram", "launcher",
+    "from the claim of a launch until its warm pod had the workload", bounds_s=REQUEST_BOUNDS_S,
+)  # fmt: skip
+WARM_PODS = _add(
+    "podrelay_warm_pods",
+    "gauge",
+    "launcher",
+    "warm pods without a task; from the launcher that keeps them",
+    WARM_POD_STATE,
 )
 
 # --- watchers -----------------------------------------------------------------------------------------------------

@@ -35,3 +35,14 @@ def with_file(args: Sequence[str], path: str) -> tuple[str, ...] | None:
     """The same command line, with the workload read from a file; None for one that `with_argument` did not write."""
     command = _WITH_FILE.get(tuple(args[:-1]))
     return None if command is None else (*command, path)
+
+
+def runs_task(args: Sequence[str]) -> bool:
+    """Is this what `with_argument` writes for a task?"""
+    return tuple(args[:-1]) == _EXECUTE_ARGUMENT
+
+
+def is_same(args: Sequence[str], others: Sequence[str]) -> bool:
+    """Are the others the same command line, possibly with the workload in a file?"""
+    file = _WITH_FILE.get(tuple(args[:-1]))
+    return tuple(others) == tuple(args) or (file is not None and tuple(others[:-1]) == file)

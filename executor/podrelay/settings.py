@@ -62,6 +62,10 @@ class Settings:
     # As written; `podrelay_workers.launcher.pod_policy` reads it.
     pod_policy: str = ""
     workload_in_secret: bool = False
+    warm_pods_max: int = 0
+    warm_pods_min: int = 0
+    warm_pod_idle_s: float = 300.0
+    warm_assign_timeout_s: float = 2.0
     monitoring_bind: MonitoringAddress = MonitoringAddress("127.0.0.1", range(8790, 8810))
     ui_page: bool = True
     dashboard_url: str = ""
@@ -102,6 +106,12 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
             f"[{SECTION}] deployment = {deployment!r} is invalid: use at most 40 lower-case letters, digits and dashes, with "
             "a letter or digit at both ends. The name becomes part of Redis keys and pod labels."
         )
+    warm_pods_max, warm_pods_min = read.count("warm_pods_max", 0, 10_000), read.count("warm_pods_min", 0, 10_000)
+    if warm_pods_min > warm_pods_max:
+        raise ConfigError(
+            f"[{SECTION}] warm_pods_min = {warm_pods_min} exceeds warm_pods_max = {warm_pods_max}: raise warm_pods_max, or "
+            "lower warm_pods_min."
+        )
     return Settings(
         redis_url=url,
         fernet_key=read.text("fernet_key") or core_fernet_key or "",
@@ -128,6 +138,10 @@ def load_settings(conf: Conf, core_fernet_key: str | None = None) -> Settings:
         cleanup_concurrency=read.count("cleanup_concurrency", 1, 256),
         pod_policy=read.text("pod_policy"),
         workload_in_secret=read.flag("workload_in_secret"),
+        warm_pods_max=warm_pods_max,
+        warm_pods_min=warm_pods_min,
+        warm_pod_idle_s=read.number("warm_pod_idle_s", 10.0, 86400.0),
+        warm_assign_timeout_s=read.number("warm_assign_timeout_s", 0.2, 60.0),
         monitoring_bind=parse_monitoring_bind(read.text("monitoring_bind") or default_of("monitoring_bind")),
         ui_page=read.flag("ui_page"),
         dashboard_url=read.web_address("dashboard_url"),

@@ -15,9 +15,10 @@ from airflow.configuration import conf
 from packaging.requirements import Requirement
 
 from podrelay.cli.check import REQUIRED_PERMISSIONS
-from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS
+from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS, WARM_PERMISSIONS
 from podrelay.get_provider_info import OPTIONS
 from podrelay.monitoring_address import parse_monitoring_bind
+from podrelay.protocol import identifiers
 from podrelay_workers.launcher.pod_policy import load_pod_policy
 from tests.harness.docker_files import (
     DOCKER,
@@ -238,6 +239,21 @@ def test_launchers_may_create_and_delete_secrets_only_if_they_keep_workloads_in_
     launcher = {"kind": "ServiceAccount", "name": "podrelay-launcher", "namespace": PROCESSES_NAMESPACE}
     assert binding["subjects"] == [launcher]
     assert not [item for item in of_kind("Role") if any("secrets" in rule["resources"] for rule in item["rules"])]
+
+
+def test_launchers_may_list_pods_only_if_they_keep_warm_ones() -> None:
+    items = list(yaml.safe_load_all((KUBERNETES / "components" / "warm_pods" / "access.yaml").read_text()))
+    role, binding, network = items
+    (rule,) = role["rules"]
+    assert {(verb, resource) for resource in rule["resources"] for verb in rule["verbs"]} == set(WARM_PERMISSIONS)
+    assert not set(WARM_PERMISSIONS) & set(REQUIRED_PERMISSIONS["launcher"])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == secret_access()[1]["subjects"]
+    # Only a pod with the label of a warm pod reaches Redis.
+    (allowed,) = network["spec"]["ingress"]
+    (peer,) = allowed["from"]
+    assert peer["podSelector"]["matchExpressions"] == [{"key": identifiers.LABEL_WARM, "operator": "Exists"}]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": TASKS_NAMESPACE}
 
 
 def test_airflows_api_server_may_read_live_logs_and_nothing_else() -> None:

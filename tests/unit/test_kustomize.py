@@ -156,6 +156,15 @@ def test_workloads_in_secrets_bring_option_and_role(with_components: Any) -> Non
     assert "AIRFLOW__PODRELAY__WORKLOAD_IN_SECRET" not in named("ConfigMap", "podrelay")["data"]
 
 
+def test_warm_pods_bring_option_role_and_way_to_redis(with_components: Any) -> None:
+    items = with_components("warm_pods", "hpa")
+    assert int(named("ConfigMap", "podrelay", items)["data"]["AIRFLOW__PODRELAY__WARM_PODS_MAX"]) > 0
+    assert named("Role", "podrelay-warm-pods", items)
+    redis = named("NetworkPolicy", "podrelay-redis", items)["spec"]
+    assert named("NetworkPolicy", "podrelay-redis-warm-pods", items)["spec"]["podSelector"] == redis["podSelector"]
+    assert "AIRFLOW__PODRELAY__WARM_PODS_MAX" not in named("ConfigMap", "podrelay")["data"]
+
+
 def test_redis_keeps_the_strict_policy_and_is_reached_by_its_users_only(with_components: Any) -> None:
     items = with_components("redis", "keda", "workload_secrets")
     (server,) = of_kind("StatefulSet", items)

@@ -55,6 +55,8 @@ def test_the_provider_info_is_what_airflow_accepts() -> None:
         ("launcher_concurrency", "many"), ("launch_lease_s", "-1"), ("redis_sentinels", "host-without-port"),
         ("result_batch_size", "1.5"), ("workload_in_secret", "maybe"), ("workload_in_secret", "2"),
         ("result_batch_size", "1.5"), ("redis_sentinel_tls", "perhaps"), ("redis_sentinel_tls", "True"),
+        ("warm_pods_max", "-1"), ("warm_pods_max", "10001"), ("warm_pods_min", "many"), ("warm_pods_min", "3"),
+        ("warm_pod_idle_s", "9"), ("warm_assign_timeout_s", "0.1"), ("warm_assign_timeout_s", "61"),
         ("redis_sentinel_master", "mymaster"), ("redis_sentinel_password", "p"), ("redis_sentinel_username", "u"),
     ],
 )  # fmt: skip
@@ -95,3 +97,10 @@ def test_sentinels_are_read() -> None:
 def test_a_user_of_the_sentinels_needs_a_password() -> None:
     with pytest.raises(ConfigError, match="redis_sentinel_password is empty"):
         load_settings(Options(redis_sentinels="a:1", redis_sentinel_username="u"))
+
+
+def test_no_more_warm_pods_are_kept_than_there_may_be() -> None:
+    with pytest.raises(ConfigError, match="warm_pods_min = 5 exceeds warm_pods_max = 4: raise warm_pods_max"):
+        load_settings(Options(warm_pods_max="4", warm_pods_min="5"))
+    settings = load_settings(Options(warm_pods_max="4", warm_pods_min="4"))
+    assert (settings.warm_pods_max, settings.warm_pods_min) == (4, 4)

@@ -72,8 +72,7 @@ def _kubernetes(team: str | None, process: str | None, settings: list[Settings])
         kube_config = kube_config_of(team)
         clients.append(open_client(team, kube_config))
         processes = (process,) if process else tuple(REQUIRED_PERMISSIONS)
-        in_secret = bool(settings) and settings[0].workload_in_secret
-        return check_permissions(clients[0], kube_config, processes, async_only(team), in_secret)
+        return check_permissions(clients[0], kube_config, processes, async_only(team), *settings[:1])
 
     yield run_step("Kubernetes", permissions)
     if settings and clients and template.ok:

@@ -12,6 +12,7 @@ from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
 from podrelay.cli.check_result import Passed
 from podrelay.errors import ConfigError
+from podrelay.settings import Settings
 from podrelay.teams import client_factory_of, kube_client_of, watched_namespaces
 
 Permissions = dict[str, tuple[tuple[str, str], ...]]
@@ -23,6 +24,8 @@ REQUIRED_PERMISSIONS: Permissions = {
 }
 # What launchers do besides with [podrelay] workload_in_secret: docker/kubernetes/components/workload_secrets/access.yaml.
 SECRET_PERMISSIONS: tuple[tuple[str, str], ...] = (("create", "secrets"), ("delete", "secrets"))
+# And with [podrelay] warm_pods_max: docker/kubernetes/components/warm_pods/access.yaml.
+WARM_PERMISSIONS: tuple[tuple[str, str], ...] = (("list", "pods"),)
 _REVIEW_TIMEOUT_S = 10.0
 
 
@@ -93,13 +96,15 @@ def is_about_namespace(error: Any) -> bool:
     return error.status == 404 and '"namespaces' in str(error.body).replace("\\", "")
 
 
-def required_permissions(kube_config: KubeConfig, workload_in_secret: bool) -> Permissions:
+def required_permissions(kube_config: KubeConfig, settings: Settings | None) -> Permissions:
     """What each process does in Kubernetes with these options. A Secret is deleted only where its pod is kept."""
-    if not workload_in_secret:
-        return REQUIRED_PERMISSIONS
-    keeps_pods = not (kube_config.delete_worker_pods and kube_config.delete_worker_pods_on_failure)
-    more = SECRET_PERMISSIONS if keeps_pods else SECRET_PERMISSIONS[:1]
-    return {**REQUIRED_PERMISSIONS, "launcher": REQUIRED_PERMISSIONS["launcher"] + more}
+    launcher = REQUIRED_PERMISSIONS["launcher"]
+    if settings is not None and settings.workload_in_secret:
+        keeps_pods = not (kube_config.delete_worker_pods and kube_config.delete_worker_pods_on_failure)
+        launcher += SECRET_PERMISSIONS if keeps_pods else SECRET_PERMISSIONS[:1]
+    if settings is not None and settings.warm_pods_max:
+        launcher += WARM_PERMISSIONS
+    return {**REQUIRED_PERMISSIONS, "launcher": launcher}
 
 
 def check_permissions(
@@ -107,10 +112,10 @@ def check_permissions(
     kube_config: KubeConfig,
     processes: Sequence[str],
     warnings: tuple[str, ...] = (),
-    workload_in_secret: bool = False,
+    settings: Settings | None = None,
 ) -> Passed:
     """Asks the API server which permissions the configured user has, without using them."""
-    permissions = required_permissions(kube_config, workload_in_secret)
+    permissions = required_permissions(kube_config, settings)
     # "" stands for all namespaces, in the review as well.
     namespaces = [namespace or "" for namespace in watched_namespaces(kube_config)]
     required = sorted({permission for process in processes for permission in permissions[process]})
@@ -131,16 +136,23 @@ def check_permissions(
             hint += f" This user may do nothing in {', '.join(barred)}: does it exist?"
         raise ConfigError(
             f"missing permissions: {_listed(missing, processes, permissions)}. Grant them to this user, as in "
-            f"{_source_of(missing)}.{hint}"
+            f"{_source_of(missing, processes, permissions)}.{hint}"
         )
     where = ", ".join(namespace or "all namespaces" for namespace in namespaces)
     return Passed(f"{' and '.join(processes)}: all permissions granted in {where}", warnings)
 
 
-def _source_of(missing: Sequence[tuple[str, str, str]]) -> str:
+def _source_of(missing: Sequence[tuple[str, str, str]], processes: Sequence[str], permissions: Permissions) -> str:
     """Pure: the manifests that grant these permissions."""
-    of_secrets = [(verb, resource) in SECRET_PERMISSIONS for _, verb, resource in missing]
-    folders = ["base"] * (not all(of_secrets)) + ["components/workload_secrets"] * any(of_secrets)
+    needed = {(verb, resource) for _, verb, resource in missing}
+    of_base = {permission for process in processes for permission in REQUIRED_PERMISSIONS[process]}
+    of_launcher = set(permissions["launcher"]) if "launcher" in processes else set()
+    granted_by = {
+        "base": of_base,
+        "components/workload_secrets": of_launcher & set(SECRET_PERMISSIONS),
+        "components/warm_pods": of_launcher & set(WARM_PERMISSIONS),
+    }
+    folders = [folder for folder, granted in granted_by.items() if needed & granted]
     return " and ".join(f"docker/kubernetes/{folder}/access.yaml" for folder in folders)
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from podrelay.cli.check import REQUIRED_PERMISSIONS, Check, run_checks
-from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS
+from podrelay.cli.check_kubernetes import SECRET_PERMISSIONS, WARM_PERMISSIONS
 from tests.harness.launcher_rig import TEMPLATE
 
 
@@ -106,6 +106,21 @@ def test_the_option_for_secrets_needs_permissions_for_secrets(
     assert kubernetes("launcher").ok
     reviews.allowed = set()
     both = "docker/kubernetes/base/access.yaml and docker/kubernetes/components/workload_secrets/access.yaml."
+    assert both in kubernetes().detail
+
+
+def test_warm_pods_need_a_permission_of_their_own(reviews: type[Reviews], monkeypatch: pytest.MonkeyPatch) -> None:
+    reviews.allowed = set(REQUIRED_PERMISSIONS["launcher"])
+    assert kubernetes("launcher").ok
+    assert ("tasks", "list", "pods") not in reviews.asked
+    monkeypatch.setenv("AIRFLOW__PODRELAY__WARM_PODS_MAX", "5")
+    refused = kubernetes("launcher")
+    assert "missing permissions: list pods in tasks (for the launcher)" in refused.detail
+    assert refused.detail.endswith("as in docker/kubernetes/components/warm_pods/access.yaml.")
+    reviews.allowed |= set(WARM_PERMISSIONS)
+    assert kubernetes("launcher").ok
+    reviews.allowed = set(REQUIRED_PERMISSIONS["launcher"])
+    both = "docker/kubernetes/base/access.yaml and docker/kubernetes/components/warm_pods/access.yaml."
     assert both in kubernetes().detail
 
 

@@ -118,7 +118,7 @@ def test_two_pods_of_one_name_have_secrets_of_different_names(tmp_path: Path) ->
 
 def test_the_secret_is_owned_by_the_pod_and_holds_the_workload_in_ascii(tmp_path: Path) -> None:
     pod = created(renderer(tmp_path).render(request()))
-    secret = secret_of(request(), pod)
+    secret = secret_of(request().args[-1], pod)
     kubernetes_validate.validate(secret, "1.33", strict=True)
     metadata = secret["metadata"]
     assert metadata["name"] == secret_name_of(pod)
@@ -180,7 +180,7 @@ def test_the_sample_pod_of_check_has_the_volume(tmp_path: Path) -> None:
 
 
 def test_a_message_that_quotes_the_secret_shows_no_token(tmp_path: Path) -> None:
-    secret = secret_of(request(), created(renderer(tmp_path).render(request())))
+    secret = secret_of(request().args[-1], created(renderer(tmp_path).render(request())))
     data = secret["data"]["workload.json"]
     for quoted in (data, data[:100]):
         assert redact(f"denied the request: {quoted}", request().args) == "denied the request: ***"

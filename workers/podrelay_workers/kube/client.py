@@ -104,6 +104,17 @@ class PodClient:
                 raise Conflict(error.message, status=409, reason="Conflict") from error
             raise
 
+    async def test_and_patch_pod(self, namespace: str, name: str, operations: list[Json]) -> Json:
+        """Apply a JSON patch (RFC 6902), completely or not at all: its `test` operations are preconditions.
+
+        :raises Refused: 422 if a test fails or a path is missing, or if the result would not be a valid pod.
+        """
+        media_type = "application/json-patch+json"
+        path = _pod_path(namespace, name)
+        return checked_pod(
+            await self._connection.request_json("PATCH", path, body=operations, content_type=media_type), name
+        )
+
     async def delete_pod(
         self,
         namespace: str,

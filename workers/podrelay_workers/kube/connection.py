@@ -85,7 +85,7 @@ class ApiConnection:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        body: Json | None = None,
+        body: Json | list[Json] | None = None,
         content_type: str = "application/json",
         decoder: Callable[[bytes], Any] = json.loads,
         timeout: aiohttp.ClientTimeout | None = None,

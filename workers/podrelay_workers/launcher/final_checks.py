@@ -43,7 +43,8 @@ class FinalChecks:
         """
         before_send.set(None)  # nothing is created any more
         try:
-            found = await find_own_pod(self._pods, pod or await self._manifest(request))
+            manifest = pod or await self._manifest(request)
+            found = await find_own_pod(self._pods, manifest)
         except ApiError as error:
             of_another = isinstance(error, Refused) and error.status == 409
             if of_another or not (job.tries or _exists(pod)):

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from podrelay import metrics_table
 from podrelay.errors import MessageError, RedisUnavailable
-from podrelay.protocol.messages import FailureClass, Json, LaunchRequest
+from podrelay.metrics_table import Metric
+from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.errors import ApiError, Overloaded, Throttled
 from podrelay_workers.kube.send_guard import SendBlocked
@@ -26,6 +27,7 @@ from podrelay_workers.launcher.error_policy import (
     may_settle,
     secret_policy,
 )
+from podrelay_workers.launcher.failed_launch import FAULT_S, FailedLaunches
 from podrelay_workers.launcher.final_checks import FinalChecks
 from podrelay_workers.launcher.job_queue import PROBE_S, REPORT_INTERVAL_S, JobQueue
 from podrelay_workers.launcher.launch_messages import discard_of, launch_report, quota_report, revocation_of
@@ -60,8 +62,6 @@ from podrelay_workers.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
-# How often a launch is tried again after an error of the launcher, and the first wait; each wait is longer by the same.
-FAULTS_MAX, FAULT_S = 4, 5.0
 # A shorter wait is not reported to users.
 _REPORT_AFTER_S = 5.0
 _TOKEN_ENDS = "the task's token was about to expire"
@@ -91,6 +91,7 @@ class LaunchHandler:
         self._waits = SharedWaits(queue, throttle)
         self._manifests = manifests
         self._final_checks = FinalChecks(pods, manifests, leases)
+        self._failures = FailedLaunches(queue, self._final_checks, metrics)
         self._refusals = Refusals()
         self._concurrency = concurrency
         self._health = ApiServerHealth()
@@ -122,7 +123,7 @@ class LaunchHandler:
             return
         message = "each launcher that held this launch died"
         identity = self._manifests.identity(request)  # rendering the pod may be what killed them
-        self._leases.finish(await self._reject(job, request, "LauncherCrashed", message, identity))
+        self._leases.finish(await self._failures.reject(job, request, "LauncherCrashed", message, identity))
 
     async def report_quota_waits(self, notices: Sequence[QuotaNotice]) -> None:
         """Report launches that wait for their namespace's quota; a report that Redis does not accept is dropped."""
@@ -153,7 +154,7 @@ class LaunchHandler:
             raise
         except Exception as error:  # noqa: BLE001 - an error of ours or of a library must not stop the process
             log.exception("Launch %s failed because of an error in the launcher", job.id)
-            disposition = await self._retry_fault(job, request, type(error).__name__)
+            disposition = await self._failures.retry(job, request, type(error).__name__)
         if job.probe and (disposition is None or disposition.what != "created"):
             # The probe did not test the quota. Where the quota refused it, the script ignores this.
             await self._queue.throttle("passed", request.namespace, 1.0, PROBE_S)
@@ -161,13 +162,13 @@ class LaunchHandler:
 
     async def _launch(self, job: Job, request: LaunchRequest) -> Disposition | None:
         if job.overdue is not None:
-            return await self._fail_overdue(job, request, *job.overdue)
+            return await self._failures.overdue(job, request, *job.overdue)
         if is_token_ending(request, job.clock.scheduler_s(), self._token_margin_s):
             return await self._request_token(job, request)
         try:
             pod = await self._manifests.make(request)
         except ManifestError as error:
-            return await self._reject(job, request, error.reason, redact(str(error), request.args), error.pod)
+            return await self._failures.reject(job, request, error.reason, redact(str(error), request.args), error.pod)
         async with self._concurrency.slot("launch"):
             if self._shutdown.requested or self._throttle.launches.remaining_s:
                 return back(job)
@@ -221,19 +222,20 @@ class LaunchHandler:
         """Complete a pod that waits for its Secret: only then is its job finished (invariant I2, docs/architecture.md)."""
         began_s = time.monotonic()
         try:
-            held = await self._creator.create_secret(job, namespace_of(pod), secret_of(request, pod))
+            held = await self._creator.create_secret(job, namespace_of(pod), secret_of("".join(request.args[-1:]), pod))
         except SendBlocked:
             self._concurrency.stopped(began_s)
             return wait(job, 0.0, "Interrupted", "the Secret of the pod was not sent: a pause began")
         except ApiError as error:
-            return await self._handle_error(job, request, pod, error, began_s, of_secret=True)
+            answers = metrics_table.SECRET_CREATION_STATUS
+            return await self._handle_error(job, request, pod, error, began_s, answers=answers)
         if not held:
             return created_pod(job, pod) if job.unwanted else None  # the pod of an unwanted launch is deleted
         self._concurrency.succeeded("launch", began_s, time.monotonic())
         self._metrics.count(metrics_table.SECRET_CREATION_STATUS, "200")
         return await self._created(job, request, pod)
 
-    async def _created(self, job: Job, request: LaunchRequest, pod: Json) -> Disposition:
+    async def _created(self, job: Job, request: LaunchRequest, pod: Json, event: str = "Pod created") -> Disposition:
         self._health.succeeded()
         self._refusals.worked(job.id)
         if job.offered_at_s:
@@ -241,7 +243,7 @@ class LaunchHandler:
         await self._waits.end(job, request)
         where, latency_s = pod["metadata"], round(job.waited_s, 3) if job.offered_at_s else None
         found = {"pod": where["name"], "namespace": where["namespace"], "latency_s": latency_s}
-        log.info("Pod created", extra=launch_fields(request, **found))
+        log.info(event, extra=launch_fields(request, **found))
         return created_pod(job, pod)
 
     # --- errors of the API server -------------------------------------------------------------------------------------
@@ -254,19 +256,19 @@ class LaunchHandler:
         began_s: float,
         unconfirmed: Unconfirmed | None = None,
         *,
-        of_secret: bool = False,
+        answers: Metric = metrics_table.POD_CREATION_STATUS,
     ) -> Disposition:
-        answers = metrics_table.SECRET_CREATION_STATUS if of_secret else metrics_table.POD_CREATION_STATUS
         self._metrics.count(answers, str(error.status or "error"))
         policy = self._policy(job, request, error, unconfirmed)
-        policy = secret_policy(policy, error) if of_secret else policy
+        if answers is metrics_table.SECRET_CREATION_STATUS:
+            policy = secret_policy(policy, error)
         self._metrics.count(metrics_table.REFUSALS, "launch", policy.reason)
         if policy.slower:
             quiet_s = self._concurrency.failed(began_s, time.monotonic(), refused=isinstance(error, Throttled))
             self._throttle.quiet.extend(quiet_s, policy.reason)
         if policy.scope == "never":
             reason, message = await self._final_checks.explain(error, namespace_of(pod), policy)
-            return await self._reject(job, request, reason, message, pod)
+            return await self._failures.reject(job, request, reason, message, pod)
         seconds = await self._waits.share(request, pod, policy)
         waited_s = job.waited_s
         if self._wait_limit.exceeded(waited_s, job.tries) and not policy.settles:
@@ -292,7 +294,7 @@ class LaunchHandler:
             return instead
         if policy.ambiguous:  # the server may still be working on this request, and nothing would clean the pod up
             self._leases.finish(self._queue.with_cleanup(job, revocation_of(request, pod), request.attempt))
-        return await self._give_up(job, request, policy.reason, policy.message)
+        return await self._failures.give_up(job, request, policy.reason, policy.message)
 
     def _wait(
         self, job: Job, request: LaunchRequest, policy: ErrorPolicy, seconds: float, waited_s: float
@@ -306,36 +308,3 @@ class LaunchHandler:
         spread_s = random.random() * min(1.0, 0.2 + seconds / 10)
         tried = policy.ambiguous or not policy.settles
         return wait(job, seconds + spread_s, policy.reason, policy.message, report, tried)
-
-    # --- failed launches ----------------------------------------------------------------------------------------------
-    async def _reject(
-        self, job: Job, request: LaunchRequest, reason: str, message: str, pod: Json | None = None
-    ) -> Disposition:
-        """Fail a launch that can never succeed, unless an earlier try has created its pod after all."""
-        instead = await self._final_checks.instead_of_failure(job, request, reason, message, pod)
-        return instead or await self._fail(job, request, reason, message, "configuration")
-
-    async def _give_up(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
-        text = f"no pod after {job.waited_s:.0f} s and {job.tries + 1} tries: {message}"
-        return await self._fail(job, request, reason, text, "infrastructure")
-
-    async def _fail_overdue(self, job: Job, request: LaunchRequest, reason: str, message: str) -> Disposition:
-        """Give up a launch that waited too long, unless an earlier try has created its pod after all."""
-        instead = await self._final_checks.instead_of_failure(job, request, reason, message)
-        return instead or await self._give_up(job, request, reason, message)
-
-    async def _retry_fault(self, job: Job, request: LaunchRequest, error: str) -> Disposition:
-        """Try again after an error in the launcher: the pod may exist, and another launcher, or a newer one, may succeed."""
-        if job.tries < FAULTS_MAX:
-            return wait(job, FAULT_S * (job.tries + 1), "LauncherError", error)
-        return await self._reject(job, request, "LauncherError", f"{error} in each launcher that tried; see their logs")
-
-    async def _fail(
-        self, job: Job, request: LaunchRequest, reason: str, message: str, failure_class: FailureClass
-    ) -> Disposition:
-        """Publish the failure; only then may the job leave Redis (invariant I2, docs/architecture.md)."""
-        found = {"namespace": request.namespace, "reason": reason, "message": message}
-        log.warning("Launch failed", extra=launch_fields(request, **found))
-        await self._queue.publish(launch_report(request, "failed", reason, message, failure_class))
-        self._metrics.count(metrics_table.LAUNCH_FAILURES, reason)
-        return failed(job, f"{reason}: {message}")

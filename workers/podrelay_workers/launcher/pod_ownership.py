@@ -20,10 +20,25 @@ async def find_own_pod(pods: PodClient, pod: Json) -> Json | None:
         found = await pods.get_pod(namespace, name)
     except NotFound:
         return None
-    labels, ours = found["metadata"].get("labels") or {}, pod["metadata"]["labels"]
-    if all(labels.get(label) == ours[label] for label in _OWNERSHIP_LABELS):
+    if belongs_to(found, pod):
         return found
     raise Refused(f"pod {name} exists in namespace {namespace} and does not belong to this launch", status=409)
+
+
+def belongs_to(found: Json, pod: Json) -> bool:
+    """Pure: do the labels of this pod say that it is of the launch of that manifest?"""
+    labels, ours = found["metadata"].get("labels") or {}, pod["metadata"]["labels"]
+    return all(labels.get(label) == ours[label] for label in _OWNERSHIP_LABELS)
+
+
+async def find_by_labels(pods: PodClient, pod: Json) -> Json | None:
+    """The pod of the launch of this manifest, whatever its name: a warm pod has its own. None if there is none, or only
+    one that was given up.
+    """
+    ours = pod["metadata"]["labels"]
+    selector = ",".join(f"{label}={ours[label]}" for label in _OWNERSHIP_LABELS)
+    page = await pods.list_page(namespace_of(pod), labels=f"{selector},!{identifiers.LABEL_REVOKED}", limit=1)
+    return page.items[0] if page.items else None
 
 
 def mismatch(request: CleanupRequest, attempt: int | None, deployment: str, pod: Json) -> str:

@@ -37,7 +37,7 @@ def _secrets(args: Sequence[str]) -> Iterator[str]:
         except (ValueError, RecursionError):
             document = None
         # Quoting JSON inside JSON changes the argument, but not the token in it. A Secret holds it in base64.
-        for secret in (arg, *_tokens(document), encoded((arg,)) if document is not None else ""):
+        for secret in (arg, *_tokens(document), encoded(arg) if document is not None else ""):
             if len(secret) >= _PREFIX:
                 yield secret
 

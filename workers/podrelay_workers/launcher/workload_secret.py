@@ -60,10 +60,38 @@ def with_volume(pod: Json) -> Json:
     volume = {"name": VOLUME, "secret": {"secretName": name}}
     mount = {"name": VOLUME, "mountPath": FOLDER, "readOnly": True}
     containers = list(spec["containers"])
-    at = next((index for index, container in enumerate(containers) if container.get("name") == _BASE), 0)
+    at = base_container_index(containers)
     containers[at] = {**containers[at], "volumeMounts": [*_others(containers[at], "volumeMounts"), mount]}
     spec = {**spec, "containers": containers, "volumes": [*_others(spec, "volumes"), volume]}
     return {**pod, "metadata": {**metadata, "annotations": annotations}, "spec": spec}
+
+
+def without_volume(pod: Json) -> Json:
+    """The pod before `with_volume`. The given pod is not modified."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    annotations = metadata.get("annotations") or {}
+    if identifiers.ANNOTATION_WORKLOAD_SECRET not in annotations:
+        return pod
+    annotations = {name: value for name, value in annotations.items() if name != identifiers.ANNOTATION_WORKLOAD_SECRET}
+    containers = list(spec["containers"])
+    at = base_container_index(containers)
+    containers[at] = _without(containers[at], "volumeMounts")
+    return {
+        **pod,
+        "metadata": {**metadata, "annotations": annotations},
+        "spec": _without({**spec, "containers": containers}, "volumes"),
+    }
+
+
+def _without(part: Json, field: str) -> Json:
+    kept = {name: value for name, value in part.items() if name != field}
+    others = _others(part, field)
+    return {**kept, field: others} if others else kept
+
+
+def base_container_index(containers: Sequence[Json]) -> int:
+    """Where the task's container is."""
+    return next((index for index, container in enumerate(containers) if container.get("name") == _BASE), 0)
 
 
 def _others(part: Json, field: str) -> list[Json]:
@@ -82,9 +110,10 @@ def secret_name_of(pod: Json) -> str:
     return name if prefix == metadata["name"] and _RANDOM.fullmatch(random) else ""
 
 
-def secret_of(request: LaunchRequest, pod: Json) -> Json:
+def secret_of(argument: str, pod: Json) -> Json:
     """The Secret of a pod.
 
+    :param argument: what the file holds: the last argument that the pod would have without a Secret.
     :param pod: as the API server returned it.
     """
     metadata = pod["metadata"]
@@ -102,13 +131,13 @@ def secret_of(request: LaunchRequest, pod: Json) -> Json:
         "type": "podrelay/workload",
         # No node has to watch it for changes.
         "immutable": True,
-        "data": {FILE: encoded(request.args)},
+        "data": {FILE: encoded(argument)},
     }
 
 
-def encoded(args: Sequence[str]) -> str:
-    """The workload of a command line as a Secret holds it."""
-    return base64.b64encode(_in_ascii(args[-1]).encode()).decode() if args else ""
+def encoded(argument: str) -> str:
+    """The argument as a Secret holds it."""
+    return base64.b64encode(_in_ascii(argument).encode()).decode() if argument else ""
 
 
 def _in_ascii(workload: str) -> str:
