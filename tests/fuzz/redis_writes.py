@@ -41,6 +41,9 @@ def _of_queue(key: Callable[[str], str]) -> Callable[[RedisKeys, Target], str]:
     return lambda keys, target: key(target.queue)
 
 
+# One shape and one mailbox of warm pods.
+SHAPE, MAILBOX = "a" * 16, "b" * 32
+
 FAMILIES = (
     Family("launch", "hash", lambda keys, target: keys.launch(target.launch_id)),
     Family("live", "zset", lambda keys, target: keys.live("default")),
@@ -56,6 +59,14 @@ FAMILIES = (
     Family("rollups", "hash", lambda keys, target: keys.rollups("default")),
     Family("throttle", "hash", lambda keys, target: keys.throttle("default")),
     Family("fair_queues", "hash", lambda keys, target: keys.fair_queues("default")),
+    Family("warm_pods", "hash", lambda keys, target: keys.warm_pods("default")),
+    Family("warm_idle", "zset", lambda keys, target: keys.warm_idle("default", SHAPE)),
+    Family("warm_shapes", "hash", lambda keys, target: keys.warm_shapes("default")),
+    Family("warm_arrivals", "zset", lambda keys, target: keys.warm_arrivals("default")),
+    Family("warm_state", "hash", lambda keys, target: keys.warm_state("default")),
+    Family("mailbox_alive", "string", lambda keys, target: keys.mailbox_alive(MAILBOX)),
+    Family("mailbox_in", "list", lambda keys, target: keys.mailbox_in(MAILBOX)),
+    Family("mailbox_taken", "list", lambda keys, target: keys.mailbox_taken(MAILBOX)),
     Family("log_requests", "list", lambda keys, target: keys.log_requests("default")),
     Family("drain", "string", lambda keys, target: keys.drain("default", target.worker.rpartition(".")[2])),
     Family("worker", "hash", lambda keys, target: redis_keys.RQ_WORKER_PREFIX + target.worker),
@@ -93,7 +104,7 @@ WORDS = _words_of_scripts()
 _JOB_FIELDS = ("status", "data", "waits", "losses", "worker_name", "timeout", "origin", "created_at", "retries_left")
 _LEDGER_FIELDS = ("state", "attempt", "subject", "result", "queue", "pod", "namespace", "owner", "cluster", "t_offered",
                   "t_attempt", "clock_skew", "t_reported", "relaunches", "wait", "t_wait", "t_pending",
-                  "failure_class")  # fmt: skip
+                  "failure_class", "warm_pod", "warm_id", "warm_record", "delivered", "condemned", "start")  # fmt: skip
 _STATES = (
     "offered",
     "waiting",
@@ -152,10 +163,15 @@ class Write:
         return {0: "18446744073709551615-18446744073709551615", 1: f"{10**13}-0"}.get(self.pick % 40, "*")
 
 
-_MEMBERS = (b"LAUNCH", b"LAUNCH_0", b"LAUNCH_1", b"LAUNCH_0:x", b"LAUNCH_999999999", b"LAUNCH_" + b"1" * 5000, b"_0", b":",
+_WARM_ID = "c" * 32
+_WARM_POD = f"x-warm-{_WARM_ID}"
+_MEMBERS = (_WARM_ID.encode(), f"{SHAPE}:LAUNCH_0".encode(), SHAPE.encode(), f"{SHAPE} hits".encode(),
+            f"{SHAPE} off_until".encode(),
+            b"LAUNCH", b"LAUNCH_0", b"LAUNCH_1", b"LAUNCH_0:x", b"LAUNCH_999999999", b"LAUNCH_" + b"1" * 5000, b"_0", b":",
             b"rq:worker:x", b"rq:queues", b"podrelay:default:results", b"rq:queue:podrelay.default.default.launch",
             b"podrelay.default.default.launch.by-x", b"podrelay.default.default.launch", b"LAUNCH_0-delete")  # fmt: skip
-_VALUES = (b"0", b"1", b"2", b"7", b"999999999", b"1000000000", b"podrelay.default.default.launch", b"a,b 1", b"default",
+_VALUES = (f"{SHAPE} {MAILBOX} 1.0 {_WARM_POD} gAAAA".encode(), _WARM_POD.encode(), b"warm",
+           b"0", b"1", b"2", b"7", b"999999999", b"1000000000", b"podrelay.default.default.launch", b"a,b 1", b"default",
            b"x-00000000000040008000000000000001-" + b"1" * 5000)  # fmt: skip
 
 
@@ -189,7 +205,7 @@ def key_names() -> set[str]:
     # Names of queues and workers, of which others make keys; prefixes; what no process ever writes.
     return (of_class | constants | functions) - {
         "key", "launch_prefix", "launch_queue", "launch_queues", "cleanup_queue", "queue_prefix", "worker_name",
-        "never_written", "deployment",
+        "never_written", "deployment", "mailbox_prefix",
     }  # fmt: skip
 
 

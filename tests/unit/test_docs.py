@@ -23,7 +23,8 @@ PACKAGES = ("executor/podrelay", "workers/podrelay_workers")
 # How the parity page abbreviates folders of tests; a name without a folder is in the last of these.
 PARITY_FOLDERS = {"I/": "tests/integration/", "U/": "tests/unit/", "": "tests/integration/parity/"}
 # Arguments of the methods of RedisKeys, as the page writes them.
-PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>", "launcher": "<launcher>"}
+PLACEHOLDERS = {"launch_id": "<launch id>", "cluster": "<cluster>", "launcher": "<launcher>", "shape": "<shape>",
+                "mailbox": "<mailbox>"}  # fmt: skip
 
 
 def page(path: Path) -> str:
@@ -128,7 +129,7 @@ ROLES = {
 }  # fmt: skip
 EXAMPLES = {
     "<deployment>": "d", "<cluster>": "c", "<queue>": "podrelay.d.c.launch", "<launch id>_<attempt>": "l_0",
-    "<job id>": "l_0", "<launch id>": "l", "<launcher>": "n", "<random id>": "r",
+    "<job id>": "l_0", "<launch id>": "l", "<launcher>": "n", "<random id>": "r", "<shape>": "s", "<mailbox>": "m",
 }  # fmt: skip
 
 

@@ -66,6 +66,12 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         _keys(keys.log_requests(cluster), "scheduler watcher"),
         _keys(keys.throttle(cluster), "launcher", "scheduler watcher status"),
         _keys(keys.fair_queues(cluster), "scheduler launcher", "watcher status"),
+        _keys(keys.warm_pods(cluster), "launcher"),
+        _keys(keys.warm_idle(cluster, "*"), "launcher"),
+        _keys(keys.warm_shapes(cluster), "launcher"),
+        _keys(keys.warm_arrivals(cluster), "launcher"),
+        _keys(keys.warm_state(cluster), "launcher", "scheduler watcher status"),
+        _keys(keys.mailbox_prefix + "*", "launcher"),
         _keys(keys.quarantine, everyone, "status"),
         _keys(keys.key_rings, everyone, "status"),
         _keys(keys.schedulers, "scheduler", "watcher status"),
@@ -110,7 +116,9 @@ SCRIPTS: dict[Role, frozenset[str]] = {
     "scheduler": frozenset(
         f"{_OF_ALL}{_READ}offer acknowledge withdraw survey read_launches announce_scheduler".split()
     ),
-    "launcher": frozenset(f"{_OF_ALL}claim renew reap finish throttle publish".split()),
+    "launcher": frozenset(
+        f"{_OF_ALL}claim renew reap finish throttle publish assign deliver take_back keep_warm warm_pool".split()
+    ),
     "watcher": frozenset(f"{_OF_ALL}{_READ}publish restore live lead read_rollups read_steps roll_up".split()),
 }
 
@@ -132,9 +140,9 @@ _COMMANDS: dict[Role, str] = {
     "zrangebyscore zrem zscan zscore",
     "launcher": f"{_RUN_SCRIPTS}{_CHECK}"
     "client|info del exec exists expire getrange "
-    "hdel hexists hget hincrby hincrbyfloat hmget hset hsetnx hstrlen lpop lpush multi "
-    "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyscore "
-    "zscore",
+    "hdel hexists hget hincrby hincrbyfloat hkeys hmget hset hsetnx hstrlen llen lpop lpush multi "
+    "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyrank "
+    "zremrangebyscore zscore",
     "watcher": f"{_RUN_SCRIPTS}{_CHECK}{_OVERVIEW}"
     "del exists expire get hdel hget hkeys hlen hmget hset hstrlen lpop ltrim rpush xadd xrange xrevrange zadd zrem zscan",
     "status": _STATUS,
@@ -164,7 +172,8 @@ CALLS: dict[str, str] = {
     "subscribe": "subscribe C", "time": "time", "type": "type K", "xadd": "xadd K * f v", "xlen": "xlen K",
     "xrange": "xrange K - +", "xrevrange": "xrevrange K + -", "zadd": "zadd K 1 v", "zcard": "zcard K",
     "zpopmin": "zpopmin K", "zrange": "zrange K 0 0", "zrangebyscore": "zrangebyscore K 0 0", "zrem": "zrem K v",
-    "zremrangebyscore": "zremrangebyscore K 0 0", "zscan": "zscan K 0", "zscore": "zscore K v",
+    "zremrangebyrank": "zremrangebyrank K 0 0", "zremrangebyscore": "zremrangebyscore K 0 0", "zscan": "zscan K 0",
+    "zscore": "zscore K v",
 }  # fmt: skip
 
 

@@ -54,6 +54,9 @@ class RedisKeys:
         the end, and its start), t_pending (when a wait was last reported), and the wall-clock times t_offered, t_claimed,
         t_created, t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch. By Redis'
         clock, t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the owner's then.
+        With warm pods: start (warm, or why the launch is cold), warm_pod and warm_id (the pod that the launch has),
+        warm_record (that pod, encrypted), delivered (1: the workload is or was in its mailbox), condemned (a pod that the
+        launch had, and that will never get the workload).
         """
         return self.key("launch:")
 
@@ -177,6 +180,69 @@ class RedisKeys:
         `rq:queues`); read by launchers and `status`. Bounded: claims remove empty fair queues.
         """
         return self.key(f"fair_queues:{cluster}")
+
+    def warm_pods(self, cluster: str) -> str:
+        """Hash: warm id -> shape, mailbox, time of the addition, pod name, and the pod (`messages.WarmPod`), encrypted. These
+        are the pods that no launch has.
+
+        Written and read by launchers. Bounded: 12,000 pods; expires a day after the last keeper's lease.
+        """
+        return self.key(f"warm_pods:{cluster}")
+
+    def warm_idle(self, cluster: str, shape: str) -> str:
+        """Sorted set: warm id -> when it was first seen ready. The pods of the pool that a launch can get.
+
+        Written and read by launchers. Bounded: as the pool; expires a day after the last pod became ready.
+        """
+        return self.key(f"warm_idle:{cluster}:{shape}")
+
+    def warm_shapes(self, cluster: str) -> str:
+        """Hash: shape -> the pod that its launches have in common (`messages.WarmShape`), encrypted.
+
+        Written and read by launchers. Bounded: 64 shapes; expires as the pool.
+        """
+        return self.key(f"warm_shapes:{cluster}")
+
+    def warm_arrivals(self, cluster: str) -> str:
+        """Sorted set: `<shape>:<job id>` -> when a launch of this shape looked for a pod.
+
+        Written and read by launchers. Bounded: five minutes, 10,000 launches.
+        """
+        return self.key(f"warm_arrivals:{cluster}")
+
+    def warm_state(self, cluster: str) -> str:
+        """Hash: keeper, expires (its lease), most (how many pods it keeps at most), and per shape `<shape> hits`, `misses`,
+        `idle`, `starting`, `ready_s` (until a pod is ready), `seen` (the last launch), `off_until` and `off_why`.
+
+        Written by launchers; read by launchers and `status`. Bounded: by the shapes; expires as the pool.
+        """
+        return self.key(f"warm_state:{cluster}")
+
+    def mailbox_alive(self, mailbox: str) -> str:
+        """String: exists while a warm pod waits for its workload.
+
+        Written by the pod every second; read by launchers. Bounded: expires after 4 s.
+        """
+        return self.key(f"mailbox:{mailbox}:alive")
+
+    def mailbox_in(self, mailbox: str) -> str:
+        """List: the workload for a warm pod, encrypted with the pod's own key.
+
+        Written by launchers; the pod moves it to `mailbox_taken`, and so has it. Bounded: one, expires after a day.
+        """
+        return self.key(f"mailbox:{mailbox}:in")
+
+    def mailbox_taken(self, mailbox: str) -> str:
+        """List: the workload that a warm pod has taken.
+
+        Written by the pod; read by launchers. Bounded: one, expires after 10 minutes.
+        """
+        return self.key(f"mailbox:{mailbox}:taken")
+
+    @property
+    def mailbox_prefix(self) -> str:
+        """What the keys of all mailboxes begin with."""
+        return self.key("mailbox:")
 
     def wake(self, cluster: str) -> str:
         """Pub/sub channel: a message means that a queue of this cluster has work. Executors and scripts publish, launchers

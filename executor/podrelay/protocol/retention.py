@@ -16,3 +16,11 @@ REGISTRATION_TTL_S = 60
 # Requests for log tails: nobody waits for one longer than this.
 LOG_REQUESTS_MAX = 200
 LOG_REQUESTS_TTL_S = 30
+# Warm pods of a cluster, ready or not; more than can be configured, as some may be on their way out. Their shapes.
+WARM_PODS_MOST = 12_000
+WARM_SHAPES_MOST = 64
+# The launches by which the demand for warm pods is measured.
+WARM_ARRIVALS_S = 300
+WARM_ARRIVALS_MOST = 10_000
+# A pool without a keeper: by then all of its pods have ended.
+WARM_POOL_TTL_S = 86_400

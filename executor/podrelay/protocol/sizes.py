@@ -11,6 +11,8 @@ REQUEST_MAX = 3 << 19
 # four times as many: JSON may need twelve bytes for one.
 REPORT_MAX = 96 << 10
 REPORT_TEXT_MAX = 300
+# The pod of a shape of warm pods as JSON: launches with a longer one have no warm pods.
+WARM_SHAPE_MAX = 256 << 10
 
 
 def encrypted(length: int) -> int:

@@ -21,7 +21,7 @@ from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.sizes import JOB_MAX, RESULT_MAX
 from podrelay.settings import Settings
-from podrelay.store import scripts
+from podrelay.store import scripts, warm_scripts
 from podrelay.store.bounded_reads import read_entries, read_launches, read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.key_rings import KeyRing, announce
@@ -30,6 +30,7 @@ from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.rollups import load_rollups, read_steps, write_rollups
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLaunch, ThrottleEvent
+from podrelay.store.warm_scripts import PoolChange
 from tests.harness.redis_server import RedisServer, all_servers
 
 KEYS = RedisKeys("full")
@@ -80,6 +81,8 @@ class World:
             fields: Any = self.redis.hgetall(key)
             if key == KEYS.schedulers:  # the time comes first
                 return {name: announced.split()[1:] for name, announced in fields.items()}
+            if key == KEYS.warm_pods(CLUSTER):  # the time is the third word
+                return {warm_id: [*pod.split()[:2], *pod.split()[3:]] for warm_id, pod in fields.items()}
             if key == KEYS.key_rings:  # the time follows the fingerprints
                 return {process: announced.split()[0] for process, announced in fields.items()}
             return {name: "" if is_time(name) else value for name, value in fields.items()}
@@ -97,6 +100,7 @@ def is_time(field: str) -> bool:
     return (
         field.startswith(("t_", "until", "window"))
         or field.endswith("_at")
+        or field.endswith(("seen", "ready_s", "off_until"))
         or field in ("expires", "last_heartbeat", "fence", "clock_skew")
     )
 
@@ -165,6 +169,22 @@ def reap(losses_max: int = 9) -> ScriptCall:
         KEYS, cluster=CLUSTER, queues=[QUEUE], worker="w2", execution_id="e2", lease_s=6.0, losses_max=losses_max,
         most_per_queue=9,
     )  # fmt: skip
+
+
+SHAPE, MAILBOX, WARM_ID = "a" * 16, "b" * 32, "c" * 32
+WARM_POD = f"etl-warm-{WARM_ID}"
+JOB = HeldJob("l0_0", "e", QUEUE, "launch")
+DELIVER = warm_scripts.deliver(KEYS, job=JOB, warm_id=WARM_ID, mailbox=MAILBOX, sealed="sealed")
+TAKE_BACK = warm_scripts.take_back(KEYS, job=JOB, warm_id=WARM_ID, mailbox=MAILBOX, pod=WARM_POD)
+KEEP = warm_scripts.keep_warm(KEYS, cluster=CLUSTER, keeper="w", lease_s=60.0, most=9)
+
+
+def assign(why: str = "", shape: str = SHAPE) -> ScriptCall:
+    return warm_scripts.assign(KEYS, cluster=CLUSTER, job=JOB, shape=shape, why=why, given_for_s=60.0)
+
+
+def change(what: PoolChange, *args: str) -> ScriptCall:
+    return warm_scripts.warm_pool(KEYS, cluster=CLUSTER, what=what, args=list(args))
 
 
 ROLL_UP = write_rollups(KEYS, cluster=CLUSTER, fence=FENCE, oldest=300, cursor="1-1", changed={600: '{"started":1}'})
@@ -308,6 +328,42 @@ def open_again(world: World) -> None:
     world.redis.hset(KEYS.throttle(CLUSTER), "passed:n", "63")
 
 
+def shaped(world: World) -> None:
+    world.claimed(1)
+    world.run(change("save", SHAPE, "sealed"))
+
+
+def with_idle_pod(world: World) -> None:
+    shaped(world)
+    world.run(change("add", WARM_ID, SHAPE, MAILBOX, WARM_POD, "sealed"))
+    world.redis.set(KEYS.mailbox_alive(MAILBOX), "1")
+    world.run(KEEP)
+
+
+def switched_off(world: World) -> None:
+    with_idle_pod(world)
+    world.run(change("off", SHAPE, "60", "why"))
+
+
+def with_many_shapes(world: World) -> None:
+    world.run(*(change("save", f"{number:016x}", "sealed") for number in range(64)))
+
+
+def assigned(world: World) -> None:
+    with_idle_pod(world)
+    world.run(assign())
+
+
+def delivered(world: World) -> None:
+    assigned(world)
+    world.run(DELIVER)
+
+
+def condemned(world: World) -> None:
+    assigned(world)
+    world.run(TAKE_BACK)
+
+
 HELD = ("l0_0", "e", QUEUE)
 CREATED = ["created", *HELD, "pod-1", "n", "u", "1.0"]
 WAIT = ["wait", *HELD, "5", "r", "m", "sealed", 1]
@@ -365,6 +421,17 @@ RUNS: list[tuple[Prepare, ScriptCall]] = [
     (nothing, announce(KEYS, KeyRing("launcher a", ("1", "2")))),
     *((before, announce_scheduler()) for before in (nothing, ended, forgotten_scheduler)),
     (nothing, scripts.permissions([["ping"]])),
+    *((before, assign()) for before in (World.claimed, shaped, with_idle_pod, switched_off, assigned, condemned)),
+    *((with_idle_pod, call) for call in (assign("not_eligible", ""), assign(shape="f" * 16))),
+    *((before, DELIVER) for before in (assigned, delivered, condemned)),
+    *((before, TAKE_BACK) for before in (assigned, delivered, condemned)),
+    *((before, KEEP) for before in (nothing, with_idle_pod, switched_off)),
+    (with_many_shapes, change("save", SHAPE, "sealed")),
+    (shaped, change("add", WARM_ID, SHAPE, MAILBOX, WARM_POD, "sealed")),
+    *((with_idle_pod, change(what, WARM_ID)) for what in ("read", "remove")),
+    *((shaped, change(what, SHAPE)) for what in ("load", "forget")),
+    *((with_idle_pod, call) for call in (change("off", SHAPE, "60", "why"), change("leave", "w"))),
+    *((before, publish(outcome, {"pod": WARM_POD})) for before in (assigned, delivered) for outcome in ("started", "failed")),
     (nothing, quarantine(KEYS, [Quarantined("job", "j", "oversized", "why"), Quarantined("launch", "l", "foreign", "why")])),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 
 from podrelay.protocol.jobs import CleanupJob
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.store import scripts
+from podrelay.store import scripts, warm_scripts
 from podrelay.store.bounded_reads import read_entries, read_launches, read_stream
 from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.log_requests import request_logs
@@ -21,6 +21,8 @@ from podrelay.store.scripts import AcknowledgedLaunch, Fence, HeldJob, OfferedLa
 KEYS = RedisKeys("d")
 FENCE = Fence("leader", "7")
 OFFERED = OfferedLaunch("l", 0, "l_0", "s", "q", "data", "text", "[]", "task", "n", 0)
+
+HELD = HeldJob("l_0", "e", "q", "launch")
 
 # Each call with its repeated or optional arguments left out.
 CALLS = [
@@ -56,6 +58,11 @@ CALLS = [
     write_rollups(KEYS, cluster="c", fence=FENCE, oldest=0, cursor="1-1", changed={}),
     scripts.announce_scheduler(KEYS, cluster="c", owner="o", cursor="", launches=0, version="0"),
     announce(KEYS, KeyRing("p", ("f",))),
+    warm_scripts.assign(KEYS, cluster="c", job=HELD, shape="", why="", given_for_s=1.0),
+    warm_scripts.deliver(KEYS, job=HELD, warm_id="i", mailbox="m", sealed="s"),
+    warm_scripts.take_back(KEYS, job=HELD, warm_id="i", mailbox="m", pod="p"),
+    warm_scripts.keep_warm(KEYS, cluster="c", keeper="w", lease_s=1.0, most=1),
+    warm_scripts.warm_pool(KEYS, cluster="c", what="read", args=[]),
     scripts.resign(KEYS, cluster="c", candidate="a", fresh_epoch="e"),
 ]  # fmt: skip
 

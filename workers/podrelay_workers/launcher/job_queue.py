@@ -114,7 +114,7 @@ class JobQueue:
         wait_s, failures, due_s, more, dropped, leased, notices, now_s, suspended = reply
         redis_ahead_s = number_of(now_s) - at_s
         return Claim(
-            jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 11)],
+            jobs=[self._job(row, execution, at_s, redis_ahead_s) for row in rows(leased, 12)],
             wait_s=float(wait_s),
             failures=count_of(failures, _TRIES_MOST),
             due_s=float(due_s),
@@ -125,7 +125,7 @@ class JobQueue:
         )
 
     def _job(self, row: Sequence[bytes], execution: str, at_s: float, redis_ahead_s: float) -> Job:
-        job_id, queue, data, tries, offered, reported, probe, reason, message, skew, attempt_s = row
+        job_id, queue, data, tries, offered, reported, probe, reason, message, skew, attempt_s, warm = row
         return Job(
             id=text(job_id),
             queue=text(queue),
@@ -139,6 +139,7 @@ class JobQueue:
             probe=probe == b"1",
             overdue=(text(reason), text(message)) if reason else None,
             clock=JobClock(redis_ahead_s, number_of(skew), number_of(attempt_s)),
+            warm=text(warm),
         )
 
     async def renew(self, held: Sequence[Job]) -> list[int]:
@@ -176,7 +177,10 @@ class JobQueue:
                 most_per_queue=_REAPED_MAX,
             )
         )
-        found = [Job(text(a), text(b), self.kind, execution, data, at_s, LOSSES_MAX) for a, b, data in rows(crashed, 3)]
+        found = [
+            Job(text(job_id), text(queue), self.kind, execution, data, at_s, LOSSES_MAX, warm=text(warm))
+            for job_id, queue, data, warm in rows(crashed, 4)
+        ]
         return int(requeued), found
 
     # --- finish -------------------------------------------------------------------------------------------------------

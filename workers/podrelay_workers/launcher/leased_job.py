@@ -26,6 +26,7 @@ class Job:
     lost: another launcher holds it. unwanted: its launch was withdrawn or superseded. given: its disposition is queued.
     sent: its request was sent to the API server.
     overdue: reason and message of a wait for quota that lasted too long.
+    warm: the name of the warm pod that the launch has; empty: none.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Job:
     unwanted: bool = False
     given: bool = False
     sent: bool = False
+    warm: str = ""
 
     @property
     def waited_s(self) -> float:

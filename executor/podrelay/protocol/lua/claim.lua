@@ -10,8 +10,8 @@
 --       then the queues, the most urgent first
 -- Returns wait (s; > 0: nothing of this kind may be sent before), failures in a row, seconds until the next launch is due (-1:
 --   none waits), 1 if the queues hold more jobs, number of superseded jobs dropped,
---   jobs    (flat, 11 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
---            reason and message of a wait that lasted too long, else '' twice, clock_skew, t_attempt),
+--   jobs    (flat, 12 each: job id, queue, data, tries, t_offered, time of the last report, 1 if it is a namespace's probe,
+--            reason and message of a wait that lasted too long, else '' twice, clock_skew, t_attempt, the launch's warm pod or ''),
 --   reports (flat, 4 each: launch id, attempt, reason, message of launches that wait for their namespace's quota),
 --   now (s), 1 if RQ is suspended
 -- t_offered is by the scheduler's clock, the other times are by Redis'; clock_skew is the difference of these clocks.
@@ -112,12 +112,13 @@ local function admit(queue, id)
     return reject(id, key, 'oversized', 'a job with ' .. length .. ' bytes of data, more than podrelay writes')
   end
   local offered, reported, probe, reason, message = '0', '0', '0', '', ''
-  local skew, attempt_offered, claimed = '0', '0', nil
+  local skew, attempt_offered, warm, claimed = '0', '0', '', nil
   if launches then
     local launch, attempt = parse_job_id(id)
     if not launch then return reject(id, key, 'malformed', 'not a job id of ours') end
     local ledger = launch_prefix .. launch
-    local entry = read_ledger(ledger, 'state', 'subject', 'namespace', 't_offered', 't_pending', 'clock_skew', 't_attempt')
+    local entry = read_ledger(ledger, 'state', 'subject', 'namespace', 't_offered', 't_pending', 'clock_skew', 't_attempt',
+      'warm_pod')
     local state = entry[2]
     if not state or not entry[1] then
       if state then return drop(key) end
@@ -126,6 +127,7 @@ local function admit(queue, id)
     if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
     if entry[1] ~= attempt or redis.call('HGET', ARGV[16], entry[3] or '') ~= launch then return drop(key) end
     offered, reported, skew, attempt_offered = entry[5] or '0', entry[6] or '0', entry[7] or '0', entry[8] or '0'
+    warm = entry[9] or ''
     local admission = gate(entry[4] or '')
     if admission == 'probe' then
       probe = '1'
@@ -143,9 +145,9 @@ local function admit(queue, id)
   if claimed then redis.call('HSET', claimed, 'state', 'claimed', 'launcher', worker, 't_claimed', seconds(now)) end
   redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text, 'meta', '')
   taken, bytes = taken + 1, bytes + length
-  for _, value in ipairs({ id, queue, redis.call('HGET', key, 'data'), job[2] or '0', offered, reported, probe, reason, message, skew, attempt_offered }) do
-    jobs[#jobs + 1] = value
-  end
+  for _, value in ipairs({
+    id, queue, redis.call('HGET', key, 'data'), job[2] or '0', offered, reported, probe, reason, message, skew, attempt_offered, warm,
+  }) do jobs[#jobs + 1] = value end
 end
 
 -- Level's queue -> itself and its fair queues; level's queue -> the place in that row that was served last.

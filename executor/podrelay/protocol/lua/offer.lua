@@ -74,6 +74,8 @@ for i = 15, #ARGV, 11 do
     redis.call('RPUSH', list_prefix .. waiting_queue(queue), job)
     write_job(job_key, 'launch', queue, ARGV[i + 5], ARGV[i + 6], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
     redis.call('PERSIST', job_key)
+    -- The same attempt again, because its job was lost: it keeps the warm pod that it may have.
+    if known >= 0 and known < tonumber(attempt) then redis.call('HDEL', ledger, unpack(WARM_FIELDS)) end
     redis.call('HDEL', ledger, 'result', 'result_key', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
       't_wait', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
     redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', owner,

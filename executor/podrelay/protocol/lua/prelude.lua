@@ -171,3 +171,39 @@ local function write_job(key, kind, queue, data, description, now, result_ttl, f
     'last_heartbeat', '')
 end
 
+-- A pod of the pool in `warm_pods`: shape, mailbox, when it was added (s), name, and its sealed record; nil for anything that
+-- warm_pool.lua does not write there under this id.
+local function parse_warm_pod(id, value)
+  if not value or #value > VALUE_MAX or not string.match(id, '^%x+$') or #id ~= 32 then return nil end
+  local shape, mailbox, added, name, record = string.match(value, '^(%x+) (%x+) ([%d.]+) ([%l%d-]+) ([%w_=-]+)$')
+  if not shape or #shape ~= 16 or #mailbox ~= 32 or #name > 63 or string.sub(name, -38) ~= '-warm-' .. id then return nil end
+  return { shape = shape, mailbox = mailbox, added = number_of(added), name = name, record = record }
+end
+
+-- Is this the name of a warm pod (identifiers.py)?
+local function is_warm_pod(name)
+  local id = string.match(name, '^[%l%d-]+%-warm%-(%x+)$')
+  return id ~= nil and #id == 32
+end
+
+-- What keeps a launcher from going on with a launch and its warm pod, nil if nothing does: lost (it does not hold the job any
+-- more, or Redis lost the launch), over (the attempt has ended), unwanted (the launch is withdrawn or superseded).
+-- `entry` is what read_ledger returns for state and subject.
+local function fence_launch(entry, launch, attempt, leases, lease, current)
+  if not redis.call('ZSCORE', leases, lease) or entry[1] ~= attempt or not entry[2] then return 'lost' end
+  if entry[2] == 'finished' or entry[2] == 'acknowledged' then return 'over' end
+  if entry[2] == 'withdrawn' or redis.call('HGET', current, entry[3] or '') ~= launch then return 'unwanted' end
+end
+
+-- This pod was the launch's, and will never get its workload: another one is created as usual.
+local function condemn(ledger, pod)
+  redis.call('HSET', ledger, 'condemned', pod, 'start', 'timed_out')
+  redis.call('HDEL', ledger, 'warm_pod', 'warm_id', 'delivered', 't_started')
+end
+
+-- The longest time for which the pool of a shape is switched off.
+local POOL_OFF_MOST_S = 3600
+-- What `warm_state` holds of a shape, as `<shape> <figure>`.
+local WARM_FIGURES = { 'idle', 'starting', 'hits', 'misses', 'off_until', 'off_why', 'ready_s', 'seen' }
+-- What the ledger holds of an attempt's warm pod.
+local WARM_FIELDS = { 'warm_pod', 'warm_id', 'warm_record', 'delivered', 'condemned', 'start' }

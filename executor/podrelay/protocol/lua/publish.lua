@@ -12,15 +12,20 @@
 -- An entry with first_run is the first that says that this attempt's container ran. The class of a failure is in the entry too:
 -- the ledger has it only until another attempt follows.
 -- A log tail (outcome log) follows an end that is not acknowledged yet; it changes nothing in the ledger.
+-- What happens to a warm pod is about the launch once the workload is in its mailbox, and while the launch has no other pod:
+-- a pod that ended before is condemned. That it runs says nothing: the launcher reports the start, once the pod has its workload.
 -- Returns 1 appended; 0 already known, nothing written; for an end where another is known, the report of that: the caller, who
--- has the keys, must find it genuine, or publish again and name it; -1 the attempt is superseded; -2 another watcher leads.
+-- has the keys, must find it genuine, or publish again and name it; -1 the attempt is superseded; -2 another watcher leads;
+-- -3 whether this warm pod is the launch's is not known yet: publish again later (a launcher finds the pod by its labels, or
+-- creates another).
 if ARGV[1] ~= '' then
   local term = redis.call('HMGET', ARGV[10], 'leader', 'fence')
   if term[1] ~= ARGV[1] or term[2] ~= ARGV[2] then return -2 end
 end
 run_when_full(KEYS[1])
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
-local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 'result')
+local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 'result', 'pod', 'warm_pod', 'delivered', 'condemned',
+  'start')
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]
 if known > attempt then return -1 end
 local same = known == attempt
@@ -31,9 +36,21 @@ if outcome == 'log' then
   return 1
 end
 local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
-local result_key
+local result_key, pod
 for i = 11, #ARGV, 2 do
   if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
+  if ARGV[i] == 'pod' then pod = ARGV[i + 1] end
+end
+if same and pod and is_warm_pod(pod) and pod ~= entry[7] then
+  local has_no_pod = state == 'offered' or state == 'waiting' or state == 'claimed'
+  if entry[7] then return 0 end  -- the launch has another one
+  if entry[10] == pod and state ~= 'withdrawn' then return 0 end
+  if entry[8] ~= pod and has_no_pod then return -3 end
+  if entry[8] == pod and has_no_pod and terminal and entry[9] ~= '1' then
+    condemn(KEYS[1], pod)
+    return 0
+  end
+  if has_no_pod and not terminal and ARGV[1] ~= '' then return 0 end
 end
 local unreadable = not entry[6] or (result_key and entry[5] ~= result_key)
 local replaces = terminal and (state == 'finished' and unreadable or state == 'acknowledged' and not entry[6]
@@ -66,7 +83,8 @@ for i = 11, #ARGV, 2 do
   elseif not same_wait then set('t_wait', ARGV[i + 1]) end
 end
 if not same then
-  redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'result_key', 'reason', 'message', 'failure_class')
+  redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'result_key', 'reason', 'message', 'failure_class',
+    unpack(WARM_FIELDS))
   set('attempt', ARGV[4])
 end
 if terminal then
@@ -81,7 +99,10 @@ elseif outcome == 'started' then
 end
 if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
 local report = { 'launch', ARGV[3], 'attempt', ARGV[4], 'outcome', outcome, 'result', ARGV[6] }
-if ran and not (same and started) then report[9] = 'first_run'; report[10] = '1' end
-if failure_class then report[#report + 1] = 'failure_class'; report[#report + 1] = failure_class end
+local function add(name, value) report[#report + 1] = name; report[#report + 1] = value end
+local first_run = ran and not (same and started)
+if first_run then add('first_run', '1') end
+if failure_class then add('failure_class', failure_class) end
+if same and entry[11] and (first_run or terminal) then add('start', entry[11]) end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], '*', unpack(report))
 return 1

@@ -6,8 +6,8 @@
 -- ARGV: 1 worker  2 execution id  3 lease (s)  4 losses after which a job is considered the cause  5 maximum per queue
 --       6 launch prefix  7 rq:job prefix  8 rq:queue prefix  9 rq:wip prefix  10 wake channel
 --       11 mark after a level's queue in the name of a fair queue  then the queues
--- Returns how many jobs were requeued, and flat (job id, queue, data) the jobs that lost too many launchers: they are now
--- leased to the caller, who publishes their failure and finishes them as failed.
+-- Returns how many jobs were requeued, and flat (job id, queue, data, the launch's warm pod or '') the jobs that lost too many
+-- launchers: they are now leased to the caller, who publishes their failure and finishes them as failed.
 run_when_full(KEYS[1])
 local now = redis_time()
 local requeued, crashed = 0, {}
@@ -29,6 +29,8 @@ local function lease_to_caller(id, key, queue)
   redis.call('ZADD', ARGV[9] .. queue, seconds(now + tonumber(ARGV[3])), id .. ':' .. ARGV[2])
   crashed[#crashed + 1] = id; crashed[#crashed + 1] = queue
   crashed[#crashed + 1] = redis.call('HSTRLEN', key, 'data') <= JOB_MAX and redis.call('HGET', key, 'data') or ''
+  local launch = parse_job_id(id)
+  crashed[#crashed + 1] = launch and read_ledger(ARGV[6] .. launch, 'warm_pod')[2] or ''
 end
 
 for i = 12, #ARGV do

@@ -1,0 +1,57 @@
+-- Give the launch of a leased job an idle warm pod of its shape, or find the pod that it has already.
+-- Runs behind prelude.lua.
+--
+-- KEYS: 1 launch:<id>  2 warm_pods:<cluster>  3 warm_idle:<cluster>:<shape>  4 warm_arrivals:<cluster>  5 warm_state:<cluster>
+-- ARGV: 1 launch id  2 attempt  3 rq:wip key of the job's queue  4 the lease in it  5 current  6 shape  7 '', or why the launch
+--       gets no pod  8 seconds after which an idle pod is not given: it is about to end itself  9 warm_shapes:<cluster>
+--       10 mailbox prefix  11 seconds for which arrivals are kept  12 maximum number of arrivals
+-- Returns one of
+--   lost | unwanted | over                as fence_launch says
+--   condemned, sealed record or ''        the launch had a pod that will never get the workload
+--   again, sealed record or '', delivered ('1' or '')     the launch has this pod already
+--   assigned, sealed record               this pod is the launch's now, and no longer in the pool
+--   cold, why                             no pod
+-- A launch gets a warm pod at most once per attempt: an attempt whose pod was condemned stays cold.
+run_when_full(KEYS[1])
+local now, shape, why = redis_time(), ARGV[6], ARGV[7]
+local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record')
+local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+if obstacle then return { obstacle } end
+if entry[4] then return { 'condemned', entry[7] or '' } end
+if entry[5] then return { 'again', entry[7] or '', entry[6] == '1' and '1' or '' } end
+if entry[2] ~= 'claimed' then return { 'over' } end
+
+local function cold(reason)
+  redis.call('HSET', KEYS[1], 'start', reason)
+  return { 'cold', reason }
+end
+if why ~= '' then return cold(why) end
+
+redis.call('ZADD', KEYS[4], 'NX', seconds(now), shape .. ':' .. ARGV[1] .. '_' .. ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', seconds(now - tonumber(ARGV[11])))
+local excess = redis.call('ZCARD', KEYS[4]) - tonumber(ARGV[12])
+if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[4], 0, excess - 1) end
+redis.call('EXPIRE', KEYS[4], 2 * tonumber(ARGV[11]))
+if redis.call('HEXISTS', ARGV[9], shape) == 0 then return cold('new_shape') end
+redis.call('HSET', KEYS[5], shape .. ' seen', seconds(now))
+
+local function missed(reason)
+  redis.call('HINCRBY', KEYS[5], shape .. ' misses', 1)
+  return cold(reason)
+end
+local off_s = number_of(redis.call('HGET', KEYS[5], shape .. ' off_until')) - now
+if off_s > 0 and off_s <= POOL_OFF_MOST_S then return missed('pool_off') end
+
+-- Oldest first: the others live longer. Who is gone is no longer idle; if it comes back, the keeper finds it.
+local eldest = seconds(now - tonumber(ARGV[8]))
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], eldest, seconds(now + 1), 'LIMIT', 0, 64)) do
+  local pod = parse_warm_pod(id, redis.call('HGET', KEYS[2], id))
+  redis.call('ZREM', KEYS[3], id)
+  if pod and pod.shape == shape and redis.call('EXISTS', ARGV[10] .. pod.mailbox .. ':alive') == 1 then
+    redis.call('HDEL', KEYS[2], id)
+    redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', pod.record, 'start', 'warm')
+    redis.call('HINCRBY', KEYS[5], shape .. ' hits', 1)
+    return { 'assigned', pod.record }
+  end
+end
+return missed('no_idle_pod')

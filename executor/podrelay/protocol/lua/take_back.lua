@@ -1,0 +1,20 @@
+-- Condemn the warm pod of a launch: it will never get the workload. Not if it has taken it already.
+-- Runs behind prelude.lua.
+--
+-- KEYS: 1 launch:<id>  2 mailbox:<name>:in  3 mailbox:<name>:taken
+-- ARGV: 1 launch id  2 attempt  3 rq:wip key of the job's queue  4 the lease in it  5 current  6 warm id of the pod  7 its name
+-- Returns taken_back | taken | unknown (delivered, and neither there nor taken: the pod may have it) | lost | over (fence_launch)
+-- The pod moves the workload out of its mailbox in one step: either it has it, or this script removes it for good.
+run_when_full(KEYS[1])
+local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered')
+local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+if obstacle and obstacle ~= 'unwanted' then return obstacle end
+if entry[4] then return entry[4] == ARGV[7] and 'taken_back' or 'lost' end
+if entry[5] ~= ARGV[6] then return 'lost' end
+if entry[6] == '1' then
+  if entry[2] == 'created' or entry[2] == 'started' then return 'taken' end
+  if redis.call('LLEN', KEYS[2]) == 0 then return redis.call('EXISTS', KEYS[3]) == 1 and 'taken' or 'unknown' end
+end
+redis.call('DEL', KEYS[2])
+condemn(KEYS[1], ARGV[7])
+return 'taken_back'
