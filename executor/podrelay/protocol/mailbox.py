@@ -21,8 +21,8 @@ from podrelay.errors import DecryptionError, MessageError
 EXIT_UNUSED = 75
 # A waiting pod renews its sign of life (`RedisKeys.mailbox_alive`) every second.
 ALIVE_EVERY_S, ALIVE_TTL_S = 1.0, 4.0
-# How long a mailbox keeps a workload: as long as a pod may wait for one, or until everyone has seen that it was taken.
-MAILBOX_TTL_S, TAKEN_TTL_S = 86_400, 600
+# How long a mailbox keeps a workload, taken or not: long enough for another launcher to take the job over.
+MAILBOX_TTL_S = 600
 
 _KEY_BYTES = 32
 

@@ -228,7 +228,7 @@ class RedisKeys:
     def mailbox_in(self, mailbox: str) -> str:
         """List: the workload for a warm pod, encrypted with the pod's own key.
 
-        Written by launchers; the pod moves it to `mailbox_taken`, and so has it. Bounded: one, expires after a day.
+        Written by launchers; the pod moves it to `mailbox_taken`, and so has it. Bounded: one, expires after 10 minutes.
         """
         return self.key(f"mailbox:{mailbox}:in")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from podrelay.errors import ForeignMessage, MessageError, QuarantineKind, UnknownFormat
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
-from podrelay.protocol.mailbox import TAKEN_TTL_S, MailboxKey
+from podrelay.protocol.mailbox import MAILBOX_TTL_S, MailboxKey
 from podrelay.protocol.messages import Json, WarmPod, WarmShape
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import chunks, count_of, number_of, rows, text
@@ -151,7 +151,7 @@ class WarmPool:
         pipeline = self._runner.client.pipeline(transaction=False)
         for pod in pods:
             # Its answer says whether the list exists; and should the pod die before it does the same, nothing stays behind.
-            pipeline.expire(self._keys.mailbox_taken(MailboxKey.from_text(pod.key).name), TAKEN_TTL_S)
+            pipeline.expire(self._keys.mailbox_taken(MailboxKey.from_text(pod.key).name), MAILBOX_TTL_S)
         return [bool(exists) for exists in await self._runner.call(lambda _: pipeline.execute())] if pods else []
 
     # --- the keeper ---------------------------------------------------------------------------------------------------

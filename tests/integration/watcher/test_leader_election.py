@@ -310,3 +310,33 @@ def test_a_pod_name_with_an_endless_attempt_is_quarantined(redis_url: str) -> No
         assert client.xlen(NAMES.quarantine) == 1
 
     run(redis_url, test)
+
+
+def test_a_report_that_redis_cannot_place_yet_is_published_once_it_can(redis_url: str) -> None:
+    """After a loss of data, of a warm pod: a launcher has yet to find it by its labels."""
+    pod = "etl-warm-" + "c" * 32
+    report = Publication("l-7", 0, PodReport("l-7", 0, "succeeded", pod=pod, namespace="n"), {"pod": pod})
+
+    async def test(scripts: AsyncScripts, client: Any) -> None:
+        term = await candidates(scripts, 30.0)[0].claim()
+        assert term is not None
+        client.hset(NAMES.launch("l-7"), mapping={"state": "claimed", "attempt": "0"})
+        outbox = publisher_of(scripts)
+        publishing = asyncio.create_task(outbox.run(term))
+        try:
+            outbox.put(report)
+            outbox.put(publication())
+            await asyncio.sleep(0.3)
+            assert len(outbox) == 1, "unsent"
+            client.hset(NAMES.launch("l-7"), mapping={"state": "created", "pod": pod})
+            deadline_s = time.monotonic() + 5
+            while client.hget(NAMES.launch("l-7"), "state") != "finished":
+                assert time.monotonic() < deadline_s
+                outbox.put(publication("started", attempt=1))  # others go on meanwhile
+                await asyncio.sleep(0.05)
+        finally:
+            publishing.cancel()
+        assert outbox.published == 3
+        assert [entry["launch"] for _, entry in client.xrange(NAMES.results)] == ["l-1", "l-1", "l-7"]
+
+    run(redis_url, test)

@@ -84,7 +84,8 @@ class ReportPublisher:
         """Complete what these replies leave open: the ends that the ledger claims to know are compared with what it holds.
 
         :param sent: what was published, in the order of the replies; None for another script's reply.
-        :return: per reply 1 published, 0 known already, -1 superseded, -2 another watcher leads.
+        :return: per reply 1 published, 0 known already, -1 superseded, -2 another watcher leads, -3 not known yet whether
+            this warm pod is the launch's: publish again later.
         """
         answers = [reply if isinstance(reply, int) else 0 for reply in replies]
         for place, (outgoing, reply) in enumerate(zip(sent, replies, strict=True)):

@@ -39,6 +39,8 @@ BATCH = 200  # about 10 ms of Redis' time
 GATHER_S = 0.02  # pod events come in bursts: this delay makes one round trip of many
 # A Redis that loses its data may lose results that no scheduler has read: the latest are published again.
 KEPT_S = 30.0
+# A report about a warm pod is published again this long after Redis could not say yet whether the pod is the launch's.
+UNDECIDED_S = 1.0
 LOG_REQUESTS = 20  # taken at once
 LIVE_COUNT = 500  # about 2 ms of Redis' time
 _WAIT_FIELDS = ("attempt", "wait", "t_wait")
@@ -68,11 +70,13 @@ class Outbox:
         self._publisher = ReportPublisher(runner, keys, cipher, cluster, stream_length)
         self._outbox: dict[tuple[str, int, str], Publication] = {}
         self._recent: deque[tuple[float, Publication]] = deque()
+        self._undecided: dict[tuple[str, int, str], Publication] = {}
+        self._due_s = 0.0
         self._filled = asyncio.Event()
         self.published = 0
 
     def __len__(self) -> int:
-        return len(self._outbox)
+        return len(self._outbox) + len(self._undecided)
 
     def put(self, publication: Publication) -> None:
         """Queue a report. A pod keeps only its most advanced one, with the ledger fields of all of them."""
@@ -85,6 +89,7 @@ class Outbox:
         """Drop everything: another watcher leads, and observes the pods itself."""
         self._outbox.clear()
         self._recent.clear()
+        self._undecided.clear()
         self._filled.clear()
 
     def requeue_recent(self) -> None:
@@ -101,7 +106,7 @@ class Outbox:
         """
         waits = Backoff(first_s=0.1, most_s=2.0)
         while True:
-            await self._filled.wait()
+            await self._wait_for_work()
             await asyncio.sleep(GATHER_S)
             try:
                 await self.flush(term)
@@ -109,6 +114,19 @@ class Outbox:
                 await asyncio.sleep(waits.failed())
             else:
                 waits.worked()
+
+    async def _wait_for_work(self) -> None:
+        """Wait until a report is queued, or those that Redis left undecided are due again."""
+        if not self._undecided:
+            await self._filled.wait()
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._filled.wait(), max(0.0, self._due_s - time.monotonic()))
+        if time.monotonic() >= self._due_s:
+            undecided, self._undecided = self._undecided, {}
+            for key, publication in undecided.items():
+                newer = self._outbox.get(key)
+                self._outbox[key] = publication if newer is None else _merged(publication, newer)
 
     async def flush(self, term: Term) -> None:
         """Publish everything that is queued now.
@@ -129,19 +147,25 @@ class Outbox:
         self, batch: list[tuple[tuple[str, int, str], Publication]], answers: Iterable[tuple[Publication | None, int]]
     ) -> None:
         now = time.monotonic()
-        for key, publication in batch:
-            if self._outbox.get(key) is publication:  # else a newer report was queued meanwhile
-                del self._outbox[key]
-            if publication.report is not None and publication.report.terminal:
-                self._recent.append((now, publication))
-        while self._recent and now - self._recent[0][0] > KEPT_S:
-            self._recent.popleft()
+        undecided: set[int] = set()
         for owner, answer in answers:
             if owner is not None and owner.report is not None and answer == 1:
                 self.published += 1
                 log_progress(owner.report)
                 if self._metrics is not None:
                     self._metrics.published(owner.report)
+            elif owner is not None and answer == -3:
+                undecided.add(id(owner))
+        for key, publication in batch:
+            if self._outbox.get(key) is publication:  # else a newer report was queued meanwhile
+                del self._outbox[key]
+            if id(publication) in undecided:
+                self._due_s = self._due_s if self._undecided else now + UNDECIDED_S
+                self._undecided[key] = publication
+            elif publication.report is not None and publication.report.terminal:
+                self._recent.append((now, publication))
+        while self._recent and now - self._recent[0][0] > KEPT_S:
+            self._recent.popleft()
 
     def _calls(
         self, term: Term, batch: list[tuple[tuple[str, int, str], Publication]]

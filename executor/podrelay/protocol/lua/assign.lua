@@ -6,7 +6,7 @@
 --       gets no pod  8 seconds after which an idle pod is not given: it is about to end itself  9 warm_shapes:<cluster>
 --       10 mailbox prefix  11 seconds for which arrivals are kept  12 maximum number of arrivals
 -- Returns one of
---   lost | unwanted | over                as fence_launch says
+--   lost | unwanted | over                as fence_launch says; over also: the attempt has a pod on record
 --   condemned, sealed record or ''        the launch had a pod that will never get the workload
 --   again, sealed record or '', delivered ('1' or '')     the launch has this pod already
 --   assigned, sealed record               this pod is the launch's now, and no longer in the pool
@@ -16,10 +16,10 @@ run_when_full(KEYS[1])
 local now, shape, why = redis_time(), ARGV[6], ARGV[7]
 local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-if obstacle then return { obstacle } end
+if obstacle and obstacle ~= 'exists' then return { obstacle } end
+if obstacle and not entry[5] then return { 'over' } end
 if entry[4] then return { 'condemned', entry[7] or '' } end
 if entry[5] then return { 'again', entry[7] or '', entry[6] == '1' and '1' or '' } end
-if entry[2] ~= 'claimed' then return { 'over' } end
 
 local function cold(reason)
   redis.call('HSET', KEYS[1], 'start', reason)

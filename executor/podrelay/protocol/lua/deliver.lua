@@ -10,11 +10,11 @@
 run_when_full(KEYS[1])
 local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-if obstacle then return obstacle end
+if obstacle and obstacle ~= 'exists' then return obstacle end
+if entry[5] == ARGV[6] and entry[6] == '1' then return 'delivered' end
+if obstacle then return 'over' end
 if entry[4] then return 'condemned' end
 if entry[5] ~= ARGV[6] then return 'lost' end
-if entry[6] == '1' then return 'delivered' end
-if entry[2] ~= 'claimed' then return 'over' end
 redis.call('DEL', KEYS[2])  -- no launcher wrote what may be there
 redis.call('RPUSH', KEYS[2], ARGV[7])
 redis.call('EXPIRE', KEYS[2], ARGV[8])

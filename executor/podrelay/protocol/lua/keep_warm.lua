@@ -52,13 +52,15 @@ for name in pairs(state) do
 end
 
 local function mean_ready(shape, took)
-  local known = number_of(state[shape .. ' ready_s'])
-  local mean = seconds(known > 0 and known < 3600 and 0.7 * known + 0.3 * took or took)
+  local known = within(state[shape .. ' ready_s'], 0, 3600)
+  local mean = seconds(known > 0 and 0.7 * known + 0.3 * took or took)
   state[shape .. ' ready_s'] = mean
   redis.call('HSET', KEYS[1], shape .. ' ready_s', mean)
 end
 
-local pods = {}
+-- Members of the sorted sets of idle pods that belong there, by shape: score, id, score, id...
+local pods, waiting = {}, {}
+for shape in pairs(shapes) do waiting[shape] = {} end
 local function add(id, pod)
   local idle_key = ARGV[5] .. pod.shape
   local alive = redis.call('EXISTS', ARGV[4] .. pod.mailbox .. ':alive')
@@ -69,7 +71,9 @@ local function add(id, pod)
     redis.call('ZADD', idle_key, ready, id)
     redis.call('EXPIRE', idle_key, ARGV[10])
   end
-  local counts = shapes[pod.shape]
+  local counts, members = shapes[pod.shape], waiting[pod.shape] or {}
+  waiting[pod.shape] = members
+  if ready then members[#members + 1] = ready; members[#members + 1] = id end
   if counts and alive == 1 then counts.idle = counts.idle + 1 end
   if counts and not ready then counts.starting = counts.starting + 1 end
   for _, value in ipairs({ id, pod.shape, seconds(ago(pod.added)), ready and seconds(ago(number_of(ready))) or '', alive }) do
@@ -87,9 +91,19 @@ for i = 1, #found, 2 do
   end
 end
 
+for shape, members in pairs(waiting) do
+  local key = ARGV[5] .. shape
+  if redis.call('ZCARD', key) ~= #members / 2 then
+    note('key', key, 'malformed', 'ids of no warm pods, deleted')
+    redis.call('DEL', key)
+    for i = 1, #members, 2 do redis.call('ZADD', key, members[i], members[i + 1]) end
+    redis.call('EXPIRE', key, ARGV[10])
+  end
+end
+
 local described = {}
 for _, shape in ipairs(order) do
-  local function figure(name) return number_of(state[shape .. ' ' .. name]) end
+  local function figure(name) return within(state[shape .. ' ' .. name], 0, 1e11) end
   redis.call('HSET', KEYS[1], shape .. ' idle', shapes[shape].idle, shape .. ' starting', shapes[shape].starting)
   local off_s = figure('off_until') - now
   if off_s > POOL_OFF_MOST_S then off_s = 0 end
@@ -97,7 +111,6 @@ for _, shape in ipairs(order) do
     shape, seconds(ago(figure('seen'))), seconds(figure('hits')), seconds(figure('misses')), seconds(figure('ready_s')),
     seconds(math.max(0, off_s)), off_s > 0 and string.sub(state[shape .. ' off_why'] or '', 1, 1000) or '',
   }) do described[#described + 1] = value end
-  if redis.call('ZCARD', ARGV[5] .. shape) > tonumber(ARGV[6]) then redis.call('DEL', ARGV[5] .. shape) end
 end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', seconds(now - tonumber(ARGV[8])))

@@ -187,12 +187,17 @@ local function is_warm_pod(name)
 end
 
 -- What keeps a launcher from going on with a launch and its warm pod, nil if nothing does: lost (it does not hold the job any
--- more, or Redis lost the launch), over (the attempt has ended), unwanted (the launch is withdrawn or superseded).
+-- more, Redis lost the launch, or the job was offered again meanwhile), over (the attempt has ended), unwanted (the launch is
+-- withdrawn or superseded), exists (the attempt has a pod on record).
 -- `entry` is what read_ledger returns for state and subject.
 local function fence_launch(entry, launch, attempt, leases, lease, current)
-  if not redis.call('ZSCORE', leases, lease) or entry[1] ~= attempt or not entry[2] then return 'lost' end
-  if entry[2] == 'finished' or entry[2] == 'acknowledged' then return 'over' end
-  if entry[2] == 'withdrawn' or redis.call('HGET', current, entry[3] or '') ~= launch then return 'unwanted' end
+  local state = entry[2]
+  if not redis.call('ZSCORE', leases, lease) or entry[1] ~= attempt then return 'lost' end
+  if state == 'finished' or state == 'acknowledged' then return 'over' end
+  if state == 'withdrawn' then return 'unwanted' end
+  if state ~= 'claimed' and state ~= 'created' and state ~= 'started' then return 'lost' end
+  if redis.call('HGET', current, entry[3] or '') ~= launch then return 'unwanted' end
+  if state ~= 'claimed' then return 'exists' end
 end
 
 -- This pod was the launch's, and will never get its workload: another one is created as usual.

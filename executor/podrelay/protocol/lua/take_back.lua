@@ -8,11 +8,12 @@
 run_when_full(KEYS[1])
 local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-if obstacle and obstacle ~= 'unwanted' then return obstacle end
+if obstacle == 'over' then redis.call('DEL', KEYS[2]) end  -- it ended before it looked
+if obstacle == 'over' or obstacle == 'lost' then return obstacle end
 if entry[4] then return entry[4] == ARGV[7] and 'taken_back' or 'lost' end
 if entry[5] ~= ARGV[6] then return 'lost' end
+if obstacle == 'exists' then return 'taken' end  -- the launch has this pod on record
 if entry[6] == '1' then
-  if entry[2] == 'created' or entry[2] == 'started' then return 'taken' end
   if redis.call('LLEN', KEYS[2]) == 0 then return redis.call('EXISTS', KEYS[3]) == 1 and 'taken' or 'unknown' end
 end
 redis.call('DEL', KEYS[2])
