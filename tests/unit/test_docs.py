@@ -125,7 +125,7 @@ def test_every_key_in_redis_is_listed() -> None:
 ROLES = {
     "executor": ("scheduler",), "launchers": ("launcher",), "watcher": ("watcher",), "status": ("status",),
     "dashboard": ("dashboard",), "operator": ("operator",), "all processes": ("scheduler", "launcher", "watcher"),
-    "no process": (), "through scripts": (),
+    "warm pods": ("task",), "no process": (), "through scripts": (),
 }  # fmt: skip
 EXAMPLES = {
     "<deployment>": "d", "<cluster>": "c", "<queue>": "podrelay.d.c.launch", "<launch id>_<attempt>": "l_0",

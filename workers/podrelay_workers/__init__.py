@@ -1,8 +1,9 @@
-"""The worker processes beside the scheduler: launchers create and clean up pods, watchers publish what becomes of them.
+"""The worker processes beside the scheduler: launchers create and clean up pods, watchers publish what becomes of them; and
+what runs in a warm pod.
 
-Imports run down this list; launcher and watcher do not import each other.
+Imports run down this list; launcher, watcher and warm pod do not import each other.
 
-launcher, watcher  one process each
+launcher, watcher, warm_pod  one process each
 kube               the pods part of the Kubernetes API
-runtime            start-up, shutdown, tasks and waiting times of both processes
+runtime            start-up, shutdown, tasks and waiting times of the processes
 """

@@ -67,8 +67,8 @@ _ACL_TEAM = Arg(
 _ACL_PROCESS = Arg(
     ("--process",),
     help="Print only this user. status is for the command of that name, dashboard for the pages of rq-dashboard "
-    "(--read-only), operator for its pages and buttons, and for drain. Default: all.",
-    choices=("scheduler", "launcher", "watcher", "status", "dashboard", "operator"),
+    "(--read-only), operator for its pages and buttons, and for drain, task for warm pods. Default: all.",
+    choices=("scheduler", "launcher", "watcher", "status", "dashboard", "operator", "task"),
     default=None,
 )
 _ACL_FORMAT = Arg(

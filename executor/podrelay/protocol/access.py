@@ -14,9 +14,9 @@ from podrelay.protocol import redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 
 # `status` is `airflow podrelay status`, which schedulers may run as well. `dashboard` sees the pages of rq-dashboard,
-# `operator` may use the buttons too, and `airflow podrelay drain`. `airflow podrelay check` runs as the process whose machine
-# it checks.
-Role = Literal["scheduler", "launcher", "watcher", "status", "dashboard", "operator"]
+# `operator` may use the buttons too, and `airflow podrelay drain`. `task` is a warm pod, and with it the code of its task.
+# `airflow podrelay check` runs as the process whose machine it checks.
+Role = Literal["scheduler", "launcher", "watcher", "status", "dashboard", "operator", "task"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # One user serves all clusters of a deployment, except these, which serve one.
 OF_ONE_CLUSTER: tuple[Role, ...] = ("launcher", "watcher")
@@ -71,7 +71,7 @@ def key_table(deployment: str, cluster: str) -> list[KeyAccess]:
         _keys(keys.warm_shapes(cluster), "launcher"),
         _keys(keys.warm_arrivals(cluster), "launcher"),
         _keys(keys.warm_state(cluster), "launcher", "scheduler watcher status"),
-        _keys(keys.mailbox_prefix + "*", "launcher"),
+        _keys(keys.mailbox_prefix + "*", "launcher task"),
         _keys(keys.quarantine, everyone, "status"),
         _keys(keys.key_rings, everyone, "status"),
         _keys(keys.schedulers, "scheduler", "watcher status"),
@@ -150,6 +150,7 @@ _COMMANDS: dict[Role, str] = {
     "operator": f"{_PAGES}{_RUN_SCRIPTS}"
     "del expire hset hstrlen info lpop lrem memory|usage persist pttl publish rename rpush sadd set watch zrem "
     "zremrangebyscore",
+    "task": "blmove del expire lindex set",
 }
 COMMANDS: dict[Role, tuple[str, ...]] = {
     role: tuple(sorted(set((_CONNECT + commands).split()))) for role, commands in _COMMANDS.items()

@@ -30,7 +30,7 @@ FailureClass = Literal["", "application", "infrastructure", "configuration"]
 
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "expired"})
 
-_Message = TypeVar("_Message", "LaunchRequest", "PodReport", "CleanupRequest", "WarmPod", "WarmShape")
+_Message = TypeVar("_Message", "LaunchRequest", "PodReport", "CleanupRequest", "WarmPod", "WarmShape", "WarmPodConfig")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +217,26 @@ class WarmShape:
         return _decode("warm_shape", cls, payload)
 
 
+@dataclass(frozen=True, slots=True)
+class WarmPodConfig:
+    """What a warm pod is started with, in its arguments or in a Secret: the deployment, its id, the secret key of its
+    mailbox, and how long it waits for a workload.
+    """
+
+    deployment: str
+    warm_id: str
+    key: str = field(repr=False)
+    idle_s: float
+
+    def encode(self) -> bytes:
+        return _encode("warm_pod_config", self)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> WarmPodConfig:
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
+        return _decode("warm_pod_config", cls, payload)
+
+
 def _encode(what: str, message: Any) -> bytes:
     # Not asdict(): its deep copies cost the scheduler more than the rest of an offer.
     values = {name: getattr(message, name) for name in _FIELDS[type(message)]}
@@ -250,7 +270,7 @@ _WIRE_TYPES: dict[str, tuple[type, ...]] = {
 # The fields of each message, with their types on the wire.
 _FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
     cls: {item.name: _WIRE_TYPES[str(item.type)] for item in fields(cls)}
-    for cls in (LaunchRequest, PodReport, CleanupRequest, WarmPod, WarmShape)
+    for cls in (LaunchRequest, PodReport, CleanupRequest, WarmPod, WarmShape, WarmPodConfig)
 }
 
 # Lists of texts.

@@ -203,6 +203,12 @@ def unless_of_another_type(replies: Iterable[Any], instead: Any) -> Iterator[Any
         yield instead if isinstance(reply, Exception) else reply
 
 
+def close(client: redis.Redis) -> None:
+    """Close every socket of a blocking client, those to the Sentinels included."""
+    for each in (client, *_sentinels_of(client)):
+        each.connection_pool.disconnect()
+
+
 def connection_options(client: Any) -> Mapping[str, Any]:
     return client.connection_pool.connection_kwargs if client is not None else {}
 

@@ -257,7 +257,7 @@ def test_no_button_of_the_dashboard_works_for_who_may_only_read(server: GuardedR
 
 
 # --- what is denied -------------------------------------------------------------------------------------------------
-EVERYBODY: tuple[Role, ...] = ("scheduler", "launcher", "watcher", "status", "dashboard", "operator")
+EVERYBODY: tuple[Role, ...] = ("scheduler", "launcher", "watcher", "status", "dashboard", "operator", "task")
 DENIED: list[tuple[tuple[Role, ...], tuple[str, ...]]] = [
     (("watcher",), ("LPUSH", redis_keys.rq_queue(QUEUE), "l_0")),
     (("watcher",), ("HGET", "rq:job:l_0", "data")),
@@ -266,7 +266,9 @@ DENIED: list[tuple[tuple[Role, ...], tuple[str, ...]]] = [
     (("launcher",), ("HSET", KEYS.watch("default"), "leader", "me")),
     (("status", "dashboard"), ("HSET", KEYS.launch("l"), "state", "finished")),
     (("status",), ("HGETALL", "rq:job:l_0")),
-    (("dashboard", "operator"), ("HGETALL", KEYS.launch("l"))),
+    (("dashboard", "operator", "task"), ("HGETALL", KEYS.launch("l"))),
+    (("task",), ("RPUSH", KEYS.mailbox_in("m"), "workload")),
+    (("task",), ("GET", KEYS.current)),
     (("dashboard",), ("DEL", "rq:job:l_0")),
     (("dashboard",), ("LPOP", redis_keys.rq_queue(QUEUE))),
     (("status", "dashboard", "watcher"), ("PUBLISH", KEYS.wake("default"), "1")),
@@ -374,9 +376,9 @@ def printed(capsys: Any, **options: Any) -> tuple[int, str, str]:
 def test_no_password_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", "redis://user:SECRET@host/3")
     code, out, _ = printed(capsys)
-    assert (code, out.count("\n"), out.count(PLACEHOLDER)) == (0, 6, 6)
+    assert (code, out.count("\n"), out.count(PLACEHOLDER)) == (0, 7, 7)
     assert "SECRET" not in out
-    assert out.count("+select") == 6, "the database is another than 0"
+    assert out.count("+select") == 7, "the database is another than 0"
     monkeypatch.setattr("sys.stdin", io.StringIO("hunter2\n"))
     code, out, _ = printed(capsys, process="watcher", password_stdin=True)
     assert code == 0

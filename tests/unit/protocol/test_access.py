@@ -71,7 +71,7 @@ def keys_of(deployment: str, cluster: str) -> list[str]:
     queues = [*keys.launch_queues(cluster), keys.cleanup_queue(cluster)]
     queues += [queue + redis_keys.fair_queue_mark("7") for queue in keys.launch_queues(cluster)]
     ours = [keys.launch("l"), keys.current, keys.results, keys.unacknowledged, keys.live(cluster), keys.watch(cluster)]
-    ours += [keys.rollups(cluster)]
+    ours += [keys.rollups(cluster), keys.mailbox_in("m")]
     ours += [keys.throttle(cluster), keys.fair_queues(cluster), keys.quarantine, keys.key_rings, keys.epoch, keys.check]
     registries = [redis_keys.rq_queue, redis_keys.rq_started, redis_keys.rq_scheduled, redis_keys.rq_finished]
     registries += [redis_keys.rq_failed, redis_keys.rq_workers]

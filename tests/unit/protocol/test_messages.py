@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from podrelay.errors import MessageError, UnknownFormat
 from podrelay.protocol import identifiers, redis_keys
-from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport
+from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport, WarmPodConfig
 
 text = st.text(max_size=50)
 json_values = st.recursive(
@@ -52,9 +52,15 @@ def test_cleanup_requests_decode_unchanged() -> None:
     assert CleanupRequest.decode(request.encode()) == request
 
 
+def test_the_configuration_of_a_warm_pod_decodes_unchanged_and_shows_no_key() -> None:
+    config = WarmPodConfig("default", "0" * 32, "secret", 300.0)
+    assert WarmPodConfig.decode(config.encode()) == config
+    assert "secret" not in repr(config)
+
+
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_a_message_error(payload: bytes) -> None:
-    for message in (LaunchRequest, PodReport, CleanupRequest):
+    for message in (LaunchRequest, PodReport, CleanupRequest, WarmPodConfig):
         with pytest.raises(MessageError):
             message.decode(payload)
 
