@@ -66,8 +66,10 @@ class Decision:
     event: tuple[str | None, str | None] | None = None
     next_attempt: Literal["", "relaunch", "unused", "new_token"] = ""
     cleanup: CleanupAction | None = None
-    # The task runs in another pod, so its slot stays in use.
+    # The task runs in the pod of another launch or attempt, so its slot stays in use.
     elsewhere: bool = False
+    # The task runs in another pod of the same attempt: this one is cleaned up, and the launch goes on.
+    beside: bool = False
 
 
 def superseded(launch_id: str, attempt: int, try_number: int, row: TaskRow | None) -> bool:
@@ -109,15 +111,12 @@ def ended_without_state(report: PodReport, try_number: int, row: TaskRow | None)
 
 def runs_in_another_pod(report: PodReport, row: TaskRow) -> bool:
     """Does the task run in another pod of the same attempt? Two warm pods may be given one launch if Redis loses its last
-    writes; Airflow's execution API lets the task begin in one of them.
+    writes; Airflow's execution API lets the task begin in one of them. Or the pod that ended never got the workload.
     """
-    names = {report.pod, row.pod}
-    return (
-        row.state in _BEGUN
-        and row.host == (report.launch_id, report.attempt)
-        and len(names - {""}) == 2
-        and any(map(identifiers.warm_id_of_pod, names))
-    )
+    if row.state not in _BEGUN or row.host not in (None, (report.launch_id, report.attempt)):
+        return False
+    names = {report.pod, row.pod} - {""}
+    return report.reason == UNUSED or (len(names) == 2 and any(map(identifiers.warm_id_of_pod, names)))
 
 
 def contradicts_row(report: PodReport, row: TaskRow | None) -> bool:
@@ -145,7 +144,7 @@ def decide(report: PodReport, try_number: int, relaunches: int, row: TaskRow | N
         elsewhere = runs_elsewhere(report.launch_id, report.attempt, try_number, row)
         return Decision(cleanup=cleanup, elsewhere=elsewhere)
     if runs_in_another_pod(report, row):
-        return Decision(cleanup=cleanup, elsewhere=True)
+        return Decision(cleanup=cleanup, beside=True)
     if report.outcome == "expired":
         return Decision(next_attempt="new_token" if row.state == "queued" else "")
     if report.outcome == "succeeded":

@@ -47,6 +47,7 @@ from podrelay.teams import metric_tags
 log = logging.getLogger(__name__)
 
 _DENIED = "a report without the pod of a running task"
+_BESIDE = "ignoring the end of a pod: the task runs in another one of the same launch"
 
 
 class _Decided(NamedTuple):
@@ -238,6 +239,8 @@ class ResultProcessor:
                 return None
             report = without_state(report, launch.log_tail)
         decision = decide(report, launch.task.try_number, launch.relaunches, row, self._policy)
+        if decision.beside and not launch.should_report(_BESIDE, REPEAT_REASON_AFTER_S):
+            return None
         return _Decided(launch, report, decision, row, readable)
 
     def _decide_without_row(self, report: PodReport) -> Decision:
@@ -256,7 +259,7 @@ class ResultProcessor:
             [
                 self.acknowledgement(
                     d.launch.launch_id, d.launch.subject, d.report, d.decision.cleanup,
-                    over=d.launch.launch_id not in next_attempts, readable=d.readable,
+                    over=not d.decision.beside and d.launch.launch_id not in next_attempts, readable=d.readable,
                 )
                 for d in decided
             ]
@@ -270,11 +273,14 @@ class ResultProcessor:
         for launch, report, decision, row, _ in decided:
             if decision.elsewhere and row is not None and row.host is not None:
                 self._tally.note(
-                    logging.WARNING, "launch superseded: the task runs in another pod", launch.key,
-                    f"launch {launch.launch_id}; runs in launch {row.host[0]}, attempt {row.host[1]}, pod {row.pod}",
+                    logging.WARNING, "launch superseded: the task runs in the pod of another launch or attempt",
+                    launch.key, f"launch {launch.launch_id}; runs in launch {row.host[0]}, attempt {row.host[1]}",
                 )  # fmt: skip
                 self._launches.hold_slot_for(row.host, launch, row.launch_id)
-            if launch.launch_id not in next_attempts:
+            if decision.beside:
+                launch.mark_reported(_BESIDE)
+                self._tally.note(logging.WARNING, _BESIDE, launch.key, f"launch {launch.launch_id}, pod {report.pod}")
+            elif launch.launch_id not in next_attempts:
                 self._finish(launch, report, decision)
             elif decision.next_attempt in ("relaunch", "unused") and launch.launch_id not in refused:
                 self._events.log_failure(launch, report, event_log.REPLACED)

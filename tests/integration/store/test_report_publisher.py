@@ -11,6 +11,7 @@ import pytest
 import redis
 from cryptography.fernet import Fernet
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -47,6 +48,7 @@ def sealed(report: PodReport, cipher: PayloadCipher = CIPHER) -> str:
     return cipher.reports.encrypt(report.encode())
 
 
+WARM, OTHER_WARM = (identifiers.warm_pod_name("p", digit * 32) for digit in "ab")
 HIDING: dict[str, tuple[str, str]] = {
     "not encrypted": ("x", "undecryptable"),
     "of another launch": (sealed(PodReport("another", 1, "succeeded")), "foreign"),
@@ -107,4 +109,18 @@ def test_an_end_that_another_key_encrypted_is_no_forgery(client: Any, redis_url:
     other = PayloadCipher(OTHER_KEY, "default")
     client.hset(KEYS.launch("l"), mapping=entry("finished", sealed(END, other), other))
     assert publish(redis_url) == 1
+    assert not client.exists(KEYS.quarantine)
+
+
+@pytest.mark.parametrize("state", ["finished", "acknowledged"])
+@pytest.mark.parametrize(("pod", "known"), [(WARM, OTHER_WARM), (WARM, "p"), ("p", WARM)])
+def test_the_end_of_another_pod_of_the_attempt_is_replaced(
+    client: Any, redis_url: str, state: str, pod: str, known: str
+) -> None:
+    """Both are genuine: the launch was given to a second pod, because Redis had lost its last writes."""
+    client.hset(KEYS.launch("l"), mapping=entry(state, sealed(PodReport("l", 1, "failed", pod=known))))
+    report = PodReport("l", 1, "succeeded", pod=pod)
+    assert publish(redis_url, report) == 1
+    assert PodReport.decode(CIPHER.reports.decrypt(client.hget(KEYS.launch("l"), "result"))) == report
+    assert publish(redis_url, report) == 0
     assert not client.exists(KEYS.quarantine)

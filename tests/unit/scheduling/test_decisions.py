@@ -239,16 +239,18 @@ def test_warm_pods_that_never_get_their_workload_are_not_replaced_without_end() 
     assert decision(UNUSED_MOST + 1, 1) == ""
 
 
-def test_a_running_task_whose_pod_claims_to_be_unused_fails_as_any_other() -> None:
+@pytest.mark.parametrize("host", [(LAUNCH, 0), None])
+def test_a_pod_that_never_got_its_workload_is_not_the_one_of_a_running_task(host: tuple[str, int] | None) -> None:
     report = result(reason=UNUSED, pod=WARM, failure_class="infrastructure")
-    row_ = TaskRow("running", 1, LAUNCH, host=(LAUNCH, 0), pod=WARM)
-    assert (decide(report, 1, 0, row_, Policy()).event or ("",))[0] == "failed"
+    assert decide(report, 1, 0, TaskRow("running", 1, LAUNCH, host=host), Policy()) == Decision(
+        cleanup="delete", beside=True
+    )
 
 
 @pytest.mark.parametrize("outcome", ["failed", "succeeded"])
 @pytest.mark.parametrize("state", ["running", "restarting"])
 @pytest.mark.parametrize(
-    ("ended", "runs_in", "elsewhere"),
+    ("ended", "runs_in", "beside"),
     [
         (WARM, OTHER_WARM, True),
         (pod_name("p", LAUNCH, 0), WARM, True),
@@ -259,14 +261,14 @@ def test_a_running_task_whose_pod_claims_to_be_unused_fails_as_any_other() -> No
     ],
 )
 def test_the_end_of_one_of_two_pods_of_an_attempt(
-    ended: str, runs_in: str, elsewhere: bool, state: str, outcome: str
+    ended: str, runs_in: str, beside: bool, state: str, outcome: str
 ) -> None:
     """Redis lost its last writes, and the launch was given to a second pod: Airflow's execution API refuses one of them."""
     row_ = TaskRow(state, 1, LAUNCH, host=(LAUNCH, 0), pod=runs_in)
     report = result(outcome, pod=ended, container_reason="Error", exit_code=1)
     decision = decide(report, 1, 0, row_, Policy(delete_worker_pods_on_failure=True))
-    assert decision.elsewhere is elsewhere
+    assert decision.beside is beside
     assert decision.cleanup == "delete"
-    if elsewhere:
+    if beside:
         assert (decision.event, decision.next_attempt) == (None, "")
-    assert ended_without_state(report, 1, row_) is (outcome == "succeeded" and state == "running" and not elsewhere)
+    assert ended_without_state(report, 1, row_) is (outcome == "succeeded" and state == "running" and not beside)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from podrelay.errors import MessageError, QuarantineKind, UnknownFormat
+from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
@@ -96,8 +97,8 @@ class ReportPublisher:
                 answers[place] = await self._replace(outgoing, text(reply), *doubt)
         return answers
 
-    def _doubt(self, report: PodReport, stored: bytes) -> tuple[QuarantineKind, str] | None:
-        """Why the stored report is not the end of this pod; None if it is."""
+    def _doubt(self, report: PodReport, stored: bytes) -> tuple[QuarantineKind | None, str] | None:
+        """Why the stored report is not the end of this pod; None if it is. Without a kind, it is genuine all the same."""
         try:
             found = PodReport.decode(self._cipher.reports.decrypt(stored))
         except UnknownFormat:
@@ -108,11 +109,16 @@ class ReportPublisher:
             return "foreign", "the ledger held the report of another launch or attempt as its end"
         if report.pod and not found.pod:
             return "foreign", "the ledger held an end without a pod, and the pod exists"
+        if found.pod != report.pod and any(map(identifiers.warm_id_of_pod, (found.pod, report.pod))):
+            return None, "the ledger held the end of another pod of the attempt"
         return None
 
-    async def _replace(self, outgoing: Outgoing, stored: str, kind: QuarantineKind, why: str) -> int:
+    async def _replace(self, outgoing: Outgoing, stored: str, kind: QuarantineKind | None, why: str) -> int:
         launch_id = outgoing.report.launch_id
-        log.warning("Quarantined the recorded end of launch %s: %s", launch_id, why)
         reply = await self._runner.run(self.call(outgoing, not_genuine=stored))
-        await self._runner.run(quarantine(self._keys, [Quarantined("launch", launch_id, kind, why)]))
+        if kind is None:
+            log.warning("Replaced the recorded end of launch %s: %s", launch_id, why)
+        else:
+            log.warning("Quarantined the recorded end of launch %s: %s", launch_id, why)
+            await self._runner.run(quarantine(self._keys, [Quarantined("launch", launch_id, kind, why)]))
         return reply if isinstance(reply, int) else 0

@@ -12,8 +12,9 @@
 -- An entry with first_run is the first that says that this attempt's container ran. The class of a failure is in the entry too:
 -- the ledger has it only until another attempt follows.
 -- A log tail (outcome log) follows an end that is not acknowledged yet; it changes nothing in the ledger.
--- What happens to a warm pod is about the launch once the workload is in its mailbox, and while the launch has no other pod:
--- a pod that ended before is condemned. That it runs says nothing: the launcher reports the start, once the pod has its workload.
+-- What happens to a warm pod is about the launch once the workload is in its mailbox: a pod that ended before is condemned.
+-- `pod` may name any other one: anybody may have written it, and the end of the task's own pod must not be lost. That it runs
+-- says nothing: the launcher reports the start, once the pod has its workload.
 -- Returns 1 appended; 0 already known, nothing written; for an end where another is known, the report of that: the caller, who
 -- has the keys, must find it genuine, or publish again and name it; -1 the attempt is superseded; -2 another watcher leads;
 -- -3 whether this warm pod is the launch's is not known yet: publish again later (a launcher finds the pod by its labels, or
@@ -43,7 +44,6 @@ for i = 11, #ARGV, 2 do
 end
 if same and pod and is_warm_pod(pod) and pod ~= entry[7] then
   local has_no_pod = state == 'offered' or state == 'waiting' or state == 'claimed'
-  if entry[7] then return 0 end  -- the launch has another one
   if entry[10] == pod and state ~= 'withdrawn' then return 0 end
   if entry[8] ~= pod and has_no_pod then return -3 end
   if entry[8] == pod and has_no_pod and terminal and entry[9] ~= '1' then
