@@ -153,7 +153,10 @@ ROWS = (
             Panel(
                 "Idle and starting",
                 "Warm pods without a task.",
-                (("max by (state) (podrelay_warm_pods{S})", "{{state}}"),),
+                (
+                    ("max by (state) (podrelay_warm_pods{S})", "{{state}}"),
+                    ("max(podrelay_warm_pools_off{S})", "shapes without pods, because these failed"),
+                ),
             ),
             Panel(
                 "Claim to workload",

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from podrelay.errors import QuarantineKind
 from podrelay.protocol.lifecycle import STEPS
 from podrelay.protocol.messages import FailureClass, Outcome
+from podrelay.protocol.starts import STARTS as START_WORDS
 
 # What stands for every label value that is not in the table: texts from Redis and from Kubernetes never become a series.
 OTHER = "other"
@@ -77,7 +78,7 @@ POD_STATE = _label("state", "starting running ending")
 LAUNCHER_STATE = _label("state", "alive silent throttled draining")
 SCOPE = _label("scope", "launches cleanups")
 # How a launch got its pod; all but `warm` say why it did not get a warm one.
-START = _label("start", "warm no_idle_pod new_shape pool_off timed_out not_eligible repeated")
+START = Label("start", frozenset(START_WORDS))
 WARM_POD_STATE = _label("state", "idle starting")
 
 
@@ -279,6 +280,10 @@ REFUSED_CLEANUPS = _add(
     "podrelay_refused_cleanups", "gauge", "leader", "namespaces in which the API server refuses clean-ups"
 )
 PODS = _add("podrelay_pods", "gauge", "leader", "pods that the leading watcher knows", POD_STATE)
+WARM_POOLS_OFF = _add(
+    "podrelay_warm_pools_off", "gauge", "leader",
+    "shapes of pods of which no warm ones are kept for a while, because they failed; missing while warm pods are off",
+)  # fmt: skip
 OVERVIEW_AGE = _add(
     "podrelay_overview_age_seconds", "gauge", "leader",
     "since this watcher read the figures of the whole deployment from Redis; they are missing after 60 s",

@@ -151,7 +151,8 @@ def _show_launch(args: argparse.Namespace) -> int:
     if found is None:
         raise PodrelayError(
             f"no launch {name[:100]} in the ledger. An entry expires [podrelay] ledger_ttl_s after the result was "
-            "acknowledged; where a scheduler runs, --task DAG TASK RUN shows what Airflow's event log holds."
+            "acknowledged; where a scheduler runs, --task DAG TASK RUN shows what Airflow's event log holds. The name of a "
+            "warm pod says nothing about its launch: its label podrelay/launch-id does."
         )
     print(json.dumps(launch_as_json(found, tries), indent=2) if args.json else render_launch(found, time.time(), tries))
     return 0

@@ -5,7 +5,7 @@ Used by `airflow podrelay status --launch` and `--task`. `launch_text` renders i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -17,7 +17,7 @@ from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import number_of, text
 from podrelay.settings import Settings
-from podrelay.store.bounded_reads import fitting
+from podrelay.store.bounded_reads import fitting, read_short
 from podrelay.store.connection import unless_of_another_type
 from podrelay.store.overview import read_overview
 
@@ -52,16 +52,20 @@ class KnownLaunch:
 def read_launch(
     client: redis.Redis, keys: RedisKeys, settings: Settings, name: str, now_s: float
 ) -> KnownLaunch | None:
-    """The launch of this id, RQ job id or pod name; None if Redis holds nothing about it.
+    """The launch of this id, RQ job id or pod name; None if Redis holds nothing about it. The launch of a warm pod is found
+    for as long as the results stream holds a report about it.
 
     :raises RedisError: Redis does not answer, or refuses.
     """
     launch_id, attempt = identifiers.launch_named(name)
+    if identifiers.warm_id_of_pod(launch_id):
+        launch_id = _launch_of_warm_pod(client, keys, launch_id)
     key = keys.launch(launch_id)
     found = client.hgetall(key) if fitting(client, {key: "hlen"}).get(key) else {}
     entry = {text(field): text(value) for field, value in found.items()}
     sealed = [*_sealed_reports(client, keys, launch_id, entry)]
     result = entry.pop("result", "")
+    entry.pop("warm_record", None)  # encrypted, for launchers
     if result and result not in sealed:
         sealed.append(result)
     if not entry and not sealed:
@@ -76,7 +80,26 @@ def read_launch(
 def _sealed_reports(client: redis.Redis, keys: RedisKeys, launch_id: str, entry: dict[str, str]) -> list[str]:
     """The encrypted reports about this launch in the results stream, the oldest first, as far as its latest entries go."""
     first_ms = max(0, int((number_of(entry.get("t_offered")) - _CLOCK_S) * 1000.0))
-    before, found, read, size = "+", list[str](), 0, 0
+    found = []
+    for entries in _latest_entries(client, keys, first_ms):
+        found += [text(item.get(b"result")) for item in entries if text(item.get(b"launch")) == launch_id]
+    return found[::-1]
+
+
+def _launch_of_warm_pod(client: redis.Redis, keys: RedisKeys, pod: str) -> str:
+    """The launch to which, by the ledger, this warm pod was given; the name of the pod if none is found."""
+    for entries in _latest_entries(client, keys, 0):
+        ids = [*dict.fromkeys(filter(identifiers.is_launch_id, (text(item.get(b"launch")) for item in entries)))]
+        ledger = read_short(client, [keys.launch(launch_id) for launch_id in ids], ("pod", "warm_pod"))
+        for launch_id, entry in zip(ids, ledger, strict=True):
+            if pod in entry.values():
+                return launch_id
+    return pod
+
+
+def _latest_entries(client: redis.Redis, keys: RedisKeys, first_ms: int) -> Iterator[Sequence[Mapping[bytes, bytes]]]:
+    """The latest entries of the results stream, since this time, in batches, the newest first."""
+    before, read, size = "+", 0, 0
     while read < _ENTRIES_MOST and size < _BYTES_MOST:
         (entries,) = unless_of_another_type(
             client.pipeline(transaction=False)
@@ -84,15 +107,12 @@ def _sealed_reports(client: redis.Redis, keys: RedisKeys, launch_id: str, entry:
             .execute(raise_on_error=False),
             [],
         )
-        for _, fields in entries:
-            size += sum(map(len, fields.values()))
-            if text(fields.get(b"launch")) == launch_id:
-                found.append(text(fields.get(b"result")))
+        yield [fields for _, fields in entries]
+        size += sum(len(value) for _, fields in entries for value in fields.values())
         read += len(entries)
         if len(entries) < _ENTRIES_AT_ONCE:
             break
         before = "(" + text(entries[-1][0])
-    return found[::-1]
 
 
 def _open(sealed: list[str], settings: Settings, launch_id: str) -> tuple[tuple[PodReport, ...], str]:

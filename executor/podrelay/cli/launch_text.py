@@ -16,16 +16,17 @@ from podrelay.cli.task_launch import TaskTry
 from podrelay.protocol.lifecycle import STEPS, durations_s
 from podrelay.protocol.messages import Json, PodReport
 from podrelay.protocol.redis_values import number_of
+from podrelay.protocol.starts import start_text
 from podrelay.scheduling.decisions import describe_failure
 
 # The fields of a ledger entry in the order of their use; fields that are not named here follow by name.
 _FIELDS = (
-    "state", "attempt", "relaunches", "reason", "message", "pod", "namespace", "node", "launcher", "owner", "cluster",
-    "subject", "uid",
+    "state", "attempt", "relaunches", "reason", "message", "start", "pod", "condemned", "namespace", "node", "launcher",
+    "owner", "cluster", "subject", "uid",
 )  # fmt: skip
 _SHOWN_AS_TASK = ("kind", "key")
 # What programs need: `--json` has them. `started` is a flag, and the name of a step as well.
-_NOT_SHOWN = ("started", "clock_skew", "result_key")
+_NOT_SHOWN = ("started", "clock_skew", "result_key", "warm_pod", "warm_id", "delivered")
 # In these states nothing more happens to a launch.
 _OVER = ("acknowledged", "withdrawn")
 
@@ -74,7 +75,7 @@ def _headline(launch: KnownLaunch) -> Iterator[str]:
     others = sorted(name for name in entry if name not in shown and name[:2] != "t_")
     for name in (*_FIELDS, *others):
         if entry.get(name) and not (name == "relaunches" and entry[name] == "0"):
-            yield _field(name, entry[name])
+            yield _field(name, start_text(entry[name]) or entry[name] if name == "start" else entry[name])
     if launch.waits_for:
         yield _field("waits for", launch.waits_for)
     attempt = int(number_of(entry.get("attempt")))

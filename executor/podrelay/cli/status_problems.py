@@ -73,6 +73,13 @@ def _pauses(found: Json) -> Iterator[str]:
         yield f"clean-ups are refused: cannot {refusal}"
 
 
+def _warm_pods(found: Json) -> Iterator[str]:
+    for shape in found.get("warm", {}).get("shapes", ()):
+        if shape["off_s"]:
+            why = f": {shape['off_why']}" if shape["off_why"] else ""
+            yield f"no warm pods of shape {shape['shape']} are kept for another {shape['off_s']:.0f} s{why}"
+
+
 def _trust(found: Json) -> Iterator[str]:
     for sentence in found["key_mismatches"]:
         yield f"Fernet keys differ: {sentence}"
@@ -81,4 +88,6 @@ def _trust(found: Json) -> Iterator[str]:
         yield f"something in Redis could not be trusted or read, the last time {ago_s:.0f} s ago: see the quarantine below"
 
 
-_CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (_launchers, _watcher, _schedulers, _pauses, _trust)
+_CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
+    _launchers, _watcher, _schedulers, _pauses, _warm_pods, _trust,
+)  # fmt: skip

@@ -34,7 +34,7 @@ def overview_view(found: Json) -> RenderableType:
     """What `read_overview` returned: what is wrong, what waits and why, then queues and processes."""
     sections = [
         [*_verdict(found)], [*_waits(found)], [*_queues(found)], [*_launchers(found)], [*_watcher(found)],
-        [*_schedulers(found)], [*_pauses(found)], [*_totals(found)],
+        [*_schedulers(found)], [*_warm_pods(found)], [*_pauses(found)], [*_totals(found)],
     ]  # fmt: skip
     parts: list[RenderableType] = []
     for section in filter(None, sections):
@@ -140,6 +140,29 @@ def _schedulers(found: Json) -> Iterable[RenderableType]:
         last = f"last update {age(scheduler['last_update_s_ago'])} ago"
         _row(table, f"  {scheduler['name']}", last, scheduler["launches"], scheduler["unread"], scheduler["version"])
     yield table
+
+
+def _warm_pods(found: Json) -> Iterable[RenderableType]:
+    warm = found.get("warm")
+    if not warm:
+        return
+    rate = "" if warm["hit_rate"] is None else f", hit rate {_percent(warm)}"
+    idle = f"{warm['idle']} idle, {warm['starting']} starting, at most {warm['most']}{rate}"
+    yield _line(f"warm pods: {idle}, kept by {warm['keeper'] or 'no launcher'}")
+    table = _table(
+        "  shape", "idle>", "starting>", "hits>", "misses>", "hit rate>", "ready after>", "last launch>", "off"
+    )
+    for shape in warm["shapes"]:
+        counts = (shape[what] for what in ("idle", "starting", "hits", "misses"))
+        ready = "" if shape["ready_s"] is None else f"{shape['ready_s']:.1f} s"
+        off = f"for {age(shape['off_s'])}: {shape['off_why']}" if shape["off_s"] else ""
+        _row(table, f"  {shape['shape']}", *counts, _percent(shape), ready, f"{age(shape['seen_s_ago'])} ago", off)
+    if warm["shapes"]:
+        yield table
+
+
+def _percent(counts: Json) -> str:
+    return "" if counts["hit_rate"] is None else f"{counts['hit_rate'] * 100:.0f} %"
 
 
 def _pauses(found: Json) -> Iterable[RenderableType]:

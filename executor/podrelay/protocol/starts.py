@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 # Why a launch is cold: no_idle_pod: the pool of its shape is empty. new_shape: no earlier launch had its shape. pool_off: the
 # warm pods of its shape failed. timed_out: its warm pod did not take the workload in time. not_eligible: no warm pod can run
-# it, or one may run it already.
-Start = Literal["warm", "no_idle_pod", "new_shape", "pool_off", "timed_out", "not_eligible"]
+# it. repeated: Redis had lost it, and a warm pod may have run it then.
+Start = Literal["warm", "no_idle_pod", "new_shape", "pool_off", "timed_out", "not_eligible", "repeated"]
 STARTS: tuple[Start, ...] = get_args(Start)
 
 _TEXTS: dict[str, str] = {
@@ -20,6 +20,7 @@ _TEXTS: dict[str, str] = {
     "pool_off": "a new pod: warm pods of its shape failed, and none is kept for now",
     "timed_out": "a new pod: its warm pod did not take the workload in time",
     "not_eligible": "a new pod: warm pods cannot run this launch",
+    "repeated": "a new pod: Redis had lost the launch",
 }
 
 # The reason of a warm pod that ended although a launch was assigned to it: it never got the workload.

@@ -23,6 +23,7 @@ from podrelay.store.connection import unless_of_another_type
 from podrelay.store.key_rings import mismatches, rings_of
 from podrelay.store.liveness import registered_launchers
 from podrelay.store.waits import Wait, merged, queued_waits, read_queues, read_waits
+from podrelay.store.warm_overview import warm_pods
 
 # A refused clean-up is tried again sooner than this.
 _REFUSED_CLEANUP_S = 900.0
@@ -40,7 +41,8 @@ _PAUSES = {"until": "all launches", "cleanup_until": "all clean-ups"}
 
 
 def read_overview(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> Json:
-    """The state of one cluster. Keys that end in `_s` or `_s_ago` are seconds (float); None is unknown, or never.
+    """The state of one cluster. Keys that end in `_s` or `_s_ago` are seconds (float); None is unknown, or never. `warm` is
+    there while launchers keep warm pods.
 
     :param now_s: the wall clock.
     :raises RedisError: Redis does not answer, or refuses.
@@ -52,6 +54,7 @@ def read_overview(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: flo
     watcher = decode_snapshot(WatcherSnapshot, found.watch.get(SNAPSHOT_FIELD))
     watcher = watcher if watcher.leader and watcher.leader == found.leader else WatcherSnapshot()
     obstacle = _obstacle(found, launchers)
+    warm = warm_pods(found.warm, found.redis_s)
     waits = merged([*waits, *_pods_waiting(watcher, now_s), *queued_waits(queues, obstacle)])
     always = (keys.launch_queue(cluster), keys.cleanup_queue(cluster))
     return {
@@ -75,6 +78,7 @@ def read_overview(client: redis.Redis, keys: RedisKeys, cluster: str, now_s: flo
         "quarantine": found.quarantined,
         "quarantine_s_ago": found.quarantine_s_ago,
         "quarantine_reasons": found.quarantine_reasons(),
+        **({} if warm is None else {"warm": warm}),
     }
 
 
@@ -82,7 +86,9 @@ class _Facts:
     """What one round trip brings."""
 
     def __init__(self, client: redis.Redis, keys: RedisKeys, cluster: str, now_s: float) -> None:
-        names = (keys.throttle(cluster), keys.fair_queues(cluster), keys.key_rings, keys.schedulers)
+        names = (
+            keys.throttle(cluster), keys.fair_queues(cluster), keys.key_rings, keys.schedulers, keys.warm_state(cluster),
+        )  # fmt: skip
         fit = fitting(client, {**dict.fromkeys(names, "hlen"), keys.quarantine: "xlen"})
         (self.watch,) = read_short(client, [keys.watch(cluster)], _WATCH_FIELDS)
         # What is longer than podrelay writes counts as empty, until a script repairs it.
@@ -104,7 +110,9 @@ class _Facts:
         self.now_s = now_s
         self.redis_s = seconds + micros / 1e6
         hashes = dict(zip(read, more, strict=False))
-        self.throttle, self.fair_queues, self.key_rings, self.schedulers = (_texts(hashes.get(name)) for name in names)
+        self.throttle, self.fair_queues, self.key_rings, self.schedulers, self.warm = (
+            _texts(hashes.get(name)) for name in names
+        )
         self.suspended = bool(suspended)
         self.unacknowledged, self.results = unacknowledged or 0, results or 0
         self.quarantined = quarantined or 0

@@ -106,15 +106,21 @@ def _files() -> dict[str, tuple[bytes, str]]:
 
 
 def _for_user(found: Json, user: BaseUser) -> Json:
-    """The overview without the tasks that the user may not read: example and message of a wait name one."""
+    """The overview without the tasks that the user may not read: example and message of a wait name one. Why warm pods failed
+    names an image, perhaps of a task.
+    """
+    overview = found["overview"]
+    if "warm" in overview and not _may_read(None, user):
+        shapes = [{**shape, "off_why": ""} for shape in overview["warm"]["shapes"]]
+        overview = {**overview, "warm": {**overview["warm"], "shapes": shapes}}
     waits = []
-    for wait in found["overview"]["waits"]:
+    for wait in overview["waits"]:
         task = task_of(found["examples"].get(wait["example"], {}))
         if _may_read(task, user):
             waits.append({**wait, "task": task})
         else:
             waits.append({**wait, "task": None, "example": "", "message": ""})
-    return {"overview": {**found["overview"], "waits": waits}, "problems": problems(found["overview"])}
+    return {"overview": {**overview, "waits": waits}, "problems": problems(overview)}
 
 
 def _may_read(task: Json | None, user: BaseUser) -> bool:

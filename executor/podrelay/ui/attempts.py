@@ -15,12 +15,13 @@ from sqlalchemy import select
 from podrelay.protocol import identifiers, lifecycle
 from podrelay.protocol.messages import Json
 from podrelay.protocol.redis_values import number_of
+from podrelay.protocol.starts import start_text
 
 # The latest tries that are shown.
 TRIES_MOST = 20
 _SHOWN = (
     "state", "attempt", "relaunches", "reason", "message", "failure_class", "outcome", "pod", "namespace", "node",
-    "launcher", "owner", "cluster", "queue",
+    "launcher", "owner", "cluster", "queue", "start",
 )  # fmt: skip
 # Not the encrypted result.
 LEDGER_FIELDS = ("kind", "key", *_SHOWN, *lifecycle.FIELDS)
@@ -70,6 +71,11 @@ def task_of(entry: Mapping[str, str]) -> Json | None:
     }
 
 
+def _start(entry: Mapping[str, str]) -> Json:
+    """How the pod began, in words."""
+    return {"start": start_text(entry["start"])} if entry.get("start") else {}
+
+
 def launch_of(task_try: TaskTry, entry: Mapping[str, str]) -> Json:
     """One try for the page. `steps` are in chronological order, with the seconds since the step before."""
     took_s = dict(lifecycle.durations_s(entry))
@@ -82,6 +88,6 @@ def launch_of(task_try: TaskTry, entry: Mapping[str, str]) -> Json:
         "state": task_try.state,
         "launch_id": task_try.launch_id,
         "known": bool(entry),
-        "fields": {name: entry[name] for name in _SHOWN if entry.get(name)},
+        "fields": {name: entry[name] for name in _SHOWN if entry.get(name)} | _start(entry),
         "steps": steps,
     }

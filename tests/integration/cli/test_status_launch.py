@@ -313,3 +313,41 @@ def test_it_cannot_tell_without_redis(
     assert type_command("status", "--task", *words) == 2
     assert type_command("status", "--launch", LAUNCH) == 2
     assert capsys.readouterr().err.count("Connection refused") == 2
+
+
+# --- warm pods --------------------------------------------------------------------------------------------------------
+WARM = identifiers.warm_pod_name("etl", "0123456789abcdef" * 2)
+
+
+@pytest.mark.parametrize("field", ["pod", "warm_pod"])
+@pytest.mark.parametrize("name", [WARM, f"airflow/{WARM}"])
+def test_the_launch_of_a_warm_pod(client: redis.Redis, field: str, name: str) -> None:
+    """Its name says nothing about the launch: it is looked for in the ledger, among the launches with reports."""
+    for number in range(3):
+        publish(client, seal("started"), str(uuid.UUID(int=number + 1)))
+    publish(client, seal("started", pod=WARM))
+    enter(client, **{"pod": POD, field: WARM})
+    client.xadd(KEYS.results, {"launch": "no id", "result": "x"})
+    assert known(name).launch_id == LAUNCH
+
+
+def test_a_warm_pod_that_no_launch_has(client: redis.Redis, capsys: Any) -> None:
+    enter(client)
+    publish(client, seal("started"))
+    assert describe_launch(WARM, time.time()) is None
+    assert type_command("status", "--launch", WARM) == 1
+    assert "its label podrelay/launch-id does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_how_its_pod_began(client: redis.Redis, capsys: Any, as_json: bool) -> None:
+    enter(client, pod=WARM, warm_pod=WARM, warm_id="0" * 32, warm_record="SEALED", delivered="1", start="warm")
+    assert type_command("status", "--launch", LAUNCH, *(["--json"] if as_json else [])) == 0
+    shown = capsys.readouterr().out
+    assert "SEALED" not in shown
+    if as_json:
+        assert json.loads(shown)["start"] == "warm"
+    else:
+        lines = {line[:12].strip(): line[13:] for line in shown.splitlines()}
+        assert (lines["start"], lines["pod"]) == ("a warm pod", WARM)
+        assert {"warm_pod", "warm_id", "delivered"} & set(lines) == set()

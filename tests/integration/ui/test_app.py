@@ -413,3 +413,42 @@ def test_an_airflow_without_podrelay_has_no_page(
     if ui_page:
         monkeypatch.setenv("AIRFLOW__PODRELAY__UI_PAGE", ui_page)
     assert wants_pages() is wanted
+
+
+# --- warm pods --------------------------------------------------------------------------------------------------------
+def keep_warm_pods(store: Any) -> None:
+    """As the launcher that keeps them writes it."""
+    shape, now_s = "0123456789abcdef", time.time()
+    figures = {"idle": 2, "starting": 1, "hits": 9, "misses": 1, "seen": now_s, "off_until": now_s + 300,
+               "off_why": "image secret/etl:1 cannot be pulled"}  # fmt: skip
+    fields = {"keeper": "l-1", "expires": now_s + 5, "most": 10} | {
+        f"{shape} {name}": figures[name] for name in figures
+    }
+    store.hset(KEYS.warm_state("default"), mapping=fields)
+
+
+def test_the_pool_is_shown_and_its_images_only_to_who_may_read_all_dags(
+    viewer: TestClient, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_warm_pods(store)
+    answer = viewer.get("api/now")
+    warm = answer.json()["overview"]["warm"]
+    assert (warm["idle"], warm["hit_rate"], warm["shapes"][0]["off_why"]) == (2, 0.9, "")
+    assert any("no warm pods of shape 0123456789abcdef" in problem for problem in answer.json()["problems"])
+    assert "secret" not in answer.text
+    monkeypatch.setattr("podrelay.ui.app._may_read", lambda task, user: True)
+    found = viewer.get("api/now").json()
+    assert found["overview"]["warm"]["shapes"][0]["off_why"] == "image secret/etl:1 cannot be pulled"
+
+
+def test_without_warm_pods_the_page_has_nothing_about_them(viewer: TestClient) -> None:
+    assert "warm" not in viewer.get("api/now").json()["overview"]
+
+
+def test_an_attempt_says_how_its_pod_began() -> None:
+    from podrelay.ui.attempts import TaskTry, launch_of
+
+    shown = launch_of(TaskTry(1, "running", LAUNCH), {"start": "warm", "pod": "p"})
+    assert shown["fields"] == {"start": "a warm pod", "pod": "p"}
+    assert "start" not in launch_of(TaskTry(1, "running", LAUNCH), {"pod": "p"})["fields"]
+    assert launch_of(TaskTry(1, "running", LAUNCH), {"start": "<b>"})["fields"]["start"] == ""

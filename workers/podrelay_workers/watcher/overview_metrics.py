@@ -122,6 +122,7 @@ def figures_of(overview: Json) -> Figures:
         metrics_table.KEY_MISMATCHES: len(overview["key_mismatches"]),
         metrics_table.SUSPENDED: float(overview["suspended"]),
         metrics_table.REFUSED_CLEANUPS: len(overview["refused_cleanups"]),
+        metrics_table.WARM_POOLS_OFF: _pools_off(overview.get("warm")),
     }
 
 
@@ -131,8 +132,12 @@ EXPORTED = (
     metrics_table.LAUNCHERS, metrics_table.SCHEDULERS, metrics_table.UNREAD, metrics_table.PODS, metrics_table.LIST_AGE,
     metrics_table.EVENT_AGE, metrics_table.BOOKMARK_AGE, metrics_table.WATCH_LAG, metrics_table.WATCH_TROUBLE,
     metrics_table.UNACKNOWLEDGED, metrics_table.RESULTS, metrics_table.QUARANTINE, metrics_table.KEY_MISMATCHES,
-    metrics_table.SUSPENDED, metrics_table.REFUSED_CLEANUPS,
+    metrics_table.SUSPENDED, metrics_table.REFUSED_CLEANUPS, metrics_table.WARM_POOLS_OFF,
 )  # fmt: skip
+
+
+def _pools_off(warm: Json | None) -> Reading:
+    return None if warm is None else sum(bool(shape["off_s"]) for shape in warm["shapes"])
 
 
 def _waits(waits: Iterable[Json]) -> Figures:

@@ -6,7 +6,7 @@ const STEP = {
   started: "Container started", finished: "Container ended", reported: "End reported", acknowledged: "Taken by the scheduler",
 };
 const FIELD = {
-  pod: "Pod", namespace: "Namespace", node: "Node", launcher: "Launcher", queue: "Queue", owner: "Scheduler", cluster: "Cluster",
+  start: "Started in", pod: "Pod", namespace: "Namespace", node: "Node", launcher: "Launcher", queue: "Queue", owner: "Scheduler", cluster: "Cluster",
 };
 const CAUSE = {
   application: "Caused by the task itself.", configuration: "Caused by its image, template or Secret: only a change helps.",

@@ -22,7 +22,11 @@ function oldest(found) {
   return ages.length ? `oldest ${seconds(Math.max(...ages))}` : "";
 }
 
-function tiles({ queues, waits, pods, launchers, watcher, schedulers }) {
+function percent(part) {
+  return part === null || part === undefined ? "–" : `${Math.round(100 * part)} %`;
+}
+
+function tiles({ queues, waits, pods, launchers, watcher, schedulers, warm }) {
   const launches = Object.values(queues).filter((queue) => queue.kind !== "cleanup");
   const waiting = launches.reduce((sum, queue) => sum + queue.queued + queue.waiting, 0);
   const alive = launchers.filter((launcher) => launcher.alive);
@@ -35,6 +39,7 @@ function tiles({ queues, waits, pods, launchers, watcher, schedulers }) {
     tile("Starting", count(pods.starting), "pods"),
     tile("Running", count(pods.running), "pods"),
     tile("Ending", count(pods.ending), "pods"),
+    ...(warm ? [tile("Warm pods", count(warm.idle), `idle, hit rate ${percent(warm.hit_rate)}`)] : []),
     tile("Launchers", count(alive.length), limit ? `${count(inFlight)} of ${count(limit)} in flight` : "", alive.length ? "" : "bad"),
     tile("Watcher", watcher.leader ? "leads" : "none", watcher.leader ? `last event ${seconds(listed)} ago` : "", watcher.leader ? "" : "bad"),
     tile("Unread results", count(unread), schedulers.length === 1 ? "1 scheduler" : `${schedulers.length} schedulers`),
@@ -115,6 +120,23 @@ function watcherCard({ watcher, schedulers }) {
   return card("Watcher and schedulers", "", table("Watcher and schedulers", columns, all));
 }
 
+// A launch looks for a warm pod of its shape, which a hash of the pod's description names.
+function warmCards({ warm }) {
+  if (!warm) return [];
+  const state = (shape) => (shape.off_s ? el("span", { class: "badge warn", title: shape.off_why }, `off for ${seconds(shape.off_s)}`) : "");
+  const columns = [
+    ["Shape", "name", (shape) => [shape.shape, " ", state(shape)]],
+    ["Idle", "number", (shape) => count(shape.idle)],
+    ["Starting", "number", (shape) => count(shape.starting)],
+    ["Hits", "number extra", (shape) => count(shape.hits)],
+    ["Misses", "number extra", (shape) => count(shape.misses)],
+    ["Hit rate", "number", (shape) => percent(shape.hit_rate)],
+    ["Ready after", "number extra", (shape) => (shape.ready_s === null ? "–" : seconds(shape.ready_s))],
+  ];
+  const note = `${count(warm.idle)} idle, ${count(warm.starting)} starting, at most ${count(warm.most)}`;
+  return [card("Warm pods", note, warm.shapes.length ? table("Warm pods, by shape", columns, warm.shapes) : empty("No launch has had a shape yet."))];
+}
+
 function problems(sentences) {
   if (!sentences.length) return [el("p", { class: "state good" }, "No problem found.")];
   return [el("ul", { class: "state warn" }, sentences.map((sentence) => el("li", {}, sentence)))];
@@ -138,7 +160,7 @@ function showNow(found) {
   place("problems").replaceChildren(...problems(found.problems));
   place("tiles").replaceChildren(...tiles(overview));
   const work = el("div", { class: "column" }, waitsCard(overview), otherCards(overview));
-  const processes = el("div", { class: "column" }, queuesCard(overview), launchersCard(overview), watcherCard(overview));
+  const processes = el("div", { class: "column" }, queuesCard(overview), launchersCard(overview), watcherCard(overview), warmCards(overview));
   place("tables").replaceChildren(work, processes);
   showClusters(found.clusters);
   showDashboard(found.dashboard_url);
