@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 # Why a launch is cold: no_idle_pod: the pool of its shape is empty. new_shape: no earlier launch had its shape. pool_off: the
 # warm pods of its shape failed. timed_out: its warm pod did not take the workload in time. not_eligible: no warm pod can run
-# it. repeated: Redis had lost it, and a warm pod may have run it then.
-Start = Literal["warm", "no_idle_pod", "new_shape", "pool_off", "timed_out", "not_eligible", "repeated"]
+# it. repeated: Redis had lost it, and a warm pod may have run it then. retried: a launcher has tried to create its pod.
+Start = Literal["warm", "no_idle_pod", "new_shape", "pool_off", "timed_out", "not_eligible", "repeated", "retried"]
 STARTS: tuple[Start, ...] = get_args(Start)
 
 _TEXTS: dict[str, str] = {
@@ -21,6 +21,7 @@ _TEXTS: dict[str, str] = {
     "timed_out": "a new pod: its warm pod did not take the workload in time",
     "not_eligible": "a new pod: warm pods cannot run this launch",
     "repeated": "a new pod: Redis had lost the launch",
+    "retried": "a new pod: an earlier try may have created it",
 }
 
 # The reason of a warm pod that ended although a launch was assigned to it: it never got the workload.

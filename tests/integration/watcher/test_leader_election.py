@@ -134,9 +134,11 @@ def test_batches_are_published_once_whatever_is_repeated(redis_url: str) -> None
         publisher = publisher_of(scripts)
         for number in range(450):
             launch = f"l-{number}"
-            publisher.put(Publication(launch, 0, PodReport(launch, 0, "started"), {"node": "a"}))
+            publisher.put(Publication(launch, 0, PodReport(launch, 0, "started", pod="p"), {"node": "a"}))
             publisher.put(Publication(launch, 0, PodReport(launch, 0, "succeeded", pod="p"), {"pod": "p"}))
-            publisher.put(Publication(launch, 0, PodReport(launch, 0, "pending")))  # late, and already outdated
+            publisher.put(
+                Publication(launch, 0, PodReport(launch, 0, "pending", pod="p"))
+            )  # late, and already outdated
         await publisher.flush(term)
         assert len(publisher) == 0
         publisher.put(publication())

@@ -146,20 +146,23 @@ def test_a_forged_name_ends_nothing(rig: WatcherRig, monkeypatch: pytest.MonkeyP
     async def test() -> None:
         async with rig.watching():
             warm, cold = assign(rig, idle(rig)), rig.launch(created_s=time.time() - 60)
-            moved, beside = assign(rig, idle(rig)), assign(rig, idle(rig))
-            await until(lambda: rig.said("started") == 4)
+            moved, beside, given_up = assign(rig, idle(rig)), assign(rig, idle(rig)), assign(rig, idle(rig))
+            launches = (warm, cold, moved, beside, given_up)
+            await until(lambda: rig.said("started") == 5)
             nobody = identifiers.warm_pod_name("x", identifiers.new_warm_id())
             for launch, lie in (
                 (warm, {"pod": nobody}), (cold, {"pod": nobody}), (moved, {"pod": nobody, "namespace": "default"}),
-                (beside, {"pod": idle(rig).pod}),
+                (beside, {"pod": idle(rig).pod}), (given_up, {"pod": nobody, "condemned": given_up.pod}),
             ):  # fmt: skip
                 rig.redis.hset(rig.names.launch(launch.launch_id), mapping={**lie, "uid": "x"})
             await asyncio.sleep(2.0)
             assert rig.ends() == {}
-            for launch in (warm, cold, moved, beside):
+            for launch in launches:
                 rig.end(launch)
-            await until(lambda: len(rig.ends()) == 4)
-            assert {rig.end_of(launch).pod for launch in (warm, cold)} == {warm.pod, cold.pod}  # type: ignore[union-attr]
+            await until(lambda: len(rig.ends()) == 5)
+            assert [report.pod for launch in launches if (report := rig.end_of(launch))] == [
+                launch.pod for launch in launches
+            ]
 
     run(test())
 

@@ -172,3 +172,19 @@ def test_a_live_pod_is_found_by_its_launch_whatever_name_the_ledger_holds() -> N
     assert table.namespace_of(PodEntry("m", forged.name, LAUNCH, 1)) is None
     table.observe("DELETED", pod(ASSIGNED, ended(0), phase="Succeeded"), NOW_S, 0.0)
     assert table.namespace_of(forged) is None
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["labelled before", "labelled late"])
+def test_a_warm_pod_beside_the_pod_of_the_attempts_own_name_says_nothing(known: bool) -> None:
+    """Its labels came after a launcher had looked for such pods; whatever becomes of it, it never gets the workload."""
+    table = PodTable(Rules())
+    first = [("MODIFIED", pod(ASSIGNED, RUNNING))] if known else []
+    for event, given in (*first, ("ADDED", pod(OF_LAUNCH, RUNNING, COLD))):
+        table.observe(event, given, NOW_S, 0.0)
+    for event, state in (("MODIFIED", RUNNING), ("MODIFIED", ended(137)), ("DELETED", ended(137))):
+        assert table.observe(event, pod(ASSIGNED, state), NOW_S, 1.0).publication is None
+    assert table.namespace_of(PodEntry("m", "x", LAUNCH, 0)) == "n"
+    seen = table.observe("MODIFIED", pod(OF_LAUNCH, ended(0), COLD, "Succeeded"), NOW_S, 1.0).publication
+    assert seen is not None
+    assert seen.report is not None
+    assert (seen.report.outcome, seen.report.pod) == ("succeeded", COLD)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.messages import PodReport
 from podrelay_workers.watcher.ledger_fields import restore_fields
 from podrelay_workers.watcher.pod_state import (
@@ -123,6 +124,9 @@ class PodTable:
         view, key = state.view, (state.view.namespace, state.view.name)
         if state.skipped:
             return self._skip(key, state)
+        if self._is_given_up(view):
+            self.forget(key)
+            return Observation()
         before = self._entries.get(key)
         known = before is not None and before.launch_id == view.launch_id and before.uid == view.uid
         entry = before if before is not None and known else self._add(key, view)
@@ -194,6 +198,18 @@ class PodTable:
             del self._namespaces[key[1]]
 
     # --- one event ------------------------------------------------------------------------------------------------
+
+    def _is_given_up(self, view: PodView) -> bool:
+        """Is this a warm pod of an attempt that has a pod under its own name? A launcher creates that one only once the warm
+        one will never get the workload.
+        """
+        other = self._of_attempts.get((view.launch_id, view.attempt))
+        return (
+            view.is_warm
+            and other is not None
+            and other[1] != view.name
+            and identifiers.attempt_of_pod(other[1], view.launch_id) == view.attempt
+        )
 
     def _add(self, key: Key, view: PodView) -> PodEntry:
         self.forget(key)

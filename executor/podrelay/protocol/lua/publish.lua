@@ -42,15 +42,15 @@ for i = 11, #ARGV, 2 do
   if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
   if ARGV[i] == 'pod' then pod = ARGV[i + 1] end
 end
-if same and pod and is_warm_pod(pod) and pod ~= entry[7] then
-  local has_no_pod = state == 'offered' or state == 'waiting' or state == 'claimed'
-  if entry[10] == pod and state ~= 'withdrawn' then return 0 end
-  if entry[8] ~= pod and has_no_pod then return -3 end
-  if entry[8] == pod and has_no_pod and terminal and entry[9] ~= '1' then
+local has_no_pod = state == 'offered' or state == 'waiting' or state == 'claimed'
+if same and has_no_pod and pod and is_warm_pod(pod) and pod ~= entry[7] then
+  if entry[10] == pod then return 0 end
+  if entry[8] ~= pod then return -3 end
+  if terminal and entry[9] ~= '1' then
     condemn(KEYS[1], pod)
     return 0
   end
-  if has_no_pod and not terminal and ARGV[1] ~= '' then return 0 end
+  if not terminal and ARGV[1] ~= '' then return 0 end
 end
 local unreadable = not entry[6] or (result_key and entry[5] ~= result_key)
 local replaces = terminal and (state == 'finished' and unreadable or state == 'acknowledged' and not entry[6]
