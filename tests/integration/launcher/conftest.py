@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.launcher_rig import LauncherRig
+from tests.harness.local_cluster import LocalCluster
 from tests.harness.pod_api import PodApi
+from tests.harness.warm_pods import TEMPLATE, Warm, WarmPodThreads
 
 
 @pytest.fixture
@@ -25,3 +27,22 @@ def rig(redis_url: str, api: PodApi, tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.setenv(name, value)
     yield rig
     rig.stop_processes()
+
+
+@pytest.fixture
+def warm(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
+    with LocalCluster(tmp_path / "cluster", runner="simulate") as cluster:
+
+        class Address:
+            def kubeconfig(self, _: Path) -> Path:
+                return cluster.kubeconfig
+
+        rig = LauncherRig(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
+        rig.template.write_text(TEMPLATE)
+        for name, value in rig.environment().items():
+            if name != "AIRFLOW_HOME":
+                monkeypatch.setenv(name, value)
+        pods = WarmPodThreads(cluster, rig.settings)
+        with pods.running():
+            yield Warm(rig, cluster, pods)
+        rig.stop_processes()

@@ -12,7 +12,7 @@ leases         the held jobs: renewed, and their outcomes written in batches
 concurrency    how many jobs at once
 launch_job     one launch, from the claimed job to its outcome
 token_check    whether the task's token is valid for long enough (pure)
-failed_launch    launches that fail: published, unless their pod exists after all
+failed_launch  launches that fail: published, unless their pod exists after all
 launch_messages  a launch's report, and the order to revoke its pod (pure)
 unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
@@ -29,7 +29,7 @@ error_policy   what an error of the API server means: who waits, how long, or wh
 shared_waits   waits that concern more than one launch
 throttle       the waits that the API server asked for, shared by all launchers
 wait_limit     how long and how often to try a launch
-warm_pool/       pods that are started before a task needs them
+warm_pool/     pods that are started before a task needs them
 redaction      tokens removed from messages (pure)
 cleanup_job    one clean-up: delete, label or revoke a pod
 """

@@ -13,7 +13,7 @@ from podrelay_workers.launcher.error_policy import ErrorPolicy, may_settle
 from podrelay_workers.launcher.leased_job import Disposition, Job, created_pod, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
-from podrelay_workers.launcher.pod_ownership import find_own_pod
+from podrelay_workers.launcher.pod_ownership import find_by_labels, find_own_pod
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.unstarted_pod import delete_unstarted
 from podrelay_workers.launcher.workload_secret import secret_name_of
@@ -37,7 +37,8 @@ class FinalChecks:
         """What to do instead of failing this launch; None: it may fail, because its pod does not exist.
 
         A launch whose pod may exist never fails: it waits until the API server says whether the pod exists. A job that was
-        not tried has a pod only if Redis lost its data since, so that one look is enough, whatever the answer.
+        not tried has a pod only if Redis lost its data since, so that one look is enough, whatever the answer. A warm pod has
+        another name than the launch's own, and is found by its labels.
 
         A pod that mounts a Secret may wait for it in vain: it is deleted, unless it has started.
         """
@@ -45,9 +46,11 @@ class FinalChecks:
         try:
             manifest = pod or await self._manifest(request)
             found = await find_own_pod(self._pods, manifest)
+            if found is None and job.warm:
+                found = await find_by_labels(self._pods, manifest)
         except ApiError as error:
             of_another = isinstance(error, Refused) and error.status == 409
-            if of_another or not (job.tries or _exists(pod)):
+            if of_another or not (job.tries or job.warm or _exists(pod)):
                 return None
             seconds = exponential_s(job.tries + 1, _FIRST_S, _MOST_S)
             return wait(job, seconds, reason, f"{message}; whether its pod exists is unknown: {error}")

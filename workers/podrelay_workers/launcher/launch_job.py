@@ -53,6 +53,7 @@ from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.token_check import explain, is_token_ending, renewal_pause_s
 from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
+from podrelay_workers.launcher.warm_pool.assignment import Assigned, Cold, WarmStarter
 from podrelay_workers.launcher.workload_secret import secret_name_of, secret_of
 from podrelay_workers.runtime.backoff import exponential_s
 from podrelay_workers.runtime.logs import launch_fields
@@ -82,6 +83,7 @@ class LaunchHandler:
         wait_limit: WaitLimit,
         unreadable: UnreadableJobs,
         metrics: Metrics,
+        warm: WarmStarter,
         *,
         token_margin_s: float,
     ) -> None:
@@ -103,6 +105,7 @@ class LaunchHandler:
         # Seconds of each request that created a pod.
         self.creations = Recent()
         self._metrics = metrics
+        self._warm = warm
 
     async def handle(self, job: Job) -> None:
         """Run one claimed launch to its end.
@@ -169,6 +172,10 @@ class LaunchHandler:
             pod = await self._manifests.make(request)
         except ManifestError as error:
             return await self._failures.reject(job, request, error.reason, redact(str(error), request.args), error.pod)
+        if self._warm.concerns(job):
+            started = await self._start_warm(job, request, pod)
+            if not isinstance(started, Cold):
+                return started
         async with self._concurrency.slot("launch"):
             if self._shutdown.requested or self._throttle.launches.remaining_s:
                 return back(job)
@@ -194,6 +201,24 @@ class LaunchHandler:
         log.info("Launch %s needs a new token: its own would expire too soon; no pod created", job.id)
         await self._queue.publish(launch_report(request, "expired", "TokenExpired", _TOKEN_ENDS))
         return done(job)
+
+    # --- warm pods ----------------------------------------------------------------------------------------------------
+    async def _start_warm(self, job: Job, request: LaunchRequest, pod: Json) -> Cold | Disposition | None:
+        if self._shutdown.requested or self._throttle.launches.remaining_s:
+            return back(job)
+        began_s = time.monotonic()
+        try:
+            started = await self._warm.start(job, request, pod)
+        except ApiError as error:
+            return await self._handle_error(
+                job, request, pod, error, began_s, answers=metrics_table.POD_PATCHING_STATUS
+            )
+        if not isinstance(started, Assigned):
+            return started
+        if job.probe:  # nothing was created, so the quota was not tested
+            await self._queue.throttle("passed", request.namespace, 1.0, PROBE_S)
+            job.probe = False
+        return await self._created(job, request, started.pod, "Warm pod assigned")
 
     # --- creation -----------------------------------------------------------------------------------------------------
     async def _create(self, job: Job, request: LaunchRequest, pod: Json) -> Disposition | None:

@@ -41,6 +41,7 @@ from podrelay_workers.launcher.registration import Registration, unique_name
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.unreadable_job import UnreadableJobs
 from podrelay_workers.launcher.wait_limit import WaitLimit
+from podrelay_workers.launcher.warm_pool.parts import WarmPods
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.key_announcer import KeyAnnouncer
 from podrelay_workers.runtime.metrics import Metrics
@@ -99,9 +100,15 @@ class Launcher:
         )
         self._cleanup_leases = Leases(self._cleanup_queue, settings.launch_lease_s)
         self._concurrency = concurrency = Concurrency(settings.launcher_concurrency, settings.cleanup_concurrency)
+        self._warm_pods = WarmPods(
+            settings, AsyncScripts(client, self._outages), cipher, pods, self._launch_queue, self._launch_leases, concurrency,
+            self._throttle, shutdown, monitor.metrics, manifests.policy, worker=self.name, team=team,
+            held=lambda: self._drain.held,
+        )  # fmt: skip
         self._launches = LaunchHandler(
             self._launch_queue, self._launch_leases, pods, manifests, concurrency, self._throttle, shutdown, wait_limit,
-            UnreadableJobs(self._launch_queue, self._announcer), monitor.metrics, token_margin_s=settings.token_margin_s,
+            UnreadableJobs(self._launch_queue, self._announcer), monitor.metrics, self._warm_pods.starter,
+            token_margin_s=settings.token_margin_s,
         )  # fmt: skip
         self._cleanups = CleanupHandler(
             self._cleanup_queue,
@@ -145,6 +152,8 @@ class Launcher:
             # The loops still run: leases are renewed and outcomes written while the last jobs end.
             await self._finish_jobs()
         await self._flush_last_outcomes()
+        if self._warm_pods.keeper is not None:
+            await self._warm_pods.keeper.end()
         await self._announcer.end()
         await self._registration.end()
         self._monitor.readiness.remove()
@@ -173,6 +182,8 @@ class Launcher:
         tasks.start("republish the pause", self._throttle.republish_forever(self._launch_queue))
         tasks.start("keep the registration", self._registration.keep())
         tasks.start("announce the keys", self._announcer.keep())
+        if self._warm_pods.keeper is not None:
+            tasks.start("keep the warm pods", self._warm_pods.keeper.run())
         tasks.start("write the probe file", self._monitor.readiness.write_forever())
 
     def _describe(self) -> Iterator[str]:

@@ -62,7 +62,7 @@ class ManifestRenderer:
         self._workload_in_secret = workload_in_secret
         self._config = kube_config if kube_config is not None else kube_config_of(team)
         self._hook = has_mutation_hook() if hook is None else hook
-        self._policy = policy
+        self.policy = policy
         self._hook_most_s = hook_most_s
         self._templates = PodTemplates(self._config.pod_template_file)
         self._sanitize: Callable[[Any], Json] = ApiClient(configuration=Configuration()).sanitize_for_serialization
@@ -132,7 +132,7 @@ class ManifestRenderer:
         :raises ManifestError: there can be no pod, or the policy forbids it; the message gives the reason.
         """
         pod = self._render(without_workload(request) if self._workload_in_secret else request)
-        if violations := self._policy.violations(pod):
+        if violations := self.policy.violations(pod):
             raise ManifestError(VIOLATED, describe(violations), pod)
         return with_volume(pod) if self._workload_in_secret else pod
 

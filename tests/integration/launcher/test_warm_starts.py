@@ -1,0 +1,302 @@
+"""Launches in warm pods, on the local cluster and in a real Redis: one pod each, with its workload once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from podrelay.protocol import identifiers
+from tests.harness.waiting import until
+from tests.harness.warm_pods import Warm
+
+
+def test_a_launch_gets_an_idle_pod_with_everything_its_own_would_have(warm: Warm) -> None:
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.rig.offer(request)
+            began_s = time.monotonic()
+            await warm.started(request)
+            assert time.monotonic() - began_s < 1.5
+            await warm.ready()  # another one takes its place
+
+    asyncio.run(scenario())
+    ledger = warm.rig.ledger(request)
+    assert ledger["start"] == "warm"
+    (pod,) = warm.pods_of(request)
+    assert (pod["metadata"]["name"], pod["metadata"]["uid"]) == (ledger["pod"], ledger["uid"])
+    labels = pod["metadata"]["labels"]
+    assert identifiers.LABEL_IDLE not in labels
+    assert labels[identifiers.LABEL_ATTEMPT] == "0"
+    assert (labels["dag_id"], labels["task_id"], labels["airflow-worker"]) == ("etl", "load1", "7")
+    assert pod["metadata"]["annotations"][identifiers.ANNOTATION_SUBJECT] == request.subject
+    delivery = warm.pods.deliveries[ledger["pod"]]
+    assert (delivery.launch_id, delivery.attempt, delivery.workload) == (request.launch_id, 0, request.args[-1])
+    (report,) = [item for item in warm.rig.results() if item.launch_id == request.launch_id]
+    assert (report.outcome, report.pod) == ("started", ledger["pod"])
+    assert "token" not in str(pod)
+
+
+def test_three_requests_to_the_api_server_for_each_warm_task(warm: Warm) -> None:
+    """Creation, label, and deletion by the clean-up; nothing is looked up."""
+    requests = [warm.request(number) for number in range(3)]
+
+    async def scenario() -> None:
+        async with warm.launcher(warm_pods_max=2):
+            await warm.filled()
+            warm.mark()
+            for request in requests:
+                warm.rig.offer(request)
+                await warm.started(request)
+                await warm.ready()
+
+    asyncio.run(scenario())
+    assert Counter(verb for verb, _ in warm.calls()) == {"create": 3, "patch": 3}
+
+
+def test_a_lost_answer_of_the_label_is_no_second_pod(warm: Warm) -> None:
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.cluster.faults({"verbs": ["patch"], "resource": "pods", "lost_response": True, "count": 1})
+            warm.rig.offer(request)
+            await warm.started(request)
+
+    asyncio.run(scenario())
+    assert warm.rig.ledger(request)["start"] == "warm"
+    assert len(warm.pods_of(request)) == 1
+    assert [name for name, item in warm.pods.deliveries.items() if item.launch_id == request.launch_id]
+
+
+def test_a_server_that_fails_is_waited_for_and_the_pod_is_kept(warm: Warm) -> None:
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.cluster.faults({"verbs": ["patch"], "resource": "pods", "status": 503, "count": 2})
+            warm.rig.offer(request)
+            await until(lambda: warm.rig.ledger(request).get("state") == "waiting", 5)
+            await warm.started(request)
+
+    asyncio.run(scenario())
+    assert len(warm.pods_of(request)) == 1
+    assert warm.rig.ledger(request)["start"] == "warm"
+
+
+def test_a_pod_that_died_is_found_out_and_the_launch_gets_one_of_its_own(warm: Warm) -> None:
+    """Its last sign of life is still in Redis when a launch gets it."""
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            for name in warm.pods.idle():
+                warm.cluster.vanish_pod("default", name)
+            warm.rig.offer(request)
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    ledger = warm.rig.ledger(request)
+    assert ledger["start"] == "timed_out"
+    (pod,) = warm.pods_of(request)
+    assert pod["metadata"]["name"] == ledger["pod"]
+    assert identifiers.warm_id_of_pod(ledger["pod"]) is None
+
+
+def test_a_pod_that_is_being_evicted_takes_no_workload(warm: Warm) -> None:
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            for name in warm.pods.idle():
+                warm.cluster.end_pod("default", name, exit_code=137, pod_reason="Evicted", phase="Failed")
+            warm.rig.offer(request)
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    assert warm.rig.ledger(request)["start"] == "timed_out"
+    assert not [item for item in warm.pods.deliveries.values() if item.launch_id == request.launch_id]
+    (pod,) = warm.pods_of(request)
+    assert identifiers.warm_id_of_pod(pod["metadata"]["name"]) is None
+
+
+def test_a_pod_that_does_not_answer_is_deleted_before_another_one_is_created(warm: Warm) -> None:
+    request = warm.request(1)
+    warm.pods.paused.set()
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.mark()
+            warm.rig.offer(request)
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    ledger = warm.rig.ledger(request)
+    assert ledger["start"] == "timed_out"
+    assert ledger["condemned"] != ledger["pod"]
+    (pod,) = warm.pods_of(request)
+    assert pod["metadata"]["name"] == ledger["pod"]
+    calls = warm.calls()
+    condemned = [verb for verb, name in calls if name == ledger["condemned"]]
+    assert condemned == ["patch", "patch", "delete"]  # assigned, revoked, deleted
+    assert calls.index(("delete", ledger["condemned"])) < calls.index(("create", ledger["pod"]))
+    assert not warm.pods.deliveries
+
+
+@pytest.mark.parametrize("step", ["assigned", "labelled", "delivered"])
+def test_a_launcher_that_is_killed_between_two_steps_is_replaced(step: str, warm: Warm) -> None:
+    """Another launcher continues with the same pod, even one in which warm pods are off."""
+    request = warm.request(1)
+    patch: dict[str, Any] = {"verbs": ["patch"], "resource": "pods"}
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+        if step == "assigned":
+            warm.cluster.faults({**patch, "latency_s": 60.0})
+        if step == "labelled":
+            warm.cluster.faults(
+                {**patch, "lost_response": True}, {"verbs": ["get"], "resource": "pods", "latency_s": 60.0}
+            )
+        warm.pods.paused.set()
+        process = warm.rig.start_process(**warm.environment(warm_assign_timeout_s=20))
+        warm.rig.offer(request)
+        wanted = {"assigned": "warm_pod", "labelled": "warm_pod", "delivered": "delivered"}[step]
+        await until(lambda: warm.rig.ledger(request).get(wanted), 20)
+        if step == "labelled":
+            await until(lambda: warm.pods_of(request), 5)
+        process.kill()
+        process.join()
+        pod = warm.rig.ledger(request)["warm_pod"]
+        warm.cluster.faults()
+        warm.pods.paused.clear()
+        async with warm.rig.launcher(warm_pods_max=0):
+            await warm.started(request)
+        assert warm.rig.ledger(request)["pod"] == pod
+
+    asyncio.run(scenario())
+    assert len(warm.pods_of(request)) == 1
+    assert [item.launch_id for item in warm.pods.deliveries.values()].count(request.launch_id) == 1
+
+
+def test_two_launchers_never_give_one_pod_to_two_launches(warm: Warm) -> None:
+    requests = [warm.request(number) for number in range(12)]
+
+    async def scenario() -> None:
+        async with warm.launcher(), warm.launcher():
+            await warm.filled()
+            warm.rig.offer(*requests)
+            await until(lambda: set(warm.rig.states(requests)) <= {"started", "created"}, 20)
+
+    asyncio.run(scenario())
+    pods = [warm.rig.ledger(request)["pod"] for request in requests]
+    assert len(set(pods)) == len(pods)
+    assert all(len(warm.pods_of(request)) == 1 for request in requests)
+    by_start = Counter(warm.rig.ledger(request)["start"] for request in requests)
+    assert by_start["warm"] >= 2
+    assert set(by_start) <= {"warm", "no_idle_pod"}
+    got = Counter(item.launch_id for item in warm.pods.deliveries.values())
+    assert set(got.values()) == {1}
+    assert sum(got.values()) == by_start["warm"]
+
+
+def test_a_launch_that_is_revoked_meanwhile_never_gets_its_workload(warm: Warm) -> None:
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.cluster.faults({"verbs": ["patch"], "resource": "pods", "latency_s": 1.0, "count": 1})
+            warm.rig.offer(request)
+            await until(lambda: warm.rig.ledger(request).get("warm_pod"), 5)
+            warm.rig.queue.withdraw([(request.launch_id, request.subject)])
+            await until(lambda: warm.rig.in_hand() == 0, 10)
+            await until(lambda: not warm.pods_of(request), 5)
+
+    asyncio.run(scenario())
+    assert not [item for item in warm.pods.deliveries.values() if item.launch_id == request.launch_id]
+
+
+def test_a_launch_that_redis_forgot_is_looked_for_by_its_labels_and_never_warm_again(warm: Warm) -> None:
+    """Its first pod has another name than its own would have; the executor offers it again after a loss of data."""
+    first, second = warm.request(1), warm.request(2)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.rig.offer(first)
+            await warm.started(first)
+            before = await until(lambda: warm.rig.ledger(first).get("pod"))
+            warm.rig.redis.delete(warm.rig.names.launch(first.launch_id))
+            warm.rig.redis.delete(f"rq:job:{first.launch_id}_0")
+            warm.rig.offer(replace(first, repeated=True), replace(second, repeated=True))
+            await warm.started(first, second, state="created")
+            assert warm.rig.ledger(first)["pod"] == before
+            assert identifiers.warm_id_of_pod(warm.rig.ledger(second)["pod"]) is None
+
+    asyncio.run(scenario())
+    assert len(warm.pods_of(first)) == len(warm.pods_of(second)) == 1
+
+
+def test_a_launch_that_every_launcher_died_of_keeps_its_warm_pod(warm: Warm) -> None:
+    """`fail_crashed` finds the pod by its labels, and does not fail the launch."""
+    request = warm.request(1)
+    job = identifiers.job_id(request.launch_id, 0)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+        warm.pods.paused.set()
+        process = warm.rig.start_process(**warm.environment(warm_assign_timeout_s=20))
+        warm.rig.offer(request)
+        await until(lambda: warm.rig.ledger(request).get("delivered"), 20)
+        process.kill()
+        process.join()
+        warm.rig.redis.hset(f"rq:job:{job}", "losses", "50")
+        async with warm.rig.launcher():
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    assert warm.rig.ledger(request)["pod"] == warm.pods_of(request)[0]["metadata"]["name"]
+
+
+@pytest.mark.parametrize("change", [{"kind": "callback", "key": ()}, {"args": ("python", "-c", "pass")}])
+def test_what_is_no_plain_task_goes_the_usual_way(change: dict[str, Any], warm: Warm) -> None:
+    request = warm.request(1, **change)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.rig.offer(request)
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    assert warm.rig.ledger(request)["start"] == "not_eligible"
+
+
+def test_a_warm_start_needs_no_quota(warm: Warm) -> None:
+    """The pod exists already; the namespace may be full."""
+    full, request = warm.request(1, image="other:1"), warm.request(2)
+
+    async def scenario() -> None:
+        async with warm.launcher(warm_pods_max=2):
+            await warm.filled(2)
+            warm.cluster.faults(quota={"default": len(warm.cluster.pods())})
+            warm.rig.offer(request)
+            await warm.started(request)
+
+    asyncio.run(scenario())
+    assert warm.rig.ledger(request)["start"] == "warm"
+    assert full
