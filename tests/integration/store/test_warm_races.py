@@ -287,19 +287,27 @@ def test_a_pod_that_the_ledger_does_not_know_waits_until_a_launcher_found_it(rig
     assert rig.state(job) == "finished"
 
 
-def test_a_pod_that_nobody_found_says_nothing_about_the_pod_that_was_created(rig: WarmRig) -> None:
-    """Its PATCH arrived after the list by labels; it never gets a workload."""
+def test_a_pod_that_nobody_found_fails_no_launch_that_waits_for_its_pod(rig: WarmRig) -> None:
+    """Its PATCH arrived after the list by labels; it never gets a workload. Later, the watcher knows the other pod."""
     job, pod = rig.assigned()
     rig.lose_all_data()
     rig.offer(launch_of(job))
     second = rig.claim()
-    assert rig.publish(job, "failed", pod.pod) == -3
-    assert rig.created(second, cold_pod(job)) == "ok"
     for outcome in ("started", "failed"):
-        assert rig.publish(job, outcome, pod.pod) == 0
-    assert rig.state(job) == "created"
-    assert rig.publish(job, "failed", cold_pod(job)) == 1
-    assert rig.publish(job, "failed", pod.pod) == 0
+        assert rig.publish(job, outcome, pod.pod) == -3
+    assert rig.state(job) == "claimed"
+    assert rig.created(second, cold_pod(job)) == "ok"
+
+
+@pytest.mark.parametrize("field", ["pod", "condemned", "warm_pod", "state"])
+def test_a_forged_ledger_hides_no_end_for_good(rig: WarmRig, field: str) -> None:
+    """The pod of a launch runs, and somebody writes another name, or another state, into the ledger."""
+    job, pod = rig.delivered()
+    rig.take(pod)
+    rig.created(job, pod.pod)
+    forged = {"state": "claimed"} if field == "state" else {field: "etl-warm-" + "f" * 32}
+    rig.redis.hset(KEYS.launch(launch_of(job)), mapping=forged)
+    assert rig.publish(job, "succeeded", pod.pod) == 1
 
 
 def test_a_pod_that_the_watcher_restored_is_the_launch_s(rig: WarmRig) -> None:
