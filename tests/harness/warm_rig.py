@@ -113,8 +113,15 @@ class WarmRig:
 
     def created(self, job: HeldJob, pod: str) -> str:
         """The job's launch has this pod: what `finish` answers."""
-        item = ["created", job.job_id, job.execution_id, job.queue, pod, "n", "uid", f"{time.time():.6f}"]
-        call = scripts.finish(KEYS, cluster=CLUSTER, worker="w", spent_data="", results_max=100, items=[item])
+        return self._finish("created", job, pod, "n", "uid", f"{time.time():.6f}")
+
+    def give_back(self, job: HeldJob) -> str:
+        """Nothing was tried, as far as its launcher knows."""
+        return self._finish("back", job)
+
+    def _finish(self, what: str, job: HeldJob, *args: str) -> str:
+        items = [[what, job.job_id, job.execution_id, job.queue, *args]]
+        call = scripts.finish(KEYS, cluster=CLUSTER, worker="w", spent_data="", results_max=100, items=items)
         return str(evaluate(self.redis, call)[0])
 
     def publish(self, job: HeldJob, outcome: str, pod: str, *, fence: Fence = WATCHER, attempt: int = 0) -> Any:

@@ -106,12 +106,29 @@ def test_a_pool_that_is_off_gives_no_pod_until_its_time_is_over(rig: WarmRig) ->
 
 
 def test_only_the_holder_of_the_lease_gets_a_pod(rig: WarmRig) -> None:
-    pod, lost = rig.idle_pod(), rig.offered_job()
-    job = rig.lose(lost)
-    assert rig.assign(lost).word == "lost"
-    assert rig.assign(job).pod == pod
-    rig.redis.delete(LEASES)
+    pod, job = rig.idle_pod(), rig.offered_job()
+    lease = f"{job.job_id}:{job.execution_id}"
+    rig.redis.zrem(LEASES, lease)
     assert rig.assign(job).word == "lost"
+    rig.redis.zadd(LEASES, {lease: time.time() + 60})
+    assert rig.assign(job).pod == pod
+
+
+def test_a_launch_that_was_tried_before_stays_cold(rig: WarmRig) -> None:
+    """The request of its former launcher may be on its way: only a pod of the same name cannot double it."""
+    rig.idle_pod()
+    job = rig.lose(rig.offered_job())
+    for _ in range(2):
+        assert rig.assign(job).why == "retried"
+
+
+def test_a_launch_that_is_cold_stays_cold(rig: WarmRig) -> None:
+    rig.save_shape()
+    job = rig.offered_job()
+    assert rig.assign(job).why == "no_idle_pod"
+    rig.idle_pod()
+    assert rig.assign(job).why == "no_idle_pod"
+    assert rig.keep().shapes[SHAPE].misses == 1
 
 
 def test_a_claimed_job_names_the_warm_pod_of_its_launch(rig: WarmRig) -> None:

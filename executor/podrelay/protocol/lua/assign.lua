@@ -4,17 +4,18 @@
 -- KEYS: 1 launch:<id>  2 warm_pods:<cluster>  3 warm_idle:<cluster>:<shape>  4 warm_arrivals:<cluster>  5 warm_state:<cluster>
 -- ARGV: 1 launch id  2 attempt  3 rq:wip key of the job's queue  4 the lease in it  5 current  6 shape  7 '', or why the launch
 --       gets no pod  8 seconds after which an idle pod is not given: it is about to end itself  9 warm_shapes:<cluster>
---       10 mailbox prefix  11 seconds for which arrivals are kept  12 maximum number of arrivals
+--       10 mailbox prefix  11 rq:job key of the job  12 seconds for which arrivals are kept  13 maximum number of arrivals
 -- Returns one of
 --   lost | unwanted | over                as fence_launch says; over also: the attempt has a pod on record
 --   condemned, sealed record or ''        the launch had a pod that will never get the workload
 --   again, sealed record or '', delivered ('1' or '')     the launch has this pod already
 --   assigned, sealed record               this pod is the launch's now, and no longer in the pool
 --   cold, why                             no pod
--- A launch gets a warm pod at most once per attempt: an attempt whose pod was condemned stays cold.
+-- Whether an attempt is warm is decided once: one that is cold, or whose pod was condemned, stays cold, and so does one that a
+-- launcher tried before. Its request for a pod may still be on its way, and only another one of the same name cannot double it.
 run_when_full(KEYS[1])
 local now, shape, why = redis_time(), ARGV[6], ARGV[7]
-local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record')
+local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record', 'start')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle and obstacle ~= 'exists' then return { obstacle } end
 if obstacle and not entry[5] then return { 'over' } end
@@ -25,13 +26,15 @@ local function cold(reason)
   redis.call('HSET', KEYS[1], 'start', reason)
   return { 'cold', reason }
 end
+if entry[8] then return { 'cold', string.sub(entry[8], 1, 40) } end
+if number_of(redis.call('HGET', ARGV[11], 'waits')) > 0 then return cold('retried') end
 if why ~= '' then return cold(why) end
 
 redis.call('ZADD', KEYS[4], 'NX', seconds(now), shape .. ':' .. ARGV[1] .. '_' .. ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', seconds(now - tonumber(ARGV[11])))
-local excess = redis.call('ZCARD', KEYS[4]) - tonumber(ARGV[12])
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', seconds(now - tonumber(ARGV[12])))
+local excess = redis.call('ZCARD', KEYS[4]) - tonumber(ARGV[13])
 if excess > 0 then redis.call('ZREMRANGEBYRANK', KEYS[4], 0, excess - 1) end
-redis.call('EXPIRE', KEYS[4], 2 * tonumber(ARGV[11]))
+redis.call('EXPIRE', KEYS[4], 2 * tonumber(ARGV[12]))
 if redis.call('HEXISTS', ARGV[9], shape) == 0 then return cold('new_shape') end
 redis.call('HSET', KEYS[5], shape .. ' seen', seconds(now))
 
