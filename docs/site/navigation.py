@@ -16,7 +16,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Migrate": ("docs/migration", "docs/migration_celery", "docs/parity"),
     "Operate": (
         "docs/operations", "docs/routine", "docs/upgrade", "docs/troubleshooting", "docs/alerts", "docs/metrics", "docs/ui",
-        "docs/sizing", "docs/redis", "docs/kubernetes", "docs/helm",
+        "docs/warm-pods", "docs/sizing", "docs/redis", "docs/kubernetes", "docs/helm",
     ),
     "Judge": ("docs/security", "SECURITY", "docs/performance", "tests/benchmarks/results/latest", "docs/chaos"),
     "Contribute": ("docs/contributing", "docs/releasing", "CHANGELOG"),
