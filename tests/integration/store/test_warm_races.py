@@ -320,6 +320,17 @@ def test_a_pod_that_the_watcher_restored_is_the_launch_s(rig: WarmRig) -> None:
     assert rig.state(job) == "finished"
 
 
+def test_a_condemned_pod_that_ends_late_fails_no_other_pod(rig: WarmRig) -> None:
+    """A watcher that was behind: by then the pod that replaced it exists."""
+    job, pod = rig.delivered()
+    rig.take_back(job, pod)
+    rig.created(job, cold_pod(job))
+    assert rig.publish(job, "failed", pod.pod) == 0
+    assert rig.state(job) == "created"
+    rig.redis.hset(KEYS.launch(launch_of(job)), "pod", "etl-warm-" + "f" * 32)
+    assert rig.publish(job, "failed", pod.pod) == 1, "no launcher writes this"
+
+
 def test_reports_about_usual_pods_are_as_without_warm_pods(rig: WarmRig) -> None:
     job = rig.offered_job()
     for outcome in ("pending", "started", "failed"):

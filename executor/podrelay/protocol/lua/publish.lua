@@ -13,8 +13,9 @@
 -- the ledger has it only until another attempt follows.
 -- A log tail (outcome log) follows an end that is not acknowledged yet; it changes nothing in the ledger.
 -- What happens to a warm pod is about the launch once the workload is in its mailbox: a pod that ended before is condemned, and
--- of a condemned one no report counts. `pod` alone may name any other one: anybody may have written it, and the end of the
--- task's own pod must not be lost. That it runs says nothing: the launcher reports the start, once the pod has its workload.
+-- of a condemned one no report counts while the attempt waits for its pod, or has the one of its own name. Any other pod in the
+-- ledger is no reason to drop a report: anybody may have written it, and the end of the task's own pod must not be lost. That a
+-- warm pod runs says nothing: the launcher reports the start, once the pod has its workload.
 -- Returns 1 appended; 0 already known, nothing written; for an end where another is known, the report of that: the caller, who
 -- has the keys, must find it genuine, or publish again and name it; -1 the attempt is superseded; -2 another watcher leads;
 -- -3 whether this warm pod is the launch's is not known yet: publish again later (a launcher finds the pod by its labels, or
@@ -44,7 +45,8 @@ for i = 11, #ARGV, 2 do
 end
 local has_no_pod = state == 'offered' or state == 'waiting' or state == 'claimed'
 if same and pod and is_warm_pod(pod) then
-  if entry[10] == pod and (has_no_pod or entry[7] and entry[7] ~= pod) then return 0 end
+  local own_suffix = '-' .. string.lower(string.gsub(ARGV[3], '-', '')) .. '-' .. ARGV[4]
+  if entry[10] == pod and (has_no_pod or string.sub(entry[7] or '', -#own_suffix) == own_suffix) then return 0 end
   if has_no_pod and entry[8] ~= pod then return -3 end
   if has_no_pod and terminal and entry[9] ~= '1' then
     condemn(KEYS[1], pod)
