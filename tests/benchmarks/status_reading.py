@@ -184,7 +184,7 @@ def claim(client: Any, kind: str, queues: list[str]) -> list[tuple[str, str]]:
         patience_s=0.0, probe_s=1.0, report_every_s=60.0,
     )  # fmt: skip
     flat = evalsha(client, call)[5]
-    return [(text(job), text(queue)) for job, queue in zip(flat[::11], flat[1::11], strict=True)]
+    return [(text(job), text(queue)) for job, queue in zip(flat[::12], flat[1::12], strict=True)]
 
 
 def finish(client: Any, items: list[list[Any]]) -> None:
