@@ -159,8 +159,8 @@ function showNow(found) {
   place("scope").textContent = `deployment ${overview.deployment}${found.clusters.length > 1 ? "" : `, cluster ${overview.cluster}`}`;
   place("problems").replaceChildren(...problems(found.problems));
   place("tiles").replaceChildren(...tiles(overview));
-  const work = el("div", { class: "column" }, waitsCard(overview), otherCards(overview));
-  const processes = el("div", { class: "column" }, queuesCard(overview), launchersCard(overview), watcherCard(overview), warmCards(overview));
+  const work = el("div", { class: "column" }, waitsCard(overview), warmCards(overview), otherCards(overview));
+  const processes = el("div", { class: "column" }, queuesCard(overview), launchersCard(overview), watcherCard(overview));
   place("tables").replaceChildren(work, processes);
   showClusters(found.clusters);
   showDashboard(found.dashboard_url);
