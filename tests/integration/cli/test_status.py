@@ -195,6 +195,7 @@ def test_every_key_for_programs_is_documented(client: redis.Redis) -> None:
     client.hset(KEYS.schedulers, "default 7", f"{time.time()} 0 1 0.1.0")
     client.zadd(rq_scheduled(KEYS.launch_queue("default")), {"a_0": 1})
     client.xadd(KEYS.quarantine, {"key": "k", "kind": "bounds", "why": "shortened"})
+    client.hset(KEYS.warm_state("default"), mapping={"keeper": "a", "expires": time.time() + 5, f"{'a' * 16} idle": 1})
     page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
     table = page.partition("### For programs")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", table, re.MULTILINE))
@@ -206,3 +207,5 @@ def test_every_key_for_programs_is_documented(client: redis.Redis) -> None:
         part = found[key]
         sample = next(iter(part.values() if key == "queues" else part)) if key not in ("pods", "watcher") else part
         assert set(re.findall(r"`(\w+)`", cell)) == set(sample), key
+    cell = next(value for cell, value in documented.items() if "`warm`" in cell)
+    assert set(re.findall(r"`(\w+)`", cell)) == {*found["warm"], *found["warm"]["shapes"][0]}

@@ -230,7 +230,11 @@ class JobQueue:
     async def publish(self, result: PodReport) -> int:
         """Publish a report: to the stream and the ledger, at most once per attempt."""
         now = f"{time.time():.6f}"
-        return await self._publisher.publish(Outgoing(result, now, {"t_finished": now} if result.terminal else {}))
+        where = {"pod": result.pod, "namespace": result.namespace, "uid": result.uid, "node": result.node}
+        fields = {name: value for name, value in where.items() if value} if result.pod else {}
+        if result.terminal:
+            fields["t_finished"] = now
+        return await self._publisher.publish(Outgoing(result, now, fields))
 
     def sealed(self, result: PodReport) -> str:
         """The report, encrypted."""
