@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.integration.model.warm_world import WarmPod, WarmWorld
 from tests.integration.model.world import LossyRelay, World
 
 # PODRELAY_MODEL_EXAMPLES=1000 looks longer.
@@ -37,10 +38,11 @@ class Relayed(RuleBasedStateMachine):
     """Steps of schedulers, launchers, watchers, pods, and of misfortune."""
 
     url: ClassVar[str] = ""
+    kind: ClassVar[type[World]] = World
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.url)
+        self.world = self.kind(self.url)
 
     def teardown(self) -> None:
         try:
@@ -154,14 +156,84 @@ class Relayed(RuleBasedStateMachine):
         assert self.world.lost_jobs() == []
 
 
+class RelayedWarm(Relayed):
+    """The same with warm pods."""
+
+    kind = WarmWorld
+    world: WarmWorld
+
+    @initialize()
+    def begin(self) -> None:
+        """As before; and the shape of the launches is known, and pods of it wait."""
+        super().begin()
+        self.world.begin()
+
+    @rule(
+        who=NUMBER,
+        steps=st.integers(1, 6),
+        look=st.integers(1, 6),
+        then=st.sampled_from(["", "", "", "die", "lapse", "requeue", "lose data"]),
+    )
+    def assign(self, who: int, steps: int, look: int, then: str) -> None:
+        """A launcher goes on with one launch for some steps; the pods look at one of them; then something happens."""
+        hands = self.world.hands[who]
+        if not hands.held:
+            self.world.claim(hands, 1)
+        for held in hands.held[:1]:
+            for step in range(steps):
+                if step == look:
+                    self.pods_look()
+                if held in hands.held:
+                    self.world.make(hands, held)
+        if then == "die":
+            self.world.die_hands(who)
+        if then in ("die", "lapse"):
+            self.world.leases_end()
+            self.world.reap(self.world.hands[1 - who])
+            self.world.claim(self.world.hands[1 - who], 4)
+        elif then == "requeue":
+            for task in self.world.tasks:
+                self.world.requeue(self.world.minds[0], task)
+            self.world.beat(self.world.minds[0])
+        elif then == "lose data":
+            self.world.lose_data()
+
+    @rule()
+    def pods_look(self) -> None:
+        """Each warm pod takes a step."""
+        for pod in list(self.world.pods.values()):
+            if isinstance(pod, WarmPod):
+                self.world.start_pod(pod)
+
+    @rule(who=NUMBER, die=CHANCE)
+    def keep(self, who: int, die: bool) -> None:
+        self.world.keep(self.world.hands[who], die)
+
+    @precondition(lambda self: self.world.pods)
+    @rule(which=ANY)
+    def idle_over(self, which: int) -> None:
+        self.world.idle_over(list(self.world.pods.values())[which % len(self.world.pods)])
+
+    @rule()
+    def signs_end(self) -> None:
+        self.world.signs_end()
+
+    @rule(key=st.sampled_from(["warm_pods", "warm_shapes", "warm_state", "warm_arrivals"]))
+    def drop_pool(self, key: str) -> None:
+        self.world.drop(getattr(self.world.names, key)("default"))
+
+
 @pytest.mark.timeout(600)
-def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("machine", [Relayed, RelayedWarm])
+def test_nothing_lost_nothing_twice(
+    redis_url: str, airflow_db: None, monkeypatch: pytest.MonkeyPatch, machine: type[Relayed]
+) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", redis_url)
     monkeypatch.setenv("AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S", "0.2")
     monkeypatch.setattr("podrelay.executor.CircuitBreaker", LossyRelay)
     monkeypatch.setattr("podrelay.scheduling.second_looks.SECOND_LOOK_AFTER_S", 0.0)
     logging.disable(logging.CRITICAL)
-    Relayed.url = redis_url
+    machine.url = redis_url
     quick = settings(
         max_examples=EXAMPLES,
         stateful_step_count=40,
@@ -170,6 +242,6 @@ def test_nothing_lost_nothing_twice(redis_url: str, airflow_db: None, monkeypatc
         print_blob=True,
     )
     try:
-        run_state_machine_as_test(Relayed, settings=quick)
+        run_state_machine_as_test(machine, settings=quick)
     finally:
         logging.disable(logging.NOTSET)

@@ -10,7 +10,7 @@ import asyncio
 import time
 import typing
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -28,13 +28,14 @@ from podrelay.errors import RedisUnavailable
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
-from podrelay.protocol.messages import CleanupRequest
+from podrelay.protocol.messages import CleanupRequest, LaunchRequest
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher.job_queue import JobQueue
+from podrelay_workers.launcher.launch_messages import discard_of
 from podrelay_workers.launcher.leased_job import Disposition, Job, Kind, back, created, done, wait
 from podrelay_workers.watcher.leader_election import LeaderElection, Term
 from podrelay_workers.watcher.outbox import NotLeader, Outbox
@@ -72,6 +73,16 @@ class Pod:
     phase: str = "Pending"
     # No node fits: it waits until somebody makes room, which is done only for a task that needs it.
     stuck: bool = False
+
+    @property
+    def host(self) -> str:
+        """What its task reports as its host name."""
+        return self.name
+
+    @property
+    def started(self) -> bool:
+        """Whether its container has."""
+        return self.phase != "Pending"
 
     def manifest(self) -> dict[str, Any]:
         states: dict[str, Any] = {
@@ -111,6 +122,7 @@ class Held:
 class Hands:
     """A launcher."""
 
+    worker: str
     launches: JobQueue
     cleanups: JobQueue
     held: list[Held] = field(default_factory=list)
@@ -152,7 +164,8 @@ class World:
         self._uids = 0
         LossyRelay.lose_next = False
         self.pods: dict[str, Pod] = {}
-        self.made: Counter[tuple[str, int]] = Counter()
+        # Launch and attempt to the pods that were given its workload.
+        self.given: dict[tuple[str, int], set[str]] = defaultdict(set)
         self.runs: Counter[str] = Counter()
         self.tasks: list[str] = []
         self.broken: Counter[str] = Counter()
@@ -253,7 +266,7 @@ class World:
             JobQueue(self._client, self.settings, self._cipher, kind, worker, "default")
             for kind in typing.get_args(Kind)
         )
-        return Hands(launches, cleanups)
+        return Hands(worker, launches, cleanups)
 
     def claim(self, hands: Hands, most: int, lose: bool = False) -> None:
         """`lose`: the answer gets lost, or the launcher dies of it."""
@@ -262,7 +275,10 @@ class World:
         for job in jobs:
             assert job.launch_id not in confirmed, "a withdrawn launch was claimed"
         if not lose:
-            hands.held += [Held(job) for job in jobs]
+            hands.held += [self._hold(job) for job in jobs]
+
+    def _hold(self, job: Job) -> Held:
+        return Held(job)
 
     def _is_withdrawn(self, launch_id: str) -> bool:
         """A launch that was revoked is withdrawn from the next heartbeat on."""
@@ -276,13 +292,27 @@ class World:
             hands.held.remove(held)
             return
         request = hands.launches.open_launch(held.job)
+        self._make_pod(held, request)
+
+    def _make_pod(self, held: Held, request: LaunchRequest) -> None:
+        """One of its own, which has its workload from the beginning."""
         name = identifiers.pod_name("pod", request.launch_id, request.attempt)
         if name not in self.pods:
-            self._uids += 1
-            uid = f"u{self._uids}"
-            self.made[(request.launch_id, request.attempt)] += 1
-            self.pods[name] = Pod(name, request.launch_id, request.attempt, request.subject, request.key, uid)
+            self.give(request.launch_id, request.attempt, name)
+            self.pods[name] = Pod(
+                name, request.launch_id, request.attempt, request.subject, request.key, self.new_uid()
+            )
         held.outcome = created(held.job, name, "default", self.pods[name].uid)
+
+    def new_uid(self) -> str:
+        self._uids += 1
+        return f"u{self._uids}"
+
+    def give(self, launch_id: str, attempt: int, pod: str) -> None:
+        """Invariant I1, docs/architecture.md."""
+        pods = self.given[launch_id, attempt]
+        pods.add(pod)
+        assert len(pods) == 1, f"attempt {attempt} of launch {launch_id} was given to the pods {sorted(pods)}"
 
     def finish(self, hands: Hands, held: Held, lose: bool = False) -> None:
         """Give the job back. `lose`: Redis did it, and the launcher does not know."""
@@ -292,11 +322,8 @@ class World:
         if lose:
             return
         if answer == "unwanted":
-            parsed = identifiers.parse_job_id(held.job.id)
-            assert parsed is not None
-            pod, namespace, uid = map(str, held.outcome.args[:3])
-            cleanup = CleanupRequest(parsed[0], "revoke", namespace, pod, uid, unless_started=True)
-            self._run(hands.launches.finish([hands.launches.with_cleanup(held.job, cleanup, parsed[1], "abandon")]))
+            cleanup, attempt = discard_of(held.outcome, "default")
+            self._run(hands.launches.finish([hands.launches.with_cleanup(held.job, cleanup, attempt, "abandon")]))
         hands.held.remove(held)
 
     def put_back(self, hands: Hands, held: Held, later: bool) -> None:
@@ -329,18 +356,24 @@ class World:
         for job in self._run(hands.cleanups.claim(8)).jobs:
             request = hands.cleanups.open_cleanup(job)
             pod = self.pods.get(request.pod)
-            left = pod is not None and request.unless_started and pod.phase != "Pending"
-            if pod is not None and not left and (not request.uid or pod.uid == request.uid):
+            left = pod is not None and request.unless_started and pod.started
+            if pod is not None and not left and self._is_meant(pod, request):
                 assert self._may_go(pod), f"pod {pod} is deleted and was not over"
-                del self.pods[request.pod]
+                self.remove(pod)
             if not die:
                 self._run(hands.cleanups.finish([done(job)]))
+
+    def _is_meant(self, pod: Pod, request: CleanupRequest) -> bool:
+        return not request.uid or pod.uid == request.uid
+
+    def remove(self, pod: Pod) -> None:
+        del self.pods[pod.name]
 
     def _may_go(self, pod: Pod) -> bool:
         if pod.phase in ("Succeeded", "Failed"):
             return True
         ti = load(pod.subject)
-        if ti.state == TaskInstanceState.RUNNING and ti.hostname == pod.name:
+        if ti.state == TaskInstanceState.RUNNING and ti.hostname == pod.host:
             return False
         return ti.external_executor_id != pod.launch_id or ti.state not in ("queued", "running", "restarting")
 
@@ -353,11 +386,11 @@ class World:
         if ti.state == TaskInstanceState.QUEUED:
             older = pod.launch_id in self.withdrawn
             assert older or ti.external_executor_id == pod.launch_id, "a superseded launch began to run"
-            update(pod.subject, state="running", hostname=pod.name)
+            update(pod.subject, state="running", hostname=pod.host)
             pod.phase = "Running"
             self.runs[pod.subject] += 1
         else:
-            host = identifiers.launch_of_pod(ti.hostname or "")
+            host = identifiers.launch_of_host(ti.hostname or "")
             overtaken = host is not None and host[0] in self.withdrawn
             excused = overtaken or self.broken[pod.subject] or ti.external_executor_id != pod.launch_id
             assert excused, f"{pod}: a pod too many"
@@ -393,7 +426,7 @@ class World:
         if pod.phase != "Running":
             if pod.phase == "Pending":
                 self.broken[pod.subject] += 1
-            del self.pods[pod.name]
+            self.remove(pod)
 
     # --- watchers -----------------------------------------------------------------------------------------------------
     def _new_eyes(self) -> Eyes:
@@ -476,10 +509,11 @@ class World:
                 self.reap(hands)
                 self.claim(hands, 16)
                 for held in list(hands.held):
-                    self.make(hands, held)
+                    self.make_all(hands, held)
                     if held in hands.held:
                         self.finish(hands, held)
                 self.clean(hands)
+            self.time_passes(turn)
             for pod in list(self.pods.values()):
                 self.end_pod(pod)
                 self._make_room(pod)
@@ -494,16 +528,27 @@ class World:
                 time.sleep(0.05)  # failures are reported again after a while
         raise AssertionError(f"not over: {self.left()}")
 
+    def make_all(self, hands: Hands, held: Held) -> None:
+        """All that a launcher does for a launch."""
+        self.make(hands, held)
+
+    def time_passes(self, turn: int) -> None:
+        """What happens without anybody's doing."""
+
     def left(self) -> list[str]:
         found = [f"{task} is {load(task).state}" for task in self.tasks if load(task).state in _OPEN]
         for mind in self.minds:
             found += [f"slot of {key}" for key in mind.executor.running]
             found += [f"launch {launch.launch_id}" for launch in mind.executor.launches]
-        found += [f"pod {pod}" for pod in self.pods.values()]
+        found += [f"pod {pod}" for pod in self.pods.values() if not self.may_stay(pod)]
         for pattern in ("rq:queue:podrelay.*", "rq:wip:podrelay.*", "rq:scheduled:podrelay.*"):
             found += [f"{key} is not empty" for key in self.redis.keys(pattern) if self._not_empty(key)]
         found += [f"unacknowledged {one}" for one in self.redis.zrange(self.names.unacknowledged, 0, -1)]
         return found + [f"current {one}" for one in self.redis.hkeys(self.names.current)]
+
+    def may_stay(self, pod: Pod) -> bool:
+        """Whether it may be there when all is over."""
+        return False
 
     def _not_empty(self, key: str) -> bool:
         if ":queue:" not in key:
