@@ -24,9 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`, which end what was started
     names = list(FAULTS) if options.fault == ["all"] else options.fault
+    if not options.warm_pods:
+        names = [name for name in names if not FAULTS[name].warm]
     verdicts: list[Judgement] = []
     done = results.read(options.json) if options.json else []
-    todo = [Round(name, seed, max(options.tasks, FAULTS[name].tasks), options.scale)
+    todo = [Round(name, seed, max(options.tasks, FAULTS[name].tasks), options.scale, options.warm_pods)
             for seed in range(options.seed, options.seed + options.seeds) for name in names]  # fmt: skip
     todo = results.missing(_part(todo, options.part), done)
     print(results.HEAD, flush=True)
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{verdict.fault} seed {verdict.seed}: {'; '.join(verdict.wrong)}", file=sys.stderr)
         print(
             f"replay: python -m tests.chaos --fault {verdict.fault} --seed {verdict.seed} --tasks {verdict.tasks} "
-            f"--scale {options.scale:g}\n" + "\n".join(verdict.notes[-60:]),
+            f"--scale {options.scale:g} --warm-pods {options.warm_pods}\n" + "\n".join(verdict.notes[-60:]),
             file=sys.stderr,
         )
     return 1 if bad else 0
@@ -63,13 +65,13 @@ def _run_all(todo: list[Round], drivers: int, slots: int, options: argparse.Name
     try:
         for item in todo:
             if rig is None:
-                rig = Rig(drivers, slots=slots, sqlite=options.sqlite)
+                rig = Rig(drivers, slots=slots, sqlite=options.sqlite, warm_pods=options.warm_pods)
                 rig.start()
             verdict = _round(rig, item, options)
             verdicts.append(verdict)
             print(results.line(verdict), flush=True)
             if options.json:
-                results.write(options.json, verdict, options.scale)
+                results.write(options.json, verdict, item)
             if verdict.wrong:
                 rig.stop(keep=True)
                 rig = None
@@ -118,7 +120,7 @@ def _round(rig: Rig, item: Round, options: argparse.Namespace) -> Judgement:
         verdict.wrong.append(f"not over {options.recover:g} s after healing: {'; '.join(left)}")
         verdict.notes += samples(rig)
     verdict.recovered_s = time.monotonic() - healed_s
-    judge(rig, tasks, rig.cluster.audit(mark), since_s, verdict, options.heartbeat, turn.windows)
+    judge(rig, tasks, rig.cluster.audit(mark), since_s, verdict, options.heartbeat, turn.windows, turn.killed)
     verdict.wrong += refused(rig, refused_before)
     return verdict
 
@@ -166,9 +168,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--part", default="1/1", metavar="N/OF", help="only a share of the rounds, as 1/2 (default 1/1)"
     )
     parser.add_argument(
+        "--warm-pods", type=int, default=0, metavar="N",
+        help="with so many warm pods; some faults need them, and are left out without (default 0)",
+    )  # fmt: skip
+    parser.add_argument(
         "--sqlite", action="store_true", help="SQLite even where PostgreSQL is installed; one scheduler only"
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not options.warm_pods and (warm := [name for name in options.fault if name != "all" and FAULTS[name].warm]):
+        parser.error(f"{', '.join(warm)}: only with --warm-pods")
+    return options
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class Fault:
     # Slots of each scheduler, and how many tasks a round has at least.
     slots: int = SLOTS
     tasks: int = 0
+    # Only with warm pods.
+    warm: bool = False
 
 
 @dataclass
@@ -43,6 +46,8 @@ class Turn:
     wrong: list[str] = field(default_factory=list)
     # Wall-clock times from and to which the API server asked for patience.
     windows: list[tuple[float, float]] = field(default_factory=list)
+    # Names of pods that were killed while they may have run a task, which then fails.
+    killed: set[str] = field(default_factory=set)
     # When all was whole again (monotonic), where that was before the fault's function returned.
     healed_s: float = 0.0
 
@@ -73,10 +78,10 @@ LEASE_S, TAKEN_OVER_S = 6.0, 5.0
 
 
 def fault(
-    name: str, seconds: float, drivers: int = 1, slots: int = SLOTS, tasks: int = 0
+    name: str, seconds: float, drivers: int = 1, slots: int = SLOTS, tasks: int = 0, warm: bool = False
 ) -> Callable[[Callable[[Turn], None]], Callable[[Turn], None]]:
     def add(inject: Callable[[Turn], None]) -> Callable[[Turn], None]:
-        FAULTS[name] = Fault(name, seconds, inject, drivers, (inject.__doc__ or "").strip(), slots, tasks)
+        FAULTS[name] = Fault(name, seconds, inject, drivers, (inject.__doc__ or "").strip(), slots, tasks, warm)
         return inject
 
     return add
@@ -373,6 +378,57 @@ def queue_timeout(turn: Turn) -> None:
         time.sleep(2.0)
 
 
+# --- warm pods --------------------------------------------------------------------------------------------------------
+@fault("kill-idle-pods", 30, warm=True)
+def kill_idle_pods(turn: Turn) -> None:
+    """Idle warm pods vanish, are deleted, or their processes are killed; some of them just when they get a task."""
+    counts: Counter[str] = Counter()
+    while not turn.over:
+        with contextlib.suppress(OSError):
+            idle = turn.rig.idle_pods()
+            for pod in turn.rng.sample(idle, min(len(idle), turn.rng.randint(1, 3))):
+                how = turn.rng.choice((_remove_idle, _delete, _kill_process))
+                counts[how.__name__] += how(turn, pod)
+        turn.wait(turn.rng.uniform(0.2, 1.5))
+    turn.note(f"idle pods that were hit: {dict(counts)}")
+
+
+def _remove_idle(turn: Turn, pod: dict[str, Any]) -> bool:
+    """At once, on condition that nobody has changed it: no launch has it."""
+    conditions = {name: pod["metadata"][name] for name in ("uid", "resourceVersion")}
+    return turn.rig.delete_pod(pod, gracePeriodSeconds=0, preconditions=conditions)
+
+
+def _delete(turn: Turn, pod: dict[str, Any]) -> bool:
+    """As an operator or a drained node does."""
+    turn.killed.add(pod["metadata"]["name"])
+    return turn.rig.delete_pod(pod, preconditions={"uid": pod["metadata"]["uid"]})
+
+
+def _kill_process(turn: Turn, pod: dict[str, Any]) -> bool:
+    """As the kernel does when memory is short."""
+    turn.killed.add(pod["metadata"]["name"])
+    turn.rig.cluster.end_pod("default", pod["metadata"]["name"], exit_code=137, signal=9, reason="OOMKilled")
+    return True
+
+
+@fault("cut-warm-pods-redis", 30, warm=True)
+def cut_warm_pods_redis(turn: Turn) -> None:
+    """Warm pods are cut off from Redis while workloads are delivered; what is under way arrives later, or is lost."""
+    rig = turn.rig
+    while not turn.over:
+        turn.wait(turn.rng.uniform(0.3, 3.0))
+        away_s, lose = turn.rng.choice((0.1, 1.0, 3.0, 7.0)), turn.rng.random() < 0.5
+        turn.note(f"warm pods are cut off from Redis for {away_s:g} s{', and their connections reset' * lose}")
+        rig.links.cut(rig.pods_link)
+        try:
+            turn.wait(away_s)
+            if lose:
+                rig.links.reset(rig.pods_link)
+        finally:
+            rig.links.mend(rig.pods_link)
+
+
 # --- all together -----------------------------------------------------------------------------------------------------
 _SHORT = (
     "kill-launchers", "kill-watchers", "freeze-leader", "freeze-launcher", "kill-one-scheduler", "redis-kill-aof",
@@ -380,6 +436,7 @@ _SHORT = (
     "api-reset", "api-lost-answers", "cut-launcher-redis", "cut-launcher-api", "cut-watcher-redis", "cut-watcher-api",
     "cut-scheduler-redis",
 )  # fmt: skip
+_OF_WARM_PODS = ("kill-idle-pods", "cut-warm-pods-redis")
 
 
 @fault("random", 600, drivers=2)
@@ -391,14 +448,15 @@ def at_random(turn: Turn) -> None:
             name = rng.choice(names)
             seconds = min(rng.uniform(2.0, 10.0), max(0.5, turn.ends_s - time.monotonic()))
             turn.note(f"--- {name} for {seconds:.1f} s")
-            inner = Turn(turn.rig, rng, seconds, turn.log, turn.wrong, turn.windows)
+            inner = Turn(turn.rig, rng, seconds, turn.log, turn.wrong, turn.windows, turn.killed)
             with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
                 FAULTS[name].inject(inner)
             time.sleep(rng.random())
 
     # Processes belong to one strand and servers to the other: what one of them stops, the other cannot start.
-    people = [name for name in _SHORT if not name.startswith(("redis", "api"))]
-    servers = [name for name in _SHORT if name.startswith(("redis", "api"))]
+    names = (*_SHORT, *_OF_WARM_PODS) if turn.rig.warm_pods else _SHORT
+    people = [name for name in names if not name.startswith(("redis", "api"))]
+    servers = [name for name in names if name.startswith(("redis", "api"))]
     threads = [
         threading.Thread(target=strand, args=(random.Random(turn.rng.random()), names)) for names in (people, servers)
     ]

@@ -31,7 +31,7 @@ class Process(Protocol):
 def start(
     role: str, environment: Mapping[str, str], log: Path, *, intervals_s: Mapping[str, float] | None = None
 ) -> Process:
-    """A launcher, a watcher or a driver, with these variables on top of the harness' own.
+    """A launcher, a watcher, a driver or the server of warm pods, with these variables on top of the harness' own.
 
     :param intervals_s: seconds that stand for a constant of a module, as `package.module.NAME`, so that a test waits less.
     """
@@ -101,6 +101,10 @@ def _become(role: str, environment: dict[str, str], log: str, intervals_s: dict[
         from podrelay_workers.watcher.process import main as watcher
 
         sys.exit(watcher([]))
+    if role == "warm-pods":
+        from tests.chaos.warm_pods import Server
+
+        Server(Path(environment["CHAOS_WARM_PODS"])).run()
     from tests.chaos.driver import Driver
     from tests.chaos.imports import logged
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import redis
+
+from podrelay.protocol import identifiers
+from podrelay.protocol.mailbox import MAILBOX_TTL_S
+from podrelay.protocol.redis_keys import RedisKeys
 from tests.chaos.rig import Rig
 
 _LAUNCH = "podrelay/launch-id"
@@ -35,6 +41,8 @@ class Judgement:
     slots_s: float = 0.0
     # For how long all tasks past the queue timeout held the scheduler's loop, by the executor's doing.
     stuck_s: float = 0.0
+    # How many tasks ran in warm pods.
+    warm: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -59,8 +67,32 @@ def leftovers(rig: Rig, tasks: list[str]) -> list[str]:
         elif status["slots"] or status["launches"]:
             found.append(f"{name} has {status['slots']} slots and {status['launches']} launches: {status['running']}")
     found += _left_in_redis(rig)
-    if pods := len(rig.cluster.pods()):
-        found.append(f"{pods} pods")
+    pods = rig.cluster.pods()
+    if rig.warm_pods:
+        found += left_of_pool(rig.client(), pods)
+        pods = [pod for pod in pods if identifiers.LABEL_IDLE not in pod["metadata"]["labels"]]
+    if pods:
+        found.append(f"{len(pods)} pods, as {pods[0]['metadata']['name']}")
+    return found
+
+
+def left_of_pool(client: redis.Redis, pods: Sequence[dict[str, Any]]) -> list[str]:
+    """What is left beside the idle pods that the pool knows; each of them has its mailbox."""
+    keys = RedisKeys()
+    idle = {pod["metadata"]["labels"][identifiers.LABEL_WARM] for pod in pods
+            if identifiers.LABEL_IDLE in pod["metadata"]["labels"]}  # fmt: skip
+    pool = set(client.hkeys(keys.warm_pods("default")))
+    found = []
+    if unknown := idle - pool:
+        found.append(f"{len(unknown)} idle pods that the pool does not know, as {min(unknown)}")
+    if gone := pool - idle:
+        found.append(f"{len(gone)} pods in the pool that are gone or not idle, as {min(gone)}")
+    for key in client.keys(keys.warm_idle("default", "*")):
+        if strange := set(client.zrange(key, 0, -1)) - pool:
+            found.append(f"{len(strange)} members of {key} that are not in the pool, as {min(strange)}")
+    boxes = [*client.keys(keys.mailbox_in("*")), *client.keys(keys.mailbox_taken("*"))]
+    if lasting := [key for key in boxes if not 0 < client.ttl(key) <= MAILBOX_TTL_S]:
+        found.append(f"{len(lasting)} mailboxes that do not expire, as {min(lasting)}")
     return found
 
 
@@ -86,17 +118,30 @@ def judge(
     verdict: Judgement,
     limit_s: float,
     windows: Sequence[tuple[float, float]] = (),
+    killed: Collection[str] = (),
 ) -> None:
-    """Add to the judgement what did not hold."""
+    """Add to the judgement what did not hold.
+
+    :param killed: names of pods whose tasks may have failed.
+    """
     wrong = verdict.wrong
     rows = rig.rows.states(tasks)
-    states = Counter(state for state, _ in rows.values())
+    hosts = _read_runs(rig.runs, tasks)
+    states = Counter(
+        "success" if state == "failed" and _pod_names(hosts.get(task, ())) & set(killed) else state
+        for task, (state, _) in rows.items()
+    )
     if states != Counter({"success": len(tasks)}):
         wrong.append(f"tasks {dict(states)}")
     if again := sum(1 for _, number in rows.values() if number != 1):
         wrong.append(f"{again} try numbers bumped")
-    wrong += _runs(rig, tasks)
+    wrong += _runs(hosts, tasks)
+    wrong += given_twice(_read_runs(rig.given, tasks))
     wrong += _pods(audit)
+    if rig.warm_pods:
+        verdict.warm = sum(any(identifiers.warm_id_of_pod(name) for name in _pod_names(of)) for of in hosts.values())
+        if verdict.warm == 0:
+            wrong.append("no task ran in a warm pod")
     for began_s, ended_s in windows:
         entries = [entry for entry in audit if began_s <= entry["time"] <= ended_s]
         wrong += patience(entries, they_hear_of_it=verdict.fault != "random")
@@ -111,16 +156,39 @@ def judge(
         wrong.append(f"a heartbeat took {verdict.heartbeat_s:.2f} s")
 
 
-def _runs(rig: Rig, tasks: list[str]) -> list[str]:
-    wanted = set(tasks)
-    lines = rig.runs.read_text().splitlines() if rig.runs.exists() else []
-    runs = Counter(task for task in (line.split()[0] for line in lines) if task in wanted)
+def _read_runs(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Task -> the host names in its lines of this file."""
+    wanted, found = set(tasks), defaultdict(list)
+    for line in path.read_text().splitlines() if path.exists() else ():
+        task, host = line.split()[:2]
+        if task in wanted:
+            found[task].append(host)
+    return found
+
+
+def _pod_names(hosts: Iterable[str]) -> set[str]:
+    return {host.partition(".")[0] for host in hosts}
+
+
+def _runs(hosts: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> list[str]:
     wrong = []
-    if missing := len(wanted) - len(runs):
+    if missing := len(set(tasks)) - len(hosts):
         wrong.append(f"{missing} tasks never ran")
-    if twice := [task for task, count in runs.items() if count > 1]:
-        wrong.append(f"{len(twice)} tasks ran twice, as {twice[0]}")
+    if twice := [task for task, of in hosts.items() if len(of) > 1]:
+        wrong.append(f"{len(twice)} tasks ran twice, as {twice[0]} in {hosts[twice[0]]}")
     return wrong
+
+
+def given_twice(given: Mapping[str, Sequence[str]]) -> list[str]:
+    """Invariant I1: one attempt of a launch is at most one pod that was given its workload."""
+    pods: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for host in (host for hosts in given.values() for host in hosts):
+        launch = identifiers.launch_of_host(host)
+        if launch is None:
+            return [f"a pod whose host name says no launch: {host}"]
+        pods[launch] |= _pod_names([host])
+    twice = [names for names in pods.values() if len(names) > 1]
+    return [f"{len(twice)} attempts were given to two pods, as {sorted(twice[0])}"] if twice else []
 
 
 def _pods(audit: list[dict[str, Any]]) -> list[str]:

@@ -22,6 +22,12 @@ class Link:
         self.to_port = to_port
         self.whole = asyncio.Event()
         self.whole.set()
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    def reset(self) -> None:
+        """Reset all connections, with what is under way on them."""
+        for end in self._ends:
+            end.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -31,6 +37,7 @@ class Link:
         except OSError:
             writer.transport.abort()
             return
+        self._ends |= {writer, to_writer}
         try:
             tasks = [
                 asyncio.create_task(self._pump(reader, to_writer)),
@@ -40,6 +47,7 @@ class Link:
         finally:
             for task in tasks:
                 task.cancel()
+            self._ends -= {writer, to_writer}
             for end in (writer, to_writer):
                 end.transport.abort()
 
@@ -66,6 +74,10 @@ class Links:
 
     def mend(self, link: Link) -> None:
         self._loop.call_soon_threadsafe(link.whole.set)
+
+    def reset(self, link: Link) -> None:
+        """As a firewall does that lost its state: of what was sent, some has arrived, and nobody knows how much."""
+        self._loop.call_soon_threadsafe(link.reset)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

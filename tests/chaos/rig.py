@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import redis
 
+from podrelay.protocol import identifiers
 from tests.chaos import fork_server
 from tests.chaos.links import Link, Links
 from tests.chaos.postgres import Postgres, find_binaries
@@ -37,6 +39,8 @@ spec:
 """
 SLOTS = 64
 DEAD_AFTER_S = 15
+# The shortest that is allowed, so that pods also end by themselves within a round.
+IDLE_S = 10
 
 
 @dataclass
@@ -57,20 +61,31 @@ class Rig:
     """Start it once, run several rounds on it, stop it."""
 
     def __init__(
-        self, drivers: int = 1, launchers: int = 2, watchers: int = 2, *, slots: int = SLOTS, sqlite: bool = False
+        self,
+        drivers: int = 1,
+        launchers: int = 2,
+        watchers: int = 2,
+        *,
+        slots: int = SLOTS,
+        sqlite: bool = False,
+        warm_pods: int = 0,
     ) -> None:
         self._slots = slots
+        self.warm_pods = warm_pods
         self._binaries = None if sqlite else find_binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="podrelay-chaos-"))
         self.folder.chmod(0o755)
         self.shape = {"launcher": launchers, "watcher": watchers, "driver": drivers}
         self.runs = self.folder / "runs"
+        # Which pod was given which task, whether it may run it or not.
+        self.given = self.folder / "runs.given"
         self.redis_folder = self.folder / "redis"
         self.redis_folder.mkdir()
         self.redis = RedisServer(self.redis_folder, "--maxmemory-policy", "noeviction")
         self.redis.options = (*self.redis.options, "--appendonly", "yes", "--appendfsync", "everysec")
         self.cluster = LocalCluster(self.folder)
         self.links = Links()
+        self._warm_socket = self.folder / "warm-pods.socket"
         self.members: dict[str, Member] = {}
         self.postgres: Postgres | None = None
         self._stack = contextlib.ExitStack()
@@ -80,6 +95,8 @@ class Rig:
         self._stack.callback(shutil.rmtree, self.folder, True)
         self._stack.callback(self.links.stop)
         url = self._start_database()
+        # The way of all warm pods to Redis.
+        self.pods_link = self.links.open(self.redis.port)
         os.environ.update(self._options(url))
         fork_server.run("make_database")
         self.rows = Rows(url)
@@ -87,6 +104,8 @@ class Rig:
         self.task_api = TaskApi(self.rows)
         self._stack.callback(self.task_api.stop)
         self._write_template(0.3)
+        if self.warm_pods:
+            self._start_warm_pods()
         self._stack.enter_context(self.redis)
         self._stack.enter_context(self.cluster)
         for role, count in self.shape.items():
@@ -101,10 +120,8 @@ class Rig:
         """:param keep: leave the folder with the logs, and say where."""
         if keep:
             kept = Path(f"{self.folder}-kept")
-            shutil.copytree(
-                self.folder, kept, ignore=shutil.ignore_patterns("postgres", "local-cluster.kubeconfig"),
-                ignore_dangling_symlinks=True,
-            )  # fmt: skip
+            left_out = shutil.ignore_patterns("postgres", "local-cluster.kubeconfig", self._warm_socket.name)
+            shutil.copytree(self.folder, kept, ignore=left_out, ignore_dangling_symlinks=True)
             print(f"logs: {kept}", file=sys.stderr)
         self._stack.close()
 
@@ -118,9 +135,16 @@ class Rig:
         self.postgres.start()
         return self.postgres.url
 
+    def _start_warm_pods(self) -> None:
+        """Like a node, no part of the deployment: nothing kills the server, only the pods in it."""
+        environment = {"CHAOS_WARM_PODS": str(self._warm_socket)}
+        server = fork_server.start("warm-pods", environment, self.folder / "warm-pods.log")
+        self._stack.callback(fork_server.kill, server)
+        self.until(self._warm_socket.exists, 60, "the server of warm pods")
+
     def _options(self, database_url: str) -> dict[str, str]:
         path = [str(ROOT / "executor"), str(ROOT / "workers"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-        return {
+        options = {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
             "AIRFLOW_HOME": str(self.folder / "airflow"),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url,
@@ -134,10 +158,18 @@ class Rig:
             "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
             "AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE": str(self.folder / "template.yaml"),
         }
+        if self.warm_pods:
+            options |= {
+                "AIRFLOW__PODRELAY__WARM_PODS_MAX": str(self.warm_pods),
+                "AIRFLOW__PODRELAY__WARM_POD_IDLE_S": str(IDLE_S),
+                # In the pods, whose environment is that of the local cluster; members have links of their own.
+                "AIRFLOW__PODRELAY__REDIS_URL": f"redis://127.0.0.1:{self.pods_link.port}/0",
+            }
+        return options
 
     def _write_template(self, seconds: float) -> None:
         words = [sys.executable, "-S", "-E", str(ROOT / "tests/chaos/pod.py"), str(self.task_api.port), str(self.runs),
-                 str(seconds)]  # fmt: skip
+                 str(seconds), str(self._warm_socket)]  # fmt: skip
         (self.folder / "template.yaml").write_text(TEMPLATE.format(command=json.dumps(words)))
 
     def _ready(self) -> bool:
@@ -225,6 +257,21 @@ class Rig:
         if not keep_data:
             shutil.rmtree(self.redis_folder / "appendonlydir", True)
         self.redis.start()
+
+    def idle_pods(self) -> list[dict[str, Any]]:
+        """Warm pods that no launch has."""
+        return self.cluster.pods(query=f"?labelSelector={identifiers.LABEL_IDLE}")
+
+    def delete_pod(self, pod: dict[str, Any], **options: Any) -> bool:
+        """False where it is gone, or not as the options demand."""
+        metadata = pod["metadata"]
+        try:
+            self.cluster.call("DELETE", f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}", options)
+        except urllib.error.HTTPError as error:
+            if error.code not in (404, 409):
+                raise
+            return False
+        return True
 
     def make_tasks(self, count: int, name: str) -> list[str]:
         out = self.folder / "tasks.json"

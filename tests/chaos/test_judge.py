@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.judge import patience
+from tests.chaos.judge import given_twice, patience
 
 
 def refused(at_s: float, who: str, status: int = 429, verb: str = "create") -> dict[str, Any]:
@@ -27,3 +27,19 @@ def test_creations_inside_a_retry_after_window(audit: list[dict[str, Any]], of_a
     for early, they_hear_of_it in ((of_all, True), (of_each, False)):
         found = patience(audit, they_hear_of_it=they_hear_of_it)
         assert found == ([f"{early} creations inside a Retry-After window"] if early else [])
+
+
+LAUNCH = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("given", "twice"),
+    [
+        ({"t": [f"etl-load-{LAUNCH}-0", f"etl-load-{LAUNCH}-1"]}, False),  # another attempt
+        ({"t": [f"pod-warm-{LAUNCH}.{LAUNCH}-0", f"pod-warm-{LAUNCH}.{LAUNCH}-0"]}, False),  # the same pod
+        ({"t": [f"pod-warm-{LAUNCH}.{LAUNCH}-0", f"etl-load-{LAUNCH}-0"]}, True),
+        ({"t": [f"pod-warm-{LAUNCH}.{LAUNCH}-0"], "u": [f"pod-warm-{LAUNCH[::-1]}.{LAUNCH}-0"]}, True),
+    ],
+)
+def test_attempts_that_were_given_to_two_pods(given: dict[str, list[str]], twice: bool) -> None:
+    assert bool(given_twice(given)) == twice
