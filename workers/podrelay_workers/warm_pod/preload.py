@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 # Importing Airflow's module alone is not enough: it imports most of the rest when it runs.
@@ -38,11 +40,18 @@ _OF_THE_TASK = (
 
 def preload() -> None:
     """Import it all. What cannot be imported is left to the task, which fails if it needs it."""
-    for name in (*_OF_THE_SUPERVISOR, *_OF_THE_TASK):
+    _import(_OF_THE_SUPERVISOR)
+    with warnings.catch_warnings():  # a task that does not use these modules would not have seen their warnings
+        warnings.simplefilter("ignore")
+        _import(_OF_THE_TASK)
+        with contextlib.suppress(Exception):
+            _import_bundles()
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
-    with contextlib.suppress(Exception):
-        _import_bundles()
 
 
 def _import_bundles() -> None:
