@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from redis.exceptions import RedisError
 
 from podrelay.cli.dashboard import make_app
 from podrelay.errors import RedisUnavailable
+from podrelay.protocol.mailbox import Delivery, MailboxKey
+from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.circuit_breaker import CircuitBreaker
-from podrelay.store.connection import connect, connect_async
+from podrelay.store.connection import close, connect, connect_async
+from podrelay_workers.warm_pod.inbox import Inbox
 from tests.harness.redis_server import RedisServer, find_server, free_port
 
 Servers = tuple[RedisServer, RedisServer, int]
@@ -104,6 +109,37 @@ def test_a_failover_is_followed(servers: Servers) -> None:
     master.kill()
     until(lambda: breaker.call(lambda client: client.set("after", 1)), "the breaker writes to the new master")
     assert redis.Redis(port=replica.port, db=3).mget("before", "after") == [b"1", b"1"]
+
+
+def test_closing_leaves_no_socket(servers: Servers) -> None:
+    """A warm pod forks its task afterwards."""
+    master, _, sentinel = servers
+
+    def sockets() -> int:
+        connections = psutil.Process().net_connections()
+        return sum(bool(item.raddr) and item.raddr.port in (master.port, sentinel) for item in connections)
+
+    before = sockets()
+    client = connect(settings(sentinel))
+    client.ping()
+    assert sockets() == before + 2
+    close(client)
+    assert sockets() == before
+
+
+def test_a_waiting_warm_pod_follows_a_failover(servers: Servers) -> None:
+    master, replica, sentinel = servers
+    key, keys, delivery = MailboxKey.generate(), RedisKeys("default"), Delivery("launch", 0, "workload")
+    inbox, found = Inbox(settings(sentinel), "default", key), []
+    pod = threading.Thread(target=lambda: found.append(inbox.wait(60)))
+    pod.start()
+    second = redis.Redis(port=replica.port, db=3)
+    until(lambda: second.exists(keys.mailbox_alive(key.name)), "the pod waits, and the replica has it")
+    master.kill()
+    until(lambda: second.rpush(keys.mailbox_in(key.name), key.seal(delivery)), "the replica is the master")
+    pod.join(30)
+    inbox.close()
+    assert found == [delivery]
 
 
 def test_sentinels_that_do_not_answer_cost_one_timeout() -> None:
