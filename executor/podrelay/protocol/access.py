@@ -140,7 +140,7 @@ _COMMANDS: dict[Role, str] = {
     "zrangebyscore zrem zscan zscore",
     "launcher": f"{_RUN_SCRIPTS}{_CHECK}"
     "client|info del exec exists expire getrange "
-    "hdel hexists hget hincrby hincrbyfloat hkeys hmget hset hsetnx hstrlen llen lpop lpush multi "
+    "hdel hexists hget hincrby hincrbyfloat hkeys hmget hset hsetnx hstrlen llen lpop lpush mget multi "
     "publish rpush sadd scard smembers srem subscribe xadd zadd zcard zpopmin zrange zrangebyscore zrem zremrangebyrank "
     "zremrangebyscore zscore",
     "watcher": f"{_RUN_SCRIPTS}{_CHECK}{_OVERVIEW}"
@@ -167,7 +167,7 @@ CALLS: dict[str, str] = {
     "hmget": "hmget K f", "hset": "hset K f v", "hsetnx": "hsetnx K f v",
     "hstrlen": "hstrlen K f", "info": "info", "lindex": "lindex K 0", "llen": "llen K", "lpop": "lpop K",
     "lpos": "lpos K v", "lpush": "lpush K v", "ltrim": "ltrim K 0 0",
-    "memory|usage": "memory usage K", "multi": "multi", "persist": "persist K",
+    "memory|usage": "memory usage K", "mget": "mget K", "multi": "multi", "persist": "persist K",
     "ping": "ping", "pttl": "pttl K", "publish": "publish C 1", "rpush": "rpush K v", "sadd": "sadd K v",
     "scard": "scard K", "script|load": "script load x", "set": "set K v", "smembers": "smembers K", "srem": "srem K v",
     "subscribe": "subscribe C", "time": "time", "type": "type K", "xadd": "xadd K * f v", "xlen": "xlen K",

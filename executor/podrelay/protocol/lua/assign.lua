@@ -48,13 +48,15 @@ if off_s > 0 and off_s <= POOL_OFF_MOST_S then return missed('pool_off') end
 -- Oldest first: the others live longer. Who is gone is no longer idle; if it comes back, the keeper finds it.
 local eldest = seconds(now - tonumber(ARGV[8]))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], eldest, seconds(now + 1), 'LIMIT', 0, 64)) do
-  local pod = parse_warm_pod(id, redis.call('HGET', KEYS[2], id))
+  local value = redis.call('HGET', KEYS[2], id)
+  local pod = parse_warm_pod(id, value)
   redis.call('ZREM', KEYS[3], id)
   if pod and pod.shape == shape and redis.call('EXISTS', ARGV[10] .. pod.mailbox .. ':alive') == 1 then
     redis.call('HDEL', KEYS[2], id)
-    redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', pod.record, 'start', 'warm')
+    local record = string.sub(value, pod.record_at)
+    redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', record, 'start', 'warm')
     redis.call('HINCRBY', KEYS[5], shape .. ' hits', 1)
-    return { 'assigned', pod.record }
+    return { 'assigned', record }
   end
 end
 return missed('no_idle_pod')

@@ -37,7 +37,7 @@ if redis.call('HLEN', KEYS[3]) > 4 * tonumber(ARGV[7]) then
 end
 for _, shape in ipairs(redis.call('HKEYS', KEYS[3])) do
   if #shape == 16 and string.match(shape, '^%x+$') then
-    shapes[shape] = { idle = 0, starting = 0 }
+    shapes[shape] = {}
     order[#order + 1] = shape
   else
     redis.call('HDEL', KEYS[3], shape)
@@ -58,47 +58,60 @@ local function mean_ready(shape, took)
   redis.call('HSET', KEYS[1], shape .. ' ready_s', mean)
 end
 
--- Members of the sorted sets of idle pods that belong there, by shape: score, id, score, id...
-local pods, waiting = {}, {}
-for shape in pairs(shapes) do waiting[shape] = {} end
-local function add(id, pod)
-  local idle_key = ARGV[5] .. pod.shape
-  local alive = redis.call('EXISTS', ARGV[4] .. pod.mailbox .. ':alive')
-  local ready = redis.call('ZSCORE', idle_key, id)
-  if alive == 1 and (not ready or number_of(ready) > now + 1 or number_of(ready) <= 0) then
-    if not ready and shapes[pod.shape] then mean_ready(pod.shape, ago(pod.added)) end
-    ready = seconds(now)
-    redis.call('ZADD', idle_key, ready, id)
-    redis.call('EXPIRE', idle_key, ARGV[10])
-  end
-  local counts, members = shapes[pod.shape], waiting[pod.shape] or {}
-  waiting[pod.shape] = members
-  if ready then members[#members + 1] = ready; members[#members + 1] = id end
-  if counts and alive == 1 then counts.idle = counts.idle + 1 end
-  if counts and not ready then counts.starting = counts.starting + 1 end
-  for _, value in ipairs({ id, pod.shape, seconds(ago(pod.added)), ready and seconds(ago(number_of(ready))) or '', alive }) do
-    pods[#pods + 1] = value
-  end
-end
+-- The pool, in few commands: it may have thousands of pods. By shape: its pods, and since when its idle ones wait.
+local by_shape, mailboxes = {}, {}
+for shape in pairs(shapes) do by_shape[shape] = {} end
 local found = read_all(KEYS[2], tonumber(ARGV[6]), VALUE_MAX)
 for i = 1, #found, 2 do
-  local pod = parse_warm_pod(found[i], found[i + 1])
+  local id, pod = found[i], parse_warm_pod(found[i], found[i + 1])
   if pod then
-    add(found[i], pod)
-  elseif found[i] ~= '' then
+    pod.id = id
+    mailboxes[#mailboxes + 1] = ARGV[4] .. pod.mailbox .. ':alive'
+    pod.place = #mailboxes
+    by_shape[pod.shape] = by_shape[pod.shape] or {}
+    table.insert(by_shape[pod.shape], pod)
+  elseif id ~= '' or found[i + 1] ~= '' then
     note('key', KEYS[2], 'malformed', 'no warm pod that a launcher writes, deleted')
-    redis.call('HDEL', KEYS[2], found[i])
+    redis.call('HDEL', KEYS[2], id)
+  end
+end
+local alive = {}
+for first = 1, #mailboxes, 1000 do
+  for i, value in ipairs(redis.call('MGET', unpack(mailboxes, first, math.min(first + 999, #mailboxes)))) do
+    alive[first + i - 1] = value and 1 or 0
   end
 end
 
-for shape, members in pairs(waiting) do
-  local key = ARGV[5] .. shape
-  if redis.call('ZCARD', key) ~= #members / 2 then
-    note('key', key, 'malformed', 'ids of no warm pods, deleted')
-    redis.call('DEL', key)
-    for i = 1, #members, 2 do redis.call('ZADD', key, members[i], members[i + 1]) end
-    redis.call('EXPIRE', key, ARGV[10])
+local pods = {}
+for shape, members in pairs(by_shape) do
+  local idle_key, since, counts = ARGV[5] .. shape, {}, shapes[shape] or {}
+  if redis.call('ZCARD', idle_key) > tonumber(ARGV[6]) then redis.call('DEL', idle_key) end
+  local scores = redis.call('ZRANGE', idle_key, 0, -1, 'WITHSCORES')
+  for i = 1, #scores, 2 do since[scores[i]] = number_of(scores[i + 1]) end
+  local known, kept = #scores / 2, 0
+  counts.idle, counts.starting = 0, 0
+  for _, pod in ipairs(members) do
+    local ready = since[pod.id]
+    if ready then kept = kept + 1 end
+    if alive[pod.place] == 1 then
+      if not ready then mean_ready(shape, ago(pod.added)) end
+      if not ready or ready > now + 1 or ready <= 0 then
+        ready = now
+        redis.call('ZADD', idle_key, seconds(now), pod.id)
+      end
+      counts.idle = counts.idle + 1
+    elseif not ready then
+      counts.starting = counts.starting + 1
+    end
+    local row = { pod.id, shape, seconds(ago(pod.added)), ready and seconds(ago(ready)) or '', alive[pod.place] }
+    for i = 1, 5 do pods[#pods + 1] = row[i] end
+    since[pod.id] = nil
   end
+  if kept < known then
+    note('key', idle_key, 'malformed', 'ids of no warm pods, deleted')
+    for id in pairs(since) do redis.call('ZREM', idle_key, id) end
+  end
+  redis.call('EXPIRE', idle_key, ARGV[10])
 end
 
 local described = {}

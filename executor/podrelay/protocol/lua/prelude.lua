@@ -171,13 +171,13 @@ local function write_job(key, kind, queue, data, description, now, result_ttl, f
     'last_heartbeat', '')
 end
 
--- A pod of the pool in `warm_pods`: shape, mailbox, when it was added (s), name, and its sealed record; nil for anything that
--- warm_pool.lua does not write there under this id.
+-- A pod of the pool in `warm_pods`: shape, mailbox, when it was added (s), name, and where its sealed record begins; nil for
+-- anything that warm_pool.lua does not write there under this id.
 local function parse_warm_pod(id, value)
-  if not value or #value > VALUE_MAX or not string.match(id, '^%x+$') or #id ~= 32 then return nil end
-  local shape, mailbox, added, name, record = string.match(value, '^(%x+) (%x+) ([%d.]+) ([%l%d-]+) ([%w_=-]+)$')
+  if not value or #value > VALUE_MAX or #id ~= 32 then return nil end
+  local shape, mailbox, added, name, record_at = string.match(value, '^(%x+) (%x+) ([%d.]+) ([%l%d-]+) ()[%w_=-]')
   if not shape or #shape ~= 16 or #mailbox ~= 32 or #name > 63 or string.sub(name, -38) ~= '-warm-' .. id then return nil end
-  return { shape = shape, mailbox = mailbox, added = number_of(added), name = name, record = record }
+  return { shape = shape, mailbox = mailbox, added = number_of(added), name = name, record_at = record_at }
 end
 
 -- Is this the name of a warm pod (identifiers.py)?

@@ -16,8 +16,9 @@ run_when_full(KEYS[1])
 local now, effects = redis_time(), {}
 
 local function record_of(id)
-  local pod = parse_warm_pod(id, redis.call('HGET', KEYS[1], id))
-  return pod and pod.record or '', pod
+  local value = redis.call('HGET', KEYS[1], id)
+  local pod = parse_warm_pod(id, value)
+  return pod and string.sub(value, pod.record_at) or '', pod
 end
 
 local function forget_shape(shape)
