@@ -115,11 +115,11 @@ class WarmRig:
         """The job's launch has this pod: what `finish` answers."""
         return self._finish("created", job, pod, "n", "uid", f"{time.time():.6f}")
 
-    def give_back(self, job: HeldJob) -> str:
-        """Nothing was tried, as far as its launcher knows."""
-        return self._finish("back", job)
+    def give_up(self, job: HeldJob) -> str:
+        """The launcher stopped during a request, whose effect is unknown."""
+        return self._finish("wait", job, "0", "Interrupted", "", "", 1)
 
-    def _finish(self, what: str, job: HeldJob, *args: str) -> str:
+    def _finish(self, what: str, job: HeldJob, *args: str | int) -> str:
         items = [[what, job.job_id, job.execution_id, job.queue, *args]]
         call = scripts.finish(KEYS, cluster=CLUSTER, worker="w", spent_data="", results_max=100, items=items)
         return str(evaluate(self.redis, call)[0])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podrelay.protocol import identifiers
+from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import WarmPod
 from podrelay.store.scripts import UNFENCED, HeldJob
 from tests.harness.warm_rig import KEYS, LEASES, QUEUE, SHAPE, WarmRig, launch_of
@@ -65,7 +65,7 @@ class World:
         """
         while True:
             yield
-            if self.rig.redis.llen(f"rq:queue:{QUEUE}") == 0:
+            if not self.rig.redis.exists(redis_keys.rq_queue(QUEUE), redis_keys.rq_scheduled(QUEUE)):
                 continue
             job = self.claim()
             if job is not None:
@@ -157,9 +157,9 @@ class World:
         self.finish(job, self.cold_name)
 
     def finish(self, job: HeldJob, name: str) -> None:
-        if self.interrupted:  # Redis failed: the job goes back, and its pod exists
+        if self.interrupted:  # Redis failed, and the pod exists
             self.interrupted = False
-            self.rig.give_back(job)
+            self.rig.give_up(job)
             return
         if self.pods[name].warm is not None and not self.repeated:
             self.rig.publish(job, "started", name, fence=UNFENCED)
