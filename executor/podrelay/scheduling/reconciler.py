@@ -15,6 +15,7 @@ from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, event_log
 from podrelay.errors import MessageError, UnknownFormat
+from podrelay.protocol import identifiers
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import PodReport
 from podrelay.scheduling import heartbeat_budget
@@ -53,6 +54,9 @@ _UNREADABLE = {
         "launchers run an older podrelay, which does not read the launches of this scheduler; upgrade the launchers",
     ),
 }
+# Why the end of a pod may never be reported.
+_NOT_WATCHED = "namespace {} is not watched: slot freed, pod left in place. Allow the watcher to get pods there."
+_OTHER_POD = "the ledger names another pod (Redis lost data, or was written to): slot freed, pod left in place."
 NO_LAUNCHER = "no launcher is running to create the pod; start one with: airflow podrelay launcher{}"
 
 
@@ -173,7 +177,8 @@ class Reconciler:
             return False
         row = launch.as_known_to(row)
         if not gone and self._task_is_over(launch, row):
-            self._release_if_unwatched(launch, row)
+            if row is not None:
+                self._release_if_not_followed(launch, row)
             return False
         if launch.kind == "task" and self._is_unwanted(launch, row):
             self._take_back(launch, row, gone)
@@ -231,20 +236,33 @@ class Reconciler:
         # The start date alone proves nothing: a task that resumes after a deferral keeps its first one.
         return row.began or row.host == (launch.launch_id, launch.attempt)
 
-    def _release_if_unwatched(self, launch: Launch, row: TaskRow | None) -> None:
-        """If the watcher may not even get pods in this namespace, the end of the pod is never reported: free the slot."""
-        if launch.request is None or is_watched(self._kube_config, launch.request.namespace):
+    def _release_if_not_followed(self, launch: Launch, row: TaskRow) -> None:
+        """If the end of the pod may never be reported, free the slot: the watcher may not even get pods in this namespace, or
+        the ledger names another pod than the warm one in which the task ran.
+        """
+        if launch.request is None:
+            return
+        namespace, pod = launch.request.namespace, row.pod if row.host == (launch.launch_id, launch.attempt) else ""
+        watched = is_watched(self._kube_config, namespace)
+        if watched and not identifiers.warm_id_of_pod(pod):
             return
         if launch.mark_task_over(time.monotonic()) < UNWATCHED_END_S:
             return
-        text = (
-            f"The task is over, but no end of its pod was seen within {UNWATCHED_END_S:g} s, because namespace "
-            f"{launch.request.namespace} is not watched: slot freed, pod left in place. Allow the watcher to get pods there."
-        )
+        if watched and not self._names_another_pod(launch, pod):
+            return
+        why = _OTHER_POD if watched else _NOT_WATCHED.format(namespace)
+        text = f"The task is over, but no end of its pod was seen within {UNWATCHED_END_S:g} s, because {why}"
         self._note(logging.WARNING, "the task is over, and its pod is not followed; slot freed", launch)
-        pod = row.pod if row is not None and row.host == (launch.launch_id, launch.attempt) else ""
-        self._events.log_about_pod(launch, event_log.NOT_FOLLOWED, text, launch.request.namespace, pod)
+        self._events.log_about_pod(launch, event_log.NOT_FOLLOWED, text, namespace, pod)
         self._launches.release(launch, self._executor.running)
+
+    def _names_another_pod(self, launch: Launch, pod: str) -> bool:
+        """Does the ledger name another pod of this launch than the one in the task's row? Looked up once a minute."""
+        if not launch.should_report(_OTHER_POD, REPEAT_REASON_AFTER_S) or not self._budget.has_room():
+            return False
+        launch.mark_reported(_OTHER_POD)
+        (entry,) = self._ledger.entries([launch.launch_id])
+        return entry.get("pod", pod) != pod
 
     def _is_unwanted(self, launch: Launch, row: TaskRow | None) -> bool:
         if launch.is_withdrawn or not self._launches.is_newest(launch) or row is None:

@@ -192,6 +192,28 @@ def test_a_forged_name_hides_no_end_and_moves_no_report(executor: RedisKubernete
     assert (request.pod, request.uid, request.namespace) == (WARM, "u", "default")
 
 
+@pytest.mark.parametrize("pod", [STRANGER, "of the attempt"])
+def test_a_forged_name_holds_no_slot_without_end(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch, pod: str
+) -> None:
+    """The end of a pod that the ledger calls condemned is ignored while the ledger names its successor."""
+    monkeypatch.setattr("podrelay.scheduling.reconciler.UNWATCHED_END_S", 0.3)
+    ti_id, key, launch_id = launched(executor, outside)
+    other_ti, other_key, other = launched(executor, outside, OTHER_WARM)
+    name = pod if pod == STRANGER else identifiers.pod_name("p", launch_id, 0)
+    outside.redis.hset(outside.names.launch(launch_id), mapping={"condemned": WARM, "pod": name})
+    run(ti_id, launch_id, WARM, "success")
+    run(other_ti, other, OTHER_WARM, "success")
+    beat(executor, until=lambda: key not in executor.running)
+    rows = [text for event, text in events(executor) if event == "pod not followed"]
+    assert len(rows) == 1
+    assert "the ledger names another pod" in rows[0]
+    assert WARM in rows[0]
+    assert other_key in executor.running, "the watcher follows its pod"
+    outside.publish(other, pod=OTHER_WARM, uid="u")
+    beat(executor, until=lambda: other_key not in executor.running)
+
+
 @pytest.mark.parametrize(
     ("host", "fails"),
     [
