@@ -56,7 +56,7 @@ class RedisKeys:
         clock, t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the owner's then.
         With warm pods: start (warm, or why the launch is cold), warm_pod and warm_id (the pod that the launch has),
         warm_record (that pod, encrypted), delivered (1: the workload is or was in its mailbox), condemned (a pod that the
-        launch had, and that will never get the workload).
+        launch had, and that will never get the workload), warm_attempt (the attempt that these are about).
         """
         return self.key("launch:")
 

@@ -12,7 +12,7 @@ from tests.harness.warm_pods import Warm
 
 # What each process may do with these keys is in `podrelay.protocol.access`.
 OURS = ("warm_", "mailbox:")
-LEDGER = {"warm_pod", "warm_id", "warm_record", "delivered", "condemned", "start"}
+LEDGER = {"warm_pod", "warm_id", "warm_record", "delivered", "condemned", "start", "warm_attempt"}
 
 
 def commands_until(client: Any, done: threading.Event, found: list[str]) -> None:

@@ -272,7 +272,9 @@ def test_a_ledger_with_the_record_of_another_launch_gets_no_workload_there(rig: 
     job, pod = rig.assigned()
     record = rig.ledger(job)["warm_record"]
     victim = rig.offered_job()
-    rig.redis.hset(KEYS.launch(launch_of(victim)), mapping={"warm_pod": "etl", "warm_record": record})
+    rig.redis.hset(
+        KEYS.launch(launch_of(victim)), mapping={"warm_pod": "etl", "warm_record": record, "warm_attempt": "0"}
+    )
     found = rig.assign(victim)
     assert (found.word, found.pod) == ("again", pod)
     assert rig.deliver(victim, pod) == "lost"

@@ -15,6 +15,8 @@ from podrelay.protocol.messages import WarmPod
 from podrelay.store.scripts import UNFENCED, HeldJob
 from tests.harness.warm_rig import CLUSTER, KEYS, LEASES, SHAPE, WarmRig, launch_of, mailbox
 
+WARM_FIELDS = {"warm_pod", "warm_id", "warm_record", "delivered", "condemned", "start", "warm_attempt"}
+
 
 @pytest.fixture
 def rig(redis_url: str) -> Iterator[WarmRig]:
@@ -91,6 +93,24 @@ def test_who_held_a_job_that_was_offered_again_does_nothing_with_it(rig: WarmRig
     rig.offer(launch_of(job))
     assert (rig.assign(job).word, rig.deliver(job, pod), rig.take_back(job, pod)) == ("lost", "lost", "lost")
     assert rig.state(job) == "offered"
+
+
+def test_what_an_earlier_release_left_of_another_attempt_counts_for_nothing(rig: WarmRig) -> None:
+    """A scheduler of that release offers the next attempt, and knows nothing of warm pods."""
+    job, pod = rig.delivered()
+    rig.take(pod)
+    left = rig.ledger(job)
+    rig.publish(job, "failed", pod.pod)
+    rig.offer(launch_of(job), attempt=1)
+    rig.redis.hset(KEYS.launch(launch_of(job)), mapping={name: left[name] for name in left if name in WARM_FIELDS})
+    row = rig.claim_row("e")
+    assert row[11] == ""
+    other = rig.idle_pod()
+    second = HeldJob(row[0], "e", row[1], "launch")
+    assert rig.assign(second).pod == other
+    assert rig.deliver(second, pod) == "lost"
+    assert rig.ledger(second).get("delivered") is None
+    assert rig.deliver(second, other) == "delivered"
 
 
 # --- the pod takes its workload, or it never gets it ------------------------------------------------------------------

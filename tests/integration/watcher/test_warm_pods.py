@@ -34,7 +34,7 @@ def ledger_of(pod: Launch, **fields: str) -> dict[str, str]:
     """What the ledger holds of a launch whose workload is in the mailbox of this pod."""
     return {
         "state": "created", "attempt": "0", "cluster": "default", "owner": "7", "namespace": pod.namespace, "pod": pod.pod,
-        "uid": pod.uid, "warm_pod": pod.pod, "delivered": "1", "start": "warm", **fields,
+        "uid": pod.uid, "warm_pod": pod.pod, "warm_attempt": "0", "delivered": "1", "start": "warm", **fields,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@
 -- launcher tried before. Its request for a pod may still be on its way, and only another one of the same name cannot double it.
 run_when_full(KEYS[1])
 local now, shape, why = redis_time(), ARGV[6], ARGV[7]
-local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record', 'start')
+local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record', 'start')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle and obstacle ~= 'exists' then return { obstacle } end
 if obstacle and not entry[5] then return { 'over' } end
@@ -23,7 +23,8 @@ if entry[4] then return { 'condemned', entry[7] or '' } end
 if entry[5] then return { 'again', entry[7] or '', entry[6] == '1' and '1' or '' } end
 
 local function cold(reason)
-  redis.call('HSET', KEYS[1], 'start', reason)
+  redis.call('HDEL', KEYS[1], unpack(WARM_FIELDS))
+  redis.call('HSET', KEYS[1], 'start', reason, 'warm_attempt', ARGV[2])
   return { 'cold', reason }
 end
 if entry[8] then return { 'cold', string.sub(entry[8], 1, 40) } end
@@ -54,7 +55,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], eldest, seconds(now + 1
   if pod and pod.shape == shape and redis.call('EXISTS', ARGV[10] .. pod.mailbox .. ':alive') == 1 then
     redis.call('HDEL', KEYS[2], id)
     local record = string.sub(value, pod.record_at)
-    redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', record, 'start', 'warm')
+    redis.call('HDEL', KEYS[1], 'delivered', 'condemned')
+    redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', record, 'start', 'warm',
+      'warm_attempt', ARGV[2])
     redis.call('HINCRBY', KEYS[5], shape .. ' hits', 1)
     return { 'assigned', record }
   end

@@ -117,7 +117,7 @@ local function admit(queue, id)
     local launch, attempt = parse_job_id(id)
     if not launch then return reject(id, key, 'malformed', 'not a job id of ours') end
     local ledger = launch_prefix .. launch
-    local entry = read_ledger(ledger, 'state', 'subject', 'namespace', 't_offered', 't_pending', 'clock_skew', 't_attempt',
+    local entry = read_warm_ledger(ledger, 'state', 'subject', 'namespace', 't_offered', 't_pending', 'clock_skew', 't_attempt',
       'warm_pod')
     local state = entry[2]
     if not state or not entry[1] then

@@ -211,4 +211,16 @@ local POOL_OFF_MOST_S = 3600
 -- What `warm_state` holds of a shape, as `<shape> <figure>`.
 local WARM_FIGURES = { 'idle', 'starting', 'hits', 'misses', 'off_until', 'off_why', 'ready_s', 'seen' }
 -- What the ledger holds of an attempt's warm pod.
-local WARM_FIELDS = { 'warm_pod', 'warm_id', 'warm_record', 'delivered', 'condemned', 'start' }
+local WARM_FIELDS = { 'warm_pod', 'warm_id', 'warm_record', 'delivered', 'condemned', 'start', 'warm_attempt' }
+local is_warm_field = {}
+for _, name in ipairs(WARM_FIELDS) do is_warm_field[name] = true end
+
+-- read_ledger without what the entry holds of the warm pod of an earlier attempt: a scheduler of an earlier release leaves it.
+local function read_warm_ledger(key, ...)
+  local entry = read_ledger(key, 'warm_attempt', ...)
+  local stale = table.remove(entry, 2) ~= entry[1]
+  for i, name in ipairs(stale and { ... } or {}) do
+    if is_warm_field[name] then entry[i + 1] = false end
+  end
+  return entry
+end

@@ -26,8 +26,8 @@ if ARGV[1] ~= '' then
 end
 run_when_full(KEYS[1])
 local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
-local entry = read_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 'result', 'pod', 'warm_pod', 'delivered', 'condemned',
-  'start')
+local entry = read_warm_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 'result', 'pod', 'warm_pod', 'delivered',
+  'condemned', 'start')
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]
 if known > attempt then return -1 end
 local same = known == attempt

@@ -30,7 +30,7 @@ local function lease_to_caller(id, key, queue)
   crashed[#crashed + 1] = id; crashed[#crashed + 1] = queue
   crashed[#crashed + 1] = redis.call('HSTRLEN', key, 'data') <= JOB_MAX and redis.call('HGET', key, 'data') or ''
   local launch = parse_job_id(id)
-  crashed[#crashed + 1] = launch and read_ledger(ARGV[6] .. launch, 'warm_pod')[2] or ''
+  crashed[#crashed + 1] = launch and read_warm_ledger(ARGV[6] .. launch, 'warm_pod')[2] or ''
 end
 
 for i = 12, #ARGV do

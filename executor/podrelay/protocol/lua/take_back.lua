@@ -6,7 +6,7 @@
 -- Returns taken_back | taken | unknown (delivered, and neither there nor taken: the pod may have it) | lost | over (fence_launch)
 -- The pod moves the workload out of its mailbox in one step: either it has it, or this script removes it for good.
 run_when_full(KEYS[1])
-local entry = read_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered')
+local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle == 'over' then redis.call('DEL', KEYS[2]) end  -- it ended before it looked
 if obstacle == 'over' or obstacle == 'lost' then return obstacle end
