@@ -24,6 +24,8 @@ from tests.harness.local_cluster import LocalCluster
 from tests.harness.waiting import until
 
 _LOOK_S = 0.05
+# How long a pod waits for its mailbox at a time.
+_TURN_S = 0.2
 # The template of pods whose timer outlasts a test.
 TEMPLATE = """
 apiVersion: v1
@@ -60,6 +62,11 @@ class WarmPodThreads:
             looking.join()
             for thread in self._threads:
                 thread.join(5.0)
+
+    def pause(self) -> None:
+        """From now on no pod takes anything, also none that waits for its mailbox at this moment."""
+        self.paused.set()
+        time.sleep(2 * _TURN_S)
 
     def pods(self) -> list[dict[str, Any]]:
         return [pod for pod in self.cluster.pods() if identifiers.LABEL_WARM in pod["metadata"]["labels"]]
@@ -131,9 +138,9 @@ class PausableInbox(Inbox):
 
     def _next(self, limit_s: float) -> bytes | None:
         if not self.paused.is_set():
-            return super()._next(min(limit_s, 0.2))
+            return super()._next(min(limit_s, _TURN_S))
         self._look()
-        time.sleep(min(limit_s, 0.2))
+        time.sleep(min(limit_s, _TURN_S))
         return None
 
 

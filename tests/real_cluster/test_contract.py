@@ -280,3 +280,37 @@ def test_the_check_passes(server: Server) -> None:
     (check,) = [check for check in run_checks(None) if check.name == "Kubernetes"]
     assert check.ok, check.detail
     assert server.namespace in check.detail
+
+
+# --- warm pods --------------------------------------------------------------------------------------------------------
+def test_a_json_patch_applies_as_a_whole_or_not_at_all(server: Server, name: str) -> None:
+    """As a launcher gives an idle pod to a launch: its tests are preconditions, and each failure is a 422."""
+    body = pod(name)
+    body["metadata"] |= {"labels": {"podrelay/idle": "x", "kept": "1"}, "annotations": {"kept": "1"}}
+    made = ask(lambda api: api.create_pod(server.namespace, body))
+    add = [
+        {"op": "remove", "path": "/metadata/labels/podrelay~1idle"},
+        {"op": "add", "path": "/metadata/labels/podrelay~1launch-id", "value": "l"},
+        {"op": "add", "path": "/metadata/annotations/podrelay~1subject", "value": "s"},
+    ]
+
+    def operations(uid: str, idle: str) -> list[Json]:
+        return [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "test", "path": "/metadata/labels/podrelay~1idle", "value": idle},
+            *add,
+        ]
+
+    uid = made["metadata"]["uid"]
+    of_another, of_another_shape = operations("another", "x"), operations(uid, "another")
+    error = refusal(lambda api: api.test_and_patch_pod(server.namespace, name, of_another), Refused)
+    assert error.status == 422
+    error = refusal(lambda api: api.test_and_patch_pod(server.namespace, name, of_another_shape), Refused)
+    assert error.status == 422
+    assert ask(lambda api: api.get_pod(server.namespace, name))["metadata"]["labels"] == body["metadata"]["labels"]
+    after = ask(lambda api: api.test_and_patch_pod(server.namespace, name, operations(uid, "x")))["metadata"]
+    assert after["labels"] == {"podrelay/launch-id": "l", "kept": "1"}
+    assert after["annotations"] == {"kept": "1", "podrelay/subject": "s"}
+    again = operations(uid, "x")  # the answer to the first was lost
+    assert refusal(lambda api: api.test_and_patch_pod(server.namespace, name, again), Refused).status == 422
+    refusal(lambda api: api.test_and_patch_pod(server.namespace, f"{name}-none", again), NotFound)

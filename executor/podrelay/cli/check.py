@@ -14,6 +14,7 @@ from podrelay.cli.check_pod import check_pod
 from podrelay.cli.check_policy import check_policy
 from podrelay.cli.check_result import Check, Passed, run_step
 from podrelay.cli.check_template import check_template
+from podrelay.cli.check_warm_pods import check_warm_pods
 from podrelay.errors import ConfigError
 from podrelay.protocol.access import Role
 from podrelay.protocol.encryption import PayloadCipher
@@ -66,6 +67,8 @@ def _kubernetes(team: str | None, process: str | None, settings: list[Settings])
         yield template
         if settings:
             yield run_step("pod policy", lambda: check_policy(team, settings[0], kube_config_of(team), template.ok))
+        if settings and settings[0].warm_pods_max:
+            yield run_step("warm pods", lambda: check_warm_pods(team, settings[0], kube_config_of(team), template.ok))
     clients: list[Any] = []
 
     def permissions() -> Passed:

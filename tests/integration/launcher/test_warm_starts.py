@@ -133,7 +133,7 @@ def test_a_pod_that_is_being_evicted_takes_no_workload(warm: Warm) -> None:
 
 def test_a_pod_that_does_not_answer_is_deleted_before_another_one_is_created(warm: Warm) -> None:
     request = warm.request(1)
-    warm.pods.paused.set()
+    warm.pods.pause()
 
     async def scenario() -> None:
         async with warm.launcher():
@@ -150,7 +150,7 @@ def test_a_pod_that_does_not_answer_is_deleted_before_another_one_is_created(war
     assert pod["metadata"]["name"] == ledger["pod"]
     calls = warm.calls()
     condemned = [verb for verb, name in calls if name == ledger["condemned"]]
-    assert condemned == ["patch", "patch", "delete"]  # assigned, revoked, deleted
+    assert condemned == ["patch", "get", "patch", "delete"]  # assigned, found to be ours, revoked, deleted
     assert calls.index(("delete", ledger["condemned"])) < calls.index(("create", ledger["pod"]))
     assert not warm.pods.deliveries
 
@@ -170,7 +170,7 @@ def test_a_launcher_that_is_killed_between_two_steps_is_replaced(step: str, warm
             warm.cluster.faults(
                 {**patch, "lost_response": True}, {"verbs": ["get"], "resource": "pods", "latency_s": 60.0}
             )
-        warm.pods.paused.set()
+        warm.pods.pause()
         process = warm.rig.start_process(**warm.environment(warm_assign_timeout_s=20))
         warm.rig.offer(request)
         wanted = {"assigned": "warm_pod", "labelled": "warm_pod", "delivered": "delivered"}[step]
@@ -258,7 +258,7 @@ def test_a_launch_that_every_launcher_died_of_keeps_its_warm_pod(warm: Warm) -> 
     async def scenario() -> None:
         async with warm.launcher():
             await warm.filled()
-        warm.pods.paused.set()
+        warm.pods.pause()
         process = warm.rig.start_process(**warm.environment(warm_assign_timeout_s=20))
         warm.rig.offer(request)
         await until(lambda: warm.rig.ledger(request).get("delivered"), 20)
@@ -300,3 +300,47 @@ def test_a_warm_start_needs_no_quota(warm: Warm) -> None:
     asyncio.run(scenario())
     assert warm.rig.ledger(request)["start"] == "warm"
     assert full
+
+
+def test_the_record_of_another_launchs_pod_harms_nobody(warm: Warm) -> None:
+    """Whoever can write to Redis can copy the sealed record of a pod from one ledger to another (invariants I3 and I7)."""
+    first, thief = warm.request(1), warm.request(2)
+    fields = ("warm_pod", "warm_id", "warm_record", "start")
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.rig.offer(first)
+            await warm.started(first)
+        ledger = warm.rig.ledger(first)
+        warm.rig.offer(thief)
+        warm.rig.redis.hset(warm.rig.names.launch(thief.launch_id), mapping={name: ledger[name] for name in fields})
+        async with warm.launcher():
+            await until(lambda: warm.rig.ledger(thief)["state"] == "created", 15)
+
+    asyncio.run(scenario())
+    (pod,) = warm.pods_of(first)
+    assert identifiers.LABEL_REVOKED not in pod["metadata"]["labels"]
+    assert "deletionTimestamp" not in pod["metadata"]
+    (own,) = warm.pods_of(thief)
+    assert own["metadata"]["name"] == warm.rig.ledger(thief)["pod"] != pod["metadata"]["name"]
+
+
+def test_while_redis_does_not_answer_no_workload_is_taken_back(warm: Warm) -> None:
+    """It may lose what the pod did meanwhile: the pod may have its workload, although the mailbox shows it."""
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher(warm_assign_timeout_s=3.0):
+            await warm.filled()
+            warm.pods.pause()
+            warm.rig.offer(request)
+            await until(lambda: warm.rig.ledger(request).get("delivered"), 5)
+            warm.rig.redis.execute_command("CLIENT", "PAUSE", "1500")
+            await asyncio.sleep(1.6)
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    ledger = warm.rig.ledger(request)
+    assert ledger["start"] == "warm"
+    assert identifiers.warm_id_of_pod(ledger["pod"]) is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from podrelay_workers.launcher.warm_pool.trouble import SILENT_S, trouble_of
+from podrelay_workers.launcher.warm_pool.trouble import SILENT_S, is_unused, trouble_of
 
 
 def pod(state: dict[str, Any] | None = None, phase: str = "Pending", **changes: Any) -> dict[str, Any]:
@@ -55,3 +55,19 @@ def test_an_init_container_that_fails_counts() -> None:
     ]
     found = pod({"waiting": {"reason": "PodInitializing"}}, status={"initContainerStatuses": inits})
     assert trouble_of(found, 20.0)[0] == "refused"
+
+
+def test_only_idle_pods_and_those_that_ended_unused_long_ago_are_of_no_use() -> None:
+    def with_end(code: int, finished: Any) -> dict[str, Any]:
+        return pod(
+            {"terminated": {"exitCode": code, "finishedAt": finished}}, "Failed", labels={"podrelay/launch-id": "x"}
+        )
+
+    now_s = 1_800_000_000.0
+    assert is_unused(pod(labels={"podrelay/idle": "0" * 16}), now_s)
+    assert is_unused(with_end(75, "2026-11-28T00:00:00Z"), now_s)
+    assert not is_unused(with_end(75, "2027-01-15T07:55:00Z"), now_s)
+    assert not is_unused(with_end(1, "2026-11-28T00:00:00Z"), now_s)
+    assert not is_unused(with_end(75, "forged"), now_s)
+    assert not is_unused(with_end(75, None), now_s)
+    assert not is_unused(pod({"running": {}}, "Running", labels={"podrelay/launch-id": "x"}), now_s)

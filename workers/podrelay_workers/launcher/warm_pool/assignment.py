@@ -17,6 +17,7 @@ from podrelay import metrics_table
 from podrelay.protocol import identifiers
 from podrelay.protocol.mailbox import Delivery, MailboxKey
 from podrelay.protocol.messages import Json, LaunchRequest, PodReport, WarmPod, WarmShape
+from podrelay.protocol.starts import Start
 from podrelay.store.scripts import HeldJob
 from podrelay.store.warm_pool import Assignment, WarmPool
 from podrelay_workers.kube.client import PodClient
@@ -103,23 +104,20 @@ class WarmStarter:
         :param pod: the launch's own pod, as it would be created.
         """
         claimed_s = job.held_at_s
-        if request.repeated and self._is_on:
-            # Redis lost what it knew of this launch: also which warm pod it may have.
-            found = await find_by_labels(self._pods, pod)
-            return Assigned(found) if found is not None else self._cold("repeated")
         shape = shape_of(request, pod) if self._is_on else None
-        why = "" if shape else "not_eligible" if self._is_on else "pool_off"
+        why = self._obstacle(request, shape)
         answer = await self._pool.assign(held(job), shape.shape if shape else "", idle_s=self._idle_s, why=why)
         if answer.word == "over":
             return done(job)
-        if answer.word == "unreadable":
-            found = await find_by_labels(self._pods, pod)  # which it has if it may have its workload
-            return Assigned(found) if found is not None else self._cold("no_idle_pod")
+        if answer.word == "unreadable" or (answer.word == "cold" and why == "repeated"):
+            # Which pod it has, if any, only Kubernetes knows.
+            found = await find_by_labels(self._pods, pod)
+            return Assigned(found) if found is not None else self._cold(answer.why)
         if answer.word == "cold":
             return await self._go_cold(shape, answer.why)
         if answer.word == "condemned":
             if answer.pod is not None:
-                await self._retire(answer.pod)
+                await self._retire(pod, answer.pod)
             return self._cold("timed_out")
         if answer.pod is None:  # lost or unwanted
             return None
@@ -129,6 +127,14 @@ class WarmStarter:
             self._metrics.count(metrics_table.STARTS, "warm")
             self._metrics.observe(metrics_table.WARM_ASSIGNMENT, time.monotonic() - claimed_s)
         return started
+
+    def _obstacle(self, request: LaunchRequest, shape: WarmShape | None) -> Start | Literal[""]:
+        """Why this launch gets no warm pod, unless it has one already; empty if nothing is in its way."""
+        if not self._is_on:
+            return "pool_off"
+        if request.repeated:  # Redis lost what it knew of this launch
+            return "repeated"
+        return "" if shape else "not_eligible"
 
     async def _go_cold(self, shape: WarmShape | None, why: str) -> Cold:
         if shape is not None and why == "new_shape":
@@ -151,21 +157,25 @@ class WarmStarter:
             except SendBlocked:
                 if not job.unwanted:
                     return back(job)
-                await self._abandon(job, warm)
+                await self._abandon(job, pod, warm)
                 return None
             if label == "forgotten" and answer.word == "assigned":
                 # Its task may run: an earlier life of the data gave it the workload.
                 log.warning("Launch %s had the warm pod %s before Redis lost its data", job.id, warm.pod)
                 return Assigned(found)
             if label in ("refused", "gone"):
-                return await self._take_back(job, request, warm, found)
+                return await self._take_back(job, request, pod, warm, found)
             delivery = Delivery(request.launch_id, request.attempt, request.args[-1])
             word = await self._pool.deliver(held(job), warm, MailboxKey.from_text(warm.key).seal(delivery))
             if word != "delivered":
-                return await self._not_delivered(job, warm, word)
-        if not await self._deliveries.is_taken(warm, self._timeout_s):
-            return await self._take_back(job, request, warm, found)
-        return await self._taken(request, warm, found)
+                return await self._not_delivered(job, pod, warm, word)
+        taken = await self._deliveries.wait(warm, self._timeout_s)
+        if taken == "taken":
+            return await self._taken(request, warm, found)
+        if answer.delivered or taken == "unknown":
+            # Redis may have lost that the pod took its workload. The watcher decides by the pod's end.
+            return Assigned(found)
+        return await self._take_back(job, request, pod, warm, found)
 
     async def _label(self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod) -> tuple[_Label, Json]:
         """Make the warm pod this launch's in Kubernetes; what became of it, and the pod as far as it is known.
@@ -174,6 +184,7 @@ class WarmStarter:
         """
         patch = assignment_patch(pod, warm.uid, warm.shape)
         lost: Unreachable | None = None
+        retried = False
         while True:
             try:
                 found = await self._send_patch(job, warm, patch)
@@ -184,7 +195,7 @@ class WarmStarter:
                 raise lost from None  # the first request may have labelled the pod
             except NotFound:
                 return "gone", identity_of(warm)
-            except (Refused, Unreachable) as error:
+            except (Refused, Conflict, Unreachable) as error:
                 found_or_none = await self._look(warm)
                 if found_or_none is None:
                     return "gone", identity_of(warm)
@@ -193,9 +204,10 @@ class WarmStarter:
                 if isinstance(error, Refused):
                     log.warning("Warm pod %s/%s cannot be assigned: %s", warm.namespace, warm.pod, error)
                     return "refused", found_or_none
-                if lost is not None:
+                if retried:
                     raise
-                lost = error
+                retried = True
+                lost = error if isinstance(error, Unreachable) else lost
 
     async def _send_patch(self, job: Job, warm: WarmPod, patch: list[Json]) -> Json:
         """:raises SendBlocked: a pause has begun, or the lease was lost; nothing was sent."""
@@ -223,27 +235,27 @@ class WarmStarter:
             raise SendBlocked
 
     # --- delivery -----------------------------------------------------------------------------------------------------
-    async def _not_delivered(self, job: Job, warm: WarmPod, word: str) -> Started:
+    async def _not_delivered(self, job: Job, pod: Json, warm: WarmPod, word: str) -> Started:
         if word == "over":
             return done(job)
         if word == "condemned":
-            await self._retire(warm)
+            await self._retire(pod, warm)
             return self._cold("timed_out")
         if word == "unwanted":
-            await self._abandon(job, warm)
+            await self._abandon(job, pod, warm)
         return None
 
-    async def _abandon(self, job: Job, warm: WarmPod) -> None:
+    async def _abandon(self, job: Job, pod: Json, warm: WarmPod) -> None:
         """The launch was withdrawn or superseded: nobody else would delete a pod that never gets its workload."""
         if await self._pool.take_back(held(job), warm) == "taken_back":
-            await self._retire(warm)
+            await self._retire(pod, warm)
 
-    async def _take_back(self, job: Job, request: LaunchRequest, warm: WarmPod, found: Json) -> Started:
+    async def _take_back(self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, found: Json) -> Started:
         """The pod did not take its workload in time, or never can. A pod of its own only if that is certain to stay so."""
         word = await self._pool.take_back(held(job), warm)
         if word == "taken_back":
             log.warning("Warm pod %s/%s did not take its task; deleting it", warm.namespace, warm.pod)
-            await self._retire(warm)
+            await self._retire(pod, warm)
             return self._cold("timed_out")
         if word in ("lost", "over"):
             return done(job) if word == "over" else None
@@ -254,29 +266,39 @@ class WarmStarter:
     async def _taken(self, request: LaunchRequest, warm: WarmPod, found: Json) -> Assigned:
         """Report the start: the container started before, and the watcher may have seen the pod without its workload."""
         node = str((found.get("spec") or {}).get("nodeName") or "")
-        await self._queue.publish(
-            PodReport(
-                request.launch_id, request.attempt, "started", pod=warm.pod, namespace=warm.namespace, uid=warm.uid,
-                node=node, phase="Running", seen_at_s=time.time(), cluster=request.cluster,
-            )
+        report = PodReport(
+            request.launch_id, request.attempt, "started", pod=warm.pod, namespace=warm.namespace, uid=warm.uid, node=node,
+            phase="Running", seen_at_s=time.time(), cluster=request.cluster,
         )  # fmt: skip
+        await self._queue.publish(report)
         return Assigned(found)
 
-    async def _retire(self, warm: WarmPod) -> None:
+    async def _retire(self, pod: Json, warm: WarmPod) -> None:
         """Delete a pod that will never get a workload; labelled first, so that no watcher reports its end.
 
+        A pod that is neither idle nor this launch's is left alone: whoever can write to Redis can give a launch the record of
+        another launch's pod.
+
+        :param pod: the launch's own pod, as it would be created.
         :raises ApiError: it may exist; the launch must not get another pod before this has succeeded.
         """
-        before_send.set(None)
-        revoked = {"metadata": {"uid": warm.uid, "labels": {identifiers.LABEL_REVOKED: "True"}}}
+        found = await self._look(warm)
+        if found is None:
+            return
+        metadata = found["metadata"]
+        labels = metadata.get("labels") or {}
+        is_idle = labels.get(identifiers.LABEL_IDLE) == warm.shape and identifiers.LABEL_LAUNCH_ID not in labels
+        if labels.get(identifiers.LABEL_WARM) != warm.warm_id or not (is_idle or belongs_to(found, pod)):
+            log.error("Warm pod %s/%s is not this launch's; leaving it", warm.namespace, warm.pod)
+            return
+        seen = {"uid": warm.uid, "resourceVersion": metadata["resourceVersion"]}
         try:
-            await self._pods.patch_pod(warm.namespace, warm.pod, revoked)
+            await self._pods.patch_pod(
+                warm.namespace, warm.pod, {"metadata": {**seen, "labels": {identifiers.LABEL_REVOKED: "True"}}}
+            )
             await self._pods.delete_pod(warm.namespace, warm.pod, uid=warm.uid)
         except NotFound:
             return
-        except Conflict:
-            if await self._look(warm) is not None:
-                raise
         except Refused as error:  # it keeps its name and its labels, but gets nothing
             log.warning("Cannot delete warm pod %s/%s, which is of no use: %s", warm.namespace, warm.pod, error)
 

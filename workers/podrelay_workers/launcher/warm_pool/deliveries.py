@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
+from typing import Literal
 
 from podrelay.errors import RedisUnavailable
 from podrelay.protocol.messages import WarmPod
@@ -15,28 +17,35 @@ POLL_S = 0.02
 _UNAVAILABLE_S = 0.2
 
 
+# unknown: not as far as is known, but Redis did not answer at times. It may have lost that the pod has taken its workload.
+Taken = Literal["taken", "not_taken", "unknown"]
+
+
+@dataclass
+class _Wait:
+    pod: WarmPod
+    answered: bool = True
+
+
 class Deliveries:
     """One loop for all launches that wait. It runs only while there are any."""
 
     def __init__(self, pool: WarmPool) -> None:
         self._pool = pool
-        self._waiting: dict[asyncio.Future[None], WarmPod] = {}
+        self._waiting: dict[asyncio.Future[None], _Wait] = {}
         self._loop: asyncio.Task[None] | None = None
 
-    async def is_taken(self, pod: WarmPod, timeout_s: float) -> bool:
-        """Wait until this pod has its workload; False after the timeout, which leaves open whether it has.
-
-        While Redis does not answer nothing is known; the timeout counts nevertheless.
-        """
+    async def wait(self, pod: WarmPod, timeout_s: float) -> Taken:
+        """Wait until this pod has its workload, at most this long."""
         taken = asyncio.get_running_loop().create_future()
-        self._waiting[taken] = pod
+        wait = self._waiting[taken] = _Wait(pod)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._poll(), name="wait for warm pods to take workloads")
         try:
             await asyncio.wait_for(asyncio.shield(taken), timeout_s)
-            return True
+            return "taken"
         except asyncio.TimeoutError:
-            return False
+            return "not_taken" if wait.answered else "unknown"
         finally:
             self._waiting.pop(taken, None)
             taken.cancel()
@@ -49,9 +58,12 @@ class Deliveries:
                 pause_s = POLL_S
             except RedisUnavailable:
                 pause_s = _UNAVAILABLE_S
+                for wait in self._waiting.values():
+                    wait.answered = False
             await asyncio.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
 
-    async def _look(self, waiting: dict[asyncio.Future[None], WarmPod]) -> None:
-        for future, taken in zip(waiting, await self._pool.taken(list(waiting.values())), strict=True):
+    async def _look(self, waiting: dict[asyncio.Future[None], _Wait]) -> None:
+        answers = await self._pool.taken([wait.pod for wait in waiting.values()])
+        for future, taken in zip(waiting, answers, strict=True):
             if taken and not future.done():
                 future.set_result(None)

@@ -19,6 +19,7 @@ from podrelay_workers.launcher.error_policy import classify_error
 from podrelay_workers.launcher.pod_policy import PodPolicy, describe
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.warm_pool.shape import idle_pod
+from podrelay_workers.launcher.warm_pool.trouble import is_unused
 from podrelay_workers.launcher.workload_secret import FILE, FOLDER, base_container_index, secret_of, with_volume
 
 log = logging.getLogger(__name__)
@@ -102,12 +103,12 @@ class IdlePods:
         with contextlib.suppress(NotFound, Conflict):
             await self._send(lambda: self._pods.delete_pod(namespace, name, uid=uid, version=version))
 
-    async def list_idle(self) -> list[Json]:
-        """Metadata and status of all pods that have no task."""
+    async def list_unused(self) -> list[Json]:
+        """Metadata and status of all warm pods that are idle, or ended long ago without having got a workload."""
         before_send.set(None)
         whose = f"{identifiers.LABEL_DEPLOYMENT}={self._deployment}"
         cluster = f"{identifiers.LABEL_CLUSTER}={identifiers.cluster_label(self._cluster)}"
-        labels = f"{identifiers.LABEL_IDLE},{identifiers.LABEL_WARM},{whose},{cluster}"
+        labels = f"{identifiers.LABEL_WARM},{whose},{cluster}"
         found: list[Json] = []
         for namespace in self._namespaces:
             more = ""
@@ -115,7 +116,7 @@ class IdlePods:
                 page = await self._pods.list_page(
                     namespace, labels=labels, limit=_PAGE, continuation=more, partial=True
                 )
-                found += page.items
+                found += [pod for pod in page.items if is_unused(pod, time.time())]
                 more = page.continuation
                 if not more:
                     break

@@ -29,8 +29,8 @@ from podrelay_workers.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
-# How often the pool is looked at: while pods are awaited, and else; and which share of the time this may take at most.
-BUSY_S, CALM_S, SHARE = 0.25, 1.0, 0.2
+# How often the pool is looked at: while pods are awaited, and else; and which share of Redis' time this may take at most.
+BUSY_S, CALM_S, SHARE = 0.25, 1.0, 0.05
 # At least this much apart: a burst of launches calls for one look.
 APART_S = 0.05
 # For how long a shape gets no warm pods after one was refused, and a namespace after its quota refused one.
@@ -94,6 +94,7 @@ class PoolKeeper:
         self._paused_until_s = self._unknown_at_s = float("-inf")
         self._suspects: set[str] = set()
         self._keeping = False
+        self._took_s = 0.0
         self._api_waits = Backoff(1.0, 30.0)
         self._numbers: dict[tuple[str, ...], float] = {}
         metrics.gauge(metrics_table.WARM_PODS, lambda: self._numbers)
@@ -107,13 +108,11 @@ class PoolKeeper:
         """Keep the pool until shutdown, whenever no other launcher does."""
         backoff = Backoff(0.2, 2.0)
         while not self._shutdown.requested:
-            began_s = time.monotonic()
             try:
                 pause_s = await self._turn()
                 backoff.worked()
             except RedisUnavailable:
                 pause_s = backoff.failed()
-            pause_s = max(pause_s, (time.monotonic() - began_s) * (1.0 / SHARE - 1.0))
             await self._wait(pause_s)
 
     async def end(self) -> None:
@@ -123,8 +122,8 @@ class PoolKeeper:
                 await self._pool.resign()
 
     async def _wait(self, seconds: float) -> None:
-        """Until then or `notify`, and a moment at least: many launches notify at once."""
-        await self._shutdown.wait(APART_S)
+        """Until then or `notify`; at least a moment, because many launches notify at once and Redis reads the whole pool."""
+        await self._shutdown.wait(max(APART_S, self._took_s / SHARE))
         waiting = asyncio.create_task(self._notified.wait(), name="wait until the pool is needed")
         stopping = asyncio.create_task(self._shutdown.wait(), name="wait for shutdown")
         try:
@@ -138,7 +137,9 @@ class PoolKeeper:
 
         :raises RedisUnavailable: the next turn continues.
         """
+        began_s = time.monotonic()
         state = None if self._held() else await self._pool.keep(self._lease_s, self._most)
+        self._took_s = time.monotonic() - began_s
         self._keeping = state is not None
         if state is None:
             self._numbers = {}
@@ -231,18 +232,23 @@ class PoolKeeper:
         except (Forbidden, NotFound, Refused) as error:
             await self._switch_off(shape, f"the pod is refused: {error}")
         except (Unreachable, Overloaded):  # it may exist
-            self._unknown_at_s = min(self._unknown_at_s, time.monotonic() + SUSPECT_S)
+            self._expect_unknown()
             raise
         else:
             await self._add(pod)
 
     async def _add(self, pod: WarmPod) -> None:
-        added = False
+        """Let launches have the pod. Where Redis does not answer they may have it already: only an unknown one is deleted."""
         try:
             added = await self._pool.add(pod)
-        finally:
-            if not added:
-                self._to_delete.append((pod, time.monotonic()))
+        except RedisUnavailable:
+            self._expect_unknown()
+            raise
+        if not added:
+            self._to_delete.append((pod, time.monotonic()))
+
+    def _expect_unknown(self) -> None:
+        self._unknown_at_s = min(self._unknown_at_s, time.monotonic() + SUSPECT_S)
 
     async def _look(self, warm_id: str, age_s: float) -> None:
         """Find out why a pod is not ready, and what follows for its shape."""
@@ -298,14 +304,16 @@ class PoolKeeper:
         has just got are no longer in the pool, and idle in Kubernetes until their labels are those of the launch.
         """
         try:
-            found = await self._idle_pods.list_idle()
+            found = await self._idle_pods.list_unused()
         except Refused as error:
             self._unknown_at_s = time.monotonic() + UNKNOWN_EVERY_S
             log.error("Cannot look for warm pods that nobody knows any more: %s; %s", error, _LIST_REMEDY)
             return
         names = [identifiers.warm_id_of_pod(item["metadata"]["name"]) or "" for item in found]
         known = await self._pool.pods(names)
+        kept = {pod.uid for pod, _ in self._to_delete}
         unknown = [item["metadata"] for item, pod in zip(found, known, strict=True) if pod is None]
+        unknown = [metadata for metadata in unknown if metadata["uid"] not in kept]
         for metadata in unknown:
             if metadata["uid"] in self._suspects:
                 where = (metadata["namespace"], metadata["name"], metadata["uid"])

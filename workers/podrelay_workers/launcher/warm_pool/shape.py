@@ -35,28 +35,39 @@ _READS_ITS_LABELS = ("metadata.labels", "metadata.annotations")
 def shape_of(request: LaunchRequest, pod: Json) -> WarmShape | None:
     """The shape of this launch's pod; None: only a pod of its own can run it.
 
-    That is a callback or a connection test, a pod whose arguments a hook has replaced, one that restarts its containers or
-    ends at a deadline of its own, and one whose containers read the labels of their pod.
-
     :param pod: as it would be created.
     """
-    pod = without_volume(pod)
-    spec = pod["spec"]
-    at = base_container_index(spec["containers"])
-    if (
-        request.kind != "task"
-        or not pod_command.runs_task(request.args)
-        or not pod_command.is_same(request.args, spec["containers"][at].get("args") or ())
-        or spec.get("restartPolicy") != "Never"
-        or spec.get("activeDeadlineSeconds") is not None
-        or any(path.startswith(_READS_ITS_LABELS) for path in _field_paths(spec))
-    ):
+    if request.kind != "task" or not pod_command.runs_task(request.args) or obstacle_of(request.args, pod):
         return None
-    skeleton = _skeleton(pod, at)
+    pod = without_volume(pod)
+    skeleton = _skeleton(pod)
     whose = {"namespace": pod["metadata"].get("namespace") or "default", "cluster": request.cluster}
     text = json.dumps([skeleton, whose], sort_keys=True, separators=(",", ":"))
     shape = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     return WarmShape(shape, skeleton, request.cluster)
+
+
+def obstacle_of(args: Sequence[str], pod: Json) -> str:
+    """What keeps a pod of this kind from running a task that it was not created for; empty if nothing does.
+
+    :param args: of the launch, which the pod has as well unless a hook has replaced them.
+    """
+    spec = pod["spec"]
+    if not pod_command.is_same(args, _base(spec).get("args") or ()):
+        return "pod_mutation_hook replaces its arguments"
+    if spec.get("restartPolicy") != "Never":
+        return "its restartPolicy is not Never"
+    if spec.get("activeDeadlineSeconds") is not None:
+        return "its activeDeadlineSeconds would count the time before its task"
+    if any(path.startswith(_READS_ITS_LABELS) for path in _field_paths(spec)):
+        return "a container of it reads the labels or annotations of its pod (fieldRef), which come with the task"
+    return ""
+
+
+def _base(spec: Json) -> Json:
+    containers = spec["containers"]
+    found: Json = containers[base_container_index(containers)]
+    return found
 
 
 def _field_paths(value: Any) -> Iterator[str]:
@@ -71,11 +82,12 @@ def _field_paths(value: Any) -> Iterator[str]:
             yield from _field_paths(part)
 
 
-def _skeleton(pod: Json, at: int) -> Json:
+def _skeleton(pod: Json) -> Json:
     metadata = {name: value for name, value in pod["metadata"].items() if name != "name"}
     for part in ("labels", "annotations"):
         metadata[part] = _own(metadata.get(part) or {}, _OF_TASK | _OF_DEPLOYMENT)
     containers = list(pod["spec"]["containers"])
+    at = base_container_index(containers)
     containers[at] = {name: value for name, value in containers[at].items() if name != "args"}
     return {**pod, "metadata": metadata, "spec": {**pod["spec"], "containers": containers}}
 

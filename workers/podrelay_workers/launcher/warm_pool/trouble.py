@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
+from podrelay.protocol import identifiers
 from podrelay.protocol.mailbox import EXIT_UNUSED
 from podrelay.protocol.messages import Json
 from podrelay_workers.launcher.workload_secret import base_container_index
@@ -20,6 +22,8 @@ _REFUSED = frozenset(
         "RunContainerError", "SignatureValidationFailed",
     }
 )  # fmt: skip
+# An unused pod of a launch that ended so long ago was reported, and replaced.
+UNUSED_S = 600.0
 _SIGNALLED = 128
 _TEXT_MAX = 300
 _REACHES_REDIS = "does it reach Redis? [podrelay] redis_url of the pod's template or image decides"
@@ -50,6 +54,24 @@ def trouble_of(pod: Json | None, age_s: float) -> tuple[Kind, str]:
 
 def has_ended(pod: Json) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_unused(pod: Json, now_s: float) -> bool:
+    """Is this warm pod idle, or has it ended long ago without having got a workload? A launch that had it has another
+    pod by now.
+
+    :param now_s: wall clock.
+    """
+    if identifiers.LABEL_IDLE in (pod["metadata"].get("labels") or {}):
+        return True
+    ended = (_base_status(pod, pod.get("status") or {}).get("state") or {}).get("terminated") or {}
+    if ended.get("exitCode") != EXIT_UNUSED:
+        return False
+    try:
+        at = datetime.fromisoformat(str(ended.get("finishedAt")).replace("Z", "+00:00"))
+        return now_s - at.timestamp() > UNUSED_S
+    except ValueError:
+        return False
 
 
 def _of_end(ended: Json) -> tuple[Kind, str]:
