@@ -166,18 +166,18 @@ def warm_id_of_pod(name: str) -> str | None:
 
 
 def warm_host(own_hostname: str, launch_id: str, attempt: int) -> str:
-    """What a warm pod reports as its host name: as in a domain name, its own first label comes first, and then the launch
-    that it runs, which `launch_of_host` reads from the task's row.
+    """What a warm pod reports as its host name: its own, and behind it, as one more label of a domain name, the launch that
+    it runs, which `launch_of_host` reads from the task's row.
     """
-    return own_hostname.partition(".")[0] + "." + pod_suffix(launch_id, attempt)[1:]
+    return f"{own_hostname}.{pod_suffix(launch_id, attempt)[1:]}"
 
 
 def launch_of_host(hostname: str) -> tuple[str, int] | None:
     """Launch id and attempt in the host name of a task's row: of a pod that is named after them, or of a warm pod; None for
     any other host.
     """
-    second = (*hostname.split(".", 2), "")[1]
-    match = _LAUNCH_IN_HOST.fullmatch(second)
+    _, dot, last = hostname.rpartition(".")
+    match = _LAUNCH_IN_HOST.fullmatch(last) if dot else None
     return launch_of_pod(hostname) or (_launch_of(match) if match else None)
 
 

@@ -130,7 +130,7 @@ def test_the_task_sees_the_same_process(pods: Pods, from_file: bool) -> None:
         found["descriptors"].remove("/memfd")
     assert found == expected
     assert found["ways to the database"] == []
-    assert host == f"{usual_host.partition('.')[0]}.{LAUNCH.replace('-', '')}-1"
+    assert host == f"{usual_host}.{LAUNCH.replace('-', '')}-1"
     assert launch_of_host(host) == (LAUNCH, 1)
     assert log_of(warm) == log_of(plain)
     assert warm.stderr.read_text() == plain.stderr.read_text()
