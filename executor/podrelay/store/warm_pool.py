@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # What `assign` answers. assigned: the launch has a pod now. again: it has one already, perhaps from another launcher.
 # condemned: it had one that will never get the workload: retire that pod, then create one as usual. cold: create one.
-# unreadable: it has one, and its record is forged, damaged or encrypted with other keys: look for it by its labels.
+# unreadable: it has one with its workload, but the record is forged, damaged or of other keys: look for it by its labels.
 # lost: another launcher holds the job, or Redis lost the launch. unwanted: the launch is withdrawn or superseded.
 # over: the attempt has a pod on record, or has ended.
 AssignmentWord = Literal["assigned", "again", "condemned", "cold", "unreadable", "lost", "unwanted", "over"]
@@ -126,10 +126,26 @@ class WarmPool:
             return Assignment("cold", why=found[0])
         if word not in ("assigned", "again", "condemned"):
             return Assignment(cast(AssignmentWord, word))
-        pod = await self._open_pod(found[0], f"the warm pod of launch {job.job_id}")
-        if pod is None and word != "condemned":
-            return Assignment("unreadable")
-        return Assignment(cast(AssignmentWord, word), pod, delivered=found[1:] == ["1"])
+        name = f"the warm pod of launch {job.job_id}"
+        pod = await self._open_pod(found[0], name)
+        if word == "condemned":
+            return Assignment("condemned", pod)
+        if pod is not None and ([pod.pod, pod.warm_id] != found[1:3] or (word == "assigned" and pod.shape != shape)):
+            await self._quarantine(name, "foreign", "the record of another warm pod")
+            pod = None
+        if pod is None:
+            return await self._give_up(job, found[1])
+        return Assignment(cast(AssignmentWord, word), pod, delivered=found[3] == "1")
+
+    async def _give_up(self, job: HeldJob, pod: str) -> Assignment:
+        """The record of the launch's pod cannot be used, so another pod is created: condemn it, or a launcher with other keys
+        would deliver to it meanwhile. Its mailbox is unknown, so this fails where that has the workload.
+        """
+        call = warm_scripts.take_back(self._keys, job=job, warm_id="", mailbox="", pod=pod)
+        word = text(await self._runner.run(call))
+        if word == "taken_back":
+            return Assignment("condemned")
+        return Assignment("unreadable" if word in ("taken", "unknown") else cast(AssignmentWord, word))
 
     async def deliver(self, job: HeldJob, pod: WarmPod, sealed: str) -> DeliveryWord:
         """Put the sealed workload into the mailbox of the pod that the launch has: once, whoever calls this how often."""

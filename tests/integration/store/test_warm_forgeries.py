@@ -138,17 +138,40 @@ def test_a_pod_with_an_impossible_time_is_ready_as_of_now(rig: WarmRig, score: A
         assert rig.assign(rig.offered_job()).pod == pod
 
 
-def test_a_pod_whose_record_is_forged_is_given_and_found_out(rig: WarmRig) -> None:
-    """The launch goes on without it: its launcher looks for the pod by the launch's labels, and there is none."""
+def test_a_pod_whose_record_is_forged_is_given_and_condemned(rig: WarmRig) -> None:
+    """Before the launch gets another pod: a launcher with other keys must not deliver to this one meanwhile."""
     pod = rig.idle_pod()
     value = rig.redis.hget(KEYS.warm_pods(CLUSTER), pod.warm_id).rpartition(" ")[0]
     rig.redis.hset(KEYS.warm_pods(CLUSTER), pod.warm_id, f"{value} gAAAAA")
     assert rig.call(rig.pool.pods([pod.warm_id])) == [None]
     job = rig.offered_job()
-    assert rig.assign(job).word == "unreadable"
-    assert rig.assign(job).word == "unreadable"
+    for _ in range(2):
+        found = rig.assign(job)
+        assert (found.word, found.pod) == ("condemned", None)
+    assert rig.deliver(job, pod) == "condemned"
     assert {kind for _, kind in quarantined(rig)} == {"undecryptable"}
     assert works(rig)
+
+
+def test_a_genuine_pod_in_the_place_of_another_is_given_and_condemned(rig: WarmRig) -> None:
+    """Somebody writes another shape, mailbox or name beside the record, and the record of another pod behind them."""
+    for place in range(4):
+        pod, other = rig.idle_pod(OTHER_SHAPE), rig.idle_pod()
+        value = rig.redis.hget(KEYS.warm_pods(CLUSTER), other.warm_id).split(" ")
+        words = rig.redis.hget(KEYS.warm_pods(CLUSTER), pod.warm_id).split(" ")
+        forged = [value[0], value[1], value[2], f"x-warm-{other.warm_id}" if place == 0 else value[3], value[4]]
+        if place == 1:
+            forged[4] = words[4]
+        if place in (2, 3):
+            forged = [SHAPE, value[1] if place == 2 else words[1], words[2], words[3], words[4]]
+        warm_id = pod.warm_id if place in (2, 3) else other.warm_id
+        rig.redis.delete(KEYS.warm_pods(CLUSTER), KEYS.warm_idle(CLUSTER, SHAPE))
+        rig.redis.hset(KEYS.warm_pods(CLUSTER), warm_id, " ".join(forged))
+        rig.redis.zadd(KEYS.warm_idle(CLUSTER, SHAPE), {warm_id: time.time()})
+        job = rig.offered_job()
+        found = rig.assign(job)
+        assert (found.word, found.pod) == ("condemned", None), place
+        assert rig.deliver(job, other) == "condemned"
 
 
 def record_of(rig: WarmRig, cipher: PayloadCipher | None = None, **changes: Any) -> str:
@@ -267,28 +290,42 @@ def test_names_that_no_launcher_writes_are_removed(rig: WarmRig) -> None:
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
-def test_a_ledger_with_the_record_of_another_launch_gets_no_workload_there(rig: WarmRig) -> None:
-    """The copy of a genuine record: the pod has another warm id than the ledger, or its own launch took it."""
+def test_a_ledger_with_the_pod_of_another_launch_gets_no_workload_there(rig: WarmRig) -> None:
+    """A copy of all that a ledger holds: both launches would deliver, and the pod takes one workload only."""
     job, pod = rig.assigned()
-    record = rig.ledger(job)["warm_record"]
-    victim = rig.offered_job()
-    rig.redis.hset(
-        KEYS.launch(launch_of(victim)), mapping={"warm_pod": "etl", "warm_record": record, "warm_attempt": "0"}
-    )
-    found = rig.assign(victim)
-    assert (found.word, found.pod) == ("again", pod)
-    assert rig.deliver(victim, pod) == "lost"
+    copied = {name: value for name, value in rig.ledger(job).items() if name.startswith("warm_")}
+    for left_out in ("warm_id", "warm_pod", "warm_record", ""):
+        victim = rig.offered_job()
+        mapping = {name: value for name, value in copied.items() if name != left_out}
+        rig.redis.hset(KEYS.launch(launch_of(victim)), mapping=mapping)
+        found = rig.assign(victim)
+        if not left_out:
+            assert (found.word, found.pod) == ("again", pod), "its labels say whose it is"
+            continue
+        assert (found.word, found.pod) == ("condemned", None) if left_out != "warm_pod" else ("cold", None), left_out
+        assert rig.deliver(victim, pod) in ("condemned", "lost")
     assert rig.deliver(job, pod) == "delivered"
 
 
 @pytest.mark.parametrize("value", ["", "x", "\0", "x" * (5 << 20)])
 def test_a_ledger_without_a_usable_record_lets_its_launcher_look_for_the_pod(rig: WarmRig, value: str) -> None:
-    job, _ = rig.assigned()
+    """If that may have its workload; otherwise it is condemned."""
+    job, _ = rig.delivered()
     rig.redis.hset(KEYS.launch(launch_of(job)), "warm_record", value)
     assert rig.assign(job).word == "unreadable"
-    rig.redis.hset(KEYS.launch(launch_of(job)), "condemned", "x")
-    found = rig.assign(job)
-    assert (found.word, found.pod) == ("condemned", None)
+    rig.redis.hdel(KEYS.launch(launch_of(job)), "delivered")
+    for _ in range(2):
+        found = rig.assign(job)
+        assert (found.word, found.pod) == ("condemned", None)
+
+
+@pytest.mark.parametrize("name", ["", "x", "\0", "\ud800", "etl-warm-" + "f" * 32, "x" * 16_000])
+@pytest.mark.parametrize("field", ["warm_pod", "warm_id", "warm_attempt", "delivered", "condemned", "start"])
+def test_no_forged_field_makes_a_launch_wait_for_ever(rig: WarmRig, field: str, name: str) -> None:
+    """Its launcher gets an answer with which the launch goes on."""
+    for job, _ in (rig.assigned(), rig.delivered(), (rig.offered_job(), None)):
+        rig.redis.hset(KEYS.launch(launch_of(job)), field, name.encode("utf-8", "surrogatepass"))
+        assert rig.assign(job).word in ("assigned", "again", "condemned", "cold", "unreadable")
 
 
 def test_a_report_that_names_any_text_as_its_pod_is_published(rig: WarmRig) -> None:

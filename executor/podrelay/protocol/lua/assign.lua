@@ -8,19 +8,20 @@
 -- Returns one of
 --   lost | unwanted | over                as fence_launch says; over also: the attempt has a pod on record
 --   condemned, sealed record or ''        the launch had a pod that will never get the workload
---   again, sealed record or '', delivered ('1' or '')     the launch has this pod already
---   assigned, sealed record               this pod is the launch's now, and no longer in the pool
+--   again, sealed record or '', name, warm id or '', delivered ('1' or '')    the launch has this pod already
+--   assigned, sealed record, name, warm id, ''                  this pod is the launch's now, and no longer in the pool
 --   cold, why                             no pod
 -- Whether an attempt is warm is decided once: one that is cold, or whose pod was condemned, stays cold, and so does one that a
 -- launcher tried before. Its request for a pod may still be on its way, and only another one of the same name cannot double it.
 run_when_full(KEYS[1])
 local now, shape, why = redis_time(), ARGV[6], ARGV[7]
-local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record', 'start')
+local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record', 'start',
+  'warm_id')
 local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle and obstacle ~= 'exists' then return { obstacle } end
 if obstacle and not entry[5] then return { 'over' } end
 if entry[4] then return { 'condemned', entry[7] or '' } end
-if entry[5] then return { 'again', entry[7] or '', entry[6] == '1' and '1' or '' } end
+if entry[5] then return { 'again', entry[7] or '', entry[5], entry[9] or '', entry[6] == '1' and '1' or '' } end
 
 local function cold(reason)
   redis.call('HDEL', KEYS[1], unpack(WARM_FIELDS))
@@ -59,7 +60,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], eldest, seconds(now + 1
     redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', record, 'start', 'warm',
       'warm_attempt', ARGV[2])
     redis.call('HINCRBY', KEYS[5], shape .. ' hits', 1)
-    return { 'assigned', record }
+    return { 'assigned', record, pod.name, id, '' }
   end
 end
 return missed('no_idle_pod')
