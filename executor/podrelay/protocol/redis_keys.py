@@ -190,7 +190,8 @@ class RedisKeys:
         return self.key(f"warm_pods:{cluster}")
 
     def warm_idle(self, cluster: str, shape: str) -> str:
-        """Sorted set: warm id -> when it was first seen ready. The pods of the pool that a launch can get.
+        """Sorted set: warm id -> when it was first seen ready. The pods of the pool that a launch can get; those that
+        a launch found without a sign of life have a negative time.
 
         Written and read by launchers. Bounded: as the pool; expires a day after the last pod became ready.
         """

@@ -71,9 +71,35 @@ def test_a_pod_without_a_sign_of_life_is_not_given_until_it_is_back(rig: WarmRig
     assert rig.assign(rig.offered_job()).why == "no_idle_pod"
     (found,) = rig.keep().pods
     assert (found.warm_id, found.alive) == (pod.warm_id, False)
+    assert found.idle_s is not None, "it was ready once"
     rig.renew(pod)
-    rig.keep()
+    (found,) = rig.keep().pods
+    assert found.alive
     assert rig.assign(rig.offered_job()).pod == pod
+
+
+def test_a_pod_that_is_back_ends_when_it_would_have_ended_anyway(rig: WarmRig) -> None:
+    pod = rig.idle_pod()
+    rig.redis.zadd(KEYS.warm_idle(CLUSTER, SHAPE), {pod.warm_id: time.time() - 200})
+    rig.stop(pod)
+    rig.assign(rig.offered_job())
+    for alive in (False, True):
+        if alive:
+            rig.renew(pod)
+        (found,) = rig.keep().pods
+        assert found.idle_s == pytest.approx(200, abs=5)
+
+
+def test_any_number_of_silent_pods_hides_no_other_for_long(rig: WarmRig) -> None:
+    silent = [rig.idle_pod() for _ in range(70)]
+    alive = rig.idle_pod()
+    for pod in silent:
+        rig.stop(pod)
+    rig.renew(alive)
+    assert [rig.assign(rig.offered_job()).pod for _ in range(2)] == [None, alive]
+    rig.keep()
+    states = {(found.idle_s is not None, found.alive) for found in rig.keep().pods}
+    assert states == {(True, False)}
 
 
 @pytest.mark.parametrize(("shape", "why"), [(OTHER_SHAPE, "new_shape"), (SHAPE, "no_idle_pod")])

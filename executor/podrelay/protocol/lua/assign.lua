@@ -47,15 +47,21 @@ end
 local off_s = number_of(redis.call('HGET', KEYS[5], shape .. ' off_until')) - now
 if off_s > 0 and off_s <= POOL_OFF_MOST_S then return missed('pool_off') end
 
--- Oldest first: the others live longer. Who is gone is no longer idle; if it comes back, the keeper finds it.
+-- Oldest first: the others live longer. One that gives no sign of life gets a negative time, so that no launch looks at it
+-- again; the keeper finds it, and if it is back, its time counts again.
 local eldest = seconds(now - tonumber(ARGV[8]))
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], eldest, seconds(now + 1), 'LIMIT', 0, 64)) do
-  local value = redis.call('HGET', KEYS[2], id)
+local waiting = redis.call('ZRANGEBYSCORE', KEYS[3], eldest, seconds(now + 1), 'WITHSCORES', 'LIMIT', 0, 64)
+for i = 1, #waiting, 2 do
+  local id, value = waiting[i], redis.call('HGET', KEYS[2], waiting[i])
   local pod = parse_warm_pod(id, value)
-  redis.call('ZREM', KEYS[3], id)
-  if pod and pod.shape == shape and redis.call('EXISTS', ARGV[10] .. pod.mailbox .. ':alive') == 1 then
-    redis.call('HDEL', KEYS[2], id)
+  if not pod or pod.shape ~= shape then
+    redis.call('ZREM', KEYS[3], id)
+  elseif redis.call('EXISTS', ARGV[10] .. pod.mailbox .. ':alive') == 0 then
+    redis.call('ZADD', KEYS[3], '-' .. waiting[i + 1], id)
+  else
     local record = string.sub(value, pod.record_at)
+    redis.call('ZREM', KEYS[3], id)
+    redis.call('HDEL', KEYS[2], id)
     redis.call('HDEL', KEYS[1], 'delivered', 'condemned')
     redis.call('HSET', KEYS[1], 'warm_pod', pod.name, 'warm_id', id, 'warm_record', record, 'start', 'warm',
       'warm_attempt', ARGV[2])

@@ -91,14 +91,13 @@ for shape, members in pairs(by_shape) do
   local known, kept = #scores / 2, 0
   counts.idle, counts.starting = 0, 0
   for _, pod in ipairs(members) do
-    local ready = since[pod.id]
+    local score = since[pod.id]
+    local ready = score and math.abs(score)  -- negative: a launch found it silent
     if ready then kept = kept + 1 end
     if alive[pod.place] == 1 then
       if not ready then mean_ready(shape, ago(pod.added)) end
-      if not ready or ready > now + 1 or ready <= 0 then
-        ready = now
-        redis.call('ZADD', idle_key, seconds(now), pod.id)
-      end
+      if not ready or ready > now + 1 or ready == 0 then ready = now end
+      if ready ~= score then redis.call('ZADD', idle_key, seconds(ready), pod.id) end
       counts.idle = counts.idle + 1
     elseif not ready then
       counts.starting = counts.starting + 1
