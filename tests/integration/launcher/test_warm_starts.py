@@ -191,6 +191,32 @@ def test_a_launcher_that_is_killed_between_two_steps_is_replaced(step: str, warm
     assert [item.launch_id for item in warm.pods.deliveries.values()].count(request.launch_id) == 1
 
 
+def test_a_pod_that_may_have_its_workload_is_never_taken_from_the_launch(warm: Warm) -> None:
+    """A failover of Redis lost the delivery, not the assignment: the pod runs the task, and takes nothing any more."""
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+        warm.pods.paused.set()
+        process = warm.rig.start_process(**warm.environment(warm_assign_timeout_s=20))
+        warm.rig.offer(request)
+        await until(lambda: warm.rig.ledger(request).get("delivered"), 20)
+        process.kill()
+        process.join()
+        warm.pods.paused.clear()
+        await until(lambda: warm.pods.deliveries, 5)
+        warm.rig.redis.hdel(warm.rig.names.launch(request.launch_id), "delivered")
+        warm.rig.redis.delete(*warm.rig.redis.keys(warm.rig.names.mailbox_prefix + "*"))
+        async with warm.launcher():
+            await until(lambda: "pod" in warm.rig.ledger(request), 20)
+
+    asyncio.run(scenario())
+    (pod,) = warm.pods_of(request)
+    assert pod["metadata"]["name"] == warm.rig.ledger(request)["pod"] == next(iter(warm.pods.deliveries))
+    assert identifiers.LABEL_REVOKED not in pod["metadata"]["labels"]
+
+
 def test_two_launchers_never_give_one_pod_to_two_launches(warm: Warm) -> None:
     requests = [warm.request(number) for number in range(12)]
 

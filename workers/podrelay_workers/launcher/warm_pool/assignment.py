@@ -104,7 +104,7 @@ class WarmStarter:
         :param pod: the launch's own pod, as it would be created.
         """
         claimed_s = job.held_at_s
-        shape = shape_of(request, pod) if self._is_on else None
+        shape = shape_of(request, pod)
         why = self._obstacle(request, shape)
         answer = await self._pool.assign(held(job), shape.shape if shape else "", idle_s=self._idle_s, why=why)
         if answer.word == "over":
@@ -122,6 +122,10 @@ class WarmStarter:
         if answer.pod is None:  # lost or unwanted
             return None
         self._refill()
+        if not answer.delivered and (shape is None or answer.pod.shape != shape.shape):
+            # What is not encrypted in Redis may have been changed: its containers may be those of another DAG's author.
+            log.warning("Launch %s does not get warm pod %s, whose shape is another one", job.id, answer.pod.pod)
+            return await self._take_back(job, request, pod, answer.pod, identity_of(answer.pod))
         started = await self._use(job, request, pod, answer.pod, answer)
         if isinstance(started, Assigned):
             self._metrics.count(metrics_table.STARTS, "warm")
@@ -150,7 +154,7 @@ class WarmStarter:
 
     # --- assignment -----------------------------------------------------------------------------------------------
     async def _use(self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, answer: Assignment) -> Started:
-        found = identity_of(warm)
+        found, may_have_it = identity_of(warm), answer.delivered
         if not answer.delivered:
             try:
                 label, found = await self._label(job, request, pod, warm)
@@ -163,6 +167,8 @@ class WarmStarter:
                 # Its task may run: an earlier life of the data gave it the workload.
                 log.warning("Launch %s had the warm pod %s before Redis lost its data", job.id, warm.pod)
                 return Assigned(found)
+            # Who labelled it may have delivered the workload as well, and Redis lost that.
+            may_have_it = label == "forgotten"
             if label in ("refused", "gone"):
                 return await self._take_back(job, request, pod, warm, found)
             delivery = Delivery(request.launch_id, request.attempt, request.args[-1])
@@ -172,7 +178,7 @@ class WarmStarter:
         taken = await self._deliveries.wait(warm, self._timeout_s)
         if taken == "taken":
             return await self._taken(request, warm, found)
-        if answer.delivered or taken == "unknown":
+        if may_have_it or taken == "unknown":
             # Redis may have lost that the pod took its workload. The watcher decides by the pod's end.
             return Assigned(found)
         return await self._take_back(job, request, pod, warm, found)

@@ -1,0 +1,62 @@
+"""Whoever can write to Redis can change what is not encrypted there: no launch runs in a pod that differs from its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from podrelay.protocol import identifiers
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+from podrelay.protocol.messages import LaunchRequest
+from tests.harness.waiting import until
+from tests.harness.warm_pods import Warm
+
+
+def give_pods_to_another_shape(warm: Warm, shape: str) -> None:
+    """The records are encrypted, and stay as they are. Nobody keeps the pool for some seconds."""
+    names = warm.rig.names
+    for warm_id, value in warm.rig.redis.hgetall(names.warm_pods(DEFAULT_CLUSTER)).items():
+        own, _, rest = value.partition(" ")
+        warm.rig.redis.hset(names.warm_pods(DEFAULT_CLUSTER), warm_id, f"{shape} {rest}")
+        warm.rig.redis.zrem(names.warm_idle(DEFAULT_CLUSTER, own), warm_id)
+        warm.rig.redis.zadd(names.warm_idle(DEFAULT_CLUSTER, shape), {warm_id: time.time()})
+    state: dict[str, Any] = {"keeper": "another", "expires": time.time() + 5.0}
+    warm.rig.redis.hset(names.warm_state(DEFAULT_CLUSTER), mapping=state)
+
+
+def give_pod_to_launch(warm: Warm, request: LaunchRequest) -> None:
+    names = warm.rig.names
+    warm_id, value = next(iter(warm.rig.redis.hgetall(names.warm_pods(DEFAULT_CLUSTER)).items()))
+    *_, pod, record = value.split(" ")
+    forged = {"warm_pod": pod, "warm_id": warm_id, "warm_record": record, "start": "warm"}
+    warm.rig.redis.hset(names.launch(request.launch_id), mapping=forged)
+
+
+@pytest.mark.parametrize("way", ["pool", "ledger", "ledger, and warm pods are off here"])
+def test_a_launch_never_runs_in_a_pod_of_another_shape(way: str, warm: Warm) -> None:
+    """Another image, service account or namespace: those of the author of another DAG."""
+    known, request = warm.request(1, image="other:1"), warm.request(2, image="other:1")
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            shapes = set(warm.rig.redis.hkeys(warm.rig.names.warm_shapes(DEFAULT_CLUSTER)))
+            warm.rig.offer(known)
+            await warm.started(known, state="created")
+            (shape,) = set(warm.rig.redis.hkeys(warm.rig.names.warm_shapes(DEFAULT_CLUSTER))) - shapes
+        if way == "pool":
+            give_pods_to_another_shape(warm, shape)
+        warm.rig.offer(request)
+        if way != "pool":
+            give_pod_to_launch(warm, request)
+        async with warm.launcher(**({"warm_pods_max": 0, "warm_pods_min": 0} if "off" in way else {})):
+            await until(lambda: set(warm.rig.states([request])) <= {"created", "started"}, 15)
+
+    asyncio.run(scenario())
+    (pod,) = warm.pods_of(request)
+    assert pod["spec"]["containers"][0]["image"] == "other:1"
+    assert identifiers.warm_id_of_pod(pod["metadata"]["name"]) is None
+    assert not [item for item in warm.pods.deliveries.values() if item.launch_id == request.launch_id]
