@@ -106,6 +106,9 @@ def test_what_depends_on_the_task_needs_a_pod_of_its_own(render: Any) -> None:
     assert changed(("spec", "restartPolicy"), "OnFailure") is None
     assert changed(("spec", "activeDeadlineSeconds"), 60) is None
     base = ("spec", "containers", 0)
+    assert changed((*base, "restartPolicy"), "OnFailure") is None
+    assert changed((*base, "restartPolicyRules"), [{"action": "Restart", "exitCodes": {"operator": "In"}}]) is None
+    assert changed((*base, "restartPolicy"), "Never") is not None
     assert changed((*base, "args"), ["python", "-m", "my.wrapper", launch.args[-1]]) is None
     of_label = {"name": "DAG", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['dag_id']"}}}
     assert changed((*base, "env"), [of_label]) is None

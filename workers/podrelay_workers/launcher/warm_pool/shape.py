@@ -55,8 +55,10 @@ def obstacle_of(args: Sequence[str], pod: Json) -> str:
     spec = pod["spec"]
     if not pod_command.is_same(args, _base(spec).get("args") or ()):
         return "pod_mutation_hook replaces its arguments"
-    if spec.get("restartPolicy") != "Never":
+    if spec.get("restartPolicy") != "Never" or _base(spec).get("restartPolicy") not in (None, "Never"):
         return "its restartPolicy is not Never"
+    if _base(spec).get("restartPolicyRules"):
+        return "its restartPolicyRules may restart its container"
     if spec.get("activeDeadlineSeconds") is not None:
         return "its activeDeadlineSeconds would count the time before its task"
     if any(path.startswith(_READS_ITS_LABELS) for path in _field_paths(spec)):
