@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from podrelay.protocol import identifiers
+from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay_workers.launcher.warm_pool import keeper, upkeep
 from tests.harness.waiting import until
 from tests.harness.warm_pods import TEMPLATE, Warm
@@ -236,6 +237,38 @@ def test_keys_of_mailboxes_are_in_a_secret_where_workloads_are(warm: Warm) -> No
     (pod,) = warm.pods_of(request)
     assert pod["spec"]["containers"][0]["args"][-2:] == ["--json-path", "/var/run/secrets/podrelay/workload.json"]
     assert pod["metadata"]["name"] in warm.pods.deliveries
+
+
+def test_no_pod_waits_in_vain_for_a_secret_that_is_refused(warm: Warm) -> None:
+    """Its container would never start, and so never end by itself."""
+
+    def is_off() -> bool:
+        return any(name.endswith("off_why") for name in warm.rig.redis.hkeys(warm.rig.names.warm_state(DEFAULT_CLUSTER)))
+
+    async def scenario() -> None:
+        async with warm.launcher(workload_in_secret=True):
+            await warm.filled()
+            warm.cluster.faults({"verbs": ["create"], "resource": "secrets", "status": 403})
+            warm.cluster.end_pod("default", warm.pods.idle()[0], exit_code=75)
+            await until(is_off, 20)
+            await until(lambda: not warm.pods.idle(), 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_keeper_remembers_the_shapes_of_the_pool_only(warm: Warm) -> None:
+    """A hook may make a shape of its own for each launch."""
+    requests = [warm.request(number, image=f"etl:{number}") for number in range(80)]
+
+    async def scenario() -> None:
+        async with warm.launcher(warm_pods_max=1, warm_pods_min=0) as launcher:
+            for begin in range(0, len(requests), 20):
+                warm.rig.offer(*requests[begin : begin + 20])
+                await warm.started(*requests[begin : begin + 20], state="created")
+                await asyncio.sleep(1.2)  # the keeper looks at the pool at least this often
+            assert 0 < len(launcher._warm_pods.keeper._shapes) <= 64
+
+    asyncio.run(scenario())
 
 
 def test_no_launcher_without_the_permission_to_list_goes_unnoticed(

@@ -84,9 +84,14 @@ class IdlePods:
         if self._in_secret:
             pod = with_volume(pod)
         made = await self._send(lambda: self._pods.create_pod(namespace, pod))
-        if self._in_secret:
-            await self._send(lambda: self._pods.create_secret(namespace, secret_of(config, made)))
         uid = made["metadata"]["uid"]
+        if self._in_secret:
+            try:
+                await self._send(lambda: self._pods.create_secret(namespace, secret_of(config, made)))
+            except (ApiError, SendBlocked):  # its container would wait for the Secret, and never end by itself
+                with contextlib.suppress(ApiError, SendBlocked):
+                    await self.delete(namespace, name, uid)
+                raise
         return WarmPod(warm_id, shape.shape, namespace, name, uid, key.text, time.time(), self._cluster)
 
     async def read(self, pod: WarmPod) -> Json | None:

@@ -186,6 +186,7 @@ class PoolKeeper:
     async def _plan(self, state: PoolState) -> Upkeep:
         now_s = time.monotonic()
         full = set()
+        self._shapes = {name: shape for name, shape in self._shapes.items() if name in state.shapes}
         for name in state.shapes:
             shape = await self._shape(name)
             if shape is None:
