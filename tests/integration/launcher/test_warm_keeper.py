@@ -243,7 +243,9 @@ def test_no_pod_waits_in_vain_for_a_secret_that_is_refused(warm: Warm) -> None:
     """Its container would never start, and so never end by itself."""
 
     def is_off() -> bool:
-        return any(name.endswith("off_why") for name in warm.rig.redis.hkeys(warm.rig.names.warm_state(DEFAULT_CLUSTER)))
+        return any(
+            name.endswith("off_why") for name in warm.rig.redis.hkeys(warm.rig.names.warm_state(DEFAULT_CLUSTER))
+        )
 
     async def scenario() -> None:
         async with warm.launcher(workload_in_secret=True):

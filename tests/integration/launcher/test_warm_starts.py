@@ -276,6 +276,30 @@ def test_a_launch_that_redis_forgot_is_looked_for_by_its_labels_and_never_warm_a
     assert len(warm.pods_of(first)) == len(warm.pods_of(second)) == 1
 
 
+def test_a_repeated_launch_completes_a_pod_of_its_own(warm: Warm) -> None:
+    """Its launcher died before it created the Secret that the pod mounts."""
+    request = warm.request(1, image="other:1")
+
+    def secrets() -> list[str]:
+        found = warm.cluster.call("GET", "/api/v1/namespaces/default/secrets")["items"]
+        return [item["metadata"]["name"] for item in found]
+
+    async def scenario() -> None:
+        warm.cluster.faults({"verbs": ["create"], "resource": "secrets", "status": 503})
+        async with warm.launcher(workload_in_secret=True, warm_pods_min=0):
+            warm.rig.offer(request)
+            await until(lambda: warm.pods_of(request), 10)
+        warm.cluster.faults()
+        warm.rig.redis.delete(*warm.rig.redis.keys("*"))
+        warm.rig.offer(replace(request, repeated=True))
+        async with warm.launcher(workload_in_secret=True, warm_pods_min=0):
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    (pod,) = warm.pods_of(request)
+    assert pod["metadata"]["annotations"][identifiers.ANNOTATION_WORKLOAD_SECRET] in secrets()
+
+
 def test_a_launch_that_every_launcher_died_of_keeps_its_warm_pod(warm: Warm) -> None:
     """`fail_crashed` finds the pod by its labels, and does not fail the launch."""
     request = warm.request(1)

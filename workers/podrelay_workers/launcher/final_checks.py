@@ -13,7 +13,7 @@ from podrelay_workers.launcher.error_policy import ErrorPolicy, may_settle
 from podrelay_workers.launcher.leased_job import Disposition, Job, created_pod, wait
 from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
-from podrelay_workers.launcher.pod_ownership import find_by_labels, find_own_pod
+from podrelay_workers.launcher.pod_ownership import find_own_pod, find_warm_pod
 from podrelay_workers.launcher.pod_template import ManifestError
 from podrelay_workers.launcher.unstarted_pod import delete_unstarted
 from podrelay_workers.launcher.workload_secret import secret_name_of
@@ -47,7 +47,7 @@ class FinalChecks:
             manifest = pod or await self._manifest(request)
             found = await find_own_pod(self._pods, manifest)
             if found is None and job.warm:
-                found = await find_by_labels(self._pods, manifest)
+                found = await find_warm_pod(self._pods, manifest)
         except ApiError as error:
             of_another = isinstance(error, Refused) and error.status == 409
             if of_another or not (job.tries or job.warm or _exists(pod)):

@@ -31,13 +31,14 @@ def belongs_to(found: Json, pod: Json) -> bool:
     return all(labels.get(label) == ours[label] for label in _OWNERSHIP_LABELS)
 
 
-async def find_by_labels(pods: PodClient, pod: Json) -> Json | None:
-    """The pod of the launch of this manifest, whatever its name: a warm pod has its own. None if there is none, or only
-    one that was given up.
+async def find_warm_pod(pods: PodClient, pod: Json) -> Json | None:
+    """The warm pod of the launch of this manifest, whose name does not say so. None if there is none, or only one that was
+    given up. The launch's own pod is not meant: the usual way finds it by name, and completes it.
     """
     ours = pod["metadata"]["labels"]
     selector = ",".join(f"{label}={ours[label]}" for label in _OWNERSHIP_LABELS)
-    page = await pods.list_page(namespace_of(pod), labels=f"{selector},!{identifiers.LABEL_REVOKED}", limit=1)
+    labels = f"{selector},{identifiers.LABEL_WARM},!{identifiers.LABEL_REVOKED}"
+    page = await pods.list_page(namespace_of(pod), labels=labels, limit=1)
     return page.items[0] if page.items else None
 
 

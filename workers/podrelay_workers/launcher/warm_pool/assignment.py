@@ -27,7 +27,7 @@ from podrelay_workers.launcher.concurrency import Concurrency
 from podrelay_workers.launcher.job_queue import JobQueue
 from podrelay_workers.launcher.leased_job import Disposition, Job, back, done
 from podrelay_workers.launcher.leases import Leases
-from podrelay_workers.launcher.pod_ownership import belongs_to, find_by_labels
+from podrelay_workers.launcher.pod_ownership import belongs_to, find_warm_pod
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.warm_pool.deliveries import Deliveries
 from podrelay_workers.launcher.warm_pool.shape import assignment_patch, shape_of
@@ -111,7 +111,7 @@ class WarmStarter:
             return done(job)
         if answer.word == "unreadable" or (answer.word == "cold" and why == "repeated"):
             # Which pod it has, if any, only Kubernetes knows.
-            found = await find_by_labels(self._pods, pod)
+            found = await find_warm_pod(self._pods, pod)
             return Assigned(found) if found is not None else self._cold(answer.why)
         if answer.word == "cold":
             return await self._go_cold(shape, answer.why)
