@@ -66,6 +66,9 @@ class Rig:
     """One executor in its own scheduler. Subclasses define which."""
 
     name: ClassVar[str]
+    # Of podrelay, unless a test starts workers of its own; and the fixture with its workers.
+    deployment: ClassVar[str] = "default"
+    workers: ClassVar[str] = ""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
@@ -168,7 +171,7 @@ class Rig:
             if (pod["metadata"].get("annotations") or {}).get("dag_id") == task.dag_id
             and pod["metadata"]["annotations"]["task_id"] == task.task_id
         ]
-        order = [entry["uid"] for entry in self.creates(task)]
+        order = [entry["uid"] for entry in self.cluster.audit() if entry["verb"] == "create"]
         return sorted(found, key=lambda pod: order.index(pod["metadata"]["uid"]))
 
     def pod(self, task: Task, number: int = 0, phase: str = "") -> Json:
@@ -203,6 +206,10 @@ class Rig:
     def labels(self, pod: Json) -> dict[str, str]:
         now = self.look(pod)
         return {} if now is None else now["metadata"]["labels"]
+
+    def host(self, task: Task, pod: Json) -> str:
+        """What the row of a task names as its host while it runs in this pod."""
+        return str(pod["metadata"]["name"])
 
     def requests(self, verb: str, pod: Json) -> list[Json]:
         """The requests of this verb about this pod so far."""
@@ -242,6 +249,7 @@ class PodrelayRig(Rig):
     """Ours. The launcher and the watcher run beside it, as processes, for all tests of a session."""
 
     name = "podrelay"
+    workers = "shared_workers"
 
     def start(self, job_id: int) -> BaseExecutor:
         from podrelay.executor import RedisKubernetesExecutor

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from podrelay.protocol import identifiers
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.parity_rig import NAMESPACES, TEMPLATE, PodrelayRig, Rig, StockRig, Workers, workers
 from tests.harness.redis_server import RedisServer, find_server
@@ -62,11 +63,12 @@ def shared_workers(folder: Path, redis_server: RedisServer, environment: dict[st
 
 @pytest.fixture
 def cluster(shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
-    """Without faults; without pods afterwards."""
+    """Without faults; without pods afterwards, but for idle ones."""
     yield shared_cluster
     shared_cluster.faults()
     for namespace in NAMESPACES:
-        shared_cluster.call("DELETE", f"/api/v1/namespaces/{namespace}/pods", {"gracePeriodSeconds": 0})
+        path = f"/api/v1/namespaces/{namespace}/pods?labelSelector=%21{identifiers.LABEL_IDLE}"
+        shared_cluster.call("DELETE", path, {"gracePeriodSeconds": 0})
 
 
 @pytest.fixture
@@ -84,13 +86,14 @@ def rigs(
     made: list[Rig] = []
 
     def start(name: str, deployment: str = "", **options: object) -> Rig:
-        if issubclass(RIGS[name], PodrelayRig) and not deployment:
-            request.getfixturevalue("shared_workers")
+        kind = RIGS[name]
+        if kind.workers and not deployment:
+            request.getfixturevalue(kind.workers)
         variables = {f"AIRFLOW__KUBERNETES_EXECUTOR__{key.upper()}": str(value) for key, value in options.items()}
-        variables["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or "default"
+        variables["AIRFLOW__PODRELAY__DEPLOYMENT"] = deployment or kind.deployment
         for key, value in (environment | variables).items():
             monkeypatch.setenv(key, value)
-        made.append(RIGS[name](cluster))
+        made.append(kind(cluster))
         return made[-1]
 
     yield start

@@ -102,7 +102,7 @@ def test_a_pod_is_deleted_only_after_its_result_was_taken(rigs: Rigs) -> None:
     task, pod = rig.run()
     update(task.ti_id, state="success")
     rig.end_pod(pod, exit_code=0)
-    result = f"podrelay:default:launch:{task.launch_id}"
+    result = f"podrelay:{rig.deployment}:launch:{task.launch_id}"
     redis = rig.executor._breaker._client  # type: ignore[attr-defined]
     rig.wait(lambda: redis.hget(result, "state") == b"finished")  # no heartbeat meanwhile
     assert rig.requests("delete", pod) == []

@@ -134,7 +134,7 @@ def test_a_pod_that_ended_well_beside_a_running_row_fails_nothing(rigs: Rigs, wh
 def test_a_pod_that_ended_well_beside_its_running_task_fails_it(ours: Rig) -> None:
     """Where the row names the pod. The stock executor leaves the task to Airflow's heartbeat timeout, 300 s."""
     task, pod = ours.run()
-    update(task.ti_id, hostname=pod["metadata"]["name"])
+    update(task.ti_id, hostname=ours.host(task, pod))
     ours.end_pod(pod, exit_code=0)
     state, info = ours.event(task, most_s=20.0)
     assert state == FAILED
