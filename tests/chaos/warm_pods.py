@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from podrelay_workers.warm_pod.preload import preload
 from podrelay_workers.warm_pod.process import main
 from tests.chaos import pod
 
-# In place of the arguments of `pod.py`: with its workload, the pod lasts until it is killed.
-HOLD = "hold"
+# In place of the arguments of `pod.py`: with its workload, the pod prints its host name and lasts until it is killed.
+HOLD, GIVEN = "hold", "given to"
 _ORDER_MAX = 1 << 20
 
 
@@ -37,8 +38,10 @@ def hostname() -> str:
 class Server:
     """One thread: forks a process for each order, passes signals on, and answers with the exit code."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Callable[[list[str]], int] | None = None) -> None:
+        """:param run: what a pod runs, given the arguments of the process that stands for it; None: the task of `pod.py`."""
         preload()
+        self._run_pod = run or _run
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path.unlink(missing_ok=True)
         self._listener.bind(str(path))
@@ -60,7 +63,7 @@ class Server:
                 else:
                     self._ended(key.fd)
         for process in self._pods.values():
-            os.kill(process, signal.SIGKILL)
+            os.killpg(process, signal.SIGKILL)
 
     def _read(self, connection: socket.socket) -> None:
         if connection.fileno() < 0:  # its process ended in the same round
@@ -71,7 +74,10 @@ class Server:
         except OSError:
             order, handles = b"", []
         if process is not None:
-            os.kill(process, signal.SIGTERM if order else signal.SIGKILL)
+            if order:
+                os.kill(process, signal.SIGTERM)
+            else:
+                os.killpg(process, signal.SIGKILL)
         elif order:
             self._fork(connection, json.loads(order), handles)
         if not order:
@@ -83,11 +89,13 @@ class Server:
 
     def _fork(self, connection: socket.socket, order: dict[str, Any], handles: list[int]) -> None:
         process = os.fork()
+        with contextlib.suppress(OSError):  # whichever of the two is later
+            os.setpgid(process, process)
         if process == 0:
             code: Any = 1
             try:
                 self._become(order, handles)
-                code = _run(order["words"])
+                code = self._run_pod(order["words"])
             except SystemExit as end:
                 code = end.code or 0
             except BaseException:  # noqa: BLE001 - as any interpreter ends
@@ -105,7 +113,9 @@ class Server:
         connection = self._ends.pop(end)
         self._selector.unregister(end)
         os.close(end)
-        _, status = os.waitpid(self._pods.pop(connection), 0)
+        process = self._pods.pop(connection)
+        os.killpg(process, signal.SIGKILL)  # what it left behind, as a container's end does
+        _, status = os.waitpid(process, 0)
         code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(KeyError):
             self._selector.unregister(connection)
@@ -129,7 +139,12 @@ class Server:
 def _run(words: list[str]) -> int:
     at = words.index(pod.WARM)
     if words[0] == HOLD:
-        return main(words[at + 1 :], execute=lambda _: signal.pause())
+        return main(words[at + 1 :], execute=_hold)
     port, runs, seconds = words[:3]
     run = functools.partial(pod.run_task, int(port), runs, float(seconds))
     return main(words[at + 1 :], execute=lambda workload: sys.exit(run(workload, client.get_hostname())))
+
+
+def _hold(_: str) -> None:
+    print(GIVEN, client.get_hostname(), flush=True)
+    signal.pause()

@@ -7,13 +7,13 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import redis
 from hypothesis import strategies as st
 
-from podrelay.protocol import redis_keys
+from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.store.overview import read_overview
 from podrelay_workers.watcher.overview_metrics import figures_of
@@ -24,6 +24,7 @@ from tests.harness.local_cluster import LocalCluster
 from tests.harness.parity_rig import TEMPLATE, PodrelayRig, Task, Workers
 from tests.harness.redis_server import RedisServer
 from tests.harness.task_instances import update
+from tests.harness.warm_node import WarmNode
 
 RECOVER_S = 60.0
 HEARTBEAT_S = 0.6
@@ -48,7 +49,8 @@ class _Errors(logging.Handler):
 class Deployment:
     """Two launchers, two watchers, an executor in this process, and tasks that run in simulated pods."""
 
-    def __init__(self, url: str, cluster: LocalCluster, report: Report) -> None:
+    def __init__(self, url: str, cluster: LocalCluster, node: WarmNode, report: Report) -> None:
+        self._node = node
         self.redis = redis.Redis.from_url(url)
         self.cluster = cluster
         self.report = report
@@ -85,10 +87,12 @@ class Deployment:
 
     def _run_pods(self) -> None:
         """What the tasks do: each runs as soon as its pod does, succeeds, and so does its pod."""
+        given = self._node.given()
         for pod in self.cluster.pods():
             metadata, phase = pod["metadata"], pod["status"].get("phase")
-            task = self.tasks.get(metadata["labels"].get("podrelay/launch-id", ""))
-            if phase != "Running" or metadata["uid"] in self._ended:
+            labels = metadata["labels"]
+            task = self.tasks.get(labels.get(identifiers.LABEL_LAUNCH_ID, ""))
+            if phase != "Running" or metadata["uid"] in self._ended or not _has_workload(labels, given):
                 continue
             self._ended.add(metadata["uid"])
             if task is not None:
@@ -96,6 +100,13 @@ class Deployment:
                 update(task.ti_id, state="success")
             with contextlib.suppress(OSError):
                 self.cluster.end_pod("default", metadata["name"], exit_code=0)
+
+
+def _has_workload(labels: dict[str, str], given: Container[tuple[str, int] | None]) -> bool:
+    """A warm pod is labelled before it has its workload."""
+    if identifiers.LABEL_WARM not in labels:
+        return True
+    return (labels.get(identifiers.LABEL_LAUNCH_ID, ""), int(labels.get(identifiers.LABEL_ATTEMPT, -1))) in given
 
 
 def run(folder: Path, count: int, seed: int, pairs: int = 2) -> Report:
@@ -115,7 +126,8 @@ def run(folder: Path, count: int, seed: int, pairs: int = 2) -> Report:
             workers.start()
         for workers in both:
             workers.await_ready(redis.Redis.from_url(server.url))
-        deployment = Deployment(server.url, cluster, report)
+        node = stack.enter_context(WarmNode(folder, cluster, dict(os.environ)))
+        deployment = Deployment(server.url, cluster, node, report)
         stack.callback(deployment.rig.close)
         deployment.add_work(8)
         _write_values(deployment, both, report, count)
@@ -132,7 +144,7 @@ def _write_values(deployment: Deployment, both: list[Workers], report: Report, c
 
     def take(batch: list[Write]) -> int:
         names = [name.decode("utf-8", "replace").removeprefix(redis_keys.RQ_WORKER_PREFIX) for name in _workers(client)]
-        target_of = targets(keys, [task.launch_id for task in deployment.waiting()], names)
+        target_of = targets(keys, [task.launch_id for task in deployment.waiting()], names, *_of_pool(client, keys))
         pipeline = client.pipeline(transaction=False)
         for write in batch:
             write.apply(pipeline, keys, target_of(write.pick))
@@ -164,6 +176,16 @@ def _workers(client: redis.Redis) -> list[bytes]:
         return sorted(client.smembers(redis_keys.RQ_WORKERS))  # type: ignore[arg-type]
     except redis.ResponseError:
         return []
+
+
+def _of_pool(client: redis.Redis, keys: RedisKeys) -> tuple[list[str], list[str]]:
+    """The shapes of the pool, and the mailboxes of pods that are alive."""
+    try:
+        shapes = [shape.decode() for shape in client.hkeys(keys.warm_shapes("default")) if len(shape) == 16]  # type: ignore[union-attr]
+        alive: list[bytes] = client.keys(keys.mailbox_alive("*"))  # type: ignore[assignment]
+        return shapes, [key.decode().split(":")[-2] for key in alive]
+    except (redis.ResponseError, UnicodeError):
+        return [], []
 
 
 def _recover(deployment: Deployment, both: list[Workers], report: Report) -> None:
@@ -217,6 +239,8 @@ def _environment(folder: Path, server: RedisServer, cluster: LocalCluster) -> It
         "AIRFLOW__PODRELAY__RECONCILE_INTERVAL_S": "1",
         "AIRFLOW__PODRELAY__LAUNCH_LEASE_S": str(_LEASE_S),
         "AIRFLOW__PODRELAY__WATCH_LEASE_S": "3",
+        "AIRFLOW__PODRELAY__WARM_PODS_MAX": "4",
+        "AIRFLOW__PODRELAY__WARM_POD_IDLE_S": "10",
     }
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -19,13 +19,19 @@ Type = Literal["hash", "zset", "set", "list", "stream", "string", "channel"]
 TYPES: tuple[Type, ...] = ("hash", "zset", "set", "list", "stream", "string")
 
 
+# One shape and one mailbox of warm pods, where there are none.
+SHAPE, MAILBOX = "a" * 16, "b" * 32
+
+
 @dataclass(frozen=True)
 class Target:
-    """What a key may be about: one of the launches on their way, one of the launchers."""
+    """What a key may be about: one of the launches on their way, one of the launchers, one of the warm pods."""
 
     launch_id: str = "0"
     worker: str = "w"
     queue: str = "q"
+    shape: str = SHAPE
+    mailbox: str = MAILBOX
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,6 @@ class Family:
 def _of_queue(key: Callable[[str], str]) -> Callable[[RedisKeys, Target], str]:
     return lambda keys, target: key(target.queue)
 
-
-# One shape and one mailbox of warm pods.
-SHAPE, MAILBOX = "a" * 16, "b" * 32
 
 FAMILIES = (
     Family("launch", "hash", lambda keys, target: keys.launch(target.launch_id)),
@@ -60,13 +63,13 @@ FAMILIES = (
     Family("throttle", "hash", lambda keys, target: keys.throttle("default")),
     Family("fair_queues", "hash", lambda keys, target: keys.fair_queues("default")),
     Family("warm_pods", "hash", lambda keys, target: keys.warm_pods("default")),
-    Family("warm_idle", "zset", lambda keys, target: keys.warm_idle("default", SHAPE)),
+    Family("warm_idle", "zset", lambda keys, target: keys.warm_idle("default", target.shape)),
     Family("warm_shapes", "hash", lambda keys, target: keys.warm_shapes("default")),
     Family("warm_arrivals", "zset", lambda keys, target: keys.warm_arrivals("default")),
     Family("warm_state", "hash", lambda keys, target: keys.warm_state("default")),
-    Family("mailbox_alive", "string", lambda keys, target: keys.mailbox_alive(MAILBOX)),
-    Family("mailbox_in", "list", lambda keys, target: keys.mailbox_in(MAILBOX)),
-    Family("mailbox_taken", "list", lambda keys, target: keys.mailbox_taken(MAILBOX)),
+    Family("mailbox_alive", "string", lambda keys, target: keys.mailbox_alive(target.mailbox)),
+    Family("mailbox_in", "list", lambda keys, target: keys.mailbox_in(target.mailbox)),
+    Family("mailbox_taken", "list", lambda keys, target: keys.mailbox_taken(target.mailbox)),
     Family("log_requests", "list", lambda keys, target: keys.log_requests("default")),
     Family("drain", "string", lambda keys, target: keys.drain("default", target.worker.rpartition(".")[2])),
     Family("worker", "hash", lambda keys, target: redis_keys.RQ_WORKER_PREFIX + target.worker),
@@ -210,9 +213,16 @@ def key_names() -> set[str]:
     }  # fmt: skip
 
 
-def targets(keys: RedisKeys, launch_ids: list[str], workers: list[str]) -> Callable[[int], Target]:
-    """Chooses, by a number, the launch, queue and worker that a write is about."""
+def targets(
+    keys: RedisKeys,
+    launch_ids: list[str],
+    workers: list[str],
+    shapes: Sequence[str] = (),
+    mailboxes: Sequence[str] = (),
+) -> Callable[[int], Target]:
+    """Chooses, by a number, the launch, queue, worker, shape and mailbox that a write is about."""
     queues = [keys.launch_queue("default"), keys.launch_queue("default", 3), keys.cleanup_queue("default"),
               keys.launch_queue("default") + redis_keys.fair_queue_mark("4242")]  # fmt: skip
     ids, names = launch_ids or [identifiers.new_launch_id()], workers or ["w"]
-    return lambda pick: Target(ids[pick % len(ids)], names[pick % len(names)], queues[pick % len(queues)])
+    choices: tuple[Sequence[str], ...] = (ids, names, queues, shapes or [SHAPE], mailboxes or [MAILBOX])
+    return lambda pick: Target(*(of[pick % len(of)] for of in choices))

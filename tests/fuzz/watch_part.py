@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from podrelay.protocol import identifiers
+from podrelay.protocol.mailbox import EXIT_UNUSED
 from tests.fuzz.api_part import answers
 from tests.fuzz.part import Report, complaints, feed
 from tests.fuzz.raw_api import Json, RawApi, document
@@ -29,6 +30,7 @@ _CONTAINER_STATES: tuple[Json, ...] = (
     {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i": ErrImagePull: not found'}},
     {"waiting": {"reason": "ContainerCreating"}},
     {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": _TIMES[0], "finishedAt": _TIMES[1]}},
+    {"terminated": {"exitCode": EXIT_UNUSED, "reason": "Error", "finishedAt": _TIMES[1]}},
     {"terminated": {"exitCode": 137, "signal": 9, "reason": "OOMKilled", "message": "m", "finishedAt": _TIMES[1]}},
 )
 
@@ -65,12 +67,32 @@ def pod_of(launch_id: str, deployment: str, state: Json, phase: str, **metadata:
     }  # fmt: skip
 
 
+def warm_pod_of(launch_id: str, deployment: str, state: Json, phase: str, *, idle: bool, **metadata: Any) -> Json:
+    """The warm pod of this launch; idle: before it was assigned."""
+    warm_id = uuid.UUID(launch_id).hex
+    pod = pod_of(launch_id, deployment, state, phase, **metadata, name=identifiers.warm_pod_name("etl", warm_id))
+    labels = pod["metadata"]["labels"]
+    labels[identifiers.LABEL_WARM] = warm_id
+    if idle:
+        labels[identifiers.LABEL_IDLE] = "0123456789abcdef"
+        del labels[identifiers.LABEL_LAUNCH_ID], labels[identifiers.LABEL_ATTEMPT]
+    return pod
+
+
 def _events(deployment: str) -> st.SearchStrategy[bytes]:
-    pods = st.builds(
-        pod_of, st.sampled_from(_LAUNCHES), st.just(deployment), st.sampled_from(_CONTAINER_STATES),
-        st.sampled_from(("Pending", "Running", "Succeeded", "Failed", "Unknown", "")),
-        deletionTimestamp=st.sampled_from((None, *_TIMES)),
-    )  # fmt: skip
+    phases = st.sampled_from(("Pending", "Running", "Succeeded", "Failed", "Unknown", ""))
+    states, ends = st.sampled_from(_CONTAINER_STATES), st.sampled_from((None, *_TIMES))
+    own = st.builds(pod_of, st.sampled_from(_LAUNCHES), st.just(deployment), states, phases, deletionTimestamp=ends)
+    warm = st.builds(
+        warm_pod_of,
+        st.sampled_from(_LAUNCHES),
+        st.just(deployment),
+        states,
+        phases,
+        idle=st.booleans(),
+        deletionTimestamp=ends,
+    )
+    pods = own | warm
     kinds = st.sampled_from(("ADDED", "MODIFIED", "MODIFIED", "DELETED", "BOOKMARK"))
     event = st.builds(lambda kind, pod: {"type": kind, "object": pod}, kinds, pods)
     common = (

@@ -14,7 +14,7 @@ from typing import Any
 from podrelay.protocol import identifiers
 from tests.chaos import fork_server
 from tests.chaos.pod import WARM
-from tests.chaos.warm_pods import HOLD
+from tests.chaos.warm_pods import GIVEN, HOLD
 from tests.harness.local_cluster import LocalCluster
 
 _LOOK_EVERY_S = 0.03
@@ -49,6 +49,13 @@ class WarmNode:
         self._log = self._log_path.open("ab")
         self._thread.start()
         return self
+
+    def given(self) -> set[tuple[str, int] | None]:
+        """The launches and attempts whose workload a warm pod has."""
+        lines = self._log_path.read_text("utf-8", "replace").splitlines()
+        return {
+            identifiers.launch_of_host(line.removeprefix(GIVEN).strip()) for line in lines if line.startswith(GIVEN)
+        }
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
