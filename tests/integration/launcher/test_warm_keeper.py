@@ -20,7 +20,7 @@ from tests.harness.warm_pods import TEMPLATE, Warm
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes become seconds."""
     monkeypatch.setattr(upkeep, "LOOK_FIRST_S", 1.0)
-    monkeypatch.setattr(upkeep, "SILENT_MOST_S", 1.0)
+    monkeypatch.setattr(upkeep, "SILENT_MOST_S", 4.0)
     monkeypatch.setattr(keeper, "SUSPECT_S", 1.0)
 
 
@@ -281,5 +281,40 @@ def test_no_launcher_without_the_permission_to_list_goes_unnoticed(
     async def scenario() -> None:
         async with warm.launcher():
             await until(lambda: "grant list on pods" in caplog.text, 10)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "fault", [{"lost_response": True}, {"status": 503}, {"reset": True}, {"status": 429, "retry_after_s": 1}]
+)
+def test_a_server_that_fails_leaves_no_pod_behind(fault: dict[str, Any], warm: Warm) -> None:
+    """Of a request without an answer nobody knows whether it made a pod."""
+    creation = {"verbs": ["create"], "resource": "pods", "name_prefix": "default-warm-", "count": 3}
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            warm.cluster.faults(creation | fault)
+            await warm.filled()
+            await until(lambda: len(warm.pods.pods()) == 2, 15)
+            await asyncio.sleep(1.0)
+            assert len(warm.pods.pods()) == warm.idle_in_redis() == 2
+
+    asyncio.run(scenario())
+
+
+def test_redis_away_for_a_while_costs_no_idle_pod(warm: Warm) -> None:
+    """All signs of life expire meanwhile, and come back."""
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            before = set(warm.pods.idle())
+            warm.rig.redis.execute_command("CLIENT", "PAUSE", "5000")
+            await asyncio.sleep(8.0)
+            assert set(warm.pods.idle()) == before
+            request = warm.request(1)
+            warm.rig.offer(request)
+            await warm.started(request)
 
     asyncio.run(scenario())

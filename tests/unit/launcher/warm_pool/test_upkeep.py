@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from podrelay.store.warm_pool import PoolPod, PoolState, ShapeState
-from podrelay_workers.launcher.warm_pool.upkeep import SILENT_MOST_S, Upkeep, upkeep
+from podrelay_workers.launcher.warm_pool.upkeep import SILENT_FIRST_S, SILENT_MOST_S, Upkeep, upkeep
 
 A, B = "a" * 16, "b" * 16
 
@@ -62,10 +62,11 @@ def test_the_successor_of_a_pod_that_ends_soon_is_created_in_time() -> None:
 
 def test_ready_pods_that_are_silent_leave_after_a_while() -> None:
     """After an outage of Redis all of them are silent for a moment."""
-    silent = pod("1", alive=False)
-    assert plan([silent], {A: shape(10.0)}).remove == []
-    assert plan([silent], {A: shape(10.0)}, most=1).create == {}
-    assert plan([silent], {A: shape(10.0)}, silent_s={"1": SILENT_MOST_S}) == Upkeep(remove=["1"], create={A: 1})
+    silent, shapes = pod("1", alive=False), {A: shape(10.0)}
+    assert plan([silent], shapes, silent_s={"1": 0.1}) == Upkeep()
+    assert plan([silent], shapes, silent_s={"1": SILENT_FIRST_S}) == Upkeep(create={A: 1})
+    assert plan([silent], shapes, silent_s={"1": SILENT_FIRST_S}, most=1) == Upkeep()
+    assert plan([silent], shapes, silent_s={"1": SILENT_MOST_S}) == Upkeep(remove=["1"], create={A: 1})
 
 
 def test_pods_that_take_longer_than_usual_are_looked_at() -> None:

@@ -178,6 +178,8 @@ class PoolKeeper:
         self._silent_since_s = {warm_id: self._silent_since_s.get(warm_id, now_s) for warm_id in silent}
         starting = {pod.warm_id for pod in state.pods if pod.idle_s is None}
         self._looked_s = {warm_id: age_s for warm_id, age_s in self._looked_s.items() if warm_id in starting}
+        self._shapes = {name: shape for name, shape in self._shapes.items() if name in state.shapes}
+        self._lost = {name: number for name, number in self._lost.items() if name in state.shapes}
         for pod in state.pods:
             if pod.alive:
                 self._lost.pop(pod.shape, None)

@@ -10,8 +10,9 @@ from podrelay_workers.launcher.warm_pool.demand import READY_FIRST_S, target_num
 
 # A pod that is not ready after this, or this much later than usual, is looked at in Kubernetes, and again as often.
 LOOK_FIRST_S, LOOK_SLOWER = 10.0, 3.0
-# A ready pod without a sign of life is given up after this: after an outage of Redis all of them are silent for a moment.
-SILENT_MOST_S = 10.0
+# A ready pod without a sign of life is replaced after the first, and given up after the second: after an outage of Redis all
+# are silent for a moment.
+SILENT_FIRST_S, SILENT_MOST_S = 3.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,17 @@ def upkeep(
     leaving = 0
     for pod in sorted(state.pods, key=_best_first):
         shape = state.shapes.get(pod.shape)
+        silence_s = 0.0 if pod.alive else silent_s.get(pod.warm_id, 0.0)
         if pod.idle_s is None:
             if pod.age_s - looked_s.get(pod.warm_id, 0.0) > _patience_s(shape):
                 plan.look.append(pod.warm_id)
             kept.setdefault(pod.shape, []).append(pod.warm_id)
-        elif pod.alive and idle_s - pod.idle_s > _usual_s(shape):
-            kept.setdefault(pod.shape, []).append(pod.warm_id)
-        elif pod.alive or silent_s.get(pod.warm_id, 0.0) < SILENT_MOST_S:
-            leaving += 1  # it ends by itself soon; or Redis was away, and it will be back
-        else:
+        elif silence_s >= SILENT_MOST_S:
             plan.remove.append(pod.warm_id)
+        elif silence_s >= SILENT_FIRST_S or idle_s - pod.idle_s <= _usual_s(shape):
+            leaving += 1  # its successor should be ready when it ends
+        else:
+            kept.setdefault(pod.shape, []).append(pod.warm_id)
     numbers = dict.fromkeys(targets, 0)
     for name, ids in kept.items():
         number = targets.get(name, 0)
