@@ -3,7 +3,8 @@
 The stock executor runs as it is configured by default (serial) and at its best (concurrent creation, large batches).
 Every figure that counts is a ratio within one run, or a median of several rounds. Takes about 25 minutes on two quiet cores;
 --parts chooses. With --kubeconfig it runs on a real cluster: its pods are created in --namespace and deleted at the end. What
-needs pods that end (life) then needs a real node and an --image that it can pull; without a node leave it out.
+needs pods that end (life) then needs a real node and an --image that it can pull; without a node leave it out. The whole
+Airflow of `warm` has a local cluster of its own in any case.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import rendering
+from demo.airflow_api import ApiError
+from demo.processes import StackError
+from tests.benchmarks import rendering, warm
 from tests.benchmarks.against import compare
 from tests.benchmarks.parts import Bench, where
 from tests.benchmarks.report import markdown, plot
@@ -48,6 +51,7 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
             bench.life(0.05, max(1, rounds - 1), tasks),
             bench.life(0.2, 1, max(20, tasks // 5)),
         ],
+        "warm": lambda: warm.measure(warm.QUICK if options.quick else warm.Sizes()),
     }
 
 
@@ -63,10 +67,15 @@ def machine() -> dict[str, Any]:
     return {"cores": os.cpu_count(), "machine": model, "python": platform.python_version(), "system": platform.system()}
 
 
+def today() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="warm: a few tasks, to see that it runs")
     parser.add_argument("--parts", nargs="*", default=None, help="default: all")
     parser.add_argument("--kubeconfig", type=Path, default=None, help="another cluster than the local one")
     parser.add_argument(
@@ -78,6 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=2, help="with --against: how often each build runs each part")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.json", help="table and plots go beside it")
+    parser.add_argument("--keep", action="store_true", help="of --out: what other parts have measured there before")
     options = parser.parse_args()
     known = parts(
         Bench(options.tasks, options.rounds, where(options.kubeconfig, options.namespace, options.image)), options
@@ -91,9 +101,12 @@ def main() -> None:
     report: dict[str, Any] = {
         "machine": machine(),
         "api": "real API server" if options.kubeconfig else "local cluster",
-        "when": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "when": today(),
         "took_s": {},
+        "later": {},
     }
+    if options.keep:
+        report |= json.loads(options.out.read_text())
     failed = [name for name in options.parts or known if not run(name, known[name], report, options.out)]
     print(markdown(report, judge(report)))
     if failed:
@@ -105,9 +118,12 @@ def run(name: str, part: Callable[[], Any], report: dict[str, Any], out: Path) -
     began_s = time.monotonic()
     try:
         report[name] = part()
-    except (RuntimeError, TimeoutError, ValueError, KeyError) as error:
+    except (RuntimeError, TimeoutError, ValueError, KeyError, StackError, ApiError) as error:
         print(f"{name} failed: {error}", flush=True)
         return False
+    report.setdefault("later", {}).pop(name, None)
+    if report["when"] != today():
+        report["later"][name] = today()
     report["took_s"][name] = round(time.monotonic() - began_s, 1)
     print(f"{name}: {report['took_s'][name]:.0f} s", flush=True)
     rows = judge(report)

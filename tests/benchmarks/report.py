@@ -29,7 +29,9 @@ def markdown(report: Json, rows: list[Row]) -> str:
     lines = [
         "# Results of the last benchmark",
         "",
-        f"{machine['cores']} cores ({machine['machine']}), Python {machine['python']}, {report['api']}, {report['when']}.",
+        f"{machine['cores']} cores ({machine['machine']}), Python {machine['python']}, {report['api']}, {report['when']}"
+        + "".join(f"; {name}: {day}" for name, day in report.get("later", {}).items())
+        + ".",
         "",
         "| measure | target | measured | |",
         "|---|---|---|---|",
@@ -57,7 +59,28 @@ def markdown(report: Json, rows: list[Row]) -> str:
         beats = (("running", "running"), ("heartbeat_p50_ms", "heartbeat p50, ms"), ("heartbeat_p99_ms", "p99"),
                  ("heartbeat_max_ms", "longest"))  # fmt: skip
         lines += ["", *table(report["growth"]["running"], beats, first="")]
+    if "warm" in report:
+        lines += ["", *_warm(report["warm"])]
     return "\n".join(lines) + "\n"
+
+
+def _warm(part: Json) -> list[str]:
+    columns = (("delay_s", "start delay, s"), ("tasks", "tasks"), ("warm", "of them warm"), ("p50_ms", "p50, ms"),
+               ("p99_ms", "p99"), ("max_ms", "longest"))  # fmt: skip
+    steady = part["steady"]
+    requests = ", ".join(f"{count} {what}" for what, count in sorted(steady["requests"].items()))
+    own_code, assignment = steady["to_own_code"], steady["assignment"]
+    return [
+        f"## Queued to own code, whole Airflow on {part['database']}",
+        "",
+        f"Single tasks are queued {part['every_s']:g} s apart.",
+        "",
+        *table(part["rows"], columns),
+        "",
+        f"One task a second, pods start 2 s late, API at 50 ms: {steady['warm']} of {steady['tasks']} tasks got a warm pod; "
+        f"queued to own code p50 {number(own_code['p50_ms'])} ms, p99 {number(own_code['p99_ms'])} ms; assignment p50 "
+        f"{number(assignment['p50_ms'])} ms, p99 {number(assignment['p99_ms'])} ms; requests to Kubernetes: {requests}.",
+    ]
 
 
 def table(rows: list[Json], columns: tuple[tuple[str, str], ...], first: str = "name") -> list[str]:

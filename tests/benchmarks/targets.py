@@ -22,7 +22,7 @@ class Row:
 
 def judge(report: Json) -> list[Row]:
     """:param report: what `__main__` writes; parts may be missing."""
-    return [*_scheduler(report), *_creation(report), *_order(report)]
+    return [*_scheduler(report), *_creation(report), *_order(report), *_warm(report)]
 
 
 def _scheduler(report: Json) -> Iterator[Row]:
@@ -91,6 +91,36 @@ def _order(report: Json) -> Iterator[Row]:
     yield _row("backlog created before 100 urgent ones", "fewer than 300", created, "launches", most=299)
     created = report.get("fairness", {}).get("backlog_created")
     yield _row("backlog created before 100 of another scheduler", "fewer than 300", created, "launches", most=299)
+
+
+# Start delay in seconds -> warm / cold at most one in so many.
+_WARM_AGAINST_COLD = {0.0: 3, 2.0: 8, 10.0: 25}
+_KINDS = ("single", "burst of 8")
+
+
+def _warm(report: Json) -> Iterator[Row]:
+    part = report.get("warm", {})
+    found = {(row["contestant"], row["delay_s"], row["kind"]): row for row in part.get("rows", [])}
+
+    def against(other: str, delay_s: float, kind: str, figure: str) -> float | None:
+        warm, theirs = (found.get((name, delay_s, kind), {}).get(figure) for name in ("podrelay warm", other))
+        return _ratio(warm, theirs)
+
+    for delay_s, share in _WARM_AGAINST_COLD.items():
+        for kind in _KINDS:
+            measure = f"queued to own code, {kind}, warm / cold, start delay {delay_s:g} s, p50"
+            ratio = against("podrelay cold", delay_s, kind, "p50_ms")
+            yield _row(measure, f"at most 1/{share}", ratio, "", most=1 / share)
+    for figure, share in (("p50_ms", 8), ("p99_ms", 4)):
+        for kind in _KINDS:
+            measure = f"queued to own code, {kind}, warm / stock, start delay 2 s, {figure[:3]}"
+            yield _row(measure, f"at most 1/{share}", against("stock", 2.0, kind, figure), "", most=1 / share)
+    steady = part.get("steady", {})
+    p99_ms = steady.get("assignment", {}).get("p99_ms")
+    yield _row("assignment of a warm pod, API at 50 ms, p99", "at most 250 ms", p99_ms, "ms", most=250)
+    requests = steady.get("requests_per_task")
+    yield _row("requests to Kubernetes per warm task, refill included", "at most 3", requests, "", most=3)
+    yield _row("tasks that got a warm pod, one a second", "at least 0.95", steady.get("hit_rate"), "", least=0.95)
 
 
 def _row(

@@ -41,8 +41,28 @@ def report(**changes: Any) -> dict[str, Any]:
             "running": [{"running": 10_000, "heartbeat_p50_ms": 1.0, "heartbeat_p99_ms": 20.0, "heartbeat_max_ms": 44.0}],
         },
         "life": [{"latency_s": 0.05, "rounds": 2, "rows": life}],
+        "warm": warm(),
     }  # fmt: skip
     return {**whole, **changes}
+
+
+def warm(warm_ms: tuple[float, float] = (390.0, 900.0), **changes: Any) -> dict[str, Any]:
+    """:param warm_ms: p50 and p99 of warm pods."""
+    rows = [
+        {"name": f"{contestant}, {kind}", "contestant": contestant, "delay_s": delay_s, "kind": kind, "tasks": 8, "warm": 0,
+         "p50_ms": p50_ms, "p99_ms": p99_ms, "max_ms": p99_ms}
+        for delay_s in (0.0, 2.0, 10.0)
+        for kind in ("single", "burst of 8")
+        for contestant, p50_ms, p99_ms in (
+            ("stock", 1250.0 + 1000 * delay_s, 2500.0 + 1000 * delay_s),
+            ("podrelay cold", 1250.0 + 1000 * delay_s, 2500.0 + 1000 * delay_s),
+            ("podrelay warm", *warm_ms),
+        )
+    ]  # fmt: skip
+    figures = {"p50_ms": 80.0, "p99_ms": 249.0, "max_ms": 250.0}
+    steady = {"tasks": 60, "warm": 58, "hit_rate": 58 / 60, "assignment": figures, "to_own_code": figures,
+              "requests": {"create pods": 60, "patch pods": 60, "delete pods": 60}, "requests_per_task": 3.0}  # fmt: skip
+    return {"database": "PostgreSQL", "every_s": 3.0, "burst": 8, "rows": rows, "steady": {**steady, **changes}}
 
 
 def rates(found: dict[str, float]) -> dict[str, Any]:
@@ -86,11 +106,33 @@ def test_everything_reached() -> None:
             "longest heartbeat, hand-over",
         ),
         ({"scheduler": {"redis": {"heartbeat_max_ms": 6.0, "hand_over_cpu_ms_per_task": 0.26}}}, "scheduler's CPU"),
+        ({"warm": warm(requests_per_task=3.1)}, "requests to Kubernetes per warm task"),
+        ({"warm": warm(hit_rate=0.94)}, "tasks that got a warm pod"),
+        ({"warm": warm(assignment={"p50_ms": 80.0, "p99_ms": 251.0, "max_ms": 251.0})}, "assignment of a warm pod"),
     ],
 )
 def test_what_was_missed_is_said(changes: dict[str, Any], measure: str) -> None:
     missed = [row for row in judge(report(**changes)) if row.ok is False]
     assert [row.measure.startswith(measure) for row in missed] == [True]
+
+
+@pytest.mark.parametrize("kind", ["single", "burst of 8"])
+@pytest.mark.parametrize(
+    ("warm_ms", "missed"),
+    [
+        ((407.0, 900.0), ["warm / cold, start delay 2 s, p50", "warm / stock, start delay 2 s, p50"]),
+        ((390.0, 1126.0), ["warm / stock, start delay 2 s, p99"]),
+        ((406.0, 900.0), []),
+        ((250.0, 900.0), []),
+    ],
+)
+def test_warm_pods_are_judged_by_ratios_within_the_run(
+    warm_ms: tuple[float, float], missed: list[str], kind: str
+) -> None:
+    rows = judge(report(warm=warm(warm_ms)))
+    assert [row.measure for row in rows if row.ok is False and kind in row.measure] == [
+        f"queued to own code, {kind}, {what}" for what in missed
+    ]
 
 
 def test_a_part_that_was_not_run_is_neither_reached_nor_missed() -> None:
@@ -104,10 +146,10 @@ def test_a_part_that_was_not_run_is_neither_reached_nor_missed() -> None:
 
 
 def test_the_table_names_the_machine_and_marks_what_was_missed() -> None:
-    measured = report(rendering=10.0)
+    measured = report(rendering=10.0, later={"warm": "2026-11-28"})
     for contestant in measured["life"][0]["rows"]:
         contestant |= {"heartbeat_p99_ms": 1.0}
     rendered = markdown(measured, judge(measured))
-    assert "\n\n2 cores (m), Python 3.11, local cluster" in rendered
+    assert "\n\n2 cores (m), Python 3.11, local cluster, 2026-11-24; warm: 2026-11-28.\n" in rendered
     assert "| rendering, against construct_pod | at least 20 times faster | 10.0 times | **missed** |" in rendered
     assert "missed" not in "\n".join(line for line in rendered.splitlines() if "rendering" not in line)
