@@ -220,24 +220,17 @@ class RedisKeys:
         return self.key(f"warm_state:{cluster}")
 
     def mailbox_alive(self, mailbox: str) -> str:
-        """String: exists while a warm pod waits for its workload.
-
-        Written by the pod every second; read by launchers. Bounded: expires after 4 s.
-        """
+        """String: exists while a warm pod waits. Written by the pod, read by launchers. Bounded: expires after 4 s."""
         return self.key(f"mailbox:{mailbox}:alive")
 
     def mailbox_in(self, mailbox: str) -> str:
-        """List: the workload for a warm pod, encrypted with the pod's own key.
-
-        Written by launchers; the pod moves it to `mailbox_taken`, and so has it. Bounded: one, expires after 10 minutes.
+        """List: the workload for a warm pod, encrypted with the pod's own key. Written by launchers; the pod moves it to
+        `mailbox_taken`, and so has it. Bounded: one, expires after 10 minutes.
         """
         return self.key(f"mailbox:{mailbox}:in")
 
     def mailbox_taken(self, mailbox: str) -> str:
-        """List: the workload that a warm pod has taken.
-
-        Written by the pod; read by launchers. Bounded: one, expires after 10 minutes.
-        """
+        """List: what a warm pod has taken. Written by the pod, read by launchers. Bounded: one, expires after 10 minutes."""
         return self.key(f"mailbox:{mailbox}:taken")
 
     @property
