@@ -355,7 +355,7 @@ def test_a_warm_start_needs_no_quota(warm: Warm) -> None:
 def test_the_record_of_another_launchs_pod_harms_nobody(warm: Warm) -> None:
     """Whoever can write to Redis can copy the sealed record of a pod from one ledger to another (invariants I3 and I7)."""
     first, thief = warm.request(1), warm.request(2)
-    fields = ("warm_pod", "warm_id", "warm_record", "start")
+    fields = ("warm_pod", "warm_id", "warm_record", "start", "warm_attempt")
 
     async def scenario() -> None:
         async with warm.launcher():

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from podrelay.store.warm_pool import PoolPod, PoolState, ShapeState
-from podrelay_workers.launcher.warm_pool.upkeep import SILENT_FIRST_S, SILENT_MOST_S, Upkeep, upkeep
+from podrelay_workers.launcher.warm_pool.upkeep import SILENT_FIRST_S, SILENT_MOST_S, SURPLUS_S, Upkeep, upkeep
 
 A, B = "a" * 16, "b" * 16
 
@@ -25,7 +25,7 @@ def starting(name: str, of: str = A, age_s: float = 1.0) -> PoolPod:
 
 def plan(pods: list[PoolPod], shapes: dict[str, ShapeState], **options: Any) -> Upkeep:
     state = PoolState(False, tuple(pods), shapes)
-    values: dict[str, Any] = {"least": 0, "most": 10, "idle_s": 300.0, "silent_s": {}, "looked_s": {}}
+    values: dict[str, Any] = {"least": 0, "most": 10, "idle_s": 300.0, "silent_s": {}, "looked_s": {}, "surplus_s": {}}
     return upkeep(state, **(values | options))
 
 
@@ -41,15 +41,28 @@ def test_pods_that_are_there_or_start_are_counted() -> None:
     assert found == Upkeep(create={A: 1})
 
 
-def test_too_many_leave_and_the_young_and_ready_stay() -> None:
+def test_too_many_leave_after_a_while_and_the_young_and_ready_stay() -> None:
+    """A target often moves by one, and back."""
     pods = [pod("old", idle_s=200.0), pod("young", idle_s=10.0), starting("unready")]
-    assert plan(pods, {A: shape(10.0)}).remove == ["old", "unready"]
-    assert plan(pods, {}).remove == ["young", "old", "unready"]
+    assert plan(pods, {A: shape(10.0)}) == Upkeep(surplus={A})
+    assert plan(pods, {A: shape(10.0)}, surplus_s={A: SURPLUS_S - 1}).remove == []
+    assert plan(pods, {A: shape(10.0)}, surplus_s={A: SURPLUS_S}).remove == ["old", "unready"]
+    assert plan(pods, {}).remove == ["young", "old", "unready"]  # none is needed
+
+
+def test_too_many_leave_at_once_where_others_need_their_room() -> None:
+    pods = [pod("1", idle_s=3.0), pod("2", idle_s=2.0), pod("3", idle_s=1.0)]
+    shapes = {A: shape(10.0), B: shape(10.0, 10.0)}
+    assert plan(pods, shapes, most=5) == Upkeep(create={B: 2}, surplus={A})
+    assert plan(pods, shapes, most=4) == Upkeep(remove=["1"], create={B: 2}, surplus={A})
+    assert plan(pods, shapes, most=3) == Upkeep(remove=["2", "1"], create={B: 2}, surplus={A})
+    unneeded = pod("4", "c" * 16)
+    assert plan([*pods, unneeded], shapes, most=5) == Upkeep(remove=["4"], create={B: 2}, surplus={A, "c" * 16})
 
 
 def test_a_shape_that_is_off_or_has_no_room_keeps_no_pod() -> None:
-    assert plan([pod("1")], {A: shape(1.0, off_s=5.0)}) == Upkeep(remove=["1"])
-    assert plan([pod("1")], {A: shape(1.0)}, full={A}) == Upkeep(remove=["1"])
+    assert plan([pod("1")], {A: shape(1.0, off_s=5.0)}) == Upkeep(remove=["1"], surplus={A})
+    assert plan([pod("1")], {A: shape(1.0)}, full={A}) == Upkeep(remove=["1"], surplus={A})
     assert plan([pod("1", B)], {A: shape(*[1.0] * 20), B: shape(1.0)}, full={A}) == Upkeep()
 
 

@@ -81,6 +81,8 @@ class PoolKeeper:
         self._shapes: dict[str, WarmShape] = {}
         # By warm id, monotonic: since when a ready pod gives no sign of life.
         self._silent_since_s: dict[str, float] = {}
+        # By shape, monotonic: since when it has more pods than it needs.
+        self._surplus_since_s: dict[str, float] = {}
         # By warm id: its age when it was looked at last.
         self._looked_s: dict[str, float] = {}
         # By shape: pods in a row that were lost before they were ready.
@@ -145,7 +147,7 @@ class PoolKeeper:
             self._numbers = {}
             return self._lease_s / 3
         if state.acquired:
-            self._suspects, self._unknown_at_s = set(), time.monotonic()
+            self._suspects, self._surplus_since_s, self._unknown_at_s = set(), {}, time.monotonic()
         self._observe(state)
         plan = await self._plan(state)
         await self._remove(plan.remove)
@@ -199,11 +201,13 @@ class PoolKeeper:
                 self._full_until_s[namespace] = now_s + QUOTA_S
             if self._full_until_s.get(namespace, 0.0) > now_s:
                 full.add(name)
-        silent_s = {warm_id: now_s - since_s for warm_id, since_s in self._silent_since_s.items()}
-        return upkeep(
-            state, least=self._least, most=self._most, idle_s=self._idle_s, silent_s=silent_s, looked_s=self._looked_s,
-            full=full,
+        plan = upkeep(
+            state, least=self._least, most=self._most, idle_s=self._idle_s, full=full, looked_s=self._looked_s,
+            silent_s={warm_id: now_s - since_s for warm_id, since_s in self._silent_since_s.items()},
+            surplus_s={shape: now_s - since_s for shape, since_s in self._surplus_since_s.items()},
         )  # fmt: skip
+        self._surplus_since_s = {shape: self._surplus_since_s.get(shape, now_s) for shape in plan.surplus}
+        return plan
 
     async def _shape(self, name: str) -> WarmShape | None:
         """The pod of a shape. It never changes: the shape is its hash."""

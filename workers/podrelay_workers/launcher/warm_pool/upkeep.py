@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from podrelay.store.warm_pool import PoolPod, PoolState, ShapeState
@@ -13,18 +13,21 @@ LOOK_FIRST_S, LOOK_SLOWER = 10.0, 3.0
 # A ready pod without a sign of life is replaced after the first, and given up after the second: after an outage of Redis all
 # are silent for a moment.
 SILENT_FIRST_S, SILENT_MOST_S = 3.0, 10.0
+# So long there may be more pods of a shape than it needs: its target often moves by one, and back.
+SURPLUS_S = 60.0
 
 
 @dataclass(frozen=True)
 class Upkeep:
     """Warm ids, and how many pods of each shape to create.
 
-    remove: they have ended, or are too many. look: why are they not ready?
+    remove: they have ended, or are too many. look: why are they not ready? surplus: shapes with more pods than they need.
     """
 
     remove: list[str] = field(default_factory=list)
     look: list[str] = field(default_factory=list)
     create: dict[str, int] = field(default_factory=dict)
+    surplus: set[str] = field(default_factory=set)
 
 
 def upkeep(
@@ -35,6 +38,7 @@ def upkeep(
     idle_s: float,
     silent_s: Mapping[str, float],
     looked_s: Mapping[str, float],
+    surplus_s: Mapping[str, float],
     full: Collection[str] = (),
 ) -> Upkeep:
     """Compare the pool with what the launches of the last minutes need.
@@ -42,6 +46,7 @@ def upkeep(
     :param idle_s: after this time a pod ends by itself.
     :param silent_s: for how long the ready pods that give no sign of life have been silent.
     :param looked_s: at which age the pods that are not ready were looked at last.
+    :param surplus_s: for how long each shape has had more pods than it needs.
     :param full: shapes without room: tasks wait for the quota of their namespace, and come first.
     """
     usable = {name: shape for name, shape in state.shapes.items() if shape.off_s <= 0.0 and name not in full}
@@ -53,7 +58,25 @@ def upkeep(
         most=most,
     )
     plan = Upkeep()
-    # Those that will still be there, the best first.
+    kept, leaving = _sort_out(state, plan, idle_s, silent_s, looked_s)
+    plan.surplus.update(name for name, ids in kept.items() if len(ids) > targets.get(name, 0))
+    lacking = {name: max(0, number - len(kept.get(name, ()))) for name, number in targets.items()}
+    too_many = _too_many(kept, targets, surplus_s, room=most - leaving - sum(lacking.values()))
+    plan.remove.extend(too_many)
+    room = most - leaving - sum(map(len, kept.values())) + len(too_many)
+    for name, number in sorted(lacking.items(), key=lambda item: -item[1]):
+        if min(room, number) > 0:
+            plan.create[name] = min(room, number)
+            room -= plan.create[name]
+    return plan
+
+
+def _sort_out(
+    state: PoolState, plan: Upkeep, idle_s: float, silent_s: Mapping[str, float], looked_s: Mapping[str, float]
+) -> tuple[dict[str, list[str]], int]:
+    """Per shape the pods that will still be there, the best first; and how many others there are now. The rest of `plan` is
+    what the state of single pods calls for.
+    """
     kept: dict[str, list[str]] = {}
     leaving = 0
     for pod in sorted(state.pods, key=_best_first):
@@ -69,18 +92,26 @@ def upkeep(
             leaving += 1  # its successor should be ready when it ends
         else:
             kept.setdefault(pod.shape, []).append(pod.warm_id)
-    numbers = dict.fromkeys(targets, 0)
-    for name, ids in kept.items():
-        number = targets.get(name, 0)
-        plan.remove.extend(ids[number:])
-        numbers[name] = min(len(ids), number)
-    room = most - leaving - sum(numbers.values())
-    for name, number in sorted(targets.items(), key=lambda item: -item[1]):
-        lacking = min(room, number - numbers[name])
-        if lacking > 0:
-            plan.create[name] = lacking
-            room -= lacking
-    return plan
+    return kept, leaving
+
+
+def _too_many(
+    kept: Mapping[str, Sequence[str]], targets: Mapping[str, int], surplus_s: Mapping[str, float], room: int
+) -> list[str]:
+    """Pods that leave: where none is needed, where there were too many for long, and where others need their room.
+
+    :param room: how many may stay.
+    """
+    found: list[str] = []
+    stay = sum(map(len, kept.values()))
+    for name, ids in sorted(kept.items(), key=lambda item: (targets.get(item[0], 0) > 0, -len(item[1]), item[0])):
+        target = targets.get(name, 0)
+        extra = ids[target:]
+        if target and surplus_s.get(name, 0.0) < SURPLUS_S:
+            extra = extra[max(0, len(extra) - max(0, stay - room)) :]
+        found += extra
+        stay -= len(extra)
+    return found
 
 
 def _best_first(pod: PoolPod) -> tuple[bool, float]:
