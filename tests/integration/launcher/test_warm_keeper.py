@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from typing import Any
 
 import pytest
@@ -256,6 +257,37 @@ def test_no_pod_waits_in_vain_for_a_secret_that_is_refused(warm: Warm) -> None:
             await until(lambda: not warm.pods.idle(), 5)
 
     asyncio.run(scenario())
+
+
+def test_a_failover_that_forgets_a_removal_costs_no_task(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server does not answer when the pod is to be deleted; when it does, the pod may have a task."""
+    monkeypatch.setattr(keeper, "OVERDUE_S", 0.5)
+    request, names = warm.request(1), warm.rig.names
+
+    async def scenario() -> None:
+        async with warm.launcher() as launcher:
+            await warm.filled()
+            kept = launcher._warm_pods.keeper
+            before = warm.rig.redis.hgetall(names.warm_pods(DEFAULT_CLUSTER))
+            (shape,) = warm.rig.redis.hkeys(names.warm_shapes(DEFAULT_CLUSTER))
+            warm.cluster.faults({"verbs": ["delete"], "resource": "pods", "status": 503})
+            await kept._remove(list(before))
+            await until(lambda: time.monotonic() < kept._paused_until_s, 5)
+            # As after a failover; and nobody keeps the pool for a moment.
+            state: dict[str, Any] = {"keeper": "another", "expires": time.time() + 2.0}
+            warm.rig.redis.hset(names.warm_state(DEFAULT_CLUSTER), mapping=state)
+            warm.rig.redis.hset(names.warm_pods(DEFAULT_CLUSTER), mapping=before)
+            since = dict.fromkeys(before, time.time() - 60.0)
+            warm.rig.redis.zadd(names.warm_idle(DEFAULT_CLUSTER, shape), since)
+            warm.rig.offer(request)
+            await warm.started(request)
+            assert identifiers.warm_id_of_pod(warm.rig.ledger(request)["pod"]) in before
+            warm.cluster.faults()
+            await until(lambda: not kept._to_delete, 20)
+            await asyncio.sleep(0.5)
+
+    asyncio.run(scenario())
+    assert len(warm.pods_of(request)) == 1
 
 
 def test_a_keeper_remembers_the_shapes_of_the_pool_only(warm: Warm) -> None:

@@ -41,6 +41,8 @@ LOST_MAX = 5
 UNKNOWN_EVERY_S = 600.0
 # For how long such a pod is suspected first.
 SUSPECT_S = 10.0
+# What was removed from the pool this long ago may be back in it: no failover of Redis is as fast.
+OVERDUE_S = 3.0
 # So many pods are created, and deleted, at a time.
 AT_ONCE = 20
 _LIST_REMEDY = "grant list on pods, as in docker/kubernetes/components/warm_pods/access.yaml"
@@ -190,7 +192,6 @@ class PoolKeeper:
     async def _plan(self, state: PoolState) -> Upkeep:
         now_s = time.monotonic()
         full = set()
-        self._shapes = {name: shape for name, shape in self._shapes.items() if name in state.shapes}
         for name in state.shapes:
             shape = await self._shape(name)
             if shape is None:
@@ -295,8 +296,16 @@ class PoolKeeper:
             self._to_delete += [(pod, due_s) for pod in removed if pod is not None]
 
     async def _delete_due(self) -> None:
-        """:raises ApiError: of one of them; those that failed are deleted later."""
+        """Those that are overdue only if the pool does not know them: a Redis that failed over may have lost that they were
+        removed, and a launch may have got one since.
+
+        :raises ApiError: of one of them; those that failed are deleted later.
+        """
         now_s = time.monotonic()
+        in_time = [item for item in self._to_delete if item[1] > now_s - OVERDUE_S]
+        if len(in_time) < len(self._to_delete):
+            self._to_delete = in_time
+            self._expect_unknown()
         due = [item for item in self._to_delete if item[1] <= now_s][:AT_ONCE]
         results = await asyncio.gather(
             *(self._idle_pods.delete(pod.namespace, pod.pod, pod.uid) for pod, _ in due), return_exceptions=True
