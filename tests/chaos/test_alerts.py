@@ -188,6 +188,7 @@ def test_each_alert_becomes_true_by_its_fault(drill: Drill) -> None:
     drill.expect("PodrelayNoLauncher", "PodrelayNoScheduler", "PodrelayQueueOld", "PodrelaySuspended")
     drill.redis.delete(redis_keys.RQ_SUSPENDED)
     drill.start("launcher")
+    launcher = drill.processes[-1]
     with drill.scheduler():
         drill.expect("PodrelayWatchLag", "PodrelayResultsUnread", "PodrelayResultsUnprocessed")
         drill.expect_health()
@@ -210,6 +211,11 @@ def test_each_alert_becomes_true_by_its_fault(drill: Drill) -> None:
         with drill.fault(resource="pods", verbs=["list", "watch"], reset=True):
             drill.cluster.drop_streams()
             drill.expect("PodrelayWatchFails", "PodrelayNotReady")
+        with drill.fault(**CREATE, status=422, reason="Invalid", message="no"):
+            drill.start("launcher", AIRFLOW__PODRELAY__WARM_PODS_MAX="1")
+            fork_server.kill(launcher)
+            drill.launch(4)
+            drill.expect("PodrelayWarmPodsFail")
         drill.server.pause()
         drill.expect("PodrelayRedisUnavailable", "PodrelayFiguresMissing")
     assert drill.fired == set(EXPRESSIONS)
