@@ -68,6 +68,7 @@ FAMILIES = (
     Family("warm_arrivals", "zset", lambda keys, target: keys.warm_arrivals("default")),
     Family("warm_state", "hash", lambda keys, target: keys.warm_state("default")),
     Family("mailbox_alive", "string", lambda keys, target: keys.mailbox_alive(target.mailbox)),
+    Family("mailbox_waiting", "string", lambda keys, target: keys.mailbox_waiting(target.mailbox)),
     Family("mailbox_in", "list", lambda keys, target: keys.mailbox_in(target.mailbox)),
     Family("mailbox_taken", "list", lambda keys, target: keys.mailbox_taken(target.mailbox)),
     Family("log_requests", "list", lambda keys, target: keys.log_requests("default")),

@@ -223,6 +223,10 @@ class RedisKeys:
         """String: exists while a warm pod waits. Written by the pod, read by launchers. Bounded: expires after 4 s."""
         return self.key(f"mailbox:{mailbox}:alive")
 
+    def mailbox_waiting(self, mailbox: str) -> str:
+        """String: gone while the warm pod waits: Redis lost its data. Of the pod alone. Bounded: expires after 10 minutes."""
+        return self.key(f"mailbox:{mailbox}:waiting")
+
     def mailbox_in(self, mailbox: str) -> str:
         """List: the workload for a warm pod, encrypted with the pod's own key. Written by launchers; the pod moves it to
         `mailbox_taken`, and so has it. Bounded: one, expires after 10 minutes.

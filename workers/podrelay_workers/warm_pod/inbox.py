@@ -40,13 +40,10 @@ class Inbox:
     def __init__(self, settings: Settings, deployment: str, key: MailboxKey) -> None:
         self._client: redis.Redis = connect(settings, settings.redis_timeout_s + ALIVE_EVERY_S)
         keys = RedisKeys(deployment)
-        self._alive, self._in, self._taken = (
-            keys.mailbox_alive(key.name),
-            keys.mailbox_in(key.name),
-            keys.mailbox_taken(key.name),
-        )
+        self._alive, self._waiting = keys.mailbox_alive(key.name), keys.mailbox_waiting(key.name)
+        self._in, self._taken = keys.mailbox_in(key.name), keys.mailbox_taken(key.name)
         self._key = key
-        self._renewed_s: float | None = None
+        self._known = False
         self._outages = OutageLog(log, "This warm pod tries again until its idle time is over.")
         self._backoff = Backoff(first_s=0.1, most_s=_RETRY_MOST_S)
 
@@ -77,7 +74,7 @@ class Inbox:
     def resign(self) -> None:
         """Show that the pod waits no longer, as far as Redis can be reached."""
         with contextlib.suppress(RedisUnavailable), redis_errors(self._client):
-            self._client.delete(self._alive)
+            self._client.delete(self._alive, self._waiting)
 
     def close(self) -> None:
         """Close every connection: the task must not inherit one."""
@@ -100,18 +97,16 @@ class Inbox:
     def _look(self) -> bytes | None:
         """Renew the sign of life, and look for an item that was taken already.
 
-        :raises DataLost: the sign of life is gone although it was renewed in time.
+        :raises DataLost: what this pod has written is gone. Its sign of life alone says nothing: that expires in an outage.
         """
-        now_s, known = time.monotonic(), self._renewed_s is not None
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.set(self._alive, "1", ex=int(ALIVE_TTL_S), xx=known).lindex(self._taken, -1)
-        renewed, taken = pipeline.execute()
-        if renewed:
-            self._renewed_s = now_s
-        elif self._renewed_s is not None and time.monotonic() - self._renewed_s < ALIVE_TTL_S - ALIVE_EVERY_S:
+        pipeline.set(self._waiting, "1", ex=MAILBOX_TTL_S, xx=self._known)
+        pipeline.set(self._alive, "1", ex=int(ALIVE_TTL_S)).lindex(self._taken, -1)
+        is_known, _, taken = pipeline.execute()
+        if taken is None and not is_known:
+            self._client.delete(self._alive)
             raise DataLost("Redis has lost its data: no launcher knows this warm pod any more.")
-        else:  # it has expired, because Redis or this pod did not answer in time
-            self._renewed_s = None
+        self._known = True
         return taken
 
     def _opened(self, sealed: bytes) -> Delivery | None:
@@ -125,5 +120,6 @@ class Inbox:
         for _ in range(2):  # the second time with a new connection
             with contextlib.suppress(redis.RedisError, OSError):
                 self._client.expire(self._taken, MAILBOX_TTL_S)
+                self._client.delete(self._waiting)
                 break
         return delivery
