@@ -36,6 +36,14 @@ def test_an_empty_pool_is_filled_to_what_arrived_at_once() -> None:
     assert plan([], {}).create == {}
 
 
+def test_a_shape_that_had_one_launch_gets_no_pod_by_demand() -> None:
+    """A hook, or a label with the run's id, makes a shape for each launch: none of them comes again."""
+    assert plan([], {f"{number:016x}": shape(float(number), hits=0) for number in range(9)}).create == {}
+    assert plan([], {A: shape(10.0, hits=0), B: shape(10.0, hits=0)}, least=1).create == {B: 1}
+    assert plan([], {A: shape(10.0, 10.0, 10.0, hits=0)}).create == {A: 3}  # a first burst
+    assert plan([], {A: shape(10.0, hits=1)}).create == {A: 1}
+
+
 def test_pods_that_are_there_or_start_are_counted() -> None:
     found = plan([pod("1"), starting("2")], {A: shape(10.0, 10.0, 10.0)})
     assert found == Upkeep(create={A: 1})

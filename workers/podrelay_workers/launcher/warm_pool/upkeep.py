@@ -51,7 +51,7 @@ def upkeep(
     """
     usable = {name: shape for name, shape in state.shapes.items() if shape.off_s <= 0.0 and name not in full}
     targets = target_numbers(
-        {name: [-ago_s for ago_s in shape.arrivals] for name, shape in usable.items()},
+        {name: [-ago_s for ago_s in shape.arrivals] for name, shape in usable.items() if _is_repeated(shape)},
         {name: shape.ready_s for name, shape in usable.items() if shape.ready_s > 0.0},
         {name: 1 + shape.hits + shape.misses for name, shape in usable.items()},
         least=least,
@@ -69,6 +69,13 @@ def upkeep(
             plan.create[name] = min(room, number)
             room -= plan.create[name]
     return plan
+
+
+def _is_repeated(shape: ShapeState) -> bool:
+    """Has it had more than one launch? Where each launch has a shape of its own, such as by its run id, a pod would be of no
+    use for any other.
+    """
+    return len(shape.arrivals) > 1 or shape.hits + shape.misses > 0
 
 
 def _sort_out(
