@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ WARM = Contestant("podrelay warm", launcher=True, options={"AIRFLOW__PODRELAY__W
 
 BURST = 8
 # A cold task without start delay needs about 2 s of a core: single tasks this far apart do not disturb each other.
-EVERY_S = 3.0
+EVERY_S = 2.5
 API_LATENCY_S = 0.05
 
 
@@ -41,31 +40,31 @@ API_LATENCY_S = 0.05
 class Sizes:
     """How much is measured."""
 
-    delays_s: Sequence[float] = (0.0, 2.0, 10.0)
+    # Start delay of the pods (s), and how many bursts.
+    bursts: tuple[tuple[float, int], ...] = ((0.0, 2), (2.0, 2), (10.0, 1))
     singles: int = 8
-    bursts: int = 2
     steady: int = 60
     # Until the pool has as many pods as the rate calls for.
-    before_steady: int = 15
+    before_steady: int = 20
 
 
-QUICK = Sizes(delays_s=(0.0, 2.0), singles=2, bursts=1, steady=10, before_steady=5)
+QUICK = Sizes(bursts=((0.0, 1), (2.0, 1)), singles=2, steady=10, before_steady=5)
 
 
 def measure(sizes: Sizes) -> Json:
     """All of the part. See `targets.py` for what is promised."""
     with AirflowRig() as rig:
         rows = []
-        for delay_s in sizes.delays_s:
+        for delay_s, bursts in sizes.bursts:
             rig.cluster.faults(pod_start_delay_s=delay_s)
             for contestant in (STOCK, COLD, WARM):
                 rig.become(contestant)
-                rows += _waits(rig, contestant, delay_s, sizes)
+                rows += _waits(rig, contestant, delay_s, bursts, sizes.singles)
         steady = _steady(rig, sizes)
         return {"database": rig.database, "every_s": EVERY_S, "burst": BURST, "rows": rows, "steady": steady}
 
 
-def _waits(rig: AirflowRig, contestant: Contestant, delay_s: float, sizes: Sizes) -> list[Json]:
+def _waits(rig: AirflowRig, contestant: Contestant, delay_s: float, bursts: int, singles: int) -> list[Json]:
     """Single tasks and bursts of one contestant. What new processes do first is not measured; a burst of warm pods shows
     launchers what to keep.
     """
@@ -73,21 +72,17 @@ def _waits(rig: AirflowRig, contestant: Contestant, delay_s: float, sizes: Sizes
         _burst(rig)
     else:
         rig.finish([rig.trigger("single")])
-    bursts = []
-    for _ in range(sizes.bursts):
+    measured: dict[str, list[Run]] = {f"burst of {BURST}": [], "single": []}
+    for _ in range(bursts):
         _fill(rig, contestant)
-        bursts.append(_burst(rig))
+        measured[f"burst of {BURST}"].append(_burst(rig))
     _fill(rig, contestant)
-    singles = []
-    for _ in range(sizes.singles):
+    for _ in range(singles):
         due_s = time.monotonic() + EVERY_S
-        singles.append(rig.trigger("single"))
+        measured["single"].append(rig.trigger("single"))
         time.sleep(max(0.0, due_s - time.monotonic()))
-    rig.finish(singles)
-    return [
-        _row(rig, contestant, delay_s, kind, runs)
-        for kind, runs in (("single", singles), (f"burst of {BURST}", bursts))
-    ]
+    rig.finish(measured["single"])
+    return [_row(rig, contestant, delay_s, kind, runs) for kind, runs in measured.items()]
 
 
 def _fill(rig: AirflowRig, contestant: Contestant) -> None:
