@@ -39,8 +39,8 @@ spec:
 """
 SLOTS = 64
 DEAD_AFTER_S = 15
-# The shortest that is allowed, so that pods also end by themselves within a round.
-IDLE_S = 10
+# So short that pods also end by themselves within a round; in its last five seconds no launch gets a pod.
+IDLE_S = 20
 
 
 @dataclass
@@ -115,6 +115,8 @@ class Rig:
         for name in self.members:
             self.launch(name)
         self.until(self._ready, 240, "launchers, watcher and schedulers")
+        if self.warm_pods:
+            self._fill_pool()
 
     def stop(self, keep: bool = False) -> None:
         """:param keep: leave the folder with the logs, and say where."""
@@ -141,6 +143,15 @@ class Rig:
         server = fork_server.start("warm-pods", environment, self.folder / "warm-pods.log")
         self._stack.callback(fork_server.kill, server)
         self.until(self._warm_socket.exists, 60, "the server of warm pods")
+
+    def _fill_pool(self) -> None:
+        """The first launches show their shape and how many pods are needed; they get pods of their own."""
+        tasks = self.make_tasks(self.warm_pods, "first")
+        self.rows.schedule(tasks)
+        self.until(
+            lambda: all(state == "success" for state, _ in self.rows.states(tasks).values()), 60, "the first tasks"
+        )
+        self.until(self.idle_pods, 60, "idle pods")
 
     def _options(self, database_url: str) -> dict[str, str]:
         path = [str(ROOT / "executor"), str(ROOT / "workers"), str(ROOT), os.environ.get("PYTHONPATH", "")]
