@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from tests.integration.model.warm_world import WarmPod, WarmWorld
-from tests.integration.model.world import LossyRelay, World
+from tests.integration.model.world import LossyRelay, Pod, World
 
 # PODRELAY_MODEL_EXAMPLES=1000 looks longer.
 EXAMPLES = int(os.environ.get("PODRELAY_MODEL_EXAMPLES", "25"))
@@ -123,11 +123,15 @@ class Relayed(RuleBasedStateMachine):
         self.world.clean(self.world.hands[who], die)
 
     # --- pods
-    @precondition(lambda self: self.world.pods)
     @rule(which=ANY, what=st.sampled_from(["start", "start", "end", "end", "break", "crash", "vanish", "stick"]))
     def pod(self, which: int, what: str) -> None:
-        pod = list(self.world.pods.values())[which % len(self.world.pods)]
-        getattr(self.world, f"{what}_pod")(pod)
+        if pod := self.pick(which):
+            getattr(self.world, f"{what}_pod")(pod)
+
+    def pick(self, which: int) -> Pod | None:
+        """No precondition: whether there is a pod may depend on random ids, and rules must not."""
+        pods = list(self.world.pods.values())
+        return pods[which % len(pods)] if pods else None
 
     # --- watchers
     @rule(who=NUMBER, lose=CHANCE)
@@ -209,10 +213,10 @@ class RelayedWarm(Relayed):
     def keep(self, who: int, die: bool) -> None:
         self.world.keep(self.world.hands[who], die)
 
-    @precondition(lambda self: self.world.pods)
     @rule(which=ANY)
     def idle_over(self, which: int) -> None:
-        self.world.idle_over(list(self.world.pods.values())[which % len(self.world.pods)])
+        if pod := self.pick(which):
+            self.world.idle_over(pod)
 
     @rule()
     def signs_end(self) -> None:

@@ -80,6 +80,8 @@ class WarmHeld(Held):
     step: str = "assign"
     record: Record | None = None
     unwanted: bool = False
+    # Another launcher may have delivered the workload, and Redis may have forgotten that it was taken.
+    again: bool = False
 
     @property
     def pod(self) -> Record:
@@ -120,6 +122,7 @@ class WarmWorld(World):
         held.record = answer.pod
         if answer.word == "cold" and answer.why == "new_shape":
             self._run(hands.pool.save_shape(SHAPE, {"spec": {}}))
+        held.again = answer.word == "again"
         again = "poll" if answer.delivered else "patch"
         steps = {"assigned": "patch", "again": again, "condemned": "retire", "cold": "own", "unreadable": "look"}
         self._go_on(hands, held, answer.word, steps)
@@ -161,6 +164,8 @@ class WarmWorld(World):
         """Has the pod taken it? If not, the time for that is over before the next step."""
         if self._run(hands.pool.taken([held.pod])) == [True]:
             self._taken(hands, held, request)
+        elif held.again:
+            self._created(held)
         else:
             held.step = "take_back"
 
