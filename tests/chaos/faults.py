@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from tests.chaos.rig import SLOTS, Rig
+from tests.chaos.rig import IDLE_S, SLOTS, Rig
 
 
 @dataclass(frozen=True)
@@ -427,6 +427,20 @@ def cut_warm_pods_redis(turn: Turn) -> None:
                 rig.links.reset(rig.pods_link)
         finally:
             rig.links.mend(rig.pods_link)
+
+
+@fault("no-launcher", 10, warm=True)
+def no_launcher(turn: Turn) -> None:
+    """All launchers are killed, until the idle pods have ended by themselves."""
+    for name in turn.rig.of("launcher"):
+        turn.note(f"SIGKILL {name}")
+        turn.rig.kill(name)
+    try:
+        turn.rig.until(lambda: not turn.rig.idle_pods(), IDLE_S + 5.0, "the end of all idle pods")
+    except TimeoutError as error:
+        turn.wrong.append(str(error))
+    for name in turn.rig.of("launcher"):
+        turn.rig.launch(name)
 
 
 # --- all together -----------------------------------------------------------------------------------------------------

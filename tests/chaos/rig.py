@@ -270,8 +270,9 @@ class Rig:
         self.redis.start()
 
     def idle_pods(self) -> list[dict[str, Any]]:
-        """Warm pods that no launch has."""
-        return self.cluster.pods(query=f"?labelSelector={identifiers.LABEL_IDLE}")
+        """Warm pods that run, and that no launch has."""
+        found = self.cluster.pods(query=f"?labelSelector={identifiers.LABEL_IDLE}")
+        return [pod for pod in found if pod["status"].get("phase") == "Running"]
 
     def delete_pod(self, pod: dict[str, Any], **options: Any) -> bool:
         """False where it is gone, or not as the options demand."""
