@@ -130,6 +130,10 @@ class AirflowRig:
         """How many warm pods wait for a workload."""
         return sum(self.redis.zcard(key) for key in self.redis.keys("podrelay:default:warm_idle:*"))
 
+    def kept_pods(self) -> int:
+        """How many warm pods exist that no task has, ready or not."""
+        return len(self._pods()) - len(self._busy_pods())
+
     # --- runs ---------------------------------------------------------------------------------------------------------
     def trigger(self, dag_id: str) -> Run:
         self.until(f"DAG {dag_id}", lambda: self.stack.api.dag_is_known(dag_id))

@@ -79,7 +79,8 @@ def _warm(part: Json) -> list[str]:
         "",
         f"One task a second, pods start 2 s late, API at 50 ms: {steady['warm']} of {steady['tasks']} tasks got a warm pod; "
         f"queued to own code p50 {number(own_code['p50_ms'])} ms, p99 {number(own_code['p99_ms'])} ms; assignment p50 "
-        f"{number(assignment['p50_ms'])} ms, p99 {number(assignment['p99_ms'])} ms; requests to Kubernetes: {requests}.",
+        f"{number(assignment['p50_ms'])} ms, p99 {number(assignment['p99_ms'])} ms; requests to Kubernetes: {requests}; the "
+        f"pool has grown by {steady['grown']}.",
     ]
 
 

@@ -61,7 +61,8 @@ def warm(warm_ms: tuple[float, float] = (390.0, 900.0), **changes: Any) -> dict[
     ]  # fmt: skip
     figures = {"p50_ms": 80.0, "p99_ms": 249.0, "max_ms": 250.0}
     steady = {"tasks": 60, "warm": 58, "hit_rate": 58 / 60, "assignment": figures, "to_own_code": figures,
-              "requests": {"create pods": 60, "patch pods": 60, "delete pods": 60}, "requests_per_task": 3.0}  # fmt: skip
+              "requests": {"create pods": 60, "patch pods": 60, "delete pods": 60}, "grown": 0,
+              "requests_per_task": 3.0}  # fmt: skip
     return {"database": "PostgreSQL", "every_s": 3.0, "burst": 8, "rows": rows, "steady": {**steady, **changes}}
 
 

@@ -114,15 +114,16 @@ def _row(rig: AirflowRig, contestant: Contestant, delay_s: float, kind: str, run
 
 
 def _steady(rig: AirflowRig, sizes: Sizes) -> Json:
-    """One task a second. The pool is as full afterwards as before, so that its refills are among the requests."""
+    """One task a second. Requests count until the pool is full again; what it has grown by is no refill."""
     latency = {"verbs": ["create", "get", "list", "patch", "delete"], "latency_s": API_LATENCY_S}
     rig.cluster.faults(latency, pod_start_delay_s=2.0)
     rig.become(Contestant("podrelay warm", True, {**WARM.options, **rig.forked_pods()}))
     _one_a_second(rig, sizes.before_steady)
     before, _ = rig.requests(0)
-    idle = rig.idle_pods()
+    kept = rig.kept_pods()
     runs = _one_a_second(rig, sizes.steady)
-    rig.until("a pool as full as before", lambda: rig.idle_pods() >= idle)
+    rig.until("a pool of ready pods", lambda: rig.idle_pods() >= rig.kept_pods())
+    grown = max(0, rig.kept_pods() - kept)
     _, sent = rig.requests(before)
     launches = rig.launches(runs)
     warm = [launch for launch in launches if launch.get("start") == "warm"]
@@ -135,7 +136,8 @@ def _steady(rig: AirflowRig, sizes: Sizes) -> Json:
         "assignment": percentiles_ms(assigned_s),
         "to_own_code": percentiles_ms(rig.waits_s(runs)),
         "requests": dict(sent),
-        "requests_per_task": sent.total() / len(launches),
+        "grown": grown,
+        "requests_per_task": (sent.total() - grown) / len(launches),
     }
 
 
