@@ -60,3 +60,31 @@ def test_a_launch_never_runs_in_a_pod_of_another_shape(way: str, warm: Warm) -> 
     assert pod["spec"]["containers"][0]["image"] == "other:1"
     assert identifiers.warm_id_of_pod(pod["metadata"]["name"]) is None
     assert not [item for item in warm.pods.deliveries.values() if item.launch_id == request.launch_id]
+
+
+@pytest.mark.parametrize("field", ["condemned", "delivered"])
+def test_a_pod_whose_task_runs_is_never_deleted(field: str, warm: Warm) -> None:
+    """A recorded job is offered again, and the ledger says that the launch's pod never got its workload."""
+    request = warm.request(1)
+    job, ledger = f"rq:job:{request.launch_id}_0", warm.rig.names.launch(request.launch_id)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+        warm.rig.offer(request)
+        recorded = warm.rig.redis.hgetall(job)
+        async with warm.launcher():
+            await warm.started(request)
+            await until(lambda: warm.rig.in_hand() == 0, 5)
+            pod = warm.rig.ledger(request)["pod"]
+            forged = {"state": "offered"} | ({"condemned": pod} if field == "condemned" else {})
+            warm.rig.redis.hset(ledger, mapping=forged)
+            warm.rig.redis.hdel(ledger, "delivered", "pod", "uid")
+            warm.rig.redis.delete(*warm.rig.redis.keys(warm.rig.names.mailbox_prefix + "*"))
+            warm.rig.redis.hset(job, mapping=recorded)
+            warm.rig.redis.lpush(f"rq:queue:{recorded['origin']}", f"{request.launch_id}_0")
+            await until(lambda: "pod" in warm.rig.ledger(request), 15)
+        (labels,) = [item["metadata"]["labels"] for item in warm.pods_of(request) if item["metadata"]["name"] == pod]
+        assert identifiers.LABEL_REVOKED not in labels
+
+    asyncio.run(scenario())

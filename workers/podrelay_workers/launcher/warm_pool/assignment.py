@@ -112,7 +112,7 @@ class WarmStarter:
         if answer.word == "unreadable" or (answer.word == "cold" and why == "repeated"):
             # Which pod it has, if any, only Kubernetes knows.
             found = await find_warm_pod(self._pods, pod)
-            return Assigned(found) if found is not None else self._cold(answer.why)
+            return Assigned(found) if found is not None else self._cold(answer.why or "timed_out")
         if answer.word == "cold":
             return await self._go_cold(shape, answer.why)
         if answer.word == "condemned":
@@ -157,7 +157,7 @@ class WarmStarter:
         found, may_have_it = identity_of(warm), answer.delivered
         if not answer.delivered:
             try:
-                label, found = await self._label(job, request, pod, warm)
+                label, found = await self._label(job, pod, warm, is_new=answer.word == "assigned")
             except SendBlocked:
                 if not job.unwanted:
                     return back(job)
@@ -170,22 +170,23 @@ class WarmStarter:
             # Who labelled it may have delivered the workload as well, and Redis lost that.
             may_have_it = label == "forgotten"
             if label in ("refused", "gone"):
-                return await self._take_back(job, request, pod, warm, found)
+                return await self._take_back(job, request, pod, warm, found, ours=label == "gone")
             delivery = Delivery(request.launch_id, request.attempt, request.args[-1])
             word = await self._pool.deliver(held(job), warm, MailboxKey.from_text(warm.key).seal(delivery))
             if word != "delivered":
-                return await self._not_delivered(job, pod, warm, word)
+                return await self._not_delivered(job, pod, warm, word, ours=not may_have_it)
         taken = await self._deliveries.wait(warm, self._timeout_s)
         if taken == "taken":
             return await self._taken(request, warm, found)
         if may_have_it or taken == "unknown":
             # Redis may have lost that the pod took its workload. The watcher decides by the pod's end.
             return Assigned(found)
-        return await self._take_back(job, request, pod, warm, found)
+        return await self._take_back(job, request, pod, warm, found, ours=True)
 
-    async def _label(self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod) -> tuple[_Label, Json]:
+    async def _label(self, job: Job, pod: Json, warm: WarmPod, *, is_new: bool) -> tuple[_Label, Json]:
         """Make the warm pod this launch's in Kubernetes; what became of it, and the pod as far as it is known.
 
+        :param is_new: no other launcher can have labelled it for this launch.
         :raises SendBlocked: nothing was sent.
         """
         patch = assignment_patch(pod, warm.uid, warm.shape)
@@ -206,7 +207,8 @@ class WarmStarter:
                 if found_or_none is None:
                     return "gone", identity_of(warm)
                 if belongs_to(found_or_none, pod):
-                    return ("labelled" if lost or isinstance(error, Unreachable) else "forgotten"), found_or_none
+                    sent = is_new and (lost is not None or isinstance(error, Unreachable))
+                    return ("labelled" if sent else "forgotten"), found_or_none
                 if isinstance(error, Refused):
                     log.warning("Warm pod %s/%s cannot be assigned: %s", warm.namespace, warm.pod, error)
                     return "refused", found_or_none
@@ -241,27 +243,29 @@ class WarmStarter:
             raise SendBlocked
 
     # --- delivery -----------------------------------------------------------------------------------------------------
-    async def _not_delivered(self, job: Job, pod: Json, warm: WarmPod, word: str) -> Started:
+    async def _not_delivered(self, job: Job, pod: Json, warm: WarmPod, word: str, *, ours: bool) -> Started:
         if word == "over":
             return done(job)
         if word == "condemned":
-            await self._retire(pod, warm)
+            await self._retire(pod, warm, ours=ours)
             return self._cold("timed_out")
         if word == "unwanted":
-            await self._abandon(job, pod, warm)
+            await self._abandon(job, pod, warm, ours=ours)
         return None
 
-    async def _abandon(self, job: Job, pod: Json, warm: WarmPod) -> None:
+    async def _abandon(self, job: Job, pod: Json, warm: WarmPod, *, ours: bool = False) -> None:
         """The launch was withdrawn or superseded: nobody else would delete a pod that never gets its workload."""
         if await self._pool.take_back(held(job), warm) == "taken_back":
-            await self._retire(pod, warm)
+            await self._retire(pod, warm, ours=ours)
 
-    async def _take_back(self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, found: Json) -> Started:
+    async def _take_back(
+        self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, found: Json, *, ours: bool = False
+    ) -> Started:
         """The pod did not take its workload in time, or never can. A pod of its own only if that is certain to stay so."""
         word = await self._pool.take_back(held(job), warm)
         if word == "taken_back":
-            log.warning("Warm pod %s/%s did not take its task; deleting it", warm.namespace, warm.pod)
-            await self._retire(pod, warm)
+            log.warning("Warm pod %s/%s does not get the task of launch %s", warm.namespace, warm.pod, job.id)
+            await self._retire(pod, warm, ours=ours)
             return self._cold("timed_out")
         if word in ("lost", "over"):
             return done(job) if word == "over" else None
@@ -279,13 +283,15 @@ class WarmStarter:
         await self._queue.publish(report)
         return Assigned(found)
 
-    async def _retire(self, pod: Json, warm: WarmPod) -> None:
+    async def _retire(self, pod: Json, warm: WarmPod, *, ours: bool = False) -> None:
         """Delete a pod that will never get a workload; labelled first, so that no watcher reports its end.
 
-        A pod that is neither idle nor this launch's is left alone: whoever can write to Redis can give a launch the record of
-        another launch's pod.
+        Only one that is idle, or that this call of `start` has labelled. Of any other, only the ledger says that it is
+        condemned, or the launch's: whoever can write to Redis could have a task deleted while it runs. Without a workload it
+        ends by itself.
 
         :param pod: the launch's own pod, as it would be created.
+        :param ours: this call of `start` has labelled it.
         :raises ApiError: it may exist; the launch must not get another pod before this has succeeded.
         """
         found = await self._look(warm)
@@ -294,8 +300,9 @@ class WarmStarter:
         metadata = found["metadata"]
         labels = metadata.get("labels") or {}
         is_idle = labels.get(identifiers.LABEL_IDLE) == warm.shape and identifiers.LABEL_LAUNCH_ID not in labels
-        if labels.get(identifiers.LABEL_WARM) != warm.warm_id or not (is_idle or belongs_to(found, pod)):
-            log.error("Warm pod %s/%s is not this launch's; leaving it", warm.namespace, warm.pod)
+        is_labelled = ours and belongs_to(found, pod)
+        if labels.get(identifiers.LABEL_WARM) != warm.warm_id or not (is_idle or is_labelled):
+            log.warning("Warm pod %s/%s may have a task; leaving it", warm.namespace, warm.pod)
             return
         seen = {"uid": warm.uid, "resourceVersion": metadata["resourceVersion"]}
         try:
