@@ -188,6 +188,8 @@ class WarmPod:
     key: str = field(repr=False)
     created_s: float = 0.0
     cluster: str = "default"
+    # The job of the launch that had it; a launcher is certain that it never got the workload, and never will.
+    condemned_by: str = ""
 
     def encode(self) -> bytes:
         return _encode("warm_pod", self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from podrelay.errors import ForeignMessage, MessageError, QuarantineKind, UnknownFormat
@@ -153,13 +153,18 @@ class WarmPool:
         call = warm_scripts.deliver(self._keys, job=job, warm_id=pod.warm_id, mailbox=mailbox, sealed=sealed)
         return cast(DeliveryWord, text(await self._runner.run(call)))
 
-    async def take_back(self, job: HeldJob, pod: WarmPod) -> TakeBackWord:
+    async def take_back(self, job: HeldJob, pod: WarmPod, *, certain: bool = False) -> TakeBackWord:
         """Condemn the pod that the launch has, unless it has taken its workload. Also where the launch is unwanted.
 
+        :param certain: not only the ledger, which is not encrypted, says that it had no workload before: record this for
+            other launchers.
         :return: taken_back: it will never get the workload. unknown: it may have it.
         """
         mailbox = MailboxKey.from_text(pod.key).name
-        call = warm_scripts.take_back(self._keys, job=job, warm_id=pod.warm_id, mailbox=mailbox, pod=pod.pod)
+        record = self._cipher.pool.encrypt(replace(pod, condemned_by=job.job_id).encode()) if certain else ""
+        call = warm_scripts.take_back(
+            self._keys, job=job, warm_id=pod.warm_id, mailbox=mailbox, pod=pod.pod, record=record
+        )
         return cast(TakeBackWord, text(await self._runner.run(call)))
 
     async def taken(self, pods: Sequence[WarmPod]) -> list[bool]:

@@ -54,11 +54,14 @@ def deliver(keys: RedisKeys, *, job: HeldJob, warm_id: str, mailbox: str, sealed
     return ScriptCall("deliver", written, [*fence, warm_id, sealed, MAILBOX_TTL_S])
 
 
-def take_back(keys: RedisKeys, *, job: HeldJob, warm_id: str, mailbox: str, pod: str) -> ScriptCall:
-    """Condemn the pod of a job's launch."""
+def take_back(keys: RedisKeys, *, job: HeldJob, warm_id: str, mailbox: str, pod: str, record: str = "") -> ScriptCall:
+    """Condemn the pod of a job's launch.
+
+    :param record: what the ledger then holds as the record of the pod; empty: what it held before.
+    """
     launch_id, fence = _fence(keys, job)
     written = [keys.launch(launch_id), keys.mailbox_in(mailbox), keys.mailbox_taken(mailbox)]
-    return ScriptCall("take_back", written, [*fence, warm_id, pod])
+    return ScriptCall("take_back", written, [*fence, warm_id, pod, record])
 
 
 def _fence(keys: RedisKeys, job: HeldJob) -> tuple[str, tuple[str | int, ...]]:

@@ -217,6 +217,30 @@ def test_a_pod_that_may_have_its_workload_is_never_taken_from_the_launch(warm: W
     assert identifiers.LABEL_REVOKED not in pod["metadata"]["labels"]
 
 
+def test_a_pod_that_did_not_answer_is_deleted_by_the_next_launcher(warm: Warm) -> None:
+    """The first one was killed after it had taken the workload back."""
+    request = warm.request(1)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+        warm.cluster.faults({"verbs": ["get"], "resource": "pods", "latency_s": 60.0})
+        warm.pods.paused.set()
+        process = warm.rig.start_process(**warm.environment())
+        warm.rig.offer(request)
+        await until(lambda: warm.rig.ledger(request).get("condemned"), 20)
+        process.kill()
+        process.join()
+        warm.cluster.faults()
+        async with warm.launcher():
+            await warm.started(request, state="created")
+
+    asyncio.run(scenario())
+    (pod,) = warm.pods_of(request)
+    assert pod["metadata"]["name"] == warm.rig.ledger(request)["pod"] != warm.rig.ledger(request)["condemned"]
+    assert not warm.pods.deliveries
+
+
 def test_two_launchers_never_give_one_pod_to_two_launches(warm: Warm) -> None:
     requests = [warm.request(number) for number in range(12)]
 

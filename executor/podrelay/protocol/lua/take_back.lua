@@ -3,7 +3,7 @@
 --
 -- KEYS: 1 launch:<id>  2 mailbox:<name>:in  3 mailbox:<name>:taken
 -- ARGV: 1 launch id  2 attempt  3 rq:wip key of the job's queue  4 the lease in it  5 current  6 warm id of the pod, '' = whichever
---       the ledger names  7 its name
+--       the ledger names  7 its name  8 its record that says so, encrypted, '' = the old one
 -- Returns taken_back | taken | unknown (delivered, and neither there nor taken: the pod may have it) | lost | over (fence_launch)
 -- The pod moves the workload out of its mailbox in one step: either it has it, or this script removes it for good.
 run_when_full(KEYS[1])
@@ -19,4 +19,5 @@ if entry[6] == '1' then
 end
 redis.call('DEL', KEYS[2])
 condemn(KEYS[1], ARGV[7])
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'warm_record', ARGV[8]) end
 return 'taken_back'

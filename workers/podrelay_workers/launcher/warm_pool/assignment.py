@@ -117,7 +117,7 @@ class WarmStarter:
             return await self._go_cold(shape, answer.why)
         if answer.word == "condemned":
             if answer.pod is not None:
-                await self._retire(pod, answer.pod)
+                await self._retire(pod, answer.pod, ours=answer.pod.condemned_by == job.id)
             return self._cold("timed_out")
         if answer.pod is None:  # lost or unwanted
             return None
@@ -255,14 +255,14 @@ class WarmStarter:
 
     async def _abandon(self, job: Job, pod: Json, warm: WarmPod, *, ours: bool = False) -> None:
         """The launch was withdrawn or superseded: nobody else would delete a pod that never gets its workload."""
-        if await self._pool.take_back(held(job), warm) == "taken_back":
+        if await self._pool.take_back(held(job), warm, certain=ours) == "taken_back":
             await self._retire(pod, warm, ours=ours)
 
     async def _take_back(
         self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, found: Json, *, ours: bool = False
     ) -> Started:
         """The pod did not take its workload in time, or never can. A pod of its own only if that is certain to stay so."""
-        word = await self._pool.take_back(held(job), warm)
+        word = await self._pool.take_back(held(job), warm, certain=ours)
         if word == "taken_back":
             log.warning("Warm pod %s/%s does not get the task of launch %s", warm.namespace, warm.pod, job.id)
             await self._retire(pod, warm, ours=ours)
@@ -286,12 +286,12 @@ class WarmStarter:
     async def _retire(self, pod: Json, warm: WarmPod, *, ours: bool = False) -> None:
         """Delete a pod that will never get a workload; labelled first, so that no watcher reports its end.
 
-        Only one that is idle, or that this call of `start` has labelled. Of any other, only the ledger says that it is
-        condemned, or the launch's: whoever can write to Redis could have a task deleted while it runs. Without a workload it
-        ends by itself.
+        Only one that is idle, or that a launcher has labelled and taken the workload back from. Of any other, only the ledger
+        says that it is condemned, or the launch's: whoever can write to Redis could have a running task deleted. Without a
+        workload it ends by itself.
 
         :param pod: the launch's own pod, as it would be created.
-        :param ours: this call of `start` has labelled it.
+        :param ours: this call of `start` has labelled it, or its encrypted record says that it has no workload.
         :raises ApiError: it may exist; the launch must not get another pod before this has succeeded.
         """
         found = await self._look(warm)
