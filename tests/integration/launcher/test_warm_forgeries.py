@@ -11,6 +11,7 @@ import pytest
 from podrelay.protocol import identifiers
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
 from podrelay.protocol.messages import LaunchRequest
+from podrelay_workers.launcher.warm_pool import trouble, upkeep
 from tests.harness.waiting import until
 from tests.harness.warm_pods import Warm
 
@@ -88,3 +89,33 @@ def test_a_pod_whose_task_runs_is_never_deleted(field: str, warm: Warm) -> None:
         assert identifiers.LABEL_REVOKED not in labels
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_pod_that_is_put_back_into_the_pool_keeps_its_task(
+    alive: bool, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper finds it silent, or one too many."""
+    monkeypatch.setattr(trouble, "SILENT_S", 0.5)
+    for name in ("LOOK_FIRST_S", "SILENT_MOST_S", "SURPLUS_S"):
+        monkeypatch.setattr(upkeep, name, 0.5)
+    request, names = warm.request(1), warm.rig.names
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            before = warm.rig.redis.hgetall(names.warm_pods(DEFAULT_CLUSTER))
+            warm.rig.offer(request)
+            await warm.started(request)
+            warm_id = identifiers.warm_id_of_pod(warm.rig.ledger(request)["pod"])
+            shape, mailbox, *_ = before[warm_id].split(" ")
+            await warm.ready()
+            if alive:
+                warm.rig.redis.set(names.mailbox_alive(mailbox), "1")
+                warm.rig.redis.zadd(names.warm_idle(DEFAULT_CLUSTER, shape), {warm_id: time.time() - 100.0})
+            warm.rig.redis.hset(names.warm_pods(DEFAULT_CLUSTER), warm_id, before[warm_id])
+            await until(lambda: not warm.rig.redis.hexists(names.warm_pods(DEFAULT_CLUSTER), warm_id), 15)
+            await asyncio.sleep(1.5)
+
+    asyncio.run(scenario())
+    assert len(warm.pods_of(request)) == 1

@@ -259,9 +259,8 @@ def test_no_pod_waits_in_vain_for_a_secret_that_is_refused(warm: Warm) -> None:
     asyncio.run(scenario())
 
 
-def test_a_failover_that_forgets_a_removal_costs_no_task(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failover_that_forgets_a_removal_costs_no_task(warm: Warm) -> None:
     """The API server does not answer when the pod is to be deleted; when it does, the pod may have a task."""
-    monkeypatch.setattr(keeper, "OVERDUE_S", 0.5)
     request, names = warm.request(1), warm.rig.names
 
     async def scenario() -> None:

@@ -108,6 +108,16 @@ class IdlePods:
         with contextlib.suppress(NotFound, Conflict):
             await self._send(lambda: self._pods.delete_pod(namespace, name, uid=uid, version=version))
 
+    async def delete_idle(self, pod: WarmPod) -> None:
+        """Delete a pod of the pool, unless Kubernetes shows that a launch has got it: a failover of Redis may have lost
+        that it was removed, and whoever can write to Redis can put a pod back whose task runs.
+        """
+        found = await self.read(pod)
+        if found is not None and identifiers.LABEL_IDLE in (found["metadata"].get("labels") or {}):
+            version = found["metadata"]["resourceVersion"]
+            with contextlib.suppress(NotFound):
+                await self._send(lambda: self._pods.delete_pod(pod.namespace, pod.pod, uid=pod.uid, version=version))
+
     async def list_unused(self) -> list[Json]:
         """Metadata and status of all warm pods that are idle, or ended long ago without having got a workload."""
         before_send.set(None)

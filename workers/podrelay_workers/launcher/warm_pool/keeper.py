@@ -41,8 +41,6 @@ LOST_MAX = 5
 UNKNOWN_EVERY_S = 600.0
 # For how long such a pod is suspected first.
 SUSPECT_S = 10.0
-# What was removed from the pool this long ago may be back in it: no failover of Redis is as fast.
-OVERDUE_S = 3.0
 # So many pods are created, and deleted, at a time.
 AT_ONCE = 20
 _LIST_REMEDY = "grant list on pods, as in docker/kubernetes/components/warm_pods/access.yaml"
@@ -296,20 +294,10 @@ class PoolKeeper:
             self._to_delete += [(pod, due_s) for pod in removed if pod is not None]
 
     async def _delete_due(self) -> None:
-        """Those that are overdue only if the pool does not know them: a Redis that failed over may have lost that they were
-        removed, and a launch may have got one since.
-
-        :raises ApiError: of one of them; those that failed are deleted later.
-        """
+        """:raises ApiError: of one of them; those that failed are deleted later."""
         now_s = time.monotonic()
-        in_time = [item for item in self._to_delete if item[1] > now_s - OVERDUE_S]
-        if len(in_time) < len(self._to_delete):
-            self._to_delete = in_time
-            self._expect_unknown()
         due = [item for item in self._to_delete if item[1] <= now_s][:AT_ONCE]
-        results = await asyncio.gather(
-            *(self._idle_pods.delete(pod.namespace, pod.pod, pod.uid) for pod, _ in due), return_exceptions=True
-        )
+        results = await asyncio.gather(*(self._idle_pods.delete_idle(pod) for pod, _ in due), return_exceptions=True)
         gone = {id(item) for item, error in zip(due, results, strict=True) if error is None}
         self._to_delete = [item for item in self._to_delete if id(item) not in gone]
         for error in (item for item in results if isinstance(item, BaseException)):
