@@ -306,10 +306,11 @@ class WarmStarter:
             return
         seen = {"uid": warm.uid, "resourceVersion": metadata["resourceVersion"]}
         try:
-            await self._pods.patch_pod(
+            revoked = await self._pods.patch_pod(
                 warm.namespace, warm.pod, {"metadata": {**seen, "labels": {identifiers.LABEL_REVOKED: "True"}}}
             )
-            await self._pods.delete_pod(warm.namespace, warm.pod, uid=warm.uid)
+            version = revoked["metadata"]["resourceVersion"]  # unless another launch has got an idle one meanwhile
+            await self._pods.delete_pod(warm.namespace, warm.pod, uid=warm.uid, version=version)
         except NotFound:
             return
         except Refused as error:  # it keeps its name and its labels, but gets nothing
