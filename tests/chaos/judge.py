@@ -28,7 +28,7 @@ STUCK_S = 1.0
 
 
 # Faults during which all launches may have to be tried again: those get pods of their own.
-_COLD = ("api-", "redis-", "cut-launcher", "random")
+_COLD = ("api-", "redis-", "cut-launcher", "no-launcher", "random")
 
 
 @dataclass

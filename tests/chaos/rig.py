@@ -172,6 +172,8 @@ class Rig:
         if self.warm_pods:
             options |= {
                 "AIRFLOW__PODRELAY__WARM_PODS_MAX": str(self.warm_pods),
+                # That of a killed pod, too: nothing is left.
+                "AIRFLOW__KUBERNETES_EXECUTOR__DELETE_WORKER_PODS_ON_FAILURE": "True",
                 "AIRFLOW__PODRELAY__WARM_POD_IDLE_S": str(IDLE_S),
                 # In the pods, whose environment is that of the local cluster; members have links of their own.
                 "AIRFLOW__PODRELAY__REDIS_URL": f"redis://127.0.0.1:{self.pods_link.port}/0",
