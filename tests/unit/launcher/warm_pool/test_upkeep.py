@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from podrelay.store.warm_pool import PoolPod, PoolState, ShapeState
+from podrelay.store.warm_pool import END_MARGIN_S, PoolPod, PoolState, ShapeState
 from podrelay_workers.launcher.warm_pool.upkeep import SILENT_FIRST_S, SILENT_MOST_S, SURPLUS_S, Upkeep, upkeep
 
 A, B = "a" * 16, "b" * 16
@@ -74,8 +74,16 @@ def test_a_shape_that_is_off_or_has_no_room_keeps_no_pod() -> None:
     assert plan([pod("1", B)], {A: shape(*[1.0] * 20), B: shape(1.0)}, full={A}) == Upkeep()
 
 
+def test_pods_that_no_launch_gets_any_more_make_room() -> None:
+    """Also where all came at the same time, and the pool has no room for their successors beside them."""
+    pods = [pod(str(number), idle_s=300.0 - END_MARGIN_S) for number in range(10)]
+    found = plan(pods, {A: shape(*[10.0] * 20)})
+    assert len(found.remove) == 10
+    assert found.create == {A: 10}
+
+
 def test_the_successor_of_a_pod_that_ends_soon_is_created_in_time() -> None:
-    ending = pod("1", idle_s=299.0)
+    ending = pod("1", idle_s=299.0 - END_MARGIN_S)
     assert plan([ending], {A: shape(10.0)}).create == {A: 1}
     assert plan([ending], {A: shape(10.0)}, most=1).create == {}  # never more than the most
     assert plan([ending], {A: shape(10.0)}).remove == []
@@ -121,4 +129,5 @@ def test_never_more_than_the_most_and_nothing_is_created_and_removed_at_once() -
         # Those that Redis' outage silenced may come back: they count.
         assert len(staying) + sum(found.create.values()) <= max(most, len(staying))
         for name in found.create:
-            assert not [item for item in pods if item.shape == name and item.warm_id in found.remove and item.alive]
+            removed = [item for item in pods if item.shape == name and item.warm_id in found.remove and item.alive]
+            assert all((item.idle_s or 0.0) >= 300.0 - END_MARGIN_S for item in removed)  # no launch gets these

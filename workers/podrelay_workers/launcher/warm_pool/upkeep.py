@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from podrelay.store.warm_pool import PoolPod, PoolState, ShapeState
+from podrelay.store.warm_pool import END_MARGIN_S, PoolPod, PoolState, ShapeState
 from podrelay_workers.launcher.warm_pool.demand import READY_FIRST_S, target_numbers
 
 # A pod that is not ready after this, or this much later than usual, is looked at in Kubernetes, and again as often.
@@ -89,13 +89,14 @@ def _sort_out(
     for pod in sorted(state.pods, key=_best_first):
         shape = state.shapes.get(pod.shape)
         silence_s = 0.0 if pod.alive else silent_s.get(pod.warm_id, 0.0)
+        left_s = idle_s - END_MARGIN_S - (pod.idle_s or 0.0)
         if pod.idle_s is None:
             if pod.age_s - looked_s.get(pod.warm_id, 0.0) > _patience_s(shape):
                 plan.look.append(pod.warm_id)
             kept.setdefault(pod.shape, []).append(pod.warm_id)
-        elif silence_s >= SILENT_MOST_S:
+        elif silence_s >= SILENT_MOST_S or left_s <= 0.0:  # no launch gets it any more, and others need its room
             plan.remove.append(pod.warm_id)
-        elif silence_s >= SILENT_FIRST_S or idle_s - pod.idle_s <= _usual_s(shape):
+        elif silence_s >= SILENT_FIRST_S or left_s <= _usual_s(shape):
             leaving += 1  # its successor should be ready when it ends
         else:
             kept.setdefault(pod.shape, []).append(pod.warm_id)
