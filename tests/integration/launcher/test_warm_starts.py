@@ -93,6 +93,25 @@ def test_a_server_that_fails_is_waited_for_and_the_pod_is_kept(warm: Warm) -> No
     assert warm.rig.ledger(request)["start"] == "warm"
 
 
+def test_a_webhook_that_refuses_labels_switches_the_pool_off(warm: Warm, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = warm.request(1), warm.request(2)
+
+    async def scenario() -> None:
+        async with warm.launcher():
+            await warm.filled()
+            warm.cluster.faults({"verbs": ["patch"], "resource": "pods", "status": 403, "count": 1})
+            warm.rig.offer(first)
+            await warm.started(first, state="created")
+            warm.rig.offer(second)
+            await warm.started(second, state="created")
+
+    asyncio.run(scenario())
+    assert [warm.rig.ledger(request)["start"] for request in (first, second)] == ["timed_out", "pool_off"]
+    (warning,) = [record.getMessage() for record in caplog.records if "cannot get the labels" in record.message]
+    assert "No warm pods of image apache/airflow:3.3.2 for 600 s" in warning
+    assert not warm.pods.deliveries
+
+
 def test_a_pod_that_died_is_found_out_and_the_launch_gets_one_of_its_own(warm: Warm) -> None:
     """Its last sign of life is still in Redis when a launch gets it."""
     request = warm.request(1)

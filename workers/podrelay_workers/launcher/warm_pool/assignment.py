@@ -30,8 +30,9 @@ from podrelay_workers.launcher.leases import Leases
 from podrelay_workers.launcher.pod_ownership import belongs_to, find_warm_pod
 from podrelay_workers.launcher.throttle import Throttle
 from podrelay_workers.launcher.warm_pool.deliveries import Deliveries
+from podrelay_workers.launcher.warm_pool.pool_switch import switch_off
 from podrelay_workers.launcher.warm_pool.shape import assignment_patch, shape_of
-from podrelay_workers.launcher.warm_pool.trouble import has_ended
+from podrelay_workers.launcher.warm_pool.trouble import is_ending, is_idle
 from podrelay_workers.runtime.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class WarmStarter:
             # What is not encrypted in Redis may have been changed: its containers may be those of another DAG's author.
             log.warning("Launch %s does not get warm pod %s, whose shape is another one", job.id, answer.pod.pod)
             return await self._take_back(job, request, pod, answer.pod, identity_of(answer.pod))
-        started = await self._use(job, request, pod, answer.pod, answer)
+        started = await self._use(job, request, pod, answer.pod, shape, answer)
         if isinstance(started, Assigned):
             self._metrics.count(metrics_table.STARTS, "warm")
             self._metrics.observe(metrics_table.WARM_ASSIGNMENT, time.monotonic() - claimed_s)
@@ -153,11 +154,19 @@ class WarmStarter:
         return Cold()
 
     # --- assignment -----------------------------------------------------------------------------------------------
-    async def _use(self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, answer: Assignment) -> Started:
+    async def _use(
+        self,
+        job: Job,
+        request: LaunchRequest,
+        pod: Json,
+        warm: WarmPod,
+        shape: WarmShape | None,
+        answer: Assignment,
+    ) -> Started:
         found, may_have_it = identity_of(warm), answer.delivered
         if not answer.delivered:
             try:
-                label, found = await self._label(job, pod, warm, is_new=answer.word == "assigned")
+                label, found = await self._label(job, pod, warm, shape, is_new=answer.word == "assigned")
             except SendBlocked:
                 if not job.unwanted:
                     return back(job)
@@ -183,7 +192,9 @@ class WarmStarter:
             return Assigned(found)
         return await self._take_back(job, request, pod, warm, found, ours=True)
 
-    async def _label(self, job: Job, pod: Json, warm: WarmPod, *, is_new: bool) -> tuple[_Label, Json]:
+    async def _label(
+        self, job: Job, pod: Json, warm: WarmPod, shape: WarmShape | None, *, is_new: bool
+    ) -> tuple[_Label, Json]:
         """Make the warm pod this launch's in Kubernetes; what became of it, and the pod as far as it is known.
 
         :param is_new: no other launcher can have labelled it for this launch.
@@ -210,12 +221,19 @@ class WarmStarter:
                     sent = is_new and (lost is not None or isinstance(error, Unreachable))
                     return ("labelled" if sent else "forgotten"), found_or_none
                 if isinstance(error, Refused):
-                    log.warning("Warm pod %s/%s cannot be assigned: %s", warm.namespace, warm.pod, error)
+                    await self._note_refusal(warm, found_or_none, shape, error)
                     return "refused", found_or_none
                 if retried:
                     raise
                 retried = True
                 lost = error if isinstance(error, Unreachable) else lost
+
+    async def _note_refusal(self, warm: WarmPod, found: Json, shape: WarmShape | None, error: Refused) -> None:
+        why = f"pod {warm.namespace}/{warm.pod} cannot get the labels of a task: {error}"
+        if shape is not None and is_idle(found, warm):  # other pods of this shape would fare no better
+            await switch_off(self._pool, shape, why)
+        else:
+            log.warning("No task for a warm pod: %s", why)
 
     async def _send_patch(self, job: Job, warm: WarmPod, patch: list[Json]) -> Json:
         """:raises SendBlocked: a pause has begun, or the lease was lost; nothing was sent."""
@@ -299,9 +317,8 @@ class WarmStarter:
             return
         metadata = found["metadata"]
         labels = metadata.get("labels") or {}
-        is_idle = labels.get(identifiers.LABEL_IDLE) == warm.shape and identifiers.LABEL_LAUNCH_ID not in labels
         is_labelled = ours and belongs_to(found, pod)
-        if labels.get(identifiers.LABEL_WARM) != warm.warm_id or not (is_idle or is_labelled):
+        if labels.get(identifiers.LABEL_WARM) != warm.warm_id or not (is_idle(found, warm) or is_labelled):
             log.warning("Warm pod %s/%s may have a task; leaving it", warm.namespace, warm.pod)
             return
         seen = {"uid": warm.uid, "resourceVersion": metadata["resourceVersion"]}
@@ -325,8 +342,3 @@ def held(job: Job) -> HeldJob:
 def identity_of(warm: WarmPod) -> Json:
     """What is certain about a warm pod, in the form of a pod."""
     return {"metadata": {"name": warm.pod, "namespace": warm.namespace, "uid": warm.uid}}
-
-
-def is_ending(pod: Json) -> bool:
-    """Has it ended, or is it being deleted or evicted? Then it takes no workload any more."""
-    return has_ended(pod) or bool(pod["metadata"].get("deletionTimestamp"))

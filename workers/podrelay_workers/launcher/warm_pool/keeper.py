@@ -19,7 +19,8 @@ from podrelay.protocol.messages import WarmPod, WarmShape
 from podrelay.store.warm_pool import PoolState, WarmPool
 from podrelay_workers.kube.errors import ApiError, NotFound, Overloaded, QuotaExceeded, Refused, Unreachable
 from podrelay_workers.kube.send_guard import SendBlocked
-from podrelay_workers.launcher.warm_pool.idle_pods import Forbidden, IdlePods, image_of_shape, namespace_of_shape
+from podrelay_workers.launcher.warm_pool.idle_pods import Forbidden, IdlePods, namespace_of_shape
+from podrelay_workers.launcher.warm_pool.pool_switch import OFF_S, switch_off
 from podrelay_workers.launcher.warm_pool.trouble import has_ended, trouble_of
 from podrelay_workers.launcher.warm_pool.upkeep import Upkeep, upkeep
 from podrelay_workers.runtime.backoff import Backoff
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 BUSY_S, CALM_S, SHARE = 0.25, 1.0, 0.05
 # At least this much apart: a burst of launches calls for one look.
 APART_S = 0.05
-# For how long a shape gets no warm pods after one was refused, and a namespace after its quota refused one.
-OFF_S, QUOTA_S = 600.0, 60.0
+# For how long a namespace gets no warm pods after its quota refused one.
+QUOTA_S = 60.0
 # So many pods of a shape may be lost in a row.
 LOST_MAX = 5
 # How often idle pods that the pool does not know are looked for: killed keepers leave them.
@@ -280,11 +281,7 @@ class PoolKeeper:
 
     async def _switch_off(self, shape: WarmShape, why: str) -> None:
         self._lost.pop(shape.shape, None)
-        if await self._pool.switch_off(shape.shape, OFF_S, why):
-            log.warning(
-                "No warm pods of image %s for %.0f s, launches get pods of their own meanwhile: %s",
-                image_of_shape(shape), OFF_S, why,
-            )  # fmt: skip
+        await switch_off(self._pool, shape, why)
 
     async def _remove(self, warm_ids: Sequence[str], later_s: float = 0.0) -> None:
         """Delete those that no launch has got meanwhile."""

@@ -1,4 +1,4 @@
-"""Why a warm pod does not become ready, as its status says. Pure; used by `keeper`."""
+"""What the API server says of a warm pod: why it is not ready, whether it is idle or ending. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from podrelay.protocol import identifiers
 from podrelay.protocol.mailbox import EXIT_UNUSED
-from podrelay.protocol.messages import Json
+from podrelay.protocol.messages import Json, WarmPod
 from podrelay_workers.launcher.workload_secret import base_container_index
 
 # Later pods of the shape will not start either; this one was lost by no fault of its own; it may yet become ready.
@@ -104,3 +104,14 @@ def _statuses(status: Json, field: str) -> list[Json]:
 def _has_failed(state: Json) -> bool:
     ended, waits = state.get("terminated"), state.get("waiting") or {}
     return waits.get("reason") in _REFUSED or (isinstance(ended, dict) and ended.get("exitCode") not in (0, None))
+
+
+def is_idle(pod: Json, warm: WarmPod) -> bool:
+    """Does Kubernetes show this pod as idle, of this shape?"""
+    labels = pod["metadata"].get("labels") or {}
+    return labels.get(identifiers.LABEL_IDLE) == warm.shape and identifiers.LABEL_LAUNCH_ID not in labels
+
+
+def is_ending(pod: Json) -> bool:
+    """Has it ended, or is it being deleted or evicted? Then it takes no workload any more."""
+    return has_ended(pod) or bool(pod["metadata"].get("deletionTimestamp"))
