@@ -28,15 +28,17 @@ def watch(read: Callable[[], Json], interval_s: float, *, as_json: bool) -> None
 
     An unavailable Redis is shown instead, and asked again.
     """
-    signal.signal(signal.SIGTERM, _interrupt)  # so that the terminal is restored
-    console = Console()
+    console, interrupt = Console(), _Interrupt()
     try:
+        interrupt.install()
         if console.is_terminal and not as_json:
             with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="ellipsis") as live:
-                _repeat(lambda: live.update(_view(read, interval_s), refresh=True), interval_s)
+                _repeat(lambda: live.update(_view(read, interval_s), refresh=True), interval_s, interrupt)
         else:
             _repeat(
-                lambda: print(_json(read) if as_json else plain(_view(read, interval_s)) + "\n", flush=True), interval_s
+                lambda: print(_json(read) if as_json else plain(_view(read, interval_s)) + "\n", flush=True),
+                interval_s,
+                interrupt,
             )
     except KeyboardInterrupt:
         return
@@ -46,8 +48,25 @@ def watch(read: Callable[[], Json], interval_s: float, *, as_json: bool) -> None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _repeat(show: Callable[[], Any], interval_s: float) -> None:
-    while True:
+class _Interrupt:
+    """SIGINT or SIGTERM, so that the terminal is restored. Python drops an exception that a signal raises while an object is
+    finalised, such as a lost connection: then `received` ends the loop.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        raise KeyboardInterrupt
+
+
+def _repeat(show: Callable[[], Any], interval_s: float, interrupt: _Interrupt) -> None:
+    while not interrupt.received:
         began_s = time.monotonic()
         show()
         time.sleep(max(SHORTEST_S, interval_s - (time.monotonic() - began_s)))
@@ -65,7 +84,3 @@ def _json(read: Callable[[], Json]) -> str:
         return json.dumps(read())
     except RedisUnavailable as error:
         return json.dumps({"ok": None, "error": str(error)})
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -271,9 +271,14 @@ def test_an_offer_without_an_answer_is_repeated(
 
 
 # --- rows of the event log ----------------------------------------------------------------------------------------
+def begin(outside: Outside, launch_id: str, start: str) -> None:
+    """Write what `assign.lua` writes about how the first attempt begins."""
+    outside.redis.hset(outside.names.launch(launch_id), mapping={"start": start, "warm_attempt": "0"})
+
+
 def test_one_row_says_how_the_pod_began(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     ti_id, key, launch_id = launched(executor, outside)
-    outside.redis.hset(outside.names.launch(launch_id), "start", "warm")
+    begin(outside, launch_id, "warm")
     assert outside.publish(launch_id, "started", pod=WARM, uid="u") == 1
     beat(executor, until=lambda: events(executor))
     run(ti_id, launch_id, state="success")
@@ -284,7 +289,7 @@ def test_one_row_says_how_the_pod_began(executor: RedisKubernetesExecutor, outsi
 
 def test_a_pod_that_ended_at_once_has_its_row_too(executor: RedisKubernetesExecutor, outside: Outside) -> None:
     ti_id, key, launch_id = launched(executor, outside)
-    outside.redis.hset(outside.names.launch(launch_id), "start", "no_idle_pod")
+    begin(outside, launch_id, "no_idle_pod")
     update(ti_id, state="success")
     outside.publish(launch_id, pod=WARM, uid="u")
     beat(executor, until=lambda: key not in executor.running)
@@ -298,7 +303,7 @@ def test_without_a_known_word_there_is_no_row(
 ) -> None:
     ti_id, key, launch_id = launched(executor, outside)
     if start is not None:
-        outside.redis.hset(outside.names.launch(launch_id), "start", start)
+        begin(outside, launch_id, start)
     outside.publish(launch_id, "started", pod=WARM, uid="u")
     update(ti_id, state="success")
     outside.publish(launch_id, pod=WARM, uid="u")
