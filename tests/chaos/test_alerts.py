@@ -212,7 +212,7 @@ def test_each_alert_becomes_true_by_its_fault(drill: Drill) -> None:
             drill.cluster.drop_streams()
             drill.expect("PodrelayWatchFails", "PodrelayNotReady")
         with drill.fault(**CREATE, status=422, reason="Invalid", message="no"):
-            drill.start("launcher", AIRFLOW__PODRELAY__WARM_PODS_MAX="1")
+            drill.start("launcher", AIRFLOW__PODRELAY__WARM_PODS_MAX="1", AIRFLOW__PODRELAY__WARM_PODS_MIN="1")
             fork_server.kill(launcher)
             drill.launch(4)
             drill.expect("PodrelayWarmPodsFail")
