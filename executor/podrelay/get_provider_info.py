@@ -205,7 +205,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "float",
         "2.0",
         "Seconds that a launch waits until its warm pod takes the task, from 0.2 to 60. After that the warm pod is deleted, "
-        "and the launch gets a pod of its own as without warm pods.",
+        "and the launch gets a new pod as without warm pods.",
     ),
     "monitoring_bind": _option(
         "string",

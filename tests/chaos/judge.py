@@ -27,7 +27,7 @@ SLOTS_FREE_S = 2 * 5.0 + 1.0
 STUCK_S = 1.0
 
 
-# Faults during which all launches may have to be tried again: those get pods of their own.
+# Faults during which all launches may have to be tried again: those get new pods.
 _COLD = ("api-", "redis-", "cut-launcher", "no-launcher", "random")
 
 

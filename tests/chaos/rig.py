@@ -145,7 +145,7 @@ class Rig:
         self.until(self._warm_socket.exists, 60, "the server of warm pods")
 
     def _fill_pool(self) -> None:
-        """The first launches show their shape and how many pods are needed; they get pods of their own."""
+        """The first launches show their shape and how many pods are needed; they get new pods."""
         tasks = self.make_tasks(self.warm_pods, "first")
         self.rows.schedule(tasks)
         self.until(

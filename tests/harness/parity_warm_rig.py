@@ -48,7 +48,7 @@ class WarmRig(PodrelayRig):
         return [entry for entry in created if entry["uid"] in uids or entry["name"].startswith(task.prefix)]
 
     def _show_shape(self) -> None:
-        """The first launch of a shape gets a pod of its own."""
+        """The first launch of a shape gets a new pod."""
         task = super().queue(self.make()[0])
         self.end_pod(self.pod(task, phase="Running"), exit_code=1, reason="Error")
         self.event(task)

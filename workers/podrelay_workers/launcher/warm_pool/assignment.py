@@ -1,7 +1,7 @@
 """Gives a launch an idle pod: in Redis, then in Kubernetes, then the workload. Used by `launch_job`.
 
 Each step may be repeated, by this launcher or another one: the ledger keeps the pod of a launch from the first step on.
-A launch gets a pod of its own only after it is certain that its warm pod will never get the workload (invariant I1,
+A launch gets a new pod only after it is certain that its warm pod will never get the workload (invariant I1,
 docs/architecture.md).
 """
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Cold:
-    """The launch gets a pod of its own."""
+    """The launch gets a new pod."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class WarmStarter:
     async def _take_back(
         self, job: Job, request: LaunchRequest, pod: Json, warm: WarmPod, found: Json, *, ours: bool = False
     ) -> Started:
-        """The pod did not take its workload in time, or never can. A pod of its own only if that is certain to stay so."""
+        """The pod did not take its workload in time, or never can. A new pod only if that is certain to stay so."""
         word = await self._pool.take_back(held(job), warm, certain=ours)
         if word == "taken_back":
             log.warning("Warm pod %s/%s does not get the task of launch %s", warm.namespace, warm.pod, job.id)

@@ -18,6 +18,6 @@ async def switch_off(pool: WarmPool, shape: WarmShape, why: str) -> None:
     """:raises RedisUnavailable: it may be off."""
     if await pool.switch_off(shape.shape, OFF_S, why):
         log.warning(
-            "No warm pods of image %s for %.0f s, launches get pods of their own meanwhile: %s",
+            "No warm pods of image %s for %.0f s, launches get new pods meanwhile: %s",
             image_of_shape(shape), OFF_S, why,
         )  # fmt: skip

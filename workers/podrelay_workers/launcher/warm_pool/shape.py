@@ -33,7 +33,7 @@ _READS_ITS_LABELS = ("metadata.labels", "metadata.annotations")
 
 
 def shape_of(request: LaunchRequest, pod: Json) -> WarmShape | None:
-    """The shape of this launch's pod; None: only a pod of its own can run it.
+    """The shape of this launch's pod; None: only a new pod can run it.
 
     :param pod: as it would be created.
     """
