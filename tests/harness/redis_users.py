@@ -15,7 +15,7 @@ import yaml
 from podrelay.cli.acl import acl_lines, user_name
 from podrelay.protocol.access import ROLES, Role
 from tests.harness.local_cluster import LocalCluster
-from tests.harness.redis_server import RedisServer
+from tests.harness.redis_server import RedisServer, find_server
 from tests.real_cluster.server import POD_SPEC
 
 DEFAULT = "user default on nopass ~* &* +@all"
@@ -95,3 +95,12 @@ def cluster_for_users(
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", server.url_of("scheduler"))
         yield environment
+
+
+@contextmanager
+def users_of_each_process(folder: Path) -> Iterator[GuardedRedis]:
+    """A server with the users that `airflow podrelay acl` prints. The deployment is that of the environment."""
+    find_server()
+    with GuardedRedis(folder) as server:
+        server.load(*lines(redis_6=not knows_read_only(server.url)))
+        yield server

@@ -12,8 +12,7 @@ import pytest
 
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol import access
-from tests.harness.redis_server import find_server
-from tests.harness.redis_users import GuardedRedis, knows_read_only, lines
+from tests.harness.redis_users import GuardedRedis, knows_read_only, users_of_each_process
 from tests.harness.task_instances import make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
 from tests.integration.scheduling.test_executor import hand_over
@@ -24,10 +23,8 @@ Start = Callable[[], RedisKubernetesExecutor]
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedRedis]:
-    find_server()
     monkeypatch.setenv("AIRFLOW__PODRELAY__DEPLOYMENT", "default")
-    with GuardedRedis(tmp_path) as server:
-        server.load(*lines(redis_6=not knows_read_only(server.url)))
+    with users_of_each_process(tmp_path) as server:
         yield server
 
 

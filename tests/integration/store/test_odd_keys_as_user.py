@@ -21,8 +21,7 @@ from podrelay.store.key_rings import KeyRing, announce
 from podrelay.store.ledger import Ledger
 from podrelay.store.log_requests import request_logs, take_log_requests
 from podrelay.store.script_table import ScriptCall
-from tests.harness.redis_server import find_server
-from tests.harness.redis_users import GuardedRedis, knows_read_only, lines
+from tests.harness.redis_users import GuardedRedis, knows_read_only, users_of_each_process
 
 KEYS = RedisKeys("default")
 QUEUE = KEYS.launch_queue("default")
@@ -31,10 +30,8 @@ LAST_ID = "18446744073709551615-18446744073709551615"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedRedis]:
-    find_server()
     monkeypatch.setenv("AIRFLOW__PODRELAY__DEPLOYMENT", "default")
-    with GuardedRedis(tmp_path) as server:
-        server.load(*lines(redis_6=not knows_read_only(server.url)))
+    with users_of_each_process(tmp_path) as server:
         yield server
 
 
