@@ -3,7 +3,7 @@
 The stock executor runs as it is configured by default (serial) and at its best (concurrent creation, large batches).
 Every figure that counts is a ratio within one run, or a median of several rounds. Takes about 25 minutes on two quiet cores;
 --parts chooses. With --kubeconfig it runs on a real cluster: its pods are created in --namespace and deleted at the end. What
-needs pods that end (life) then needs a real node and an --image that it can pull; without a node leave it out. The whole
+needs pods that end (life) then needs a real node and an --image that it can pull, or --kubelet simulated. The whole
 Airflow of `warm` has a local cluster of its own in any case.
 """
 
@@ -83,15 +83,21 @@ def main() -> None:
     )
     parser.add_argument("--image", default="airflow:bench")
     parser.add_argument(
+        "--kubelet", choices=["real", "simulated"], default="real",
+        help="simulated: the API server of --kubeconfig has no nodes; a process writes the statuses of all pods",
+    )  # fmt: skip
+    parser.add_argument(
         "--against", type=Path, default=None, help="another checkout: compare the two builds, part by part"
     )
     parser.add_argument("--turns", type=int, default=2, help="with --against: how often each build runs each part")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.json", help="table and plots go beside it")
     parser.add_argument("--keep", action="store_true", help="of --out: what other parts have measured there before")
     options = parser.parse_args()
-    known = parts(
-        Bench(options.tasks, options.rounds, where(options.kubeconfig, options.namespace, options.image)), options
-    )
+    if options.kubelet == "simulated" and options.kubeconfig is None:
+        parser.error("--kubelet simulated needs --kubeconfig: the local cluster simulates its pods itself")
+    kubelet = "simulated" if options.kubelet == "simulated" else ""
+    place = where(options.kubeconfig, options.namespace, options.image, kubelet)
+    known = parts(Bench(options.tasks, options.rounds, place), options)
     if unknown := set(options.parts or ()) - set(known):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if options.against is not None:

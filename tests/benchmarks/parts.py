@@ -231,5 +231,5 @@ def _beats(measured: Json) -> Json:
     }
 
 
-def where(kubeconfig: Path | None, namespace: str, image: str) -> Json:
-    return {"kubeconfig": kubeconfig, "namespace": namespace, "image": image}
+def where(kubeconfig: Path | None, namespace: str, image: str, kubelet: str = "") -> Json:
+    return {"kubeconfig": kubeconfig, "namespace": namespace, "image": image, "kubelet": kubelet}

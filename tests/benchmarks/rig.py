@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -85,12 +85,15 @@ class Rig:
         kubeconfig: Path | None = None,
         namespace: str = "default",
         image: str = "airflow:bench",
+        kubelet: str = "",
     ) -> None:
+        """:param kubelet: `simulated` where the API server of `kubeconfig` has no nodes (`simulated_kubelet`)."""
         self.folder = Path(tempfile.mkdtemp(prefix="podrelay-bench-"))
         self.latency_s = latency_s
         self.namespace = namespace
         self.cluster = None if kubeconfig else LocalCluster(self.folder, runner="simulate")
         self._kubeconfig = kubeconfig
+        self._kubelet = kubelet
         self.redis = RedisServer(self.folder)
         self._redis_delay_s = redis_delay_s
         self._seats = seats
@@ -115,6 +118,8 @@ class Rig:
             else:
                 stack.callback(self._delete_pods)
                 self._config_file = self._slow_kubeconfig(stack)
+                if self._kubelet:
+                    self._simulate_kubelet(stack)
             if self._observing:
                 self._observe(stack)
             if self.cluster is not None and (self.latency_s or self._seats):
@@ -270,19 +275,32 @@ class Rig:
             raise RuntimeError(f"{module} failed:\n{log_path.read_text()[-4000:]}")
 
     def _observe(self, stack: ExitStack) -> None:
-        with (self.folder / "observer.log").open("ab") as log:
-            given = ["--namespace", self.namespace, "--out", str(self._observed)]
+        given = ["--namespace", self.namespace, "--out", str(self._observed)]
+        self._start(stack, "observer", given, lambda: self._observed.exists() and "ready" in self._observed.read_text())
+
+    def _simulate_kubelet(self, stack: ExitStack) -> None:
+        ready = self.folder / "kubelet.ready"
+        given = ["--namespace", self.namespace, "--ready", str(ready)]
+        self.kubelet = self._start(stack, "simulated_kubelet", given, ready.exists)
+
+    def _start(
+        self, stack: ExitStack, module: str, given: list[str], is_ready: Callable[[], bool]
+    ) -> subprocess.Popen[bytes]:
+        """Start a module of this package that reaches the API server without delay, until the end of the rig."""
+        log_path = self.folder / f"{module}.log"
+        environment = self.environment(AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE=str(self._kubeconfig))
+        with log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.benchmarks.observer", *given],
-                env=self.environment(AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE=str(self._kubeconfig)), stdout=log, stderr=log,
-            )  # fmt: skip
+                [sys.executable, "-m", f"tests.benchmarks.{module}", *given], env=environment, stdout=log, stderr=log
+            )
         stack.callback(process.wait)
         stack.callback(process.kill)
         end = time.monotonic() + READY_MOST_S
-        while not self._observed.exists() or "ready" not in self._observed.read_text():
+        while not is_ready():
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"no observer:\n{(self.folder / 'observer.log').read_text()[-4000:]}")
+                raise RuntimeError(f"no {module}:\n{log_path.read_text()[-4000:]}")
             time.sleep(0.05)
+        return process
 
     def _wait_for_workers(self, launchers: int, watcher: bool) -> None:
         import redis
