@@ -69,7 +69,8 @@ def watcher(args: argparse.Namespace) -> int:
 def _run_worker(module: str, team: str | None) -> int:
     for number in (signal.SIGHUP, signal.SIGUSR1):  # the worker handles them once it has started
         signal.signal(number, signal.SIG_IGN)
-    importlib.import_module("podrelay_workers.runtime.logs").configure()
+    logs: Any = importlib.import_module("podrelay_workers.runtime.logs")
+    logs.configure(logs.read_options())
     worker: Any = importlib.import_module(module)
     return int(worker.run(team=team))
 

@@ -90,8 +90,8 @@ def test_the_options_of_airflow_apply(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__LOGGING__JSON_LOGS", json_logs)
     monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", level)
-    logs.configure()
-    logs.configure()
+    logs.configure(logs.read_options())
+    logs.configure(logs.current())
     (handler,) = root.handlers
     assert type(handler.formatter) is formatter
     assert root.level == getattr(logging, level)

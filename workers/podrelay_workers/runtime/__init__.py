@@ -1,6 +1,8 @@
 """What launcher and watcher processes have in common.
 
 process   start-up: command line, logging, settings, Redis, exit codes
+airflow_child  calls a function that needs Airflow, in a short-lived process
+interpreter  the command line of a further Python process
 logs      the lines on stderr, plain or JSON, as Airflow's options say
 shutdown  the shutdown event, set by signals, against which waits race
 state_signals  SIGUSR1 logs the state, SIGHUP is ignored

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,16 +25,38 @@ _PLAIN = re.compile(r"[!#-~]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def configure() -> None:
-    """Replaces what Airflow has configured for its own processes, and can be repeated."""
+@dataclass(frozen=True)
+class LogOptions:
+    """`logging_level` and `json_logs` of Airflow's `[logging]`."""
+
+    level: str = "INFO"
+    as_json: bool = False
+
+
+_current = LogOptions()
+
+
+def read_options() -> LogOptions:
     from airflow.configuration import conf
 
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if conf.getboolean("logging", "json_logs", fallback=False) else PlainFormatter()
+    return LogOptions(
+        conf.get("logging", "logging_level", fallback="INFO"),
+        conf.getboolean("logging", "json_logs", fallback=False),
     )
-    level = conf.get("logging", "logging_level", fallback="INFO")
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def configure(options: LogOptions) -> None:
+    """Replaces what Airflow has configured for its own processes, and can be repeated."""
+    global _current
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if options.as_json else PlainFormatter())
+    logging.basicConfig(level=options.level, handlers=[handler], force=True)
+    _current = options
+
+
+def current() -> LogOptions:
+    """What the log was last configured with; a child process logs alike."""
+    return _current
 
 
 def fields(**values: Any) -> dict[str, Json]:

@@ -52,7 +52,7 @@ def main(
     args = parser.parse_args(argv)
     import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
 
-    logs.configure()
+    logs.configure(logs.read_options())
     try:
         return run(args.team)
     except PodrelayError as error:
