@@ -5,10 +5,12 @@ Used by `demo.run` and by the end-to-end tests. It uses one home folder and free
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
 import shlex
+import ssl
 import sys
 import urllib.request
 from base64 import urlsafe_b64encode
@@ -139,12 +141,14 @@ class Stack:
     def make_troubles(self) -> None:
         """What the DAG podrelay_troubles meets: an image that cannot be pulled, and a namespace for one pod."""
         config = json.loads(self.kubeconfig.read_text())
+        cluster = config["clusters"][0]["cluster"]
+        tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         body = json.dumps({"images": [{"pattern": "registry.example.com/*"}], "quota": {"small": 1}}).encode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.cluster_port}/local-cluster/faults", data=body, method="PUT",
+            f"{cluster['server']}/local-cluster/faults", data=body, method="PUT",
             headers={"Authorization": f"Bearer {config['users'][0]['user']['token']}"},
         )  # fmt: skip
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
         opener.open(request, timeout=10).close()
 
     def start_airflow(self) -> None:

@@ -1,31 +1,31 @@
-"""The kubeconfig by which every client reaches the local cluster; used by `server`.
-
-The address contains the token as its first path segment, in addition to the user's bearer token: kubectl and every other
-client-go program send no bearer token over plain HTTP, but all clients keep the path prefix of the server's address.
-"""
+"""The kubeconfig by which every client reaches the local cluster; used by `server`."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tempfile
 from pathlib import Path
 
 NAME = "local-cluster"
-TOKEN_PREFIX = "/token/"
 
 
 def server_url(port: int) -> str:
-    """The address for clients that send the bearer token."""
-    return f"http://127.0.0.1:{port}"
+    """The address of the server."""
+    return f"https://127.0.0.1:{port}"
 
 
-def text(port: int, token: str, namespace: str) -> str:
-    """A kubeconfig as JSON, which is also valid YAML."""
+def text(port: int, authority: str, token: str, namespace: str) -> str:
+    """A kubeconfig as JSON, which is also valid YAML. `authority`: the CA of the server's certificate, as PEM."""
+    cluster = {
+        "server": server_url(port),
+        "certificate-authority-data": base64.b64encode(authority.encode("ascii")).decode("ascii"),
+    }
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": NAME, "cluster": {"server": f"{server_url(port)}{TOKEN_PREFIX}{token}"}}],
+        "clusters": [{"name": NAME, "cluster": cluster}],
         "users": [{"name": NAME, "user": {"token": token}}],
         "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": NAME, "namespace": namespace}}],
         "current-context": NAME,

@@ -169,7 +169,12 @@ def _parse(argv: Sequence[str] | None) -> ClusterOptions:
         default=Runner.PROCESS.value,
         help="process (the default): each container is a local process; simulate: each container is a timer",
     )
-    add("--data-dir", type=Path, metavar="DIR", help="keep objects, logs, token and port here for the next start")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep objects, logs, token, certificate, port here for the next start",
+    )
     add("--watch-window", type=int, default=10_000, metavar="N", help="events kept for watches that resume (10000)")
     add("--bookmark-interval-s", type=float, default=60.0, metavar="S", help="seconds between bookmarks (60)")
     add(

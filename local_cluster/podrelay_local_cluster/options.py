@@ -46,7 +46,7 @@ class ClusterOptions:
     runner: Runner = Runner.PROCESS
 
     data_dir: Path | None = None
-    """Holds journal, logs, token and port, and outlives the server. None: a temporary directory, removed at the end."""
+    """Holds all that outlives the server: journal, logs, token, certificate, port. None: a temporary directory."""
 
     watch_window: int = 10_000
     """Events kept per resource, from which a watch can resume. Older versions are 410 Expired."""

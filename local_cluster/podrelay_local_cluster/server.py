@@ -18,6 +18,7 @@ from podrelay_local_cluster.api.core_api import CoreApi
 from podrelay_local_cluster.api.listing import Lister
 from podrelay_local_cluster.api.request_handler import MAX_BODY_BYTES, RequestHandler
 from podrelay_local_cluster.api.watching import OpenWatches
+from podrelay_local_cluster.certificate import ServerCertificate, new_certificate
 from podrelay_local_cluster.control.audit import AuditLog
 from podrelay_local_cluster.control.control_api import ControlApi
 from podrelay_local_cluster.control.faults import Faults
@@ -29,6 +30,7 @@ from podrelay_local_cluster.kubelet.processes import ProcessRuntime
 from podrelay_local_cluster.kubelet.runtime import ContainerRuntime
 from podrelay_local_cluster.kubelet.simulation import SimulatedRuntime
 from podrelay_local_cluster.kubelet.volumes import VolumeDirectory
+from podrelay_local_cluster.objects import clock
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.options import ClusterOptions, Runner, StartError
 from podrelay_local_cluster.registry.events import EventRecorder
@@ -58,6 +60,8 @@ class ClusterServer:
         identity = self._identity()
         self.token: str = options.token or identity.get("token") or secrets.token_urlsafe(24)
         self.port: int = options.port or identity.get("port") or 0
+        self._certificate = _certificate(data_dir / "certificate.pem")
+        self._tls = self._certificate.context()
         self._journal = Journal(data_dir / "journal.jsonl") if options.data_dir is not None else None
         self._store = self._open_store()
         faults = Faults(self._store.wake_watchers, options.pod_start_delay_s)
@@ -97,7 +101,8 @@ class ClusterServer:
             kubeconfig.write_private(self._identity_path, json.dumps(identity))
         for record in self._store.records("pods"):
             self._node.pod_restored(record)
-        config = kubeconfig.text(self.port, self.token, self._options.namespaces[0])
+        authority, namespace = self._certificate.authority, self._options.namespaces[0]
+        config = kubeconfig.text(self.port, authority, self.token, namespace)
         kubeconfig.write_private(self._options.kubeconfig_out, config)
 
     async def stop(self) -> None:
@@ -131,7 +136,7 @@ class ClusterServer:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._http, HOST, self.port, backlog=1024)
+        self._listener = await loop.create_server(self._http, HOST, self.port, ssl=self._tls, backlog=1024)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _close_connections(self) -> None:
@@ -167,6 +172,12 @@ class ClusterServer:
         for name in dict.fromkeys(("default", "kube-system", *self._options.namespaces)):
             if self._store.get("namespaces", "", name) is None:
                 objects.create("namespaces", "", {"metadata": {"name": name}})
+
+
+def _certificate(path: Path) -> ServerCertificate:
+    if not path.exists():
+        kubeconfig.write_private(path, new_certificate(clock.now()))
+    return ServerCertificate.from_file(path)
 
 
 def _http_server(api: RequestHandler) -> web.Server:

@@ -120,7 +120,7 @@ def _start_late_watcher(stack: Stack, links: Links, options: argparse.Namespace)
     link = links.open(stack.cluster_port, lambda port: LateLink(port, options.late_s, random.Random(options.seed)))
     late = stack.home / "kubeconfig-late"
     late.touch(mode=0o600)
-    late.write_text(stack.kubeconfig.read_text().replace(f":{stack.cluster_port}/", f":{link.port}/"))
+    late.write_text(stack.kubeconfig.read_text().replace(f":{stack.cluster_port}", f":{link.port}"))
     command = [sys.executable, "-m", "airflow", "podrelay", "watcher"]
     stack.processes.start("watcher.1", command, {"AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(late)})
 

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Client:
         """Send to this server from now on."""
         self.close()
         self._port, self._token = int(cluster.url.rpartition(":")[2]), cluster.token
+        self._tls = cluster.tls
 
     def send(self, request: Request) -> tuple[int, bytes]:
         """Status and the beginning of the body; 0 where the server closed the connection without an answer."""
@@ -40,14 +42,15 @@ class Client:
         for fresh in (False, True):
             try:
                 return self._exchange(data, method, fresh)
-            except (ConnectionError, http.client.HTTPException):
+            except (ConnectionError, ssl.SSLError, http.client.HTTPException):
                 self.close()
         return 0, b""
 
     def _exchange(self, data: bytes, method: str, fresh: bool) -> tuple[int, bytes]:
         if self._socket is None or fresh:
             self.close()
-            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=_ANSWER_S)
+            plain = socket.create_connection(("127.0.0.1", self._port), timeout=_ANSWER_S)
+            self._socket = self._tls.wrap_socket(plain, server_hostname="127.0.0.1")
         self._socket.sendall(data)
         answer = http.client.HTTPResponse(self._socket, method=method)
         try:

@@ -134,6 +134,7 @@ def _paths(draw: st.DrawFn) -> str:
             "faults",
             "compact",
             "drop-streams",
+            "end-pods",
             "pods/default/a/end",
             "pods/default/b/vanish",
             "x",

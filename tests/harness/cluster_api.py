@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
+import ssl
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,15 +28,20 @@ class ClusterApi:
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
         self.url = ""
-        """The address without the token; requests to it need `headers`."""
+        """The address; requests to it need `headers` and `tls`."""
         self.token = ""
+        self.tls = ssl.create_default_context()
+        """Trusts the cluster's CA."""
         self.clients: list[httpx.Client] = []
         """Those of `NamespaceApi`, which `close` closes."""
 
     def connect(self) -> None:
-        """Read address and token from the kubeconfig."""
+        """Read address, CA and token from the kubeconfig."""
         config = json.loads(self.kubeconfig.read_text())
-        self.url = config["clusters"][0]["cluster"]["server"].partition("/token/")[0]
+        cluster = config["clusters"][0]["cluster"]
+        self.url = cluster["server"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self.tls = ssl.create_default_context(cadata=authority)
         self.token = config["users"][0]["user"]["token"]
 
     @property
@@ -46,7 +53,7 @@ class ClusterApi:
         data = None if body is None else json.dumps(body).encode()
         headers = {**self.headers, "Content-Type": content_type}
         request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=_REQUEST_LIMIT_S) as response:
+        with urllib.request.urlopen(request, timeout=_REQUEST_LIMIT_S, context=self.tls) as response:
             return json.loads(response.read())
 
     def control(self, path: str, body: object = None, method: str = "POST") -> Any:
@@ -76,7 +83,9 @@ class ClusterApi:
 
     def restart(self, down_s: float, forget: bool = False) -> None:
         """Refuse connections for `down_s` while pods continue. Returns when all connections are closed."""
-        connection = http.client.HTTPConnection(self.url.partition("//")[2], timeout=_REQUEST_LIMIT_S)
+        connection = http.client.HTTPSConnection(
+            self.url.partition("//")[2], timeout=_REQUEST_LIMIT_S, context=self.tls
+        )
         body = json.dumps({"down_s": down_s, "forget": forget})
         connection.request("POST", "/local-cluster/restart", body, self.headers)
         sock = connection.sock
@@ -84,7 +93,7 @@ class ClusterApi:
         content = response.read()
         if response.status != 200:
             raise RuntimeError(f"restart refused: {content!r}")
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             sock.recv(1)
         connection.close()
 
@@ -98,6 +107,11 @@ class ClusterApi:
     def end_pod(self, namespace: str, name: str, **end: Any) -> Any:
         """End a pod: exit_code, signal, reason, message, container, phase, pod_reason, pod_message, conditions."""
         return self.control(f"pods/{namespace}/{name}/end", end)
+
+    def end_pods(self, exit_code: int = 0, namespace: str = "", label_selector: str = "") -> int:
+        """The running pods that match end at the same time, as if their containers had exited; returns their number."""
+        body = {"exit_code": exit_code, "namespace": namespace, "label_selector": label_selector}
+        return int(self.control("end-pods", body)["ended"])
 
     def vanish_pod(self, namespace: str, name: str) -> None:
         """Remove a pod at once. The DELETED event is its only trace."""
@@ -116,12 +130,14 @@ class ClusterApi:
 
 
 class NamespaceApi:
-    """The pods of one namespace over plain HTTP, so that a test sees what is on the wire. Waits end with a watch event."""
+    """The pods of one namespace over HTTP, so that a test sees what is on the wire. Waits end with a watch event."""
 
     def __init__(self, cluster: ClusterApi, namespace: str) -> None:
         self.cluster = cluster
         self.namespace = namespace
-        self.client = httpx.Client(base_url=cluster.url, headers=cluster.headers, timeout=WAIT_LIMIT_S)
+        self.client = httpx.Client(
+            base_url=cluster.url, headers=cluster.headers, verify=cluster.tls, timeout=WAIT_LIMIT_S
+        )
         cluster.clients.append(self.client)
 
     @property

@@ -13,7 +13,6 @@ from podrelay_local_cluster.control.audit import AuditLog
 from podrelay_local_cluster.control.faults import FaultDecision, Faults
 from podrelay_local_cluster.http import request_info
 from podrelay_local_cluster.http.exchange import json_response, reset_connection, status_response
-from podrelay_local_cluster.kubeconfig import TOKEN_PREFIX
 from podrelay_local_cluster.kubectl import discovery
 from podrelay_local_cluster.objects import errors
 from podrelay_local_cluster.objects.errors import StatusError
@@ -40,11 +39,10 @@ class RequestHandler:
         self._faults = faults
         self._audit = audit
         self._bearer = f"Bearer {token}".encode()
-        self._prefix = f"{TOKEN_PREFIX}{token}/"
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path, authorized = self._authenticate(request)
-        if not authorized and path not in PUBLIC_PATHS:
+        path = request.path.rstrip("/") or "/"
+        if path not in PUBLIC_PATHS and not self._is_authorized(request):
             return status_response(errors.unauthorized())
         try:
             if path.startswith(CONTROL_PREFIX):
@@ -57,13 +55,9 @@ class RequestHandler:
         except ConnectionError:
             return web.Response()  # the client has disconnected
 
-    def _authenticate(self, request: web.BaseRequest) -> tuple[str, bool]:
-        """The path without the token, and whether the request carries the token, in its path or in its header."""
-        path, has_prefix = request.path, request.path.startswith(self._prefix)
-        if has_prefix:
-            path = path[len(self._prefix) - 1 :]
+    def _is_authorized(self, request: web.BaseRequest) -> bool:
         header = request.headers.get("Authorization", "").encode("utf-8", "replace")
-        return path.rstrip("/") or "/", has_prefix or hmac.compare_digest(header, self._bearer)
+        return hmac.compare_digest(header, self._bearer)
 
     async def _api(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         info = request_info.parse(request.method, path, request.query)

@@ -1,4 +1,4 @@
-"""The paths below ``/local-cluster/``: faults, compaction, restarts, forced ends of pods, audit log, statistics."""
+"""The paths below ``/local-cluster/``: faults, compaction, restarts, ends of pods, audit log, statistics."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from podrelay_local_cluster.control.forced_end import ForcedEnd
 from podrelay_local_cluster.http.exchange import json_response, parse_body
 from podrelay_local_cluster.http.query import integer
 from podrelay_local_cluster.kubelet.node import LocalNode
+from podrelay_local_cluster.kubelet.runtime import EXIT_CODE_MOST
+from podrelay_local_cluster.objects import selectors
+from podrelay_local_cluster.objects.decoding import decoded
 from podrelay_local_cluster.objects.errors import bad_request, method_not_allowed, unknown_path
 from podrelay_local_cluster.objects.json_text import Json, to_json
 from podrelay_local_cluster.registry.pods import PodRegistry
 from podrelay_local_cluster.storage.store import ObjectStore
 
 _MAX_DOWN_S = 3600.0
+_END_PODS = {"exit_code": int, "namespace": str, "label_selector": str}
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class ControlApi:
             self.end_watches()
         elif path == "restart":
             self._restart({} if body is None else body)
+        elif path == "end-pods":
+            return self._end_pods({} if body is None else body)
         elif path.startswith("pods/"):
             return self._pod(path.split("/")[1:], body)
         else:
@@ -101,6 +107,18 @@ class ControlApi:
     def _compact(self) -> None:
         self.store.compact()
         self.drop_snapshots()
+
+    def _end_pods(self, body: Any) -> web.Response:
+        """All running pods of a namespace (of all, without one) that match a label selector end at the same time."""
+        body = {name: value for name, value in decoded(body, _END_PODS).items() if value is not None}
+        if unknown := sorted(set(body) - set(_END_PODS)):
+            raise bad_request(f"unknown fields {unknown}; known fields: {sorted(_END_PODS)}")
+        exit_code, namespace = body.get("exit_code", 0), body.get("namespace", "")
+        if not 0 <= exit_code <= EXIT_CODE_MOST:
+            raise bad_request(f"exit_code must be a number from 0 to {EXIT_CODE_MOST}")
+        selector = selectors.parse("pods", body.get("label_selector", ""), "")
+        ended = self.node.end_all(exit_code, lambda pod: namespace in ("", pod.namespace) and selector.matches(pod.obj))
+        return _ok({"ended": ended})
 
     def _pod(self, parts: list[str], body: Any) -> web.Response:
         if len(parts) != 3 or parts[2] not in ("end", "vanish"):

@@ -110,6 +110,13 @@ class ContainerRun:
         if self._process is not None:
             self._process.send(number)
 
+    def end(self, exit_code: int) -> bool:
+        """Let the container exit with this code. False when it does not run."""
+        if self._process is None:
+            return False
+        self._process.end(exit_code)
+        return True
+
     async def run(self) -> None:
         """Run the container until its policy allows no restart, with the kubelet's growing pauses from the second restart."""
         pause_s = 0.0

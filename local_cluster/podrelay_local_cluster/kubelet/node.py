@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from podrelay_local_cluster.kubelet.container_run import NodeServices
 from podrelay_local_cluster.kubelet.node_object import NODE_NAME
@@ -70,6 +70,16 @@ class LocalNode:
         changed = self._services.pods.set_status(record, status)
         if changed is not None and changed.is_being_deleted:
             self._services.pods.finish(changed)
+
+    def end_all(self, exit_code: int, chosen: Callable[[Record], bool]) -> int:
+        """Let the containers of all running pods that are `chosen` exit with this code; returns the number of pods."""
+        return sum(run.end(exit_code) for record, run in self._running_now() if chosen(record))
+
+    def _running_now(self) -> Iterator[tuple[Record, PodRun]]:
+        for run, _ in list(self._runs.values()):
+            record = self._services.pods.latest(run.record)
+            if record is not None and record.obj["status"].get("phase") == "Running":
+                yield record, run
 
     async def stop(self, grace_s: float) -> None:
         """End the processes of all pods and wait for them: SIGTERM, and SIGKILL after `grace_s`."""

@@ -31,7 +31,7 @@ class PodRun:
     """One pod on this node."""
 
     def __init__(self, record: Record, node: NodeServices) -> None:
-        self._record = record
+        self.record = record
         self._node = node
         self._spec = record.obj["spec"]
         self._stopping = asyncio.Event()
@@ -74,9 +74,13 @@ class PodRun:
             for timer in (self._kill_timer, self._deadline_timer):
                 if timer is not None:
                     timer.cancel()
-            self._node.volumes.remove(self._record.uid)
+            self._node.volumes.remove(self.record.uid)
         if not self._abandoned:
-            self._node.pods.finish(self._record)
+            self._node.pods.finish(self.record)
+
+    def end(self, exit_code: int) -> bool:
+        """Let the main containers that run exit with this code. False when none runs."""
+        return any([container.end(exit_code) for container in self._of_kind(ContainerKind.MAIN)])
 
     def terminate(self, grace_s: float) -> None:
         """SIGTERM now, SIGKILL after `grace_s`. A later call can only shorten that time."""
@@ -103,14 +107,14 @@ class PodRun:
         bound = bool(self._spec.get("nodeName"))
         reason = "" if bound else pod_status.why_unschedulable(self._spec, self._node.labels, ROOM)
         if reason:
-            self._node.pods.set_status(self._record, pod_status.unschedulable(self._record.obj, reason))
+            self._node.pods.set_status(self.record, pod_status.unschedulable(self.record.obj, reason))
             self._context.report("FailedScheduling", reason, SCHEDULER)
             await self._stopping.wait()
             return False
-        held = self._record.annotations.get(HOLD_ANNOTATION) == "true"
-        if not (held and "startTime" in self._record.obj["status"]):
-            status = pod_status.build(self._record.obj, self._states)
-            self._node.pods.bind_with_status(self._record, NODE_NAME, status)
+        held = self.record.annotations.get(HOLD_ANNOTATION) == "true"
+        if not (held and "startTime" in self.record.obj["status"]):
+            status = pod_status.build(self.record.obj, self._states)
+            self._node.pods.bind_with_status(self.record, NODE_NAME, status)
         if held:
             await self._stopping.wait()
             return False
@@ -147,7 +151,7 @@ class PodRun:
         """Run them in order. False when one failed without a restart or the pod is stopping."""
         for container in self._of_kind(ContainerKind.INIT, ContainerKind.SIDECAR):
             if container.state.kind is ContainerKind.SIDECAR:
-                name = f"sidecar {container.state.name} of pod {self._record.namespace}/{self._record.name}"
+                name = f"sidecar {container.state.name} of pod {self.record.namespace}/{self.record.name}"
                 self._sidecars.append(asyncio.create_task(container.run(), name=name))
                 await self._started_or_stopping(container)
             else:
@@ -182,7 +186,7 @@ class PodRun:
         self._kill_timer = loop.call_later(grace_s, self.kill)
 
     def _publish(self, final: bool = False) -> None:
-        current = self._node.pods.latest(self._record)
+        current = self._node.pods.latest(self.record)
         if self._abandoned or current is None:
             return
         if final and current.obj["status"].get("phase") in TERMINAL_PHASES:

@@ -104,6 +104,7 @@ class LocalProcess:
         self._reaper = reaper
         self._loop = asyncio.get_running_loop()
         self._exit_code: asyncio.Future[int] = self._loop.create_future()
+        self._given_code: int | None = None
         self._reading = True
         os.set_blocking(read_end, False)
         self._loop.add_reader(read_end, self._pump)
@@ -116,6 +117,11 @@ class LocalProcess:
         if not self._exit_code.done():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._popen.pid, number)
+
+    def end(self, exit_code: int) -> None:
+        """The process is killed; the exit code is reported as given."""
+        self._given_code = exit_code
+        self.send(signal.SIGKILL)
 
     def _watch_exit(self) -> None:
         """Notice the exit before the process is reaped: until then no other process group can get its number."""
@@ -142,7 +148,8 @@ class LocalProcess:
         self._reaper.remove(self._popen.pid)
         self._drain()
         if not self._exit_code.done():
-            self._exit_code.set_result(SIGNAL_EXIT_CODE - code if code < 0 else code)
+            own = SIGNAL_EXIT_CODE - code if code < 0 else code
+            self._exit_code.set_result(own if self._given_code is None else self._given_code)
 
     def _pump(self) -> bool:
         """Move one chunk from the pipe to the log. False when the pipe is empty or closed."""

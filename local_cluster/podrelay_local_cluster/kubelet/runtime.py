@@ -12,6 +12,7 @@ from podrelay_local_cluster.objects.json_text import Json
 
 SIGNAL_EXIT_CODE = 128
 """A process ended by signal n has exit code 128 + n."""
+EXIT_CODE_MOST = 255
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class ContainerProcess(Protocol):
 
     def send(self, number: int) -> None:
         """Signal the whole container. Has no effect once it has ended."""
+
+    def end(self, exit_code: int) -> None:
+        """End the container at once, as if it had exited with this code. Has no effect once it has ended."""
 
 
 class ContainerRuntime(Protocol):

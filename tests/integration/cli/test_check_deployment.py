@@ -164,7 +164,7 @@ def test_a_server_that_is_away_is_named(
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     text = cluster.kubeconfig.read_text()
-    port = text.partition("http://127.0.0.1:")[2].split()[0].strip("\"',}")
+    port = text.partition("https://127.0.0.1:")[2].split()[0].strip("\"',}")
     kubeconfig.write_text(text.replace(f":{port}", ":9"))
     monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE", str(kubeconfig))
     assert "127.0.0.1:9 does not answer" in failed()["Kubernetes"]

@@ -116,7 +116,12 @@ class TestRequests:
 
         def request() -> None:
             try:
-                httpx.get(f"{simulated.cluster.url}{simulated.path}/p", headers=simulated.cluster.headers, timeout=20)
+                httpx.get(
+                    f"{simulated.cluster.url}{simulated.path}/p",
+                    headers=simulated.cluster.headers,
+                    verify=simulated.cluster.tls,
+                    timeout=20,
+                )
             except httpx.HTTPError as exc:
                 seen.append(exc)
 

@@ -57,7 +57,7 @@ def test_kubeconfig(own: LocalCluster) -> None:
     assert stat.S_IMODE(own.kubeconfig.stat().st_mode) == 0o600
     config = json.loads(own.kubeconfig.read_text())
     assert config["contexts"][0]["context"]["namespace"] == "first"
-    assert own.url.startswith("http://127.0.0.1:")
+    assert own.url.startswith("https://127.0.0.1:")
     assert len(own.token) >= 30
     names = {item["metadata"]["name"] for item in own.call("GET", "/api/v1/namespaces")["items"]}
     assert names == {"default", "first", "second", "kube-system"}

@@ -8,7 +8,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.harness.cluster_api import Json, NamespaceApi, pod, state
+from tests.harness.cluster_api import Json, NamespaceApi, pod, state, status_of
 
 
 def timed(name: str, duration_s: float | str, exit_code: int | str = 0) -> Json:
@@ -68,6 +68,58 @@ def test_logs_are_empty(simulated: NamespaceApi) -> None:
     assert simulated.log("p") == ""
 
 
+class TestBulkEnd:
+    """`POST end-pods`."""
+
+    def test_running_pods_that_match_end_at_once(self, simulated: NamespaceApi) -> None:
+        for name in ("a", "b", "other", "init"):
+            body = timed(name, 600)
+            body["metadata"]["labels"] = {"burst": "no" if name == "other" else "yes"}
+            if name == "init":
+                body["metadata"]["annotations"]["local-cluster/hold"] = "true"
+            simulated.create(body)
+        for name in ("a", "b", "other"):
+            simulated.wait_phase(name, "Running")
+        end = simulated.cluster.end_pods
+        assert end(label_selector="burst=yes", namespace="another") == 0
+        assert end(3, simulated.namespace, "burst in (yes)") == 2
+        for name in ("a", "b"):
+            assert state(simulated.wait_phase(name, "Failed"))["terminated"]["exitCode"] == 3
+        assert end(namespace=simulated.namespace) == 1
+        simulated.wait_phase("other", "Succeeded")
+        assert simulated.get("init")["status"]["phase"] == "Pending"
+
+    def test_a_process_is_killed_and_its_code_is_as_given(self, api: NamespaceApi) -> None:
+        api.create(pod("p", "sleep", "600"))
+        api.wait_phase("p", "Running")
+        assert api.cluster.end_pods(0, api.namespace) == 1
+        assert state(api.wait_phase("p", "Succeeded"))["terminated"]["exitCode"] == 0
+
+    def test_a_container_that_is_to_run_again_does(self, simulated: NamespaceApi) -> None:
+        simulated.create(timed("p", 600) | {"spec": {**pod()["spec"], "restartPolicy": "Always"}})
+        simulated.wait_phase("p", "Running")
+        assert simulated.cluster.end_pods(1, simulated.namespace) == 1
+        found = simulated.wait("p", lambda now: now["status"]["containerStatuses"][0]["restartCount"] == 1)
+        assert found["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 1
+
+    @pytest.mark.parametrize(
+        ("body", "text"),
+        [
+            ({"exit_code": 256}, "exit_code must be a number from 0 to 255"),
+            ({"exit_code": "0"}, "exit_code must be an integer"),
+            (
+                {"labels": "a=b"},
+                "unknown fields ['labels']; known fields: ['exit_code', 'label_selector', 'namespace']",
+            ),
+            ({"label_selector": "a in"}, "a in"),
+            ([], "must be an object"),
+        ],
+    )
+    def test_a_wrong_body_is_refused(self, simulated: NamespaceApi, body: object, text: str) -> None:
+        refused = simulated.request("POST", "/local-cluster/end-pods", body)
+        assert text in status_of(refused, 400, "BadRequest")["message"]
+
+
 def test_many_at_once(simulated: NamespaceApi) -> None:
     """Each concurrent creation makes one pod. The time limit is generous, because machines are shared."""
 
@@ -78,7 +130,7 @@ def test_many_at_once(simulated: NamespaceApi) -> None:
 
             async def worker() -> None:
                 for number in numbers:
-                    async with session.post(url, json=timed(f"p-{number}", 600)) as response:
+                    async with session.post(url, json=timed(f"p-{number}", 600), ssl=simulated.cluster.tls) as response:
                         assert response.status == 201
 
             await asyncio.gather(*(worker() for _ in range(16)))

@@ -54,7 +54,9 @@ class Gate:
             status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 401, "reason": "Unauthorized"}
             return web.json_response({**status, "message": "Unauthorized"}, status=401)
         headers = {"Accept": request.headers.get("Accept", "*/*"), **self.cluster.headers}
-        async with self.session.get(self.cluster.url + request.raw_path, headers=headers) as answer:
+        async with self.session.get(
+            self.cluster.url + request.raw_path, headers=headers, ssl=self.cluster.tls
+        ) as answer:
             response = web.StreamResponse(
                 status=answer.status, headers={"Content-Type": answer.headers["Content-Type"]}
             )
