@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -116,7 +115,6 @@ class Run:
 def _attached(stack: Stack) -> LocalCluster:
     """The test helper of the local cluster, on the one that the stack has started."""
     cluster = LocalCluster(stack.home / "attached")
-    config = json.loads(stack.kubeconfig.read_text())
-    cluster.url = f"http://127.0.0.1:{stack.cluster_port}"
-    cluster.token = config["users"][0]["user"]["token"]
+    cluster.kubeconfig = stack.kubeconfig
+    cluster.connect()
     return cluster
