@@ -22,12 +22,14 @@ from typing import Any
 
 from demo.airflow_api import ApiError
 from demo.processes import StackError
-from tests.benchmarks import rendering, warm
-from tests.benchmarks.against import compare
+from tests.benchmarks import process_parts, rendering, warm
+from tests.benchmarks.against import COMPARED
+from tests.benchmarks.builds import other_build
 from tests.benchmarks.parts import Bench, where
 from tests.benchmarks.report import markdown, plot
 from tests.benchmarks.targets import judge
 
+JUDGED_MS = 50
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,6 +42,8 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
         "scheduler": bench.scheduler,
         "idle": bench.idle,
         "creation": bench.creation,
+        "memory": lambda: process_parts.memory(bench),
+        "start": lambda: process_parts.start(bench),
         "scaling": bench.scaling,
         "seats": bench.seats,
         "priority": bench.priority,
@@ -47,9 +51,10 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
         "growth": bench.growth,
         # The stock executor needs two to three minutes for a thousand tasks: fewer rounds, and fewer tasks at 200 ms.
         "life": lambda: [
-            bench.life(0.0, 1, tasks),
-            bench.life(0.05, max(1, rounds - 1), tasks),
-            bench.life(0.2, 1, max(20, tasks // 5)),
+            bench.life(
+                0.001 * ms, rounds if ms == JUDGED_MS else 1, tasks if ms < 200 else max(20, tasks // 5), options.stock
+            )
+            for ms in options.latencies_ms
         ],
         "warm": lambda: warm.measure(warm.QUICK if options.quick else warm.Sizes()),
     }
@@ -77,6 +82,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="warm: a few tasks, to see that it runs")
     parser.add_argument("--parts", nargs="*", default=None, help="default: all")
+    parser.add_argument("--latencies-ms", type=int, nargs="*", default=[0, JUDGED_MS, 200], help="of life")
+    parser.add_argument("--no-stock", dest="stock", action="store_false", help="life: without the stock executor")
     parser.add_argument("--kubeconfig", type=Path, default=None, help="another cluster than the local one")
     parser.add_argument(
         "--namespace", default="default", help="where pods are made, and pods of Airflow deleted at the end"
@@ -87,9 +94,11 @@ def main() -> None:
         help="simulated: the API server of --kubeconfig has no nodes; a process writes the statuses of all pods",
     )  # fmt: skip
     parser.add_argument(
-        "--against", type=Path, default=None, help="another checkout: compare the two builds, part by part"
+        "--against",
+        type=Path,
+        default=None,
+        help=f"another checkout with a .venv: both builds in turn, in the parts {', '.join(COMPARED)}",
     )
-    parser.add_argument("--turns", type=int, default=2, help="with --against: how often each build runs each part")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.json", help="table and plots go beside it")
     parser.add_argument("--keep", action="store_true", help="of --out: what other parts have measured there before")
     options = parser.parse_args()
@@ -97,19 +106,25 @@ def main() -> None:
         parser.error("--kubelet simulated needs --kubeconfig: the local cluster simulates its pods itself")
     kubelet = "simulated" if options.kubelet == "simulated" else ""
     place = where(options.kubeconfig, options.namespace, options.image, kubelet)
-    known = parts(Bench(options.tasks, options.rounds, place), options)
+    try:
+        other = other_build(options.against.resolve()) if options.against else None
+    except ValueError as error:
+        parser.error(str(error))
+    bench = Bench(options.tasks, options.rounds, place, other)
+    known = parts(bench, options)
     if unknown := set(options.parts or ()) - set(known):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    if options.against is not None:
-        passed_on = ["--tasks", str(options.tasks), "--rounds", str(options.rounds)]
-        print(compare(options.against.resolve(), options.parts or list(known), passed_on, options.turns))
-        return
+    if other is not None:
+        known = {name: part for name, part in known.items() if name in COMPARED}
+        if alone := set(options.parts or ()) - set(known):
+            parser.error(f"--against: not compared: {', '.join(sorted(alone))}; only {', '.join(known)}")
     report: dict[str, Any] = {
         "machine": machine(),
         "api": "real API server" if options.kubeconfig else "local cluster",
         "when": today(),
         "took_s": {},
         "later": {},
+        "other": other.label if other else None,
     }
     if options.keep:
         report |= json.loads(options.out.read_text())

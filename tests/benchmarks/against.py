@@ -1,58 +1,91 @@
-"""Two builds side by side: the same parts of this checkout and of another one, in turn, and the ratio of each measure.
-
-The other checkout must have its own `.venv` (`make lint` there makes one) and the same parts.
-"""
+"""Two builds side by side: a report in which both have rows -> the ratio of each of their figures. Pure."""
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+Json = dict[str, Any]
 
-
-def compare(other: Path, parts: Sequence[str], options: Sequence[str], turns: int) -> str:
-    """Run each part `turns` times in both builds, alternating which begins. A Markdown table of medians.
-
-    :raises RuntimeError: a build could not measure a part; the message holds the end of its output.
-    """
-    measured: dict[str, dict[Path, list[float]]] = {}
-    for part in parts:
-        for turn in range(turns):
-            builds = (ROOT, other) if turn % 2 == 0 else (other, ROOT)
-            for build in builds:
-                for measure, value in _measure(build, part, options):
-                    measured.setdefault(measure, {}).setdefault(build, []).append(value)
-    lines = ["| measure | this build | other build | this / other |", "|---|---|---|---|"]
-    for measure, values in measured.items():
-        ours, theirs = (statistics.median(values[build]) if build in values else None for build in (ROOT, other))
-        ratio = f"{ours / theirs:.2f}" if ours is not None and theirs else ""
-        lines.append(f"| {measure} | {_number(ours)} | {_number(theirs)} | {ratio} |")
-    return "\n".join(lines)
+# Part -> the figures of its rows that are compared, as `name` or `group.name`, each with its unit.
+COMPARED: dict[str, dict[str, str]] = {
+    "creation": {"pods_per_s": "pods/s", "cpu_ms_per_pod": "ms CPU/pod"},
+    "memory": {"idle_mb": "MB idle", "after_mb": "MB after the work"},
+    "start": {"wall_s": "s to the first claim", "cpu_s": "s CPU to the first claim"},
+    "life": {
+        "heartbeat_sum_s": "s in heartbeat()",
+        "heartbeat_cpu_s": "s CPU in heartbeat()",
+        "heartbeat_max_ms": "ms, longest heartbeat",
+        "scheduler_cpu_ms_per_task": "ms scheduler CPU/task",
+        "launcher_cpu_ms_per_pod": "ms launcher CPU/pod",
+        "watcher_cpu_ms_per_pod": "ms watcher CPU/pod",
+        "pods_per_s": "pods/s",
+        "to_post.p50_ms": "ms to POST, p50",
+        "to_event.p50_ms": "ms end to event, p50",
+        "to_event.p99_ms": "ms end to event, p99",
+    },
+}
 
 
-def _measure(build: Path, part: str, options: Sequence[str]) -> Iterator[tuple[str, float]]:
-    python = build / ".venv" / "bin" / "python"
-    if not python.exists():
-        raise RuntimeError(f"{build} has no .venv: run `make lint` there first")
-    with tempfile.TemporaryDirectory(prefix="podrelay-against-") as folder:
-        out = Path(folder) / "report.json"
-        command = [str(python), "-m", "tests.benchmarks", "--parts", part, "--out", str(out), *options]
-        done = subprocess.run(command, cwd=build, capture_output=True, text=True, check=False)
-        if done.returncode or not out.exists():
-            raise RuntimeError(f"{part} failed in {build}:\n{(done.stdout + done.stderr)[-4000:]}")
-        report: dict[str, Any] = json.loads(out.read_text())
-    print(f"{part} of {build.name}: {report['took_s'][part]:.0f} s", file=sys.stderr, flush=True)
-    for row in report["targets"]:
-        if row["value"] is not None:
-            yield row["measure"], float(row["value"])
+class Pair(NamedTuple):
+    """One figure of both builds."""
+
+    part: str
+    row: str
+    unit: str
+    this: float
+    other: float
+
+    @property
+    def ratio(self) -> float | None:
+        return self.this / self.other if self.other else None
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+def pairs(report: Json) -> Iterator[Pair]:
+    """Every compared figure that both builds have."""
+    if not report.get("other"):
+        return
+    for part, figures in COMPARED.items():
+        if part not in report:
+            continue
+        for measured in report[part] if isinstance(report[part], list) else [report[part]]:
+            latency_s = measured.get("latency_s")
+            where = part if latency_s is None else f"{part}, {1000 * latency_s:.0f} ms"
+            rows = {row["name"]: row for row in measured["rows"]}
+            for name, this in rows.items():
+                what = name.removeprefix("podrelay, ")
+                other = rows.get(f"{report['other']}, {what}")
+                if what == name or other is None:
+                    continue
+                for path, unit in figures.items():
+                    ours, theirs = at(this, path), at(other, path)
+                    if ours is not None and theirs is not None:
+                        yield Pair(where, what, unit, ours, theirs)
+
+
+def comparison(report: Json) -> list[str]:
+    """The same as a Markdown table; empty where there is nothing to compare."""
+    found = list(pairs(report))
+    if not found:
+        return []
+    lines = [f"| | this build | {report['other']} | this / other |", "|---|---|---|---|"]
+    for pair in found:
+        ratio = "" if pair.ratio is None else f"{pair.ratio:.2f}"
+        lines.append(f"| {pair.part}: {pair.row}, {pair.unit} | {number(pair.this)} | {number(pair.other)} | {ratio} |")
+    return lines
+
+
+def at(row: Json, path: str) -> Any:
+    """The figure `group.name` of a row, or None."""
+    value: Any = row
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"

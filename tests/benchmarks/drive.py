@@ -1,9 +1,9 @@
 """One executor's life, measured: run in a separate process by `rig.py`.
 
 Drives the executor as the scheduler's loop does (queue workloads, heartbeat, take events) until every task is over, and
-writes what it measured as JSON. The same code drives the stock executor and podrelay's. The garbage collector is on, as
-in a scheduler; what the imports and the preparation left is collected once before the first heartbeat, as it has been in
-a scheduler that has run for a while.
+writes what it measured as JSON. The same code drives the stock executor and any build of podrelay: it uses Airflow's
+interface only, and runs in the build's Python. The garbage collector is on, as in a scheduler; what the imports and the
+preparation left is collected once before the first heartbeat, as it has been in a scheduler that has run for a while.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import importlib
 import json
 import multiprocessing
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import cues
+from tests.benchmarks.cues import Cues
 from tests.benchmarks.processes import cost_of
 
 OWNER = 4242
@@ -32,14 +35,25 @@ def main() -> None:
     parser.add_argument("--beats-after", type=int, default=-1, help="end so many heartbeats after the hand-over")
     parser.add_argument("--as-running", action="store_true", help="say in the ledger that all pods run, then beat on")
     parser.add_argument("--most-s", type=float, default=900.0)
+    parser.add_argument("--owner", type=int, default=OWNER, help="job id of the scheduler")
+    parser.add_argument(
+        "--end-on-cue", action="store_true", help="count heartbeats from the cue that pods are about to end"
+    )
+    parser.add_argument("--cues", type=Path, required=True, help="folder of the cues between the rig and this process")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    signals = Cues(options.cues)
     executor, workloads = prepare(options)
     executor.start()
     # The first heartbeat of a process reads the names of all of Airflow's metrics, whatever the executor.
     executor.heartbeat()
     gc.collect()
-    measured = Driver(executor, workloads, options).measure()
+    signals.give(cues.PREPARED)
+    if not signals.wait_for(cues.GO, options.most_s):
+        raise SystemExit("no cue to begin")
+    measured = Driver(executor, workloads, options, signals).measure()
+    podrelay = sys.modules.get("podrelay")
+    measured["code"] = podrelay.__file__ if podrelay else None
     options.out.write_text(json.dumps(measured))
     # The stock executor's watcher processes and its manager would be waited for without end.
     for child in multiprocessing.active_children():
@@ -50,9 +64,10 @@ def main() -> None:
 class Driver:
     """The scheduler's loop, reduced to what an executor sees of it."""
 
-    def __init__(self, executor: Any, workloads: list[Any], options: argparse.Namespace) -> None:
+    def __init__(self, executor: Any, workloads: list[Any], options: argparse.Namespace, signals: Cues) -> None:
         self.executor = executor
         self.options = options
+        self.cues = signals
         self.waiting = list(workloads)
         self.count = len(workloads)
         self.beats: list[float] = []
@@ -60,6 +75,7 @@ class Driver:
         self.over: dict[str, float] = {}
         self.open: dict[str, Any] = {}
         self.next_s = 0.0
+        self.beats_cpu_s = 0.0
         self.hand_over_s = 0.0
         self.collections_s: list[float] = []
         gc.callbacks.append(self._collection)
@@ -70,10 +86,14 @@ class Driver:
             self._queue()
             self._beat()
             self._look()
+            if self.options.end_on_cue and self.cues.given(cues.LET_END):
+                self.options.end_on_cue = False
+                self._mark_done()
+                begun, before = time.time(), cost_of(os.getpid())
             if not self.waiting and not self.executor.queued_tasks:
                 if self.options.as_running:
                     self._let_them_run()
-                    self.beats, self.options.as_running = [], False
+                    self.beats, self.beats_cpu_s, self.options.as_running = [], 0.0, False
                 if self.options.beats_after == 0:
                     break
                 self.options.beats_after -= 1
@@ -84,6 +104,7 @@ class Driver:
             "over": len(self.over),
             "wall_s": time.time() - begun,
             "beats_s": self.beats,
+            "beats_cpu_s": self.beats_cpu_s,
             "full_collections_s": self.collections_s,
             "hand_over_cpu_ms_per_task": 1000 * self.hand_over_s / self.count,
             "cost": {"cpu_s": after["cpu_s"] - before["cpu_s"], "memory_mb": after["memory_mb"]},
@@ -108,9 +129,11 @@ class Driver:
         queued = bool(self.executor.queued_tasks)
         before, cpu = time.perf_counter(), time.thread_time()
         self.executor.heartbeat()
-        if queued:
-            self.hand_over_s += time.thread_time() - cpu
         self.beats.append(time.perf_counter() - before)
+        cpu_s = time.thread_time() - cpu
+        self.beats_cpu_s += cpu_s
+        if queued:
+            self.hand_over_s += cpu_s
 
     def _look(self) -> None:
         now, executor = time.time(), self.executor
@@ -128,6 +151,17 @@ class Driver:
             self.collections_s.append(
                 time.perf_counter() if phase == "start" else time.perf_counter() - self.collections_s.pop()
             )
+
+    def _mark_done(self) -> None:
+        """The rows as the processes of the tasks leave them: done, while their pods have still to end."""
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+        from sqlalchemy import update
+
+        with create_session() as session:
+            session.execute(update(TaskInstance).values(state="success", start_date=TaskInstance.queued_dttm))
+        self.beats, self.beats_cpu_s = [], 0.0
+        self.cues.give(cues.MARKED)
 
     def _let_them_run(self) -> None:
         """Write what a launcher and the watcher would have written for pods that run."""
@@ -154,10 +188,10 @@ def prepare(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     """An executor, and workloads whose rows are in the database as a scheduler leaves them."""
     from tests.harness.task_instances import make_task_instances, workloads_of
 
-    ids = make_task_instances(options.tasks, priority_weight=1)
+    ids = make_task_instances(options.tasks, priority_weight=1, queued_by_job_id=options.owner)
     module, _, name = options.executor.rpartition(".")
     executor = getattr(importlib.import_module(module), name)()
-    executor.job_id = OWNER
+    executor.job_id = options.owner
     executor.parallelism = 1_000_000
     return executor, workloads_of(ids, executor.jwt_generator)
 

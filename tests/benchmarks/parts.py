@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.builds import EXECUTOR, THIS, Build
 from tests.benchmarks.figures import medians, percentiles_ms
 from tests.benchmarks.rig import Rig, costs, rate, spent
 
 Json = dict[str, Any]
 
 STOCK = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor"
-OURS = "podrelay.executor.RedisKubernetesExecutor"
 
 # The stock executor's settings that are tried, each with its share of the tasks (slow ones need fewer to be judged by).
 STOCK_SETTINGS: dict[str, tuple[dict[str, str], float]] = {
@@ -23,28 +23,40 @@ STOCK_SETTINGS: dict[str, tuple[dict[str, str], float]] = {
 }
 
 
+# Hand everything over, and end: what follows is the launchers' alone.
+HAND_OVER = ("--every-s", "0.01", "--beats-after", "0")
+
+
 class Bench:
     """What is to be measured, and how large; every part takes its sizes from here."""
 
-    def __init__(self, tasks: int, rounds: int, where: Json) -> None:
+    def __init__(self, tasks: int, rounds: int, where: Json, other: Build | None = None) -> None:
         self.tasks = tasks
         self.rounds = rounds
         self._where = where
+        self._other = other
 
     def rig(self, latency_s: float = 0.0, **more: Any) -> Rig:
         return Rig(latency_s, **self._where, **more)
 
+    def builds(self, turn: int) -> list[Build]:
+        """Ours, and the other one if there is one; they begin in turn."""
+        builds = [THIS] if self._other is None else [THIS, self._other]
+        return builds if turn % 2 == 0 else builds[::-1]
+
     # --- whole lives --------------------------------------------------------------------------------------------------
-    def life(self, latency_s: float, rounds: int, tasks: int) -> Json:
-        """All of N tasks' lives, stock and ours in turn."""
+    def life(self, latency_s: float, rounds: int, tasks: int, stock: bool) -> Json:
+        """All of N tasks' lives, stock (two rounds at most, which takes minutes) and ours in turn."""
         found: dict[str, list[Json]] = {}
-        for _ in range(rounds):
-            for name, (setting, share) in STOCK_SETTINGS.items():
+        for turn in range(rounds):
+            for name, (setting, share) in STOCK_SETTINGS.items() if stock and turn < 2 else ():
                 runs = found.setdefault(name, [])
                 runs.append(_printed(latency_s, name, self._stock(latency_s, setting, max(20, int(tasks * share)))))
             for launchers in (1, 2):
-                name = f"podrelay, {launchers} launcher{'s' * (launchers > 1)}"
-                found.setdefault(name, []).append(_printed(latency_s, name, self._ours(latency_s, launchers, tasks)))
+                for build in self.builds(turn):
+                    name = _named(build, launchers)
+                    run = self._ours(latency_s, launchers, tasks, build)
+                    found.setdefault(name, []).append(_printed(latency_s, name, run))
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
         return {"latency_s": latency_s, "tasks": tasks, "rounds": rounds, "rows": rows}
 
@@ -54,29 +66,34 @@ class Bench:
         if "MAX" in setting:
             environment[section + "ASYNC_POD_CREATION"] = "True"
             environment[section + "POD_CREATION_MAX_CONCURRENCY"] = setting["MAX"]
-        with self.rig(latency_s) as rig:
+        with self.rig(latency_s) as rig, rig.driver(STOCK, tasks, **environment) as driver:
             before = costs(rig.servers())
-            measured = rig.drive(STOCK, tasks, **environment)
+            measured = driver.run()
             return _life(rig, measured, spent(before, costs(rig.servers())))
 
-    def _ours(self, latency_s: float, launchers: int, tasks: int) -> Json:
-        with self.rig(latency_s) as rig, rig.workers(launchers) as pids:
+    def _ours(self, latency_s: float, launchers: int, tasks: int, build: Build) -> Json:
+        """What is spent from the hand-over until the last pod is deleted."""
+        with (
+            self.rig(latency_s, build=build) as rig,
+            rig.workers(launchers) as pids,
+            rig.driver(EXECUTOR, tasks) as driver,
+        ):
             before = costs({**pids, **rig.servers()})
-            measured = rig.drive(OURS, tasks)
+            measured = driver.run()
+            rig.await_observed("deleted", "", tasks, most_s=60.0)
             return _life(rig, measured, spent(before, costs({**pids, **rig.servers()})))
 
     # --- launchers alone ----------------------------------------------------------------------------------------------
     def creation(self, latency_s: float = 0.05, in_flight: int = 64) -> Json:
         """Launchers against a bare client, each with so many in flight in all; nothing else runs."""
         found: dict[str, list[Json]] = {}
-        for _ in range(self.rounds):
+        for turn in range(self.rounds):
             with self.rig(latency_s, duration_s=600) as rig:
                 found.setdefault("bare client", []).append(rig.post_bare(self.tasks, in_flight))
             for launchers in (1, 2):
-                name = f"{launchers} launcher{'s' * (launchers > 1)}"
-                found.setdefault(name, []).append(
-                    self._create(latency_s, launchers, in_flight // launchers, self.tasks)
-                )
+                for build in self.builds(turn):
+                    run = self._create(latency_s, launchers, in_flight // launchers, self.tasks, build)
+                    found.setdefault(_named(build, launchers), []).append(run)
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
         return {"latency_s": latency_s, "in_flight": in_flight, "rounds": self.rounds, "rows": rows}
 
@@ -86,8 +103,8 @@ class Bench:
         for _ in range(self.rounds):
             for launchers in (1, 2, 4):
                 tasks = min(self.tasks, 320 * launchers)
-                name = f"{launchers} launcher{'s' * (launchers > 1)}"
-                found.setdefault(name, []).append(self._create(latency_s, launchers, in_flight, tasks))
+                run = self._create(latency_s, launchers, in_flight, tasks, THIS)
+                found.setdefault(_named(THIS, launchers), []).append(run)
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
         return {"latency_s": latency_s, "in_flight": in_flight, "rounds": self.rounds, "rows": rows}
 
@@ -119,16 +136,23 @@ class Bench:
                 yield {"name": f"bare client, {in_flight} in flight", **rig.make_and_delete_bare(self.tasks, in_flight)}
         for launchers in (1, 2):
             with self.rig(latency_s, duration_s=600, seats=seats) as rig, rig.workers(launchers, watcher=False):
-                name = f"{launchers} launcher{'s' * (launchers > 1)}"
-                yield {"name": name, "seconds": rig.make_and_delete(self.tasks)}
+                yield {"name": _named(THIS, launchers), "seconds": rig.make_and_delete(self.tasks)}
 
-    def _create(self, latency_s: float, launchers: int, concurrency: int, tasks: int) -> Json:
-        with self.rig(latency_s, duration_s=600) as rig, rig.workers(launchers, concurrency, watcher=False) as pids:
-            before = costs(pids)
-            created = rig.await_created(rig.offer(tasks), tasks)
-            cost = spent(before, costs(pids))
-            cpu_s = sum(item["cpu_s"] for item in cost.values())
-            return {"pods_per_s": rate(created), "cpu_ms_per_pod": 1000 * cpu_s / tasks, "cost": cost}
+    def _create(self, latency_s: float, launchers: int, concurrency: int, tasks: int, build: Build) -> Json:
+        with (
+            self.rig(latency_s, duration_s=600, build=build) as rig,
+            rig.workers(launchers, concurrency, watcher=False) as pids,
+            rig.driver(EXECUTOR, tasks, *HAND_OVER) as driver,
+        ):
+            before = costs({**pids, **rig.servers()})
+            driver.run()
+            created = rig.await_created("", tasks)
+            cost = spent(before, costs({**pids, **rig.servers()}))
+            return {
+                "pods_per_s": rate(created),
+                "cpu_ms_per_pod": 1000 * _cpu_s(cost, "launcher") / tasks,
+                "cost": cost,
+            }
 
     def priority(self) -> Json:
         """100 urgent launches behind a backlog."""
@@ -150,12 +174,12 @@ class Bench:
 
     # --- hand-over ----------------------------------------------------------------------------------------------------
     def idle(self, tasks: int = 60) -> Json:
-        """Hand-over to POST, one task at a time. The latency that the local cluster adds is none of it."""
+        """Hand-over to POST, one task at a time. The delay of the answer is none of it."""
         with self.rig(0.05, duration_s=600) as rig, rig.workers(1):
             options = ("--one-by-one-s", "0.25", "--every-s", "0.01", "--beats-after", "50")
-            measured = rig.drive(OURS, tasks, *options)
+            measured = rig.drive(EXECUTOR, tasks, *options)
             created = rig.observed("created")
-            waits = [created[task] - at_s - rig.latency_s for task, at_s in measured["handed_s"].items()]
+            waits = [created[task] - at_s for task, at_s in measured["handed_s"].items()]
             return percentiles_ms(waits)
 
     def scheduler(self) -> Json:
@@ -165,7 +189,7 @@ class Bench:
             runs = []
             for _ in range(1 if delay_s else self.rounds):
                 with self.rig(redis_delay_s=delay_s, observe=False) as rig:
-                    runs.append(_beats(rig.drive(OURS, 1000, "--beats-after", "20")))
+                    runs.append(_beats(rig.drive(EXECUTOR, 1000, "--beats-after", "20")))
             found[name] = medians(runs)
         return found
 
@@ -186,7 +210,7 @@ class Bench:
         beats = []
         for count in running:
             with self.rig(observe=False) as rig:
-                measured = rig.drive(OURS, count, "--as-running", "--beats-after", "150")
+                measured = rig.drive(EXECUTOR, count, "--as-running", "--beats-after", "150")
                 beats.append({"running": count, **_beats(measured)})
         return {"queued": rates, "running": beats}
 
@@ -198,12 +222,19 @@ def _printed(latency_s: float, name: str, run: Json) -> Json:
     return run
 
 
+def _named(build: Build, launchers: int) -> str:
+    return f"{build.label}, {launchers} launcher{'s' * (launchers > 1)}"
+
+
+def _cpu_s(cost: Json, process: str) -> float:
+    return sum(float(item["cpu_s"]) for name, item in cost.items() if name.startswith(process))
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 def _life(rig: Rig, measured: Json, cost: Json) -> Json:
     created, ended = rig.observed("created"), rig.observed("ended")
-    to_post = [created[task] - at_s - rig.latency_s for task, at_s in measured["handed_s"].items() if task in created]
+    to_post = [created[task] - at_s for task, at_s in measured["handed_s"].items() if task in created]
     to_event = [at_s - ended[task] for task, at_s in measured["over_s"].items() if task in ended]
-    launcher_s = sum(item["cpu_s"] for name, item in cost.items() if name.startswith("launcher"))
     return {
         **_beats(measured),
         "over": measured["over"],
@@ -211,7 +242,9 @@ def _life(rig: Rig, measured: Json, cost: Json) -> Json:
         "pods_per_s": len(created) / (max(created.values()) - min(measured["handed_s"].values())),
         "to_post": percentiles_ms(to_post),
         "to_event": percentiles_ms(to_event),
-        "launcher_cpu_ms_per_pod": 1000 * launcher_s / measured["tasks"],
+        "launcher_cpu_ms_per_pod": 1000 * _cpu_s(cost, "launcher") / measured["tasks"],
+        "watcher_cpu_ms_per_pod": 1000 * _cpu_s(cost, "watcher") / measured["tasks"],
+        "scheduler_cpu_ms_per_task": 1000 * measured["cost"]["cpu_s"] / measured["tasks"],
         "cost": {"scheduler": measured["cost"], **cost},
     }
 
@@ -221,6 +254,7 @@ def _beats(measured: Json) -> Json:
     return {
         "tasks": measured["tasks"],
         "heartbeat_sum_s": sum(measured["beats_s"]),
+        "heartbeat_cpu_s": measured["beats_cpu_s"],
         "heartbeat_p50_ms": beats["p50_ms"],
         "heartbeat_p99_ms": beats["p99_ms"],
         "heartbeat_max_ms": beats["max_ms"],

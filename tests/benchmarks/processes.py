@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cost_of(pid: int) -> dict[str, float]:
-    """CPU seconds so far, and resident memory now, of a process and its children."""
+    """CPU seconds so far, and resident memory now, of a process and its children; those that have ended included."""
     ticks = os.sysconf("SC_CLK_TCK")
     cpu, memory_kb = 0.0, 0
     for member in _family(pid):
@@ -16,7 +16,7 @@ def cost_of(pid: int) -> dict[str, float]:
             status = Path(f"/proc/{member}/status").read_text()
         except OSError:
             continue
-        cpu += (int(stat[11]) + int(stat[12])) / ticks
+        cpu += sum(map(int, stat[11:15])) / ticks
         memory_kb += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
     return {"cpu_s": cpu, "memory_mb": memory_kb / 1024}
 

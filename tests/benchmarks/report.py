@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.against import at, comparison, number
 from tests.benchmarks.targets import Row
 
 Json = dict[str, Any]
@@ -37,6 +38,8 @@ def markdown(report: Json, rows: list[Row]) -> str:
         "|---|---|---|---|",
         *(f"| {row.measure} | {row.target} | {_measured(row)} | {_mark(row.ok)} |" for row in rows),
     ]
+    if compared := comparison(report):
+        lines += ["", f"## This build and {report['other']}", "", *compared]
     for part in report.get("life", []):
         title = f"Whole lives, {1000 * part['latency_s']:.0f} ms API latency, {part['rounds']} round(s), medians"
         lines += ["", f"## {title}", "", *table(part["rows"], (("tasks", "tasks"), *LIFE))]
@@ -47,6 +50,13 @@ def markdown(report: Json, rows: list[Row]) -> str:
     ):
         if name in report:
             lines += ["", f"## {title}", "", *table(report[name]["rows"], CREATION)]
+    if "memory" in report:
+        part = report["memory"]
+        title = f"Memory, {part['settled_s']:g} s after the start, and after {part['tasks']} tasks"
+        lines += ["", f"## {title}", "", *table(part["rows"], (("idle_mb", "idle, MB"), ("after_mb", "after, MB")))]
+    if "start" in report:
+        columns = (("wall_s", "s"), ("cpu_s", "CPU, s"))
+        lines += ["", "## Process start to first claim", "", *table(report["start"]["rows"], columns)]
     for seats, found in report.get("seats", {}).items():
         title = f"{found['tasks']} pods created and deleted, {seats} at once, {1000 * found['latency_s']:.0f} ms each"
         lines += ["", f"## {title}", "", *table(found["rows"], (("seconds", "s"), ("refused", "refused (429)")))]
@@ -88,7 +98,7 @@ def table(rows: list[Json], columns: tuple[tuple[str, str], ...], first: str = "
     names = [""] * bool(first) + [title for _, title in columns]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
-        cells = ([str(row[first])] if first else []) + [number(_at(row, path)) for path, _ in columns]
+        cells = ([str(row[first])] if first else []) + [number(at(row, path)) for path, _ in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -106,27 +116,12 @@ def costs(rows: list[Json]) -> list[str]:
     return lines
 
 
-def number(value: float | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int) or value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
-
-
 def _measured(row: Row) -> str:
     return f"{number(row.value)} {row.unit}".strip() if row.value is not None else ""
 
 
 def _mark(ok: bool | None) -> str:
     return {True: "yes", False: "**missed**", None: "not run"}[ok]
-
-
-def _at(row: Json, path: str) -> Any:
-    value: Any = row
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 def plot(report: Json, folder: Path) -> None:

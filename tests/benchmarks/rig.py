@@ -21,9 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import backlog
+from tests.benchmarks import backlog, cues
+from tests.benchmarks.builds import ROOT, THIS, Build
+from tests.benchmarks.cues import Cues
 from tests.benchmarks.processes import cost_of
-from tests.benchmarks.slow_api import slow_kubeconfig
+from tests.benchmarks.slow_api import slow_api
 from tests.benchmarks.slow_link import SlowLink
 from tests.harness.local_cluster import LocalCluster
 from tests.harness.redis_server import RedisServer
@@ -46,12 +48,15 @@ spec:
 FERNET_KEY = "bm90LWEtc2VjcmV0LWtleS1mb3ItdGVzdHMtb25seSE="
 # Airflow takes seconds to import, and longer on a machine that has other work.
 READY_MOST_S = 180.0
-VERBS = ["create", "get", "list", "patch", "delete", "deletecollection", "watch"]
+DRIVER_MOST_S = 1200.0
+VERBS = ["create", "get", "list", "patch", "delete", "deletecollection"]
 
 
 def airflow_home(home: Path) -> dict[str, str]:
+    # A process that may not keep what it compiles starts slower each time.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -59,19 +64,20 @@ def airflow_home(home: Path) -> dict[str, str]:
 
 
 @cache
-def prepared_database() -> Path:
-    """Airflow's tables, made once and copied for each process."""
+def prepared_database(build: Build) -> Path:
+    """Airflow's tables, made once for each build and copied for each process."""
     home = Path(tempfile.mkdtemp(prefix="podrelay-bench-db-"))
     atexit.register(shutil.rmtree, home, True)
     make = "from airflow.utils.db import initdb; initdb()"
-    subprocess.run([sys.executable, "-c", make], env=airflow_home(home), check=True, capture_output=True)
+    subprocess.run([build.python, "-c", make], env=airflow_home(home), check=True, capture_output=True)
     return home / "airflow.db"
 
 
 class Rig:
-    """One API server and one Redis. `latency_s` is added to what the API server takes: by the local cluster to each request,
-    and on the way from any other server to each answer. The observer is not delayed. With `seats` the local cluster serves
-    so many requests at once and refuses others with 429, as priority and fairness with the limit response Reject does.
+    """One API server and one Redis. A slow link in front of the API server, whichever it is, delays each answer by
+    `latency_s`; the observer is not delayed. With `seats` the local cluster serves so many requests at once, each
+    `latency_s` long, and refuses others with 429, as priority and fairness with the limit response Reject does.
+    Launchers, watcher and driver are those of `build`.
     """
 
     def __init__(
@@ -86,8 +92,10 @@ class Rig:
         namespace: str = "default",
         image: str = "airflow:bench",
         kubelet: str = "",
+        build: Build = THIS,
     ) -> None:
         """:param kubelet: `simulated` where the API server of `kubeconfig` has no nodes (`simulated_kubelet`)."""
+        self.build = build
         self.folder = Path(tempfile.mkdtemp(prefix="podrelay-bench-"))
         self.latency_s = latency_s
         self.namespace = namespace
@@ -99,6 +107,7 @@ class Rig:
         self._seats = seats
         self._observing = observe
         self._stack = ExitStack()
+        self._slow_link: int | None = None
         self._template = self.folder / "template.yaml"
         self._template.write_text(TEMPLATE.format(duration_s=duration_s, image=image))
         self._observed = self.folder / "observed.tsv"
@@ -114,36 +123,38 @@ class Rig:
             if self.cluster is not None:
                 stack.enter_context(self.cluster)
                 self._kubeconfig = self.cluster.kubeconfig
-                self._config_file = self.cluster.kubeconfig
             else:
                 stack.callback(self._delete_pods)
-                self._config_file = self._slow_kubeconfig(stack)
                 if self._kubelet:
                     self._simulate_kubelet(stack)
+            self._config_file = self._delayed(stack)
             if self._observing:
                 self._observe(stack)
-            if self.cluster is not None and (self.latency_s or self._seats):
-                seats = {"seats": self._seats} if self._seats else {}
+            if self.cluster is not None and self._seats:
                 # A watch holds a seat of a real server only until it has begun.
-                verbs = [verb for verb in VERBS if verb != "watch" or not seats]
-                self.cluster.faults({"verbs": verbs, "latency_s": self.latency_s, **seats})
+                self.cluster.faults({"verbs": VERBS, "latency_s": self.latency_s, "seats": self._seats})
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _slow_kubeconfig(self, stack: ExitStack) -> Path:
-        """What the measured processes use for a cluster that is not ours."""
+    def _delayed(self, stack: ExitStack) -> Path:
+        """The kubeconfig of the measured processes."""
         assert self._kubeconfig is not None
-        if not self.latency_s:
+        if not self.latency_s or (self._seats and self.cluster is not None):
             return self._kubeconfig
-        return stack.enter_context(slow_kubeconfig(self._kubeconfig, self.folder, self.latency_s))
+        delayed = stack.enter_context(slow_api(self._kubeconfig, self.folder, self.latency_s))
+        self._slow_link = delayed.pid
+        return delayed.kubeconfig
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Airflow's options for a process of this rig, in its own Airflow home."""
+        """Airflow's options for a process of this rig's build, in its own Airflow home."""
+        return self._environment(self.build, **more)
+
+    def _environment(self, build: Build, /, **more: str) -> dict[str, str]:
         home = Path(tempfile.mkdtemp(dir=self.folder))
-        shutil.copy(prepared_database(), home)
+        shutil.copy(prepared_database(build), home)
         return {
             **airflow_home(home),
             "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
@@ -194,8 +205,7 @@ class Rig:
         with (self.folder / "workers.log").open("ab") as log:
             started = {
                 name: subprocess.Popen(
-                    [sys.executable, "-m", "airflow", "podrelay", name.split()[0]],
-                    env=environment, stdout=log, stderr=log,
+                    self.build.worker(name.split()[0]), cwd=self.build.root, env=environment, stdout=log, stderr=log
                 )
                 for name in names
             }  # fmt: skip
@@ -213,16 +223,44 @@ class Rig:
         found = {"redis": self.redis.process.pid}
         if self.cluster is not None and self.cluster.process is not None:
             found["local cluster"] = self.cluster.process.pid
+        if self._slow_link is not None:
+            found["slow link"] = self._slow_link
         return found
 
     def drive(self, executor: str, tasks: int, *options: str, **more: str) -> dict[str, Any]:
-        """Run `drive.py` in a separate process."""
-        out = self.folder / "measured.json"
-        self._run(
-            "tests.benchmarks.drive", "--executor", executor, "--tasks", str(tasks), "--out", str(out), *options, **more
-        )
-        measured: dict[str, Any] = json.loads(out.read_text())
-        return measured
+        """Run `drive.py` in a separate process, of this rig's build."""
+        with self.driver(executor, tasks, *options, **more) as driver:
+            return driver.run()
+
+    @contextmanager
+    def driver(self, executor: str, tasks: int, *options: str, **more: str) -> Iterator[Driver]:
+        """The same in steps: a driver that is prepared, and begins when it is let go."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        words = [
+            "--executor",
+            executor,
+            "--tasks",
+            str(tasks),
+            "--cues",
+            str(folder),
+            "--out",
+            str(folder / "measured.json"),
+        ]
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [self.build.python, "-m", "tests.benchmarks.drive", *words, *options],
+                cwd=ROOT,
+                env=self.environment(**more),
+                stdout=log,
+                stderr=log,
+            )
+        driver = Driver(process, folder, self.build)
+        try:
+            driver.await_cue(cues.PREPARED)
+            yield driver
+        finally:
+            process.kill()
+            process.wait()
 
     def post_bare(self, tasks: int, concurrency: int) -> dict[str, Any]:
         """The bare client: pods a second as the observer saw them."""
@@ -266,7 +304,7 @@ class Rig:
         with log_path.open("ab") as log:
             done = subprocess.run(
                 [sys.executable, "-m", module, *options],
-                env=self.environment(**more),
+                env=self._environment(THIS, **more),
                 stdout=log,
                 stderr=log,
                 check=False,
@@ -288,7 +326,7 @@ class Rig:
     ) -> subprocess.Popen[bytes]:
         """Start a module of this package that reaches the API server without delay, until the end of the rig."""
         log_path = self.folder / f"{module}.log"
-        environment = self.environment(AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE=str(self._kubeconfig))
+        environment = self._environment(THIS, AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE=str(self._kubeconfig))
         with log_path.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"tests.benchmarks.{module}", *given], env=environment, stdout=log, stderr=log
@@ -322,6 +360,43 @@ class Rig:
         api.delete_collection_namespaced_pod(
             self.namespace, label_selector="kubernetes_executor=True", grace_period_seconds=0
         )
+
+
+class Driver:
+    """A process of `drive.py` that is prepared."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, build: Build) -> None:
+        self._process = process
+        self._folder = folder
+        self._build = build
+        self.cues = Cues(folder)
+
+    def await_cue(self, name: str) -> None:
+        """:raises RuntimeError: the process has ended, or gave no such cue in time; with the end of its output."""
+        if not self.cues.wait_for(name, DRIVER_MOST_S, lambda: self._process.poll() is None):
+            raise self._failed(f"did not say {name!r}")
+
+    def go(self) -> None:
+        self.cues.give(cues.GO)
+
+    def result(self) -> dict[str, Any]:
+        """What it measured, when it has ended.
+
+        :raises RuntimeError: it failed, or ran the code of another build.
+        """
+        if self._process.wait(DRIVER_MOST_S):
+            raise self._failed("failed")
+        measured: dict[str, Any] = json.loads((self._folder / "measured.json").read_text())
+        if measured["code"] and not Path(measured["code"]).is_relative_to(self._build.root.resolve()):
+            raise self._failed(f"ran {measured['code']}")
+        return measured
+
+    def run(self) -> dict[str, Any]:
+        self.go()
+        return self.result()
+
+    def _failed(self, how: str) -> RuntimeError:
+        return RuntimeError(f"driver of {self._build.label} {how}:\n{(self._folder / 'log').read_text()[-4000:]}")
 
 
 def costs(pids: dict[str, int]) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ import yaml
 
 from podrelay_workers.kube.client import PodClient
 from tests.benchmarks.rig import Rig
-from tests.benchmarks.slow_api import slow_kubeconfig
+from tests.benchmarks.slow_api import slow_api
 from tests.harness.local_cluster import LocalCluster
 
 
@@ -34,8 +34,8 @@ def took_s(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> float:
 
 def test_an_api_server_that_is_not_ours_is_delayed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalCluster(tmp_path, runner="simulate") as cluster:
-        with slow_kubeconfig(cluster.kubeconfig, tmp_path, 0.3) as slow:
-            assert took_s(slow, monkeypatch) >= 0.3
+        with slow_api(cluster.kubeconfig, tmp_path, 0.3) as slow:
+            assert took_s(slow.kubeconfig, monkeypatch) >= 0.3
         assert took_s(cluster.kubeconfig, monkeypatch) < 0.3
         rig = Rig(0.05, kubeconfig=cluster.kubeconfig)
         assert rig.latency_s == 0.05, "what the rows are named after"
@@ -57,9 +57,9 @@ def test_the_kubeconfig_is_otherwise_the_same(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(config))
     (tmp_path / "other").mkdir()
-    with slow_kubeconfig(path, tmp_path / "other", 0.1) as slow:
-        found = yaml.safe_load(slow.read_text())
-        assert slow.stat().st_mode & 0o777 == 0o600
+    with slow_api(path, tmp_path / "other", 0.1) as slow:
+        found = yaml.safe_load(slow.kubeconfig.read_text())
+        assert slow.kubeconfig.stat().st_mode & 0o777 == 0o600
     (one, two) = (entry["cluster"] for entry in found["clusters"])
     assert one == {"server": "https://one.example.com"}
     assert two["server"].startswith("https://127.0.0.1:")
