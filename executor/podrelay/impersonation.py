@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import urllib3
-from airflow.providers.common.compat.sdk import conf
 
 from podrelay.errors import ConfigError
 
@@ -46,11 +45,15 @@ def _are_texts(values: Any) -> bool:
 
 def kubeconfig_path() -> str | None:
     """What `[kubernetes_executor] config_file` holds; None for the client library's default."""
+    from airflow.providers.common.compat.sdk import conf
+
     return conf.get("kubernetes_executor", "config_file", fallback=None) or None
 
 
 def kubeconfig_user() -> dict[str, Any]:
     """The entry of the user in the kubeconfig of `[kubernetes_executor]`; empty inside a cluster, which has none."""
+    from airflow.providers.common.compat.sdk import conf
+
     if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
         return {}
     from kubernetes.config import kube_config

@@ -14,7 +14,7 @@ from podrelay_workers.kube.unbounded_call import until_returned
 
 log = logging.getLogger(__name__)
 
-# The hook is called at most this often, and a request waits for it at most so long.
+# The hook is called at most this often unless the configuration says how often, and a request waits for it at most so long.
 HOOK_EVERY_S, HOOK_WAIT_S = 1.0, 5.0
 # So many calls of a hook that hangs at once: it may not be made for more than one thread.
 _RUNS_MAX = 2
@@ -34,8 +34,9 @@ class Authorization:
     async def headers(self) -> dict[str, str]:
         """:raises Unauthorized: the hook has never returned yet, or has failed."""
         if getattr(self._configuration, "refresh_api_key_hook", None) is None:
-            return _headers_of(self._configuration)
-        if self._headers is None or time.monotonic() - self._renewed_s >= HOOK_EVERY_S:
+            return headers_of(self._configuration)
+        every_s = HOOK_EVERY_S if self.trouble else getattr(self._configuration, "token_every_s", HOOK_EVERY_S)
+        if self._headers is None or time.monotonic() - self._renewed_s >= every_s:
             await self._renew()
         if self._headers is None:
             raise Unauthorized(
@@ -72,7 +73,7 @@ class Authorization:
         result = self._configuration.refresh_api_key_hook(self._configuration)
         if inspect.isawaitable(result):
             asyncio.run(_await(result))
-        return _headers_of(self._configuration)
+        return headers_of(self._configuration)
 
     def _hangs(self, seconds: float, program: str) -> None:
         what = f" (it waits for {program})" if program else ""
@@ -88,7 +89,8 @@ async def _await(result: Awaitable[Any]) -> None:
     await result
 
 
-def _headers_of(configuration: Any) -> dict[str, str]:
+def headers_of(configuration: Any) -> dict[str, str]:
+    """What the configuration holds now, without its hook."""
     keys = configuration.api_key
     # The two client libraries use different names for the same entry.
     name = next((name for name in ("BearerToken", "authorization") if keys.get(name)), None)

@@ -22,6 +22,7 @@ from podrelay_workers.kube.encoding import (
     metadata_of,
 )
 from podrelay_workers.kube.errors import Conflict, Refused, Unreachable
+from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.kube.pod_decoder import decode_event, decode_list
 
 # The API server begins to answer a list or a watch at once; without an answer after this time the request fails, so that a
@@ -61,13 +62,15 @@ class PodClient:
         limit: int = 100,
         role: str = "client",
         on_wait: Callable[[str], None] | None = None,
+        first_load: LoaderProcess | None = None,
     ) -> PodClient:
         """Load `[kubernetes_executor]`, however long that takes; no connection is opened yet.
 
         :param on_wait: called every few seconds while the credentials are waited for, with what is waited for.
+        :param first_load: a process that loads the credentials already.
         :raises ConfigError: names the option to change.
         """
-        return cls(await load_credentials(team, on_wait), limit, role)
+        return cls(await load_credentials(team, on_wait, first_load), limit, role)
 
     @property
     def trouble(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from podrelay.impersonation import Headers
+Headers = list[tuple[str, str]]
 
 # What the client libraries call themselves as long as nobody names them.
 _GENERATED = ("OpenAPI-Generator/", "Swagger-Codegen/")

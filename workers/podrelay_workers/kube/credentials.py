@@ -1,7 +1,7 @@
 """The address of the API server and the credentials for it, from `[kubernetes_executor]`. Used by `client` and `connection`.
 
-The provider's own code builds the client configuration, so that in_cluster, config_file, cluster_context, verify_ssl,
-ssl_ca_cert and the client factories mean exactly what they mean to the stock executor.
+The provider's own code decides what the options mean (`provider_client`). It runs in a short-lived process, because Airflow
+and both client libraries need four times the memory of the rest of a worker; only a client factory's client must be here.
 """
 
 from __future__ import annotations
@@ -10,37 +10,40 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import os
 import socket
 import ssl
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import aiohttp
-from requests.utils import should_bypass_proxies
 
 from podrelay.errors import ConfigError
-from podrelay.impersonation import Headers, impersonation, kubeconfig_path, kubeconfig_user
-from podrelay.teams import client_factory_of, team_options
 from podrelay_workers.kube.authorization import Authorization
-from podrelay_workers.kube.client_headers import headers_of_client, merged
+from podrelay_workers.kube.client_headers import Headers, headers_of_client, merged
+from podrelay_workers.kube.loader_process import LoaderDied, LoaderProcess
+from podrelay_workers.kube.memory_file import path_of
+from podrelay_workers.kube.plain_configuration import PlainConfiguration
 from podrelay_workers.kube.send_guard import GuardedConnector
 from podrelay_workers.kube.unbounded_call import until_returned
+from podrelay_workers.runtime import logs
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # a reachable node accepts a connection in far less
 REQUEST_S = 60.0  # the API server's own time limit for one request
+# A loader that died is started again after this time.
+_RESTART_S = 2.0
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The Kubernetes client's `configuration`, which holds the credentials and refreshes them by its hooks.
+    """A `configuration` that holds the credentials and refreshes them by its hook: plain data, or that of a user's client.
 
     `client` is the user's client itself, whose headers are sent with every request; `impersonated` are those of a kubeconfig.
 
@@ -74,10 +77,17 @@ class Credentials:
         return Authorization(self.configuration)
 
     async def all_headers(self, user_agent: str, request: dict[str, str]) -> Headers:
-        """The headers of one request: those of the user's client, of the request itself, and the authorization."""
+        """The headers of one request: those of the user's client, of the request itself, and the authorization.
+
+        It is the same list as long as nothing of them changes: do not change it.
+        """
         authorization = await self.headers()
         own = headers_of_client(self.client, user_agent)
-        return merged(own, self.impersonated, request.items(), authorization.items())
+        return self._merged(tuple(own), self.impersonated, tuple(request.items()), tuple(authorization.items()))
+
+    @cached_property
+    def _merged(self) -> Callable[..., Headers]:
+        return lru_cache(maxsize=16)(merged)  # a worker sends few kinds of requests
 
     def session(self, limit: int) -> aiohttp.ClientSession:
         """A new pool of connections.
@@ -101,11 +111,9 @@ class Credentials:
         if configured:
             # A blocking client stores the environment's NO_PROXY; the proxy of a kubeconfig has no exemptions.
             exempt = getattr(self.configuration, "no_proxy", None)
-            return None if exempt and should_bypass_proxies(self.host, no_proxy=exempt) else str(configured)
-        if should_bypass_proxies(self.host, no_proxy=None):  # supports networks such as 10.0.0.0/8, urllib does not
-            return None
-        found = getproxies().get(urlsplit(self.host).scheme)
-        return found if found and found.startswith("http") else None
+            return None if exempt and _is_exempt(self.host, exempt) else str(configured)
+        found = getproxies().get(urlsplit(self.host).scheme, "")
+        return found if found.startswith("http") and not _is_exempt(self.host, None) else None
 
     def request_options(self) -> dict[str, Any]:
         """Options that every request needs besides URL, headers and timeout."""
@@ -132,9 +140,11 @@ class Credentials:
             return True
         configuration = self.configuration
         try:
-            context = ssl.create_default_context(cafile=configuration.ssl_ca_cert or None)
+            with path_of(configuration.ssl_ca_cert or None) as path:
+                context = ssl.create_default_context(cafile=path)
             if configuration.cert_file:
-                context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+                with path_of(configuration.cert_file) as path, path_of(configuration.key_file) as key:
+                    context.load_cert_chain(str(path), keyfile=key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
                 f"Cannot read the certificates for the Kubernetes API server ({error}): check [kubernetes_executor] "
@@ -148,152 +158,111 @@ class Credentials:
         return context
 
 
-async def load_credentials(team: str | None = None, on_wait: Callable[[str], None] | None = None) -> Credentials:
+async def load_credentials(
+    team: str | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    first_load: LoaderProcess | None = None,
+) -> Credentials:
     """Load the credentials that `[kubernetes_executor]` (of the team, if given) refers to.
 
     It may take any time, which the caller limits: an exec plugin or a client factory may wait for a login.
 
     :param on_wait: called every few seconds while they are waited for, with what is waited for.
+    :param first_load: a loader that runs already.
     :raises ConfigError: no kubeconfig, unknown context, not inside a cluster, a factory that cannot be imported.
     """
-    logged: set[str] = set()
-
-    def wait(seconds: float, program: str) -> None:
-        trouble = f"waiting for the credentials for {seconds:.0f} s: {_source(team)}"
-        trouble += f" runs {program}, which has not returned" if program else " has not returned"
-        if program not in logged:
-            log.warning("No credentials for the API server; %s", trouble)
-        logged.add(program)
-        if on_wait is not None:
-            on_wait(trouble)
-
-    credentials = await until_returned(lambda: asyncio.run(_load(team)), wait)
-    if logged:
+    waiting = _Waiting(on_wait)
+    credentials = None
+    # Where the client library is imported already, as in the command line, another process saves nothing.
+    if first_load is not None or "kubernetes_asyncio" not in sys.modules:
+        credentials = await _load_in_process(team, waiting, first_load)
+    if credentials is None:
+        credentials = await _load_here(team, waiting)
+    if waiting.logged:
         log.info("Credentials for the API server loaded")
     return credentials
 
 
-async def _load(team: str | None) -> Credentials:
-    from airflow.providers.common.compat.sdk import AirflowConfigException, conf
+class _Waiting:
+    """Reports what is waited for; each program is logged once."""
 
-    try:
-        client = await _client(conf, team)
-        user = {} if "factory = " in _source(team) else kubeconfig_user()
-        impersonated = tuple(impersonation(user))
-        _check_plugin(user, client.configuration)
-    except ConfigError as error:
-        raise ConfigError(f"Cannot use {_source(team)}: {error}.") from error
-    except AirflowConfigException as error:
-        raise ConfigError(f"Cannot use [kubernetes_executor]: {error}") from error
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - kubeconfig loaders and factories may raise anything
-        raise ConfigError(_remedy(conf, error, _source(team))) from error
-    configuration = client.configuration
-    authority = _read_authority(configuration.ssl_ca_cert)
-    credentials = Credentials(
-        configuration, team, keepalive=_keepalive(conf), authority=authority, client=client, impersonated=impersonated,
-        **_timeouts(conf, team),
-    )  # fmt: skip
-    scheme = urlsplit(credentials.proxy or "http:").scheme
-    if scheme not in ("http", "https"):
-        raise ConfigError(f"Only an HTTP proxy is supported, not {scheme}: change proxy-url in the kubeconfig.")
-    with contextlib.suppress(ConfigError):  # raised again where it is used
-        credentials.tls  # noqa: B018 - reads files, which may take any time
-    return credentials
+    def __init__(self, on_wait: Callable[[str], None] | None) -> None:
+        self._on_wait = on_wait
+        self.logged: set[str] = set()
+
+    def report(self, seconds: float, source: str, program: str) -> None:
+        trouble = f"waiting for the credentials for {seconds:.0f} s: {source}"
+        trouble += f" runs {program}, which has not returned" if program else " has not returned"
+        if program not in self.logged:
+            log.warning("No credentials for the API server; %s", trouble)
+        self.logged.add(program)
+        if self._on_wait is not None:
+            self._on_wait(trouble)
 
 
-def _source(team: str | None) -> str:
-    """The option that the credentials come from."""
-    from airflow.providers.common.compat.sdk import conf
-
-    for option in ("async_client_factory", "client_factory"):
-        if factory := client_factory_of(team, option):
-            return f"[kubernetes_executor] {option} = {factory}"
-    if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
-        return "the service account of this pod"
-    path = kubeconfig_path() or "~/.kube/config"
-    return f"[kubernetes_executor] config_file = {path}"
-
-
-def _check_plugin(user: dict[str, Any], configuration: Any) -> None:
-    """:raises ConfigError: an exec plugin failed, which the client library only logs."""
-    plugin = user.get("exec")
-    if isinstance(plugin, dict) and not (configuration.api_key or configuration.cert_file):
-        raise ConfigError(f"its exec plugin {plugin.get('command')} gave no credentials; the log above may say why")
+async def _load_in_process(team: str | None, waiting: _Waiting, first: LoaderProcess | None) -> Credentials | None:
+    """What a loader finds; None if the client must be in this process."""
+    began_s = time.monotonic()
+    while True:
+        try:
+            return await _answer(first or LoaderProcess.start(team), team, waiting)
+        except LoaderDied as error:
+            log.warning("The process that loads the credentials for the API server gave no answer (%s)", error)
+        first = None
+        waiting.report(time.monotonic() - began_s, "the process that reads [kubernetes_executor]", "")
+        await asyncio.sleep(_RESTART_S)
 
 
-def _read_authority(path: str | None) -> bytes:
-    try:
-        return Path(path).read_bytes() if path else b""
-    except OSError:  # reported by `Credentials.session`
-        return b""
+async def _answer(loader: LoaderProcess, team: str | None, waiting: _Waiting) -> Credentials | None:
+    async with contextlib.aclosing(loader.messages()) as messages:
+        async for message in messages:
+            if "waiting" in message:
+                waiting.report(**message["waiting"])
+            elif "error" in message:
+                raise ConfigError(message["error"])
+            else:
+                return _of_json(team, message["credentials"]) if "credentials" in message else None
+    raise AssertionError("unreachable: the messages end with an error")
 
 
-async def _client(conf: Any, team: str | None) -> Any:
-    """The `ApiClient` of either library; closed, because only its configuration and its headers are used."""
-    from airflow.providers.cncf.kubernetes import kube_client
+async def _load_here(team: str | None, waiting: _Waiting) -> Credentials:
+    """Load it in this process, in a thread: the user's client factory makes a client, and its hooks stay in use."""
+    source = "a client factory"
 
-    own_async, own_sync = (client_factory_of(team, option) for option in ("async_client_factory", "client_factory"))
-    if own_sync and not own_async:
-        client = conf.getimport("kubernetes_executor", "client_factory", **team_options(team))()
-    elif hasattr(kube_client, "_get_executor_async_kube_client"):
-        client = await kube_client._get_executor_async_kube_client(team_name=team)
-    elif own_async:
-        client = conf.getimport("kubernetes_executor", "async_client_factory", **team_options(team))()
-    else:
-        client = await kube_client.get_async_kube_client()
-    api_client = client.api_client
-    closing = api_client.close()
-    if inspect.isawaitable(closing):
-        await closing
-    if not (own_sync or own_async or conf.getboolean("kubernetes_executor", "verify_ssl", fallback=True)):
-        # In the stock executor's client the option overrides the kubeconfig; in the asynchronous client it does not.
-        api_client.configuration.verify_ssl = False
-    return api_client
+    def load() -> Credentials:
+        nonlocal source
+        provider = _provider_client()
+        source = provider.source(team)
+        return asyncio.run(provider.load(team))
+
+    return await until_returned(load, lambda seconds, program: waiting.report(seconds, source, program))
 
 
-def _remedy(conf: Any, error: BaseException, source: str) -> str:
-    why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-    if "factory = " in source:
-        return f"No client for Kubernetes: {source} failed ({type(error).__name__}: {why})."
-    if conf.getboolean("kubernetes_executor", "in_cluster", fallback=True):
-        return (
-            f"No access to Kubernetes from inside a cluster ({why}): run in a pod with a service account, or set "
-            "[kubernetes_executor] in_cluster = False and [kubernetes_executor] config_file to a kubeconfig."
-        )
-    path = kubeconfig_path() or "~/.kube/config"
-    if not any(Path(part).expanduser().exists() for part in path.split(os.pathsep)):
-        why = "no such file"
-    context = conf.get("kubernetes_executor", "cluster_context", fallback=None)
-    chosen = f" with [kubernetes_executor] cluster_context = {context}" if context else ""
-    return (
-        f"No usable kubeconfig: [kubernetes_executor] config_file = {path}{chosen} cannot be used ({why}). "
-        "Set it to a kubeconfig that exists and has that context."
+def _provider_client() -> Any:
+    if "airflow" not in sys.modules:
+        import airflow.settings  # noqa: F401 - configures logging, so import it before we do
+
+        logs.configure(logs.current())
+    from podrelay_workers.kube import provider_client
+
+    return provider_client
+
+
+def _of_json(team: str | None, values: dict[str, Any]) -> Credentials:
+    configuration = PlainConfiguration.of_json(values["configuration"])
+    authority = configuration.ssl_ca_cert
+    return Credentials(
+        configuration,
+        team,
+        keepalive=tuple((level, option, value) for level, option, value in values["keepalive"]),
+        authority=authority if isinstance(authority, bytes) else b"",
+        impersonated=tuple((name, value) for name, value in values["impersonated"]),
+        **values["limits"],
     )
 
 
-def _keepalive(conf: Any) -> tuple[tuple[int, int, int], ...]:
-    section = "kubernetes_executor"
-    if not conf.getboolean(section, "enable_tcp_keepalive", fallback=True):
-        return ()
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    for option, name, default in (
-        ("TCP_KEEPIDLE", "tcp_keep_idle", 120),
-        ("TCP_KEEPINTVL", "tcp_keep_intvl", 30),
-        ("TCP_KEEPCNT", "tcp_keep_cnt", 6),
-    ):
-        number = getattr(socket, option, None)
-        if number is not None:
-            options.append((socket.IPPROTO_TCP, number, conf.getint(section, name, fallback=default)))
-    return tuple(options)
+def _is_exempt(host: str, no_proxy: str | None) -> bool:
+    """Is this host spared by NO_PROXY (None: of the environment)? It may name networks, which urllib does not support."""
+    from requests.utils import should_bypass_proxies  # takes 10 MB: only where there is a proxy
 
-
-def _timeouts(conf: Any, team: str | None) -> dict[str, Any]:
-    """The `_request_timeout` in kube_client_request_args: one number for the whole request, or [connect, read]."""
-    arguments = conf.getjson("kubernetes_executor", "kube_client_request_args", fallback={}, **team_options(team)) or {}
-    limit = arguments.get("_request_timeout") if isinstance(arguments, dict) else None
-    if isinstance(limit, (int, float)) and limit > 0:
-        return {"request_s": float(limit), "read_s": float(limit)}
-    if isinstance(limit, (list, tuple)) and len(limit) == 2:
-        connect_s, read_s = (float(part) if part else None for part in limit)
-        return {"connect_s": connect_s or CONNECT_S, "read_s": read_s}
-    return {}
+    return bool(should_bypass_proxies(host, no_proxy=no_proxy))

@@ -9,6 +9,7 @@ import redis.asyncio
 
 from podrelay.settings import Settings
 from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.runtime import process
 from podrelay_workers.runtime.process import REDIS_TIMEOUT_S, Role
 from podrelay_workers.runtime.readiness import Readiness
@@ -25,14 +26,16 @@ async def clients(
     *,
     connections: int,
     redis_timeout_s: float = REDIS_TIMEOUT_S,
+    first_load: LoaderProcess | None = None,
 ) -> AsyncIterator[tuple[PodClient, redis.asyncio.Redis]]:
     """Both clients, once the credentials are loaded and Redis has answered. Enter it last (`process.redis_client`).
 
     :param connections: the most to the API server at once.
+    :param first_load: a process that loads the credentials already.
     :raises ShutdownRequested: before the credentials were loaded.
     :raises ConfigError: an option is wrong; the message names it.
     """
-    connecting = PodClient.connect(team, connections, role, readiness.waits)
+    connecting = PodClient.connect(team, connections, role, readiness.waits, first_load)
     async with (
         await shutdown.race(connecting) as pods,
         process.redis_client(role, settings, team, shutdown, readiness, redis_timeout_s) as client,

@@ -1,7 +1,7 @@
 """Runs code that may never return: exec plugins, client factories, token files on a file system that hangs.
 
-Used by `credentials` and `authorization`. Each run has a daemon thread, so that one that hangs stops neither the event loop
-nor the end of the process.
+Used by `credentials`, `credential_loader` and `authorization`. Each run has a daemon thread, so that one that hangs stops
+neither the event loop nor the end of the process.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ class _Run(Generic[_T]):
 
     def kill(self) -> None:
         """Kill the processes that the call has started and waits for; their descendants too, which may hold its pipes."""
-        for pid in list(_descendants(_children_of_thread(self._thread.native_id))):
+        for pid in _children_of_thread(self._thread.native_id):
             self.killed = True
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+            kill_with_descendants(pid)
 
     def _call(self, work: Callable[[], _T], loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -96,6 +95,13 @@ async def until_returned(work: Callable[[], _T], on_wait: Callable[[float, str],
         for run in runs:
             run.outcome.cancel()
             run.kill()
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process and all that it has started."""
+    for found in list(_descendants([pid])):
+        with contextlib.suppress(OSError):
+            os.kill(found, signal.SIGKILL)
 
 
 def _children_of_thread(thread: int | None) -> list[int]:
