@@ -23,9 +23,12 @@ _MEMBERS_MOST, _KEY_MAX = 20_000, 16 << 20
 _TOTAL_MAX = 1 << 20
 
 
-def read_stream(keys: RedisKeys, stream: str, after: str, most: int = 0) -> ScriptCall:
-    """Read at most `most` entries of a stream after this id; "$" as id: only find the last one."""
-    return ScriptCall("read_stream", [stream, keys.quarantine], [after, most, _ENTRY_MAX, _TOTAL_MAX])
+def read_stream(keys: RedisKeys, stream: str, after: str, most: int = 0, fields: Sequence[str] = ()) -> ScriptCall:
+    """Read at most `most` entries of a stream after this id; "$" as id: only find the last one.
+
+    :param fields: return only these, flat: each entry as its id and their values. That costs the reader half.
+    """
+    return ScriptCall("read_stream", [stream, keys.quarantine], [after, most, _ENTRY_MAX, _TOTAL_MAX, *fields])
 
 
 def read_entries(keys: RedisKeys, launch_ids: Iterable[str]) -> ScriptCall:

@@ -2,21 +2,26 @@
 
 Every scheduler reads every entry; there is no consumer group that could be lost. What a scheduler misses (it started
 later, or the stream was trimmed or lost) is in the ledger, where reconciliation finds it.
+
+So what an entry says unencrypted may decide that its report is passed over, and nothing else: the ledger has the reports of
+launches that this scheduler adopts or hands over later, and those that a forged entry hides.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 from podrelay.errors import DecryptionError, MessageError, RedisRefused, UnknownFormat
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.messages import PodReport
 from podrelay.protocol.redis_keys import RedisKeys
-from podrelay.protocol.redis_values import fields_of, text
+from podrelay.protocol.redis_values import text
 from podrelay.protocol.starts import start_in
 from podrelay.store.bounded_reads import read_stream
 from podrelay.store.circuit_breaker import CircuitBreaker
@@ -27,6 +32,11 @@ log = logging.getLogger(__name__)
 
 # Reports that cannot be decrypted, and entries that are no reports, are logged at most once in this time.
 _REMIND_S = 60.0
+# Entries read at once: others may have written most of them. Redis needs 2 ms for so many.
+_READ_MOST = 500
+
+# Launch id, outcome, and whether the entry says how the pod began.
+Concerns = Callable[[str, str, bool], bool]
 
 
 class ReportedStart(NamedTuple):
@@ -36,14 +46,30 @@ class ReportedStart(NamedTuple):
     start: str
 
 
+class _Entry(NamedTuple):
+    """An entry of the stream, as far as it is read; empty for what it lacks. Only `result` is encrypted."""
+
+    id: bytes
+    launch: bytes
+    outcome: bytes
+    start: bytes
+    result: bytes
+
+
+_FIELDS = _Entry._fields[1:]
+
+
 class ResultStream:
-    """:raises RedisUnavailable: from `read` and `skip_to_end`; the position is then unchanged."""
+    """:raises RedisUnavailable: from `fetch` and `skip_to_end`; the position is then unchanged."""
 
     def __init__(self, breaker: CircuitBreaker, keys: RedisKeys, cipher: PayloadCipher) -> None:
         self._breaker = breaker
         self._keys = keys
         self._cipher = cipher
         self._cursor: str | None = None
+        # Entries of other schedulers, and starts of pods that call for nothing, since the start.
+        self.passed_over = 0
+        self._fetched: deque[_Entry] = deque()
         self._starts: list[ReportedStart] = []
         self._noted_s = self._rejected_s = self._format_noted_s = float("-inf")
 
@@ -60,39 +86,69 @@ class ResultStream:
         """Start at the first entry: the stream was lost, and the new one may have smaller ids."""
         self._cursor = "0-0"
 
-    def read(self, most: int) -> list[PodReport]:
-        """The next reports, at most `most`. An entry that cannot be trusted is quarantined and skipped; a report of another
-        format is only skipped, as the ledger keeps it.
+    def fetch(self, concerns: Concerns) -> bool:
+        """Read the next entries. Those that may concern this scheduler wait to be opened; the others cost it next to nothing.
+
+        :param concerns: may an entry concern this scheduler, by what it says unencrypted? One without a launch id does.
+        :return: whether the stream had more.
         """
         if self._cursor is None:
             self.skip_to_end()
-        position, entries = self._breaker.run(read_stream(self._keys, self._keys.results, self._cursor or "0-0", most))
-        reports, rejected, unreadable = [], [], 0
-        for entry_id, flat in entries:
-            fields = fields_of(flat)
+        call = read_stream(self._keys, self._keys.results, self._cursor or "0-0", _READ_MOST, _FIELDS)
+        position, flat = self._breaker.run(call)
+        found = zip(*[iter(flat)] * len(_Entry._fields), strict=True)
+        wanted = [
+            _Entry(id, launch, outcome, start, result)
+            for id, launch, outcome, start, result in found
+            if not launch or concerns(text(launch), text(outcome), bool(start))
+        ]
+        count = len(flat) // len(_Entry._fields)
+        self.passed_over += count - len(wanted)
+        self._fetched.extend(wanted)
+        self._cursor = text(position)
+        return count >= _READ_MOST
+
+    @property
+    def fetched(self) -> int:
+        """How many entries wait to be opened."""
+        return len(self._fetched)
+
+    def open_next(self, most: int) -> list[PodReport]:
+        """The reports in the next fetched entries, at most `most` of them. An entry that cannot be trusted is quarantined and
+        skipped; a report of another format is only skipped, as the ledger keeps it.
+        """
+        entries = list(islice(self._fetched, most))
+        reports, rejected, unreadable, last = [], [], 0, ""
+        for entry in entries:
+            if not entry.result:
+                rejected.append(Quarantined("stream_entry", text(entry.id), "malformed", "an entry without a report"))
+                continue
             try:
-                reports.append(self.open(fields["result"]))
-                self._note_start(reports[-1], fields)
+                report = self.open(entry.result)
             except UnknownFormat as error:
                 self._note_format(str(error))
             except DecryptionError:
-                unreadable += 1  # perhaps of a process with another key: the ledger holds this report too
+                # Perhaps of a process with another key: the ledger holds this report too.
+                unreadable, last = unreadable + 1, text(entry.id)
             except MessageError as error:
-                rejected.append(Quarantined("stream_entry", text(entry_id), error.kind, str(error)))
-            except KeyError:
-                rejected.append(Quarantined("stream_entry", text(entry_id), "malformed", "an entry without a report"))
+                rejected.append(Quarantined("stream_entry", text(entry.id), error.kind, str(error)))
+            else:
+                reports.append(report)
+                if entry.start:
+                    self._note_start(report, text(entry.start))
         self._quarantine(rejected)
-        self._note_unreadable(unreadable, text(position))
-        self._cursor = text(position)
+        self._note_unreadable(unreadable, last)
+        for _ in entries:
+            self._fetched.popleft()
         return reports
 
     def pop_starts(self) -> list[ReportedStart]:
-        """How the pods began whose starts or ends `read` has found since the last call; empty while warm pods are off."""
+        """How the pods began whose starts or ends were opened since the last call; empty while warm pods are off."""
         found, self._starts = self._starts, []
         return found
 
-    def _note_start(self, report: PodReport, fields: Mapping[str, str]) -> None:
-        start = start_in(fields.get("start"))
+    def _note_start(self, report: PodReport, noted: str) -> None:
+        start = start_in(noted)
         if start and report.outcome in ("started", "succeeded", "failed"):
             self._starts.append(ReportedStart(report, start))
 

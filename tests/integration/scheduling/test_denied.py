@@ -65,7 +65,7 @@ def test_a_missing_right_delays_nothing_that_does_without_it(
     key, launch_id = hand_over(executor, ended)
     outside.create(launch_id)
     # A forged report is quarantined; of a pod that ended while its task's row says running, the log is requested.
-    outside.redis.xadd(outside.names.results, {"launch": "l", "result": "forged"})
+    outside.redis.xadd(outside.names.results, {"launch": launch_id, "result": "forged"})
     silent.end()
     outside.publish(launch_id, "succeeded", pod="pod-1")
     update(ended, state="success")

@@ -3,8 +3,9 @@
 --
 -- KEYS: 1 the stream  2 quarantine
 -- ARGV: 1 id of the last entry that was read, '$' = only find the last one  2 maximum number  3 maximum length of an entry
---       4 total length after which no further entry is read
--- Returns the id of the last entry that was read or passed over, then per entry: its id, its fields and values.
+--       4 total length after which no further entry is read  5.. fields that are wanted; none: all
+-- Returns the id of the last entry that was read or passed over, then the entries: each as its id and its fields and values; or,
+-- for the wanted fields, flat, each as its id and these values, '' for one that it lacks.
 -- A key of another type is deleted, and counts as empty; so does a stream that takes no more entries, once it is read.
 run_when_full(KEYS[1])
 if ARGV[1] == '$' then
@@ -19,6 +20,8 @@ if ARGV[1] == LAST_ID then
   ARGV[1] = '0-0'
 end
 local position, left, total, oversized, entries = ARGV[1], tonumber(ARGV[2]), 0, false, {}
+local place, width = {}, #ARGV - 4
+for i = 1, width do place[ARGV[i + 4]] = i end
 -- Few at once, and no more after one that is too long: reading it takes Redis some milliseconds, for nothing.
 while left > 0 and total <= tonumber(ARGV[4]) and not oversized and position ~= LAST_ID do
   local found = redis.call('XRANGE', KEYS[1], '(' .. position, '+', 'COUNT', math.min(left, 4))
@@ -33,7 +36,17 @@ while left > 0 and total <= tonumber(ARGV[4]) and not oversized and position ~= 
       quarantine(KEYS[2], position, 'oversized', 'a stream entry of ' .. length .. ' bytes, more than podrelay writes')
     else
       total = total + length
-      entries[#entries + 1] = entry
+      if width == 0 then
+        entries[#entries + 1] = entry
+      else
+        local last, values = #entries + 1, entry[2]
+        entries[last] = position
+        for i = 1, width do entries[last + i] = '' end
+        for i = 1, #values, 2 do
+          local at = place[values[i]]
+          if at then entries[last + at] = values[i + 1] end
+        end
+      end
     end
   end
 end
