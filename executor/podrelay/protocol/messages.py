@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from podrelay.errors import MessageError, UnknownFormat
@@ -74,7 +74,7 @@ class LaunchRequest:
             raise MessageError(f"unknown kind of launch {request.kind!r}")
         if request.key and [type(part) for part in request.key] != _KEY_TYPES:
             raise MessageError("field key is not a task key")
-        return replace(request, key=tuple(request.key), args=tuple(request.args))  # type: ignore[arg-type]
+        return request
 
     @property
     def description(self) -> str:
@@ -126,7 +126,7 @@ class PodReport:
         report = _decode("result", cls, payload)
         if report.outcome not in get_args(Outcome):
             raise MessageError(f"unknown outcome {report.outcome!r}")
-        return replace(report, log_tail=tuple(report.log_tail))
+        return report
 
     def _shortened(self) -> PodReport:
         names = (name for name, types in _FIELDS[PodReport].items() if types == (str,) and name != "message")
@@ -241,8 +241,13 @@ class WarmPodConfig:
 
 def _encode(what: str, message: Any) -> bytes:
     # Not asdict(): its deep copies cost the scheduler more than the rest of an offer.
-    values = {name: getattr(message, name) for name in _FIELDS[type(message)]}
-    return _JSON.encode({"v": VERSION, "is": what, **values}).encode()
+    document: Json = {"v": VERSION, "is": what}
+    for name, default in _DEFAULTS[type(message)]:
+        value = getattr(message, name)
+        # A reader has the same default: most fields of a report, and a third of its bytes, are not sent.
+        if value != default:
+            document[name] = value
+    return _JSON.encode(document).encode()
 
 
 # json.dumps with separators creates an encoder per call.
@@ -275,6 +280,14 @@ _FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
     for cls in (LaunchRequest, PodReport, CleanupRequest, WarmPod, WarmShape, WarmPodConfig)
 }
 
+# The fields of each message, with their defaults. A default that a release changed would make it another format.
+_DEFAULTS: dict[type[Any], list[tuple[str, object]]] = {
+    cls: [
+        (item.name, item.default if item.default_factory is MISSING else item.default_factory()) for item in fields(cls)
+    ]
+    for cls in _FIELDS
+}
+
 # Lists of texts.
 _TEXTS = frozenset({"args", "log_tail"})
 
@@ -294,17 +307,21 @@ def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
     if not isinstance(document, dict) or document.pop("is", None) != what:
         raise MessageError(f"not a {what} message")
     _check_format(what, document.pop("v", None))
-    known = _FIELDS[cls]
-    # A field that a newer process of the same version added is ignored; it is not an error.
-    values: Json = {name: value for name, value in document.items() if name in known}
-    for name, value in values.items():
-        allowed = known[name]
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+    known, values = _FIELDS[cls], {}
+    for name, value in document.items():
+        allowed = known.get(name)
+        if allowed is None:
+            continue  # a newer process of the same version added this field; it is not an error
+        kind = type(value)
+        if kind not in allowed:
             raise MessageError(f"field {name} of a {what} message has the wrong type")
-        if isinstance(value, float) and not math.isfinite(value):
+        if kind is float and not math.isfinite(value):
             raise MessageError(f"field {name} of a {what} message is not a finite number")
-        if name in _TEXTS and not all(isinstance(part, str) for part in values[name]):
-            raise MessageError(f"field {name} of a {what} message holds something else than texts")
+        if kind is list:
+            if name in _TEXTS and not all(isinstance(part, str) for part in value):
+                raise MessageError(f"field {name} of a {what} message holds something else than texts")
+            value = tuple(value)
+        values[name] = value
     try:
         return cls(**values)
     except TypeError as error:
