@@ -20,7 +20,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import bindparam, select
+from sqlalchemy import and_, bindparam, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import defer, joinedload
 
@@ -40,9 +40,12 @@ _COLUMNS = (
     TaskInstance.state,
     TaskInstance.external_executor_id,
     TaskInstance.queued_by_job_id,
-    TaskInstance.queued_dttm,
-    TaskInstance.start_date,
     TaskInstance.hostname,
+    # Compared by the database: to read both times would cost more than the rest of the row.
+    and_(
+        TaskInstance.start_date.is_not(None),
+        or_(TaskInstance.queued_dttm.is_(None), TaskInstance.start_date >= TaskInstance.queued_dttm),
+    ).label("began"),
 )
 
 
@@ -54,7 +57,20 @@ def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]
     wanted = TaskInstance.filter_for_tis(list(keys))
     if wanted is None:
         return {}
-    return {(row.dag_id, row.task_id, row.run_id, row.map_index): _task_row(row) for row in _select(wanted)}
+    return _task_rows(_select(wanted))
+
+
+def rows_of_tasks(tasks: Iterable[tuple[str, Any]]) -> dict[tuple[str, str, str, int], TaskRow]:
+    """The same for tasks whose ids are known too: those that have kept their id are found by it, for a fraction of the cost.
+
+    :param tasks: id of the task instance and key.
+    """
+    wanted = list(tasks)
+    if not wanted:
+        return {}
+    rows = _rows_with_ids([UUID(subject) for subject, _ in wanted])
+    others = [key for _, key in wanted if coordinates(key) not in rows]
+    return rows | rows_by_key(others) if others else rows
 
 
 def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
@@ -62,7 +78,7 @@ def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
     that is not an id, as the annotation of a pod may bring into the ledger, is ignored.
     """
     ids = [UUID(subject) for subject in subjects if is_task_id(subject)]
-    return {str(row.id): _task_row(row) for row in _select(TaskInstance.id.in_(ids))} if ids else {}
+    return {row.subject: row for row in _rows_with_ids(ids).values()} if ids else {}
 
 
 def queued_by(owner: int, ids: Sequence[UUID]) -> dict[UUID, tuple[int, str | None]]:
@@ -70,6 +86,12 @@ def queued_by(owner: int, ids: Sequence[UUID]) -> dict[UUID, tuple[int, str | No
     with create_session(scoped=False) as session:
         rows = session.connection().execute(_queued_by(), {"owner": owner, "ids": ids})
         return {ti_id: (try_number, launch_id) for ti_id, try_number, launch_id in rows}
+
+
+@cache
+def _by_id() -> Any:
+    """Made once, as `_queued_by` is."""
+    return select(*_COLUMNS).where(TaskInstance.id.in_(bindparam("ids", expanding=True)), *compat.only_current())
 
 
 @cache
@@ -91,23 +113,32 @@ def is_task_id(subject: str) -> bool:
     return True
 
 
+def _rows_with_ids(ids: Sequence[UUID]) -> dict[tuple[str, str, str, int], TaskRow]:
+    with create_session(scoped=False) as session:
+        return _task_rows(session.connection().execute(_by_id(), {"ids": ids}))
+
+
 def _select(wanted: Any) -> Sequence[Any]:
     with create_session(scoped=False) as session:
         return session.execute(select(*_COLUMNS).where(wanted, *compat.only_current())).all()
 
 
-def _task_row(row: Any) -> TaskRow:
-    hostname = row.hostname or ""
-    return TaskRow(
-        state=None if row.state is None else str(getattr(row.state, "value", row.state)),
-        try_number=row.try_number,
-        launch_id=row.external_executor_id,
-        subject=str(row.id),
-        queued_by=row.queued_by_job_id,
-        host=identifiers.launch_of_host(hostname),
-        pod=_pod_of(hostname),
-        began=row.start_date is not None and (row.queued_dttm is None or row.start_date >= row.queued_dttm),
-    )
+def _task_rows(found: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]:
+    """What the query of `_COLUMNS` found, by coordinates."""
+    rows = {}
+    # Unpacked: to read each column by its name would take longer than all the rest.
+    for ti_id, dag_id, task_id, run_id, map_index, try_number, state, launch_id, queued_by_job, host, began in found:
+        rows[dag_id, task_id, run_id, map_index] = TaskRow(
+            state=None if state is None else str(getattr(state, "value", state)),
+            try_number=try_number,
+            launch_id=launch_id,
+            subject=str(ti_id),
+            queued_by=queued_by_job,
+            host=identifiers.launch_of_host(host) if host else None,
+            pod=_pod_of(host) if host else "",
+            began=bool(began),
+        )
+    return rows
 
 
 def _pod_of(hostname: str) -> str:

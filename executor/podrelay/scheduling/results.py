@@ -22,7 +22,7 @@ from podrelay.errors import RedisRefused
 from podrelay.metrics_table import LIFECYCLE
 from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
-from podrelay.scheduling.airflow_db import coordinates, rows_by_key
+from podrelay.scheduling.airflow_db import coordinates, rows_by_key, rows_of_tasks
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import (
     WANTED,
@@ -220,7 +220,7 @@ class ResultProcessor:
                 compat.record_event(self._executor, key, TaskInstanceState(failure.state), failure.info)
 
     def _decide(self, ended: Sequence[tuple[Launch, PodReport]], *, readable: bool = True) -> list[_Decided]:
-        rows = rows_by_key(launch.task for launch, _ in ended if launch.kind == "task")
+        rows = rows_of_tasks((launch.subject, launch.task) for launch, _ in ended if launch.kind == "task")
         decided = [self._decide_one(launch, report, rows, readable) for launch, report in ended]
         return [one for one in decided if one is not None]
 
