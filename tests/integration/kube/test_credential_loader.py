@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,43 @@ def test_a_rotated_client_certificate_is_read_after_a_rejection(
                 key.rename(tmp_path / "jane.key")
                 await api.get_pod("default", "a")
             assert server.shown == ["jane", "jane", "joan"]
+
+    run(test)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_plugins_token_is_renewed_before_it_expires(
+    authority: Authority,
+    configure: Configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kube_connection, "RENEW_PAUSE_S", 0.1)
+
+    def answer(token: str) -> Json:
+        expiry = datetime.now(timezone.utc) + timedelta(minutes=10)
+        return exec_user(tmp_path, {"token": token, "expirationTimestamp": expiry.isoformat()})
+
+    async def test() -> None:
+        async with door(authority) as server:
+            server.tokens = {"one", "two"}
+            configure(server.port, ca(authority), answer("one"))
+            async with await PodClient.connect() as api:
+                credentials = api._connection._credentials
+                assert 450 < credentials.renew_at_s - time.monotonic() < 540
+                (tmp_path / "status.json").unlink()
+                credentials.__dict__["renew_at_s"] = 0.0  # nine minutes later
+                await api.get_pod("default", "a")
+                await until(lambda: "Cannot reload" in caplog.text, 20, "the plugin fails")
+                assert not api.trouble, "the token is still good"
+                answer("two")
+                while server.shown[-1] == "one":
+                    await api.get_pod("default", "a")
+                    await asyncio.sleep(0.1)
+                assert not api.trouble
+                assert api._connection._credentials.renew_at_s - time.monotonic() > 450
+            assert set(server.shown) == {"one", "two"}
 
     run(test)
 

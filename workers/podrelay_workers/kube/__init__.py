@@ -5,7 +5,7 @@ encoding        request bodies to JSON, answers from JSON (pure)
 connection      one HTTP request: connections, renewed credentials, errors
 credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
 loader_process  starts the short-lived process that loads credentials
-credential_loader, provider_client, without_models  what runs in it, and alone imports Airflow and client libraries
+credential_loader, provider_client, exec_expiry, without_models  what runs in it; only they import client libraries
 plain_configuration, memory_file  what it finds: plain data, and files in memory only
 authorization   authorization headers, renewed by the client's hook or from a token file
 client_headers  headers that a user's client adds (pure)

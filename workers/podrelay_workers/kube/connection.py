@@ -30,12 +30,15 @@ log = logging.getLogger(__name__)
 
 # Rejected credentials are loaded again at most this often: an exec plugin may be a costly login.
 RELOAD_PAUSE_S = 5.0
+# Those that expire soon are in use still, so their renewal has time.
+RENEW_PAUSE_S = 30.0
 # A rejected request waits so long for new credentials, which are loaded beside it and may take any time.
 RELOAD_WAIT_S = 5.0
 # Each warning of the server is logged once, and at most this many warnings.
 _WARNINGS_MAX = 100
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 _CAUSE_MAX = 300
+_EXPIRING = "Credentials expire soon"
 
 
 class ApiConnection:
@@ -150,6 +153,8 @@ class ApiConnection:
     async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:
         """Send it; send it again after a 401 or an untrusted certificate, if newer credentials could be loaded."""
         credentials, session = self._credentials, self._session
+        if time.monotonic() >= credentials.renew_at_s:
+            self._begin_reload(credentials, _EXPIRING, RENEW_PAUSE_S)
         try:
             answer = await self._send_as(credentials, session, method, path, headers, request)
         except aiohttp.ClientConnectorCertificateError:  # the server's authority may have been replaced
@@ -199,37 +204,44 @@ class ApiConnection:
         """
         if self._credentials is not rejected:
             return True
+        reason = "Server certificate untrusted" if for_trust else "Credentials rejected"
+        self._begin_reload(rejected, reason, RELOAD_PAUSE_S, for_trust)
         if self._reload is None:
-            now_s = time.monotonic()
-            if self._reloaded_at_s is not None and now_s - self._reloaded_at_s < RELOAD_PAUSE_S:
-                return False
-            self._reloaded_at_s = now_s
-            self._reload = asyncio.create_task(self._load_again(rejected, for_trust), name="load the credentials")
+            return False
         await asyncio.wait({self._reload}, timeout=RELOAD_WAIT_S)
         return self._credentials is not rejected
 
-    async def _load_again(self, rejected: Credentials, for_trust: bool) -> None:
-        """Replace the rejected credentials, however long it takes to load others; requests go on with the old ones."""
+    def _begin_reload(self, old: Credentials, reason: str, pause_s: float, for_trust: bool = False) -> None:
+        """Unless one is in progress, or began less than `pause_s` ago."""
+        now_s = time.monotonic()
+        if self._reload is None and (self._reloaded_at_s is None or now_s - self._reloaded_at_s >= pause_s):
+            self._reloaded_at_s = now_s
+            self._reload = asyncio.create_task(self._load_again(old, reason, for_trust), name="load the credentials")
+
+    async def _load_again(self, old: Credentials, reason: str, for_trust: bool) -> None:
+        """Replace the old credentials, however long it takes to load others; requests go on with the old ones."""
+
+        def report(trouble: str) -> None:
+            if self._trouble or reason != _EXPIRING:  # else they are accepted still
+                self._trouble = trouble[:_CAUSE_MAX]
+
         try:
-            credentials = await load_credentials(rejected.team, self._set_trouble)
-            if for_trust and credentials.authority == rejected.authority:
+            credentials = await load_credentials(old.team, report)
+            if for_trust and credentials.authority == old.authority:
                 return
             session = credentials.session(self._limit)
         except ConfigError as error:
             log.warning("Cannot reload the credentials for the API server: %s", error)
-            self._set_trouble(f"cannot reload the credentials: {error}")
+            report(f"cannot reload the credentials: {error}")
             return
         finally:
             self._reload = None
-        log.info("%s; credentials reloaded", "Server certificate untrusted" if for_trust else "Credentials rejected")
+        log.info("%s; credentials reloaded", reason)
         retired, self._retired = self._retired, self._session
         self._credentials, self._session, self._trouble = credentials, session, ""
-        await rejected.authorization.close()
+        await old.authorization.close()
         if retired is not None:  # from two reloads ago: a request that still uses it connects again
             await retired.close()
-
-    def _set_trouble(self, trouble: str) -> None:
-        self._trouble = trouble[:_CAUSE_MAX]
 
 
 def _cause(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from podrelay.errors import ConfigError
 from podrelay.protocol.messages import Json
-from podrelay_workers.kube import memory_file
+from podrelay_workers.kube import exec_expiry, memory_file
 from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
 from podrelay_workers.kube.unbounded_call import until_returned
@@ -102,6 +102,7 @@ async def _load(team: str | None, report: Callable[..., None]) -> Json:
             "configuration": configuration.as_json(),
             "keepalive": credentials.keepalive,
             "impersonated": credentials.impersonated,
+            "lifetime_s": exec_expiry.lifetime_s(),
             "limits": {name: getattr(credentials, name) for name in ("connect_s", "request_s", "read_s")},
         }
         return {"credentials": found}
@@ -110,6 +111,7 @@ async def _load(team: str | None, report: Callable[..., None]) -> Json:
         return {"here": True}
     try:
         import_without_models("airflow.providers.cncf.kubernetes.kube_client")
+        exec_expiry.record()
         return await until_returned(load, wait)
     except ConfigError as error:
         return {"error": str(error)}

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import math
 import socket
 import ssl
 import sys
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # a reachable node accepts a connection in far less
 REQUEST_S = 60.0  # the API server's own time limit for one request
+# What an exec plugin gave is renewed after this share of its lifetime: for a login of 15 minutes, 90 s before its end.
+_USED_SHARE = 0.9
 # A loader that died is started again after this time.
 _RESTART_S = 2.0
 
@@ -48,7 +51,8 @@ class Credentials:
     `client` is the user's client itself, whose headers are sent with every request; `impersonated` are those of a kubeconfig.
 
     `request_s` and `connect_s` bound one request; `read_s` bounds the silence within it, None if not configured (a watch
-    sets its own limit). `authority` is the certificate authority of the server as it was loaded.
+    sets its own limit). `authority` is the certificate authority of the server as it was loaded. From `renew_at_s` on, by the
+    monotonic clock, others should be loaded: these expire soon.
     """
 
     configuration: Any = field(repr=False)
@@ -60,6 +64,7 @@ class Credentials:
     authority: bytes = field(default=b"", repr=False)
     client: Any = field(default=None, repr=False)
     impersonated: tuple[tuple[str, str], ...] = ()
+    renew_at_s: float = math.inf
 
     @property
     def host(self) -> str:
@@ -257,8 +262,14 @@ def _of_json(team: str | None, values: dict[str, Any]) -> Credentials:
         keepalive=tuple((level, option, value) for level, option, value in values["keepalive"]),
         authority=authority if isinstance(authority, bytes) else b"",
         impersonated=tuple((name, value) for name, value in values["impersonated"]),
+        renew_at_s=_renew_at_s(values["lifetime_s"]),
         **values["limits"],
     )
+
+
+def _renew_at_s(lifetime_s: float | None) -> float:
+    """Pure but for the clock: what has expired already, by a clock that is wrong perhaps, is used until it is rejected."""
+    return time.monotonic() + _USED_SHARE * lifetime_s if lifetime_s and lifetime_s > 0 else math.inf
 
 
 def _is_exempt(host: str, no_proxy: str | None) -> bool:

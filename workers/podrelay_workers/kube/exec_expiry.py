@@ -1,0 +1,34 @@
+"""When what an exec plugin gave expires, which the client library reads and then forgets. Used by `credential_loader`."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from typing import Any
+
+# Each run of a plugin has a thread of its own (`unbounded_call`).
+_of_thread = threading.local()
+
+
+def record() -> None:
+    """From now on, in this process: remember the expiry that a plugin reports."""
+    from kubernetes_asyncio.config import exec_provider
+
+    run = exec_provider.ExecProvider.run
+
+    async def recording(*args: Any, **options: Any) -> Any:
+        status = await run(*args, **options)
+        _of_thread.expiry = status.get("expirationTimestamp")
+        return status
+
+    exec_provider.ExecProvider.run = recording  # type: ignore[method-assign]
+
+
+def lifetime_s() -> float | None:
+    """Seconds until what the plugin gave in this thread expires; None if it did not say."""
+    from kubernetes_asyncio.config.dateutil import parse_rfc3339
+
+    expiry = getattr(_of_thread, "expiry", None)
+    if expiry is None:
+        return None
+    return float((parse_rfc3339(expiry) - datetime.now(timezone.utc)).total_seconds())
