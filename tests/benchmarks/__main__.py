@@ -22,7 +22,7 @@ from typing import Any
 
 from demo.airflow_api import ApiError
 from demo.processes import StackError
-from tests.benchmarks import process_parts, rendering, warm
+from tests.benchmarks import process_parts, rendering, scheduler_parts, warm, watch_events
 from tests.benchmarks.against import COMPARED
 from tests.benchmarks.builds import other_build
 from tests.benchmarks.parts import Bench, where
@@ -44,6 +44,9 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
         "creation": bench.creation,
         "memory": lambda: process_parts.memory(bench),
         "start": lambda: process_parts.start(bench),
+        "bursts": lambda: scheduler_parts.bursts(bench),
+        "schedulers": lambda: scheduler_parts.schedulers(bench),
+        "watcher": lambda: watch_events.measure(2 * tasks, rounds, bench.builds),
         "scaling": bench.scaling,
         "seats": bench.seats,
         "priority": bench.priority,

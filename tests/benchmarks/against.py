@@ -12,6 +12,19 @@ COMPARED: dict[str, dict[str, str]] = {
     "creation": {"pods_per_s": "pods/s", "cpu_ms_per_pod": "ms CPU/pod"},
     "memory": {"idle_mb": "MB idle", "after_mb": "MB after the work"},
     "start": {"wall_s": "s to the first claim", "cpu_s": "s CPU to the first claim"},
+    "bursts": {
+        "last_event_s": "s to the last event",
+        "half_of_events_s": "s to half of the events",
+        "heartbeat_max_ms": "ms, longest heartbeat",
+        "heartbeat_sum_s": "s in heartbeat()",
+        "heartbeat_cpu_s": "s CPU in heartbeat()",
+        "watcher_cpu_ms_per_pod": "ms watcher CPU/pod",
+    },
+    "schedulers": {
+        "scheduler_cpu_ms_per_result": "ms scheduler CPU/result",
+        "heartbeat_cpu_ms_per_result": "ms CPU in heartbeat()/result",
+    },
+    "watcher": {"events_per_cpu_s": "events/s and core"},
     "life": {
         "heartbeat_sum_s": "s in heartbeat()",
         "heartbeat_cpu_s": "s CPU in heartbeat()",

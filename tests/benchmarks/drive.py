@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--executor", required=True, help="import path of the executor's class")
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--every-s", type=float, default=0.1, help="pause between heartbeats")
-    parser.add_argument("--one-by-one-s", type=float, default=0.0, help="hand one task over at a time, this far apart")
+    parser.add_argument("--one-by-one-s", type=float, default=0.0, help="hand one task over each so many seconds")
     parser.add_argument("--beats-after", type=int, default=-1, help="end so many heartbeats after the hand-over")
     parser.add_argument("--as-running", action="store_true", help="say in the ledger that all pods run, then beat on")
     parser.add_argument("--most-s", type=float, default=900.0)
@@ -113,15 +113,16 @@ class Driver:
         }
 
     def _queue(self) -> None:
-        if not self.waiting or time.time() < self.next_s:
+        now, step_s = time.time(), self.options.one_by_one_s
+        if not self.waiting or now < self.next_s:
             return
-        if self.options.one_by_one_s:
-            taken, self.waiting = self.waiting[:1], self.waiting[1:]
-            self.next_s = time.time() + self.options.one_by_one_s
-        else:
-            taken, self.waiting = self.waiting, []
+        due = len(self.waiting)
+        if step_s:
+            due = 1 + int((now - self.next_s) / step_s) if self.next_s else 1
+            self.next_s = (self.next_s or now) + due * step_s
+        taken, self.waiting = self.waiting[:due], self.waiting[due:]
         for workload in taken:
-            self.handed[name_of(workload)] = time.time()
+            self.handed[name_of(workload)] = now
             self.open[name_of(workload)] = workload.key
             self.executor.queue_workload(workload, None)
 

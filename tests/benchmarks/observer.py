@@ -1,8 +1,8 @@
 """Sees what every contestant does, from outside: when each pod appeared, ended and was gone, by its own watch.
 
 A separate process, on any cluster (an API server's creationTimestamp has whole seconds only). Writes lines of
-`what <tab> dag.task <tab> seconds since the epoch`, what being `created`, `ended` or `deleted`, and `ready` when it has
-begun.
+`what <tab> dag.task <tab> seconds since the epoch`, what being `created`, `running`, `ended` or `deleted`, and `ready` when
+it has begun.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ENDED = ("Succeeded", "Failed")
 
 async def observe(namespace: str, out: TextIO) -> None:
     created: set[str] = set()
+    running: set[str] = set()
     ended: set[str] = set()
 
     def note(pod: dict[str, object], deleted: bool) -> None:
@@ -32,6 +33,9 @@ async def observe(namespace: str, out: TextIO) -> None:
         if metadata["uid"] not in created:
             created.add(metadata["uid"])
             out.write(f"created\t{task}\t{now:.6f}\n")
+        if status.get("phase") == "Running" and metadata["uid"] not in running:
+            running.add(metadata["uid"])
+            out.write(f"running\t{task}\t{now:.6f}\n")
         if status.get("phase") in ENDED and metadata["uid"] not in ended:
             ended.add(metadata["uid"])
             out.write(f"ended\t{task}\t{now:.6f}\n")

@@ -54,7 +54,7 @@ class Bench:
                 runs.append(_printed(latency_s, name, self._stock(latency_s, setting, max(20, int(tasks * share)))))
             for launchers in (1, 2):
                 for build in self.builds(turn):
-                    name = _named(build, launchers)
+                    name = named(build, launchers)
                     run = self._ours(latency_s, launchers, tasks, build)
                     found.setdefault(name, []).append(_printed(latency_s, name, run))
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
@@ -93,7 +93,7 @@ class Bench:
             for launchers in (1, 2):
                 for build in self.builds(turn):
                     run = self._create(latency_s, launchers, in_flight // launchers, self.tasks, build)
-                    found.setdefault(_named(build, launchers), []).append(run)
+                    found.setdefault(named(build, launchers), []).append(run)
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
         return {"latency_s": latency_s, "in_flight": in_flight, "rounds": self.rounds, "rows": rows}
 
@@ -104,7 +104,7 @@ class Bench:
             for launchers in (1, 2, 4):
                 tasks = min(self.tasks, 320 * launchers)
                 run = self._create(latency_s, launchers, in_flight, tasks, THIS)
-                found.setdefault(_named(THIS, launchers), []).append(run)
+                found.setdefault(named(THIS, launchers), []).append(run)
         rows = [{"name": name, **medians(runs)} for name, runs in found.items()]
         return {"latency_s": latency_s, "in_flight": in_flight, "rounds": self.rounds, "rows": rows}
 
@@ -136,7 +136,7 @@ class Bench:
                 yield {"name": f"bare client, {in_flight} in flight", **rig.make_and_delete_bare(self.tasks, in_flight)}
         for launchers in (1, 2):
             with self.rig(latency_s, duration_s=600, seats=seats) as rig, rig.workers(launchers, watcher=False):
-                yield {"name": _named(THIS, launchers), "seconds": rig.make_and_delete(self.tasks)}
+                yield {"name": named(THIS, launchers), "seconds": rig.make_and_delete(self.tasks)}
 
     def _create(self, latency_s: float, launchers: int, concurrency: int, tasks: int, build: Build) -> Json:
         with (
@@ -150,7 +150,7 @@ class Bench:
             cost = spent(before, costs({**pids, **rig.servers()}))
             return {
                 "pods_per_s": rate(created),
-                "cpu_ms_per_pod": 1000 * _cpu_s(cost, "launcher") / tasks,
+                "cpu_ms_per_pod": 1000 * cpu_s_of(cost, "launcher") / tasks,
                 "cost": cost,
             }
 
@@ -189,7 +189,7 @@ class Bench:
             runs = []
             for _ in range(1 if delay_s else self.rounds):
                 with self.rig(redis_delay_s=delay_s, observe=False) as rig:
-                    runs.append(_beats(rig.drive(EXECUTOR, 1000, "--beats-after", "20")))
+                    runs.append(beats(rig.drive(EXECUTOR, 1000, "--beats-after", "20")))
             found[name] = medians(runs)
         return found
 
@@ -207,12 +207,12 @@ class Bench:
                     created = rig.await_created(dag_id, first)[:first]
                     memory = {name: item["memory_mb"] for name, item in costs({**pids, **rig.servers()}).items()}
                 rates.append({"queued": count, "pods_per_s": rate(created), "memory_mb": memory})
-        beats = []
+        heartbeats = []
         for count in running:
             with self.rig(observe=False) as rig:
                 measured = rig.drive(EXECUTOR, count, "--as-running", "--beats-after", "150")
-                beats.append({"running": count, **_beats(measured)})
-        return {"queued": rates, "running": beats}
+                heartbeats.append({"running": count, **beats(measured)})
+        return {"queued": rates, "running": heartbeats}
 
 
 def _printed(latency_s: float, name: str, run: Json) -> Json:
@@ -222,11 +222,11 @@ def _printed(latency_s: float, name: str, run: Json) -> Json:
     return run
 
 
-def _named(build: Build, launchers: int) -> str:
+def named(build: Build, launchers: int) -> str:
     return f"{build.label}, {launchers} launcher{'s' * (launchers > 1)}"
 
 
-def _cpu_s(cost: Json, process: str) -> float:
+def cpu_s_of(cost: Json, process: str) -> float:
     return sum(float(item["cpu_s"]) for name, item in cost.items() if name.startswith(process))
 
 
@@ -236,28 +236,28 @@ def _life(rig: Rig, measured: Json, cost: Json) -> Json:
     to_post = [created[task] - at_s for task, at_s in measured["handed_s"].items() if task in created]
     to_event = [at_s - ended[task] for task, at_s in measured["over_s"].items() if task in ended]
     return {
-        **_beats(measured),
+        **beats(measured),
         "over": measured["over"],
         # From the hand-over on: an executor that renders everything first, and then sends it all in one burst, is not fast.
         "pods_per_s": len(created) / (max(created.values()) - min(measured["handed_s"].values())),
         "to_post": percentiles_ms(to_post),
         "to_event": percentiles_ms(to_event),
-        "launcher_cpu_ms_per_pod": 1000 * _cpu_s(cost, "launcher") / measured["tasks"],
-        "watcher_cpu_ms_per_pod": 1000 * _cpu_s(cost, "watcher") / measured["tasks"],
+        "launcher_cpu_ms_per_pod": 1000 * cpu_s_of(cost, "launcher") / measured["tasks"],
+        "watcher_cpu_ms_per_pod": 1000 * cpu_s_of(cost, "watcher") / measured["tasks"],
         "scheduler_cpu_ms_per_task": 1000 * measured["cost"]["cpu_s"] / measured["tasks"],
         "cost": {"scheduler": measured["cost"], **cost},
     }
 
 
-def _beats(measured: Json) -> Json:
-    beats = percentiles_ms(measured["beats_s"])
+def beats(measured: Json) -> Json:
+    found = percentiles_ms(measured["beats_s"])
     return {
         "tasks": measured["tasks"],
         "heartbeat_sum_s": sum(measured["beats_s"]),
         "heartbeat_cpu_s": measured["beats_cpu_s"],
-        "heartbeat_p50_ms": beats["p50_ms"],
-        "heartbeat_p99_ms": beats["p99_ms"],
-        "heartbeat_max_ms": beats["max_ms"],
+        "heartbeat_p50_ms": found["p50_ms"],
+        "heartbeat_p99_ms": found["p99_ms"],
+        "heartbeat_max_ms": found["max_ms"],
         "full_collections": len(measured["full_collections_s"]),
         "full_collection_max_ms": 1000 * max(measured["full_collections_s"], default=0.0),
         "hand_over_cpu_ms_per_task": measured["hand_over_cpu_ms_per_task"],

@@ -22,6 +22,43 @@ LIFE = (
     ("launcher_cpu_ms_per_pod", "launcher, ms CPU/pod"),
 )
 CREATION = (("pods_per_s", "pods/s"), ("cpu_ms_per_pod", "ms CPU/pod"))
+# Part, title, columns.
+TABLES = (
+    (
+        "memory",
+        "Memory of a process, idle, and after the tasks of whole lives",
+        (("idle_mb", "idle, MB"), ("after_mb", "after, MB")),
+    ),
+    ("start", "Start of a launcher's process to its first claim", (("wall_s", "s"), ("cpu_s", "CPU, s"))),
+    (
+        "bursts",
+        "All pods end at once, 50 ms",
+        (
+            ("tasks", "pods"),
+            ("last_end_seen_s", "last end, s"),
+            ("half_of_events_s", "half of the events, s"),
+            ("last_event_s", "last event, s"),
+            ("heartbeat_sum_s", "in heartbeat(), s"),
+            ("heartbeat_max_ms", "longest, ms"),
+        ),
+    ),
+    (
+        "schedulers",
+        "Several schedulers, each with its own tasks, 50 ms",
+        (
+            ("tasks", "tasks each"),
+            ("heartbeats", "heartbeats each"),
+            ("scheduler_cpu_ms_per_result", "scheduler, ms CPU/result"),
+            ("heartbeat_cpu_ms_per_result", "of it in heartbeat()"),
+            ("heartbeat_max_ms", "longest heartbeat, ms"),
+        ),
+    ),
+    (
+        "watcher",
+        "Watch events over TLS",
+        (("events", "events"), ("events_per_cpu_s", "events/s and core"), ("us_per_event", "us CPU/event")),
+    ),
+)
 
 
 def markdown(report: Json, rows: list[Row]) -> str:
@@ -50,13 +87,11 @@ def markdown(report: Json, rows: list[Row]) -> str:
     ):
         if name in report:
             lines += ["", f"## {title}", "", *table(report[name]["rows"], CREATION)]
-    if "memory" in report:
-        part = report["memory"]
-        title = f"Memory, {part['settled_s']:g} s after the start, and after {part['tasks']} tasks"
-        lines += ["", f"## {title}", "", *table(part["rows"], (("idle_mb", "idle, MB"), ("after_mb", "after, MB")))]
-    if "start" in report:
-        columns = (("wall_s", "s"), ("cpu_s", "CPU, s"))
-        lines += ["", "## Process start to first claim", "", *table(report["start"]["rows"], columns)]
+    for name, title, columns in TABLES:
+        if name in report:
+            lines += ["", f"## {title}", "", *table(report[name]["rows"], columns)]
+            if any("cost" in row for row in report[name]["rows"]):
+                lines += ["", *costs(report[name]["rows"])]
     for seats, found in report.get("seats", {}).items():
         title = f"{found['tasks']} pods created and deleted, {seats} at once, {1000 * found['latency_s']:.0f} ms each"
         lines += ["", f"## {title}", "", *table(found["rows"], (("seconds", "s"), ("refused", "refused (429)")))]

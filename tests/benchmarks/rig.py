@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -172,8 +172,8 @@ class Rig:
 
     # --- what the observer saw ----------------------------------------------------------------------------------------
     def observed(self, what: str, dag_id: str = "") -> dict[str, float]:
-        """When the pods of each task were `created`, had `ended` or were `deleted` (seconds since the epoch), by
-        `dag.task`.
+        """When the pods of each task were `created`, were `running`, had `ended` or were `deleted` (seconds since the
+        epoch), by `dag.task`.
         """
         found = {}
         for line in self._observed.read_text().splitlines():
@@ -235,8 +235,26 @@ class Rig:
     @contextmanager
     def driver(self, executor: str, tasks: int, *options: str, **more: str) -> Iterator[Driver]:
         """The same in steps: a driver that is prepared, and begins when it is let go."""
+        with self.drivers(executor, tasks, [options], **more) as (driver,):
+            yield driver
+
+    @contextmanager
+    def drivers(self, executor: str, tasks: int, each: Sequence[Sequence[str]], **more: str) -> Iterator[list[Driver]]:
+        """Several of them.
+
+        :param each: the options of each.
+        """
+        with ExitStack() as stack:
+            drivers = [self._start_driver(stack, executor, tasks, options, more) for options in each]
+            for driver in drivers:
+                driver.await_cue(cues.PREPARED)
+            yield drivers
+
+    def _start_driver(
+        self, stack: ExitStack, executor: str, tasks: int, options: Sequence[str], more: Mapping[str, str]
+    ) -> Driver:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        words = [
+        given = [
             "--executor",
             executor,
             "--tasks",
@@ -248,19 +266,24 @@ class Rig:
         ]
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [self.build.python, "-m", "tests.benchmarks.drive", *words, *options],
+                [self.build.python, "-m", "tests.benchmarks.drive", *given, *options],
                 cwd=ROOT,
                 env=self.environment(**more),
                 stdout=log,
                 stderr=log,
             )
-        driver = Driver(process, folder, self.build)
-        try:
-            driver.await_cue(cues.PREPARED)
-            yield driver
-        finally:
-            process.kill()
-            process.wait()
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        return Driver(process, folder, self.build)
+
+    def end_pods(self) -> None:
+        """All running pods end at once."""
+        if self.cluster is not None:
+            self.cluster.end_pods(namespace=self.namespace)
+        elif self._kubelet:
+            self.kubelet.send_signal(signal.SIGUSR1)
+        else:
+            raise RuntimeError("pods that end at once need the local cluster or --kubelet simulated")
 
     def post_bare(self, tasks: int, concurrency: int) -> dict[str, Any]:
         """The bare client: pods a second as the observer saw them."""

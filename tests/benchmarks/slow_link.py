@@ -65,7 +65,7 @@ class _End(asyncio.Protocol):
             return
         if data is None:
             self.other.transport.close()
-        else:
+        elif not self.other.transport.is_closing():
             self.other.transport.write(data)
 
 

@@ -22,14 +22,21 @@ class Row:
 
 def judge(report: Json) -> list[Row]:
     """:param report: what `__main__` writes; parts may be missing."""
-    return [*_scheduler(report), *_creation(report), *_order(report), *_warm(report)]
+    return [
+        *_scheduler(report),
+        *_creation(report),
+        *_order(report),
+        *_watcher(report),
+        *_builds(report),
+        *_warm(report),
+    ]
 
 
 def _scheduler(report: Json) -> Iterator[Row]:
     life = _life_at(report, 0.05)
     stock_s = _best(life, "stock", _seconds_a_thousand, min)
     ours_s = _best(life, "podrelay", _seconds_a_thousand, min)
-    yield _row("time in heartbeat(), podrelay / best stock", "at most 1/100", _ratio(ours_s, stock_s), "", most=0.01)
+    yield _row("time in heartbeat(), podrelay / best stock", "at most 1/200", _ratio(ours_s, stock_s), "", most=0.005)
     yield _row("time in heartbeat() for 1,000 tasks", "at most 0.5 s", ours_s, "s", most=0.5)
     longest = [
         row["heartbeat_max_ms"] for part in report.get("life", []) for row in part["rows"] if "podrelay" in row["name"]
@@ -46,6 +53,13 @@ def _scheduler(report: Json) -> Iterator[Row]:
         )
     running = [row["heartbeat_max_ms"] for row in report.get("growth", {}).get("running", [])]
     yield _row("longest heartbeat, 10,000 running", "at most 50 ms", running[-1] if running else None, "ms", most=50)
+    burst = _figure(report.get("bursts"), "podrelay, burst", "heartbeat_max_ms")
+    yield _row("longest heartbeat, 1,000 pods end at once", "at most 50 ms", burst, "ms", most=50)
+    one, eight = (
+        _figure(report.get("schedulers"), f"podrelay, {count}", "scheduler_cpu_ms_per_result")
+        for count in ("1 scheduler", "8 schedulers")
+    )
+    yield _row("scheduler's CPU a result, 8 schedulers / 1", "at most 1.3", _ratio(eight, one), "", most=1.3)
     cost = hand_over.get("redis", {}).get("hand_over_cpu_ms_per_task")
     yield _row("scheduler's CPU to hand over, a task", "at most 0.25 ms", cost, "ms", most=0.25)
 
@@ -91,6 +105,36 @@ def _order(report: Json) -> Iterator[Row]:
     yield _row("backlog created before 100 urgent ones", "fewer than 300", created, "launches", most=299)
     created = report.get("fairness", {}).get("backlog_created")
     yield _row("backlog created before 100 of another scheduler", "fewer than 300", created, "launches", most=299)
+
+
+def _watcher(report: Json) -> Iterator[Row]:
+    ours, stock = (
+        _figure(report.get("watcher"), name, "events_per_cpu_s")
+        for name in ("podrelay, watcher", "stock KubernetesJobWatcher")
+    )
+    yield _row("watch events a second and core, podrelay / stock", "at least 15", _ratio(ours, stock), "", least=15)
+
+
+# Measure -> part, row, figure and the most that this build may have of the other's.
+_AGAINST: dict[str, tuple[str, str, str, float]] = {
+    "launcher's CPU a pod, whole life": ("life", "1 launcher", "launcher_cpu_ms_per_pod", 0.6),
+    "launcher's CPU a pod, launching alone": ("creation", "1 launcher", "cpu_ms_per_pod", 0.6),
+    "time in heartbeat() for 1,000 tasks": ("life", "1 launcher", "heartbeat_sum_s", 0.5),
+    "idle memory of a launcher": ("memory", "launcher", "idle_mb", 0.65),
+    "idle memory of a watcher": ("memory", "watcher", "idle_mb", 0.65),
+    "launcher's start to first claim": ("start", "launcher", "wall_s", 0.6),
+    "launcher's CPU to first claim": ("start", "launcher", "cpu_s", 0.6),
+    "1,000 pods end at once: last event": ("bursts", "burst", "last_event_s", 0.5),
+}
+
+
+def _builds(report: Json) -> Iterator[Row]:
+    """Only where another build was measured in the same run."""
+    other = report.get("other")
+    for measure, (name, row, figure, most) in _AGAINST.items() if other else ():
+        part = {"rows": _life_at(report, 0.05)} if name == "life" else report.get(name)
+        this, theirs = (_figure(part, f"{label}, {row}", figure) for label in ("podrelay", other))
+        yield _row(f"{measure}, this build / {other}", f"at most {most:g}", _ratio(this, theirs), "", most=most)
 
 
 # Start delay in seconds -> warm / cold at most one in so many.
@@ -141,6 +185,12 @@ def _best(
 ) -> float | None:
     found = [figure(row) for row in rows if row["name"].startswith(name)]
     return choose(found) if found else None
+
+
+def _figure(part: Json | None, name: str, figure: str) -> float | None:
+    """Of the row with this name, if there is one."""
+    rows: list[Json] = part["rows"] if part else []
+    return next((row[figure] for row in rows if row["name"] == name), None)
 
 
 def _seconds_a_thousand(row: Json) -> float:

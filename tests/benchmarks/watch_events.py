@@ -1,8 +1,9 @@
 """Watch events a second and core: podrelay's watcher and the stock KubernetesJobWatcher, in turn, on the same events.
 
-`python -m tests.benchmarks.watch_events --pods 2000`. A server process streams the lives of so many pods as fast as it is
-read. Ours includes everything up to ledger and stream in a real Redis; the stock one up to its queue. What is counted is
-the processor time of the watching process alone, from the first event to the last.
+`python -m tests.benchmarks.watch_events --pods 2000`, or the part `watcher` of the benchmark. A server process streams the
+lives of so many pods over TLS, as fast as they are read. Ours is `airflow podrelay watcher`, up to ledger and stream in a
+real Redis; the stock one goes up to its queue. What is counted is the processor time of the watching process alone, from
+the first event to the last.
 """
 
 from __future__ import annotations
@@ -11,22 +12,35 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import resource
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import redis
 import yaml
 from aiohttp import web
 
+from tests.benchmarks.builds import ROOT, THIS, Build
+from tests.benchmarks.cues import GO, Cues
+from tests.benchmarks.figures import medians
+from tests.benchmarks.processes import cost_of
+from tests.benchmarks.rig import FERNET_KEY, airflow_home
+from tests.harness.certificates import make_certificates
+from tests.harness.redis_server import RedisServer
+
 Json = dict[str, Any]
 SCHEDULER = "7"
-DEPLOYMENT = "bench"
+DEPLOYMENT = "default"
+EVENTS_PER_POD = 6
+START_LIMIT_S = 180.0
+SETTLED_S = 2.0
 
 
 def pod(number: int, launch_id: str) -> Json:
@@ -90,7 +104,8 @@ def life(number: int) -> list[tuple[str, Json]]:
     ]
 
 
-def serve(pods: int, url_out: str) -> None:
+def serve(pods: int, folder: Path) -> None:
+    """Over TLS, with the certificates in `folder`. The events follow when the cue is given."""
     lives = [life(number) for number in range(pods)]
     lines = []
     for step in range(len(lives[0])):
@@ -98,7 +113,7 @@ def serve(pods: int, url_out: str) -> None:
             kind, given = events[step]
             given = given | {"metadata": given["metadata"] | {"resourceVersion": str(100 + step * pods + version)}}
             lines.append(json.dumps({"type": kind, "object": given}, separators=(",", ":")).encode() + b"\n")
-    print(f"{len(lines)} events of {sum(map(len, lines)) / len(lines):.0f} bytes", file=sys.stderr)
+    signals = Cues(folder)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if not request.query.get("watch"):
@@ -108,6 +123,8 @@ def serve(pods: int, url_out: str) -> None:
         response = web.StreamResponse()
         response.content_type = "application/json"
         await response.prepare(request)
+        while not signals.given(GO):
+            await asyncio.sleep(0.01)
         for start in range(0, len(lines), 20):
             await response.write(b"".join(lines[start : start + 20]))
         if "podrelay" in request.query["labelSelector"]:  # the stock watcher ends with its stream, ours on request
@@ -119,26 +136,18 @@ def serve(pods: int, url_out: str) -> None:
         app.router.add_get("/{path:.*}", handle)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        Path(url_out).write_text(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(folder / "server.crt", folder / "server.key")
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        port = folder / "port.new"
+        port.write_text(str(runner.addresses[0][1]))
+        port.rename(folder / "port")
         await asyncio.Event().wait()
 
     asyncio.run(main())
 
 
-def processor_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def report(name: str, events: int, wall_s: float, used_s: float) -> None:
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"name": name, "events": events, "wall_s": round(wall_s, 3), "processor_s": round(used_s, 3),
-                      "events_per_processor_s": round(events / used_s), "us_per_event": round(1e6 * used_s / events, 1),
-                      "peak_mb": round(peak_mb)}))  # fmt: skip
-
-
-def stock(pods: int) -> None:
+def stock(pods: int, out: Path) -> None:
     from airflow.providers.cncf.kubernetes.executors.kubernetes_executor_utils import KubernetesJobWatcher
     from airflow.providers.cncf.kubernetes.kube_client import get_kube_client
     from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
@@ -146,76 +155,123 @@ def stock(pods: int) -> None:
     queue = multiprocessing.Manager().Queue()  # as the executor makes it
     watcher = KubernetesJobWatcher("default", queue, "1", SCHEDULER, KubeConfig())
     client = get_kube_client()
-    began, used = time.monotonic(), processor_s()
+    began_s, used_s = time.monotonic(), time.process_time()
     watcher._run(client, "1", SCHEDULER, watcher.kube_config)
-    report("stock KubernetesJobWatcher", pods * 6, time.monotonic() - began, processor_s() - used)
+    found = {"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time() - used_s}
     assert queue.qsize() >= pods
+    out.write_text(json.dumps(found))
 
 
-def ours(pods: int) -> None:
-    import redis
+class Bed:
+    """A Redis and a server of events; a context manager. Made anew for each contestant."""
 
-    from podrelay.protocol.redis_keys import RedisKeys
-    from podrelay.settings import Settings
-    from podrelay_workers.runtime.shutdown import Shutdown
-    from podrelay_workers.watcher.process import run_watcher
+    def __init__(self, pods: int) -> None:
+        self.pods = pods
 
-    settings = Settings(os.environ["BENCH_REDIS"], os.environ["BENCH_KEY"], DEPLOYMENT)
-    keys, client = RedisKeys(DEPLOYMENT), redis.Redis.from_url(settings.redis_url)
+    def __enter__(self) -> Bed:
+        with ExitStack() as stack:
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podrelay-bench-watch-")))
+            self._redis = stack.enter_context(RedisServer(self.folder))
+            make_certificates(self.folder)
+            command = [sys.executable, "-m", __spec__.name, "--role", "serve", "--pods", str(self.pods)]
+            server = subprocess.Popen([*command, "--folder", str(self.folder)], cwd=ROOT)
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+            end = time.monotonic() + START_LIMIT_S
+            while not (self.folder / "port").exists():
+                if server.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError("the server of events did not start")
+                time.sleep(0.05)
+            self._kubeconfig = self.folder / "kubeconfig"
+            self._kubeconfig.write_text(yaml.safe_dump(self._config()))
+            self._stack = stack.pop_all()
+        return self
 
-    async def main() -> None:
-        shutdown = Shutdown()
-        task = asyncio.ensure_future(run_watcher(settings, shutdown=shutdown))
-        while not client.exists(keys.watch("default")):
-            await asyncio.sleep(0.01)
-        began, used = time.monotonic(), processor_s()
-        while client.zcard(keys.unacknowledged) < pods:
-            await asyncio.sleep(0.02)
-        report("podrelay watcher, published", pods * 6, time.monotonic() - began, processor_s() - used)
-        shutdown.request()
-        await task
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
 
-    asyncio.run(main())
-
-
-def main(pods: int) -> None:
-    from cryptography.fernet import Fernet
-
-    from tests.harness.redis_server import RedisServer
-
-    with tempfile.TemporaryDirectory() as name, RedisServer(Path(name)) as redis_server:
-        url_file = Path(name, "url")
-        server = subprocess.Popen([sys.executable, "-m", __spec__.name, "--role", "serve", "--pods", str(pods),
-                                   "--url-out", str(url_file)])  # fmt: skip
-        while not url_file.exists() or not url_file.read_text():
-            time.sleep(0.05)
-        kubeconfig = Path(name, "kubeconfig")
-        cluster = {"name": "c", "cluster": {"server": url_file.read_text()}}
+    def _config(self) -> Json:
+        cluster = {
+            "server": f"https://localhost:{(self.folder / 'port').read_text()}",
+            "certificate-authority": str(self.folder / "ca.crt"),
+        }
         context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-        document = {"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [cluster],
-                    "contexts": [context], "users": [{"name": "u", "user": {}}]}  # fmt: skip
-        kubeconfig.write_text(yaml.safe_dump(document))
-        environment = os.environ | {
-            "AIRFLOW_HOME": name, "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(kubeconfig),
-            "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False", "BENCH_REDIS": redis_server.url,
-            "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING", "BENCH_KEY": Fernet.generate_key().decode(),
-        }  # fmt: skip
+        return {"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [context],
+                "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {}}]}  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **airflow_home(self.folder),
+            "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+            "AIRFLOW__PODRELAY__REDIS_URL": self._redis.url,
+            "AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": str(self._kubeconfig),
+            "AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False",
+        }
+
+    def stock(self) -> Json:
+        Cues(self.folder).give(GO)
+        out = self.folder / "stock.json"
+        command = [sys.executable, "-m", __spec__.name, "--role", "stock", "--pods", str(self.pods), "--out", str(out)]
+        subprocess.run(command, cwd=ROOT, env=self._environment(), check=True)
+        return self._figures(**json.loads(out.read_text()))
+
+    def ours(self, build: Build) -> Json:
+        """:raises RuntimeError: the watcher ended, or did not report all pods in time."""
+        client = redis.Redis.from_url(self._redis.url)
+        log_path = self.folder / "watcher.log"
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                build.worker("watcher"), cwd=build.root, env=self._environment(), stdout=log, stderr=log
+            )
+
+        def wait_for(true: Callable[[], object]) -> None:
+            end = time.monotonic() + START_LIMIT_S
+            while not true():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"watcher of {build.label}:\n{log_path.read_text()[-4000:]}")
+                time.sleep(0.02)
+
         try:
-            for role in ("stock", "ours"):
-                command = [sys.executable, "-m", __spec__.name, "--role", role, "--pods", str(pods)]
-                subprocess.run(command, env=environment, check=True)
+            wait_for(lambda: client.hget("podrelay:default:watch:default", "t_listed"))
+            time.sleep(SETTLED_S)
+            began_s, used_s = time.monotonic(), cost_of(process.pid)["cpu_s"]
+            Cues(self.folder).give(GO)
+            wait_for(lambda: client.zcard("podrelay:default:unacknowledged") >= self.pods)
+            return self._figures(time.monotonic() - began_s, cost_of(process.pid)["cpu_s"] - used_s)
         finally:
-            server.kill()
-            server.wait()
+            client.close()
+            process.terminate()
+            process.wait(30)
+
+    def _figures(self, wall_s: float, cpu_s: float) -> Json:
+        events = self.pods * EVENTS_PER_POD
+        return {"events": events, "wall_s": wall_s, "cpu_s": cpu_s, "events_per_cpu_s": events / cpu_s,
+                "us_per_event": 1e6 * cpu_s / events}  # fmt: skip
+
+
+def measure(pods: int, rounds: int, builds: Callable[[int], list[Build]]) -> Json:
+    """:param builds: which, in a given round."""
+    found: dict[str, list[Json]] = {}
+    for turn in range(rounds):
+        with Bed(pods) as bed:
+            found.setdefault("stock KubernetesJobWatcher", []).append(bed.stock())
+        for build in builds(turn):
+            with Bed(pods) as bed:
+                found.setdefault(f"{build.label}, watcher", []).append(bed.ours(build))
+    return {"pods": pods, "rounds": rounds, "rows": [{"name": name, **medians(runs)} for name, runs in found.items()]}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pods", type=int, default=2000)
-    parser.add_argument("--role", choices=["serve", "stock", "ours"])
-    parser.add_argument("--url-out", default="")
+    parser.add_argument("--role", choices=["serve", "stock"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role == "serve":
-        serve(options.pods, options.url_out)
+        serve(options.pods, options.folder)
+    elif options.role == "stock":
+        stock(options.pods, options.out)
     else:
-        {None: main, "stock": stock, "ours": ours}[options.role](options.pods)
+        print(json.dumps(measure(options.pods, 1, lambda _: [THIS]), indent=2))
