@@ -30,7 +30,8 @@ RELEASES = {
 # What podrelay brings that Airflow and its Kubernetes provider do not.
 ADDED = {"hiredis", "podrelay", "prometheus-client", "redis", "rq"}
 _RUN = """
-import podrelay.executor, podrelay.ui.app, podrelay_workers.launcher.process, podrelay_workers.watcher.process
+import podrelay.executor, podrelay.ui.app, podrelay_workers.launcher.start, podrelay_workers.watcher.start
+import podrelay_workers.launcher.process, podrelay_workers.launcher.provider_rendering, podrelay_workers.watcher.process
 podrelay.ui.app.build()
 from airflow.providers_manager import ProvidersManager
 assert "podrelay" in ProvidersManager().providers, sorted(ProvidersManager().providers)

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import urllib3
-
 from podrelay.errors import ConfigError
 
 Headers = list[tuple[str, str]]
@@ -88,6 +86,7 @@ def impersonate(api_client: Any) -> None:
 
 def _sending(pool: Any, added: Headers) -> Any:
     """A class of connection pools like `pool` that adds headers."""
+    import urllib3
 
     class Impersonating(pool):
         def urlopen(

@@ -1,20 +1,18 @@
 """Everything that depends on the team: Kubernetes options and client, cluster, namespaces, tags of metrics.
 
 The options of a team do not fall back to the global ones (AIP-67). Used by the executor, the command line, launchers and
-watchers.
+watchers. Those run without Airflow: only the functions that read its configuration import it.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from airflow.exceptions import AirflowConfigException
-from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
-from airflow.providers.common.compat.sdk import conf
+from typing import TYPE_CHECKING, Any
 
 from podrelay.errors import ConfigError
-from podrelay.impersonation import impersonate
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
+
+if TYPE_CHECKING:
+    from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 
 _SECTION = "kubernetes_executor"
 
@@ -24,6 +22,9 @@ def kube_config_of(team: str | None) -> KubeConfig:
 
     :raises ConfigError: an option is invalid.
     """
+    from airflow.exceptions import AirflowConfigException
+    from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
+
     try:
         if team is None:
             return KubeConfig()
@@ -62,6 +63,9 @@ def kube_client_of(team: str | None) -> Any:
     :raises ConfigError: the kubeconfig impersonates nobody that can be meant.
     """
     from airflow.providers.cncf.kubernetes import kube_client
+    from airflow.providers.common.compat.sdk import conf
+
+    from podrelay.impersonation import impersonate
 
     if client_factory_of(team, "client_factory"):
         return conf.getimport(_SECTION, "client_factory", **team_options(team))()
@@ -72,7 +76,14 @@ def kube_client_of(team: str | None) -> Any:
 
 def client_factory_of(team: str | None, option: str) -> str | None:
     """What `client_factory` or `async_client_factory` names."""
+    from airflow.providers.common.compat.sdk import conf
+
     return conf.get(_SECTION, option, fallback=None, **team_options(team)) or None
+
+
+def has_client_factory(team: str | None) -> bool:
+    """Must the client itself be in the process that uses it? A factory may put anything on it."""
+    return any(client_factory_of(team, option) for option in ("async_client_factory", "client_factory"))
 
 
 def team_options(team: str | None) -> dict[str, str]:

@@ -85,6 +85,22 @@ def _call(function: str, words: tuple[object, ...], environment: dict[str, str])
     getattr(imports, function)(*words)
 
 
+def _work(role: str) -> int:
+    """A worker in this process: a new interpreter would know nothing of the changed intervals."""
+    from podrelay_workers.launcher import process as launcher
+    from podrelay_workers.launcher import start as launcher_start
+    from podrelay_workers.runtime import airflow_options, logs
+    from podrelay_workers.runtime.start import exit_code
+    from podrelay_workers.watcher import process as watcher
+    from podrelay_workers.watcher import start as watcher_start
+
+    logs.configure(airflow_options.read_log_options())
+    if role == "launcher":
+        return exit_code(lambda: launcher.run(launcher_start.read_options(None)))
+    settings = airflow_options.read_settings
+    return exit_code(lambda: watcher.run(watcher_start.read_options(settings())))
+
+
 def _become(role: str, environment: dict[str, str], log: str, intervals_s: dict[str, float]) -> None:
     _grow_up(environment)
     for path, seconds in intervals_s.items():
@@ -93,14 +109,8 @@ def _become(role: str, environment: dict[str, str], log: str, intervals_s: dict[
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    if role == "launcher":
-        from podrelay_workers.launcher.process import main as launcher
-
-        sys.exit(launcher([]))
-    if role == "watcher":
-        from podrelay_workers.watcher.process import main as watcher
-
-        sys.exit(watcher([]))
+    if role in ("launcher", "watcher"):
+        sys.exit(_work(role))
     if role == "warm-pods":
         from tests.chaos.warm_pods import Server
 

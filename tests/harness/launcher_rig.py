@@ -36,7 +36,7 @@ spec:
 """
 # Importing Airflow takes seconds: launcher processes are forked from a process that has imported it.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["podrelay_workers.launcher.process"])
+_FORKSERVER.set_forkserver_preload(["podrelay_workers.launcher.start", "podrelay_workers.launcher.provider_rendering"])
 TOKEN = "tok3n-that-nobody-may-see"
 
 
@@ -45,9 +45,9 @@ def launcher_main(environment: dict[str, str], log: str) -> None:
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 2)
-    from podrelay_workers.launcher.process import main
+    from podrelay_workers.runtime.start import main
 
-    sys.exit(main([]))
+    sys.exit(main("launcher", []))
 
 
 class LauncherRig:
@@ -157,10 +157,13 @@ class LauncherRig:
         settings = replace(self.settings, **changes)
         shutdown = Shutdown()
         client = connect_async(settings)
-        policy = load_pod_policy(settings.pod_policy, watched_namespaces(kube_config_of(None)))
+        namespaces = watched_namespaces(kube_config_of(None))
+        policy = load_pod_policy(settings.pod_policy, namespaces)
         manifests = ManifestRenderer(settings.deployment, policy=policy, workload_in_secret=settings.workload_in_secret)
         async with await PodClient.connect() as pods:
-            launcher = Launcher(settings, client, pods, manifests, wait_limit, shutdown, team=team)
+            launcher = Launcher(
+                settings, client, pods, manifests, wait_limit, shutdown, team=team, namespaces=namespaces
+            )
             serving = asyncio.create_task(launcher.run(), name="launcher")
             try:
                 yield launcher

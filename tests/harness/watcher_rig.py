@@ -181,10 +181,11 @@ class WatcherRig:
         """A watcher inside the test's loop, once it leads and has listed."""
         from podrelay_workers.runtime.shutdown import Shutdown
         from podrelay_workers.watcher.process import run_watcher
+        from podrelay_workers.watcher.start import read_options
 
         shutdown = Shutdown()
         settings = replace(self.settings, **{"monitoring_bind": MonitoringAddress(), **changes})
-        task = asyncio.ensure_future(run_watcher(settings, shutdown=shutdown))
+        task = asyncio.ensure_future(run_watcher(read_options(settings), shutdown))
         try:
             await until(lambda: self.watch().get("t_listed") or task.done(), 60, "a first list")
             yield task

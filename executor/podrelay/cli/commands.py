@@ -57,20 +57,18 @@ def _require_text(values: Iterable[Any]) -> None:
 @_one_line_errors
 def launcher(args: argparse.Namespace) -> int:
     """Run one launcher until SIGTERM."""
-    return _run_worker("podrelay_workers.launcher.process", args.team)
+    return _run_worker("podrelay_workers.launcher.start", args.team)
 
 
 @_one_line_errors
 def watcher(args: argparse.Namespace) -> int:
     """Run one watcher until SIGTERM."""
-    return _run_worker("podrelay_workers.watcher.process", args.team)
+    return _run_worker("podrelay_workers.watcher.start", args.team)
 
 
 def _run_worker(module: str, team: str | None) -> int:
     for number in (signal.SIGHUP, signal.SIGUSR1):  # the worker handles them once it has started
         signal.signal(number, signal.SIG_IGN)
-    logs: Any = importlib.import_module("podrelay_workers.runtime.logs")
-    logs.configure(logs.read_options())
     worker: Any = importlib.import_module(module)
     return int(worker.run(team=team))
 

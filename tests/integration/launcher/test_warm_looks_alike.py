@@ -21,6 +21,7 @@ from podrelay.protocol.messages import LaunchRequest
 from podrelay.protocol.rollups import STEPS, ReportedStep, counts_of
 from podrelay_workers.runtime.shutdown import Shutdown
 from podrelay_workers.watcher.process import run_watcher
+from podrelay_workers.watcher.start import read_options
 from tests.harness.task_instances import load, make_task_instances, update
 from tests.harness.waiting import until
 from tests.harness.warm_pods import Warm
@@ -30,7 +31,7 @@ from tests.harness.warm_pods import Warm
 async def watcher(warm: Warm) -> AsyncIterator[None]:
     shutdown = Shutdown()
     settings = replace(warm.rig.settings, monitoring_bind=MonitoringAddress(), watch_silence_s=3.0)
-    task = asyncio.ensure_future(run_watcher(settings, shutdown=shutdown))
+    task = asyncio.ensure_future(run_watcher(read_options(settings), shutdown))
     key = warm.rig.names.watch("default")
     try:
         await until(lambda: warm.rig.redis.hget(key, "t_listed") or task.done(), 30)

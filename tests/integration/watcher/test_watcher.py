@@ -483,7 +483,7 @@ def test_each_step_of_a_launch_is_a_metric(rig: WatcherRig, monkeypatch: pytest.
         def incr(name: str, count: int, tags: Any = None) -> None:
             """Reports are counted beside it."""
 
-    monkeypatch.setattr("podrelay_workers.runtime.metrics.Stats", Recorder)
+    monkeypatch.setattr("airflow.providers.common.compat.sdk.Stats", Recorder)
     monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
 
     async def test() -> None:
@@ -545,7 +545,7 @@ def test_an_end_hidden_behind_a_forged_one_is_published_and_counted(
         def timing(name: str, milliseconds: float, tags: Any = None) -> None:
             """Lifecycles are timed beside it."""
 
-    monkeypatch.setattr("podrelay_workers.runtime.metrics.Stats", Recorder)
+    monkeypatch.setattr("airflow.providers.common.compat.sdk.Stats", Recorder)
     monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
     monkeypatch.setattr("podrelay_workers.watcher.quarantine_metric.INTERVAL_S", 0.1)
     rig.redis.xadd(rig.names.quarantine, {"job": "old", "kind": "malformed", "why": "before this watcher"})

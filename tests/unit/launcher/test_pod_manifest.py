@@ -21,9 +21,12 @@ from kubernetes.client import ApiClient
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
 from podrelay.settings import Settings
+from podrelay_workers.launcher.fast_rendering import Skeleton
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer, has_mutation_hook
 from podrelay_workers.launcher.pod_template import ManifestError
-from podrelay_workers.watcher.process import read_options
+from podrelay_workers.runtime.worker_options import WorkerOptions
+from podrelay_workers.watcher.options import WatcherOptions
+from podrelay_workers.watcher.process import scope_of
 
 LAUNCH = "0192f0c1-aaaa-7bbb-8ccc-0123456789ab"
 
@@ -162,8 +165,9 @@ def test_the_short_way_makes_the_providers_pod(
         body = made.render(item)
         assert without_ours(body) == without_ours(mended(stock_pod(document, item, image), item))
         assert body["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == LAUNCH
-    (kept,) = made._templates.known.values()
-    assert kept.skeleton is not None, "fast rendering was not used"
+    proof = made._templates.get(None).proof
+    assert proof is not None
+    assert proof.skeleton is not None, "fast rendering was not used"
 
 
 @pytest.mark.timeout(60)
@@ -217,8 +221,8 @@ def test_the_label_of_any_team_is_one_that_kubernetes_takes(tmp_path: Path, team
     value = labels[identifiers.LABEL_CLUSTER]
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value)
     assert team in value
-    _, scope = read_options(Settings("redis://nowhere", "key"), None, team)
-    assert f"{identifiers.LABEL_CLUSTER}={value}," in scope.selector
+    options = WatcherOptions(WorkerOptions(Settings("redis://nowhere", "key"), team))
+    assert f"{identifiers.LABEL_CLUSTER}={value}," in scope_of(options).selector
 
 
 UNLABELLED = ["\u65e5\u5831", "\u043e\u0442\u0447\u0451\u0442", "___", "-", "._-", "\u65e5" * 80]
@@ -363,7 +367,7 @@ def test_a_hook_that_hangs_fails_its_own_launch_only(tmp_path: Path, monkeypatch
     end.set()
     assert [type(item) for item in results] == [dict, ManifestError, dict, dict]
     assert "did not return within 0.5 s" in str(results[1])
-    assert made.hung
+    assert made.busy
 
 
 # --- what is no pod ---------------------------------------------------------------------------------------------------
@@ -433,8 +437,8 @@ def test_a_template_without_fast_rendering_is_rendered_by_construct_pod(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = manifests(written(tmp_path, PLAIN))
-    right = ManifestRenderer._filled
-    monkeypatch.setattr(ManifestRenderer, "_filled", lambda *args: {**right(*args), "kind": "Wrong"})
+    right = Skeleton.filled
+    monkeypatch.setattr(Skeleton, "filled", lambda *args: {**right(*args), "kind": "Wrong"})
     for _ in range(3):
         assert made.render(request())["kind"] == "Pod"
     assert len([record for record in caplog.records if "Fast rendering disabled" in record.getMessage()]) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from podrelay_workers.runtime import logs
+from podrelay_workers.runtime.airflow_options import read_log_options
 
 KEY = ["etl", "load 1", "manual__2026-11-20", 2, 7]
 
@@ -90,7 +91,7 @@ def test_the_options_of_airflow_apply(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__LOGGING__JSON_LOGS", json_logs)
     monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", level)
-    logs.configure(logs.read_options())
+    logs.configure(read_log_options())
     logs.configure(logs.current())
     (handler,) = root.handlers
     assert type(handler.formatter) is formatter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from podrelay import metrics_table
 from podrelay.metrics_table import TABLE
+from podrelay.settings import Settings
+from podrelay.teams import kube_config_of
+from podrelay_workers.runtime.airflow_options import read_worker_options
 from podrelay_workers.runtime.metrics import Metrics
 
 COMMON = ("deployment", "cluster")
@@ -33,11 +35,8 @@ class Stats:
 
 
 @pytest.fixture
-def stats(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stats]:
-    stats = Stats()
-    monkeypatch.setattr("podrelay_workers.runtime.metrics.Stats", stats)
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
-    yield stats
+def stats() -> Stats:
+    return Stats()
 
 
 def samples(metrics: Metrics, accept: str = "") -> dict[tuple[str, ...], float]:
@@ -52,7 +51,7 @@ def samples(metrics: Metrics, accept: str = "") -> dict[tuple[str, ...], float]:
 
 
 def test_a_counter(stats: Stats) -> None:
-    metrics = Metrics("launcher", "default")
+    metrics = Metrics("launcher", "default", stats=stats)
     metrics.count(metrics_table.POD_CREATION_STATUS, "201")
     metrics.count(metrics_table.POD_CREATION_STATUS, "201", by=2)
     assert samples(metrics)["podrelay_pod_creation_answers_total", "201"] == 3
@@ -61,7 +60,7 @@ def test_a_counter(stats: Stats) -> None:
 
 
 def test_a_histogram_counts_each_value_in_every_bucket_that_holds_it(stats: Stats) -> None:
-    metrics = Metrics("launcher", "default")
+    metrics = Metrics("launcher", "default", stats=stats)
     for seconds in (0.005, 0.006, 99.0):
         metrics.observe(metrics_table.POD_CREATION, seconds)
     found, name = samples(metrics), "podrelay_pod_creation_seconds"
@@ -74,13 +73,13 @@ def test_a_histogram_counts_each_value_in_every_bucket_that_holds_it(stats: Stat
 
 
 def test_a_label_in_the_name_is_no_tag(stats: Stats) -> None:
-    metrics = Metrics("watcher", "default", team="red")
+    metrics = Metrics("watcher", "default", team="red", stats=stats)
     metrics.observe(metrics_table.LIFECYCLE, 1.5, "created")
     assert stats.sent == [("timing", "podrelay.lifecycle.created", 1500.0, {"team_name": "red"})]
 
 
 def test_texts_from_elsewhere_make_no_series(stats: Stats) -> None:
-    metrics = Metrics("watcher", "default")
+    metrics = Metrics("watcher", "default", stats=stats)
     metrics.gauge(metrics_table.WAITING, lambda: {("QuotaExceeded",): 1, ("<script>",): 2, ('a"\n',): 4})
     for number in range(1000):
         metrics.count(metrics_table.REFUSALS, f"kind {number}", f"reason {number}")
@@ -92,7 +91,7 @@ def test_texts_from_elsewhere_make_no_series(stats: Stats) -> None:
 
 
 def test_gauges_go_to_airflows_stats_with_their_labels_in_the_name(stats: Stats) -> None:
-    metrics = Metrics("watcher", "default")
+    metrics = Metrics("watcher", "default", stats=stats)
     metrics.gauge(metrics_table.QUEUE, lambda: {("p8", "queued"): 5})
     metrics.gauge(metrics_table.UNREAD, lambda: None)
     metrics.gauge(metrics_table.READY, lambda: 1.0)
@@ -102,7 +101,7 @@ def test_gauges_go_to_airflows_stats_with_their_labels_in_the_name(stats: Stats)
 
 
 def test_a_prepared_counter_starts_at_zero(stats: Stats) -> None:
-    metrics = Metrics("launcher", "default")
+    metrics = Metrics("launcher", "default", stats=stats)
     metrics.prepare(metrics_table.LAUNCH_FAILURES)
     before = samples(metrics)
     assert (
@@ -115,7 +114,7 @@ def test_a_prepared_counter_starts_at_zero(stats: Stats) -> None:
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_every_metric_in_both_formats(stats: Stats, accept: str) -> None:
     """No `_created` series: they would double the number of series, and no alert uses them."""
-    metrics = Metrics("launcher", "a-deployment", team="red")
+    metrics = Metrics("launcher", "a-deployment", team="red", stats=stats)
     for metric in TABLE:
         values = tuple(sorted(label.values)[0] for label in metric.labels)
         if metric.process == "scheduler" or metric is metrics_table.INFO:
@@ -147,14 +146,13 @@ def test_the_version_is_a_metric() -> None:
     assert samples(Metrics("watcher", "default"))["podrelay_build_info", "watcher", podrelay.__version__] == 1
 
 
-def test_without_a_backend_nothing_is_sent(stats: Stats, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call to Airflow's stats takes longer than all that counting does."""
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "False")
-    metrics = Metrics("launcher", "default")
-    metrics.count(metrics_table.POD_CREATION_STATUS, "200")
-    metrics.observe(metrics_table.POD_CREATION, 1.0)
-    assert stats.sent == []
-    assert samples(metrics)["podrelay_pod_creation_answers_total", "200"] == 1
+@pytest.mark.parametrize("backend", ["statsd_on", "statsd_datadog_enabled", "otel_on"])
+def test_airflows_stats_get_numbers_where_a_backend_is_on(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to Airflow's stats takes longer than all that counting does, and imports Airflow."""
+    settings = Settings("redis://nowhere", "key")
+    assert not read_worker_options(settings, None, kube_config_of(None)).sends_stats
+    monkeypatch.setenv(f"AIRFLOW__METRICS__{backend.upper()}", "True")
+    assert read_worker_options(settings, None, kube_config_of(None)).sends_stats
 
 
 def test_two_processes_of_one_test_do_not_share_a_registry() -> None:

@@ -12,6 +12,7 @@ client_headers  headers that a user's client adds (pure)
 start_up        both clients of a process, once they can be used
 unbounded_call  code that may never return, in threads
 send_guard      a check at the moment a request is sent
+quantity        amounts such as 200Mi (pure)
 errors          error classes for the server's answers (pure)
 pod_decoder     fast decoding of the fields that the watcher reads (pure)
 """

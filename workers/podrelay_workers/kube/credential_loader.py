@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from podrelay.errors import ConfigError
 from podrelay.protocol.messages import Json
+from podrelay.teams import has_client_factory
 from podrelay_workers.kube import exec_expiry, memory_file
 from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
@@ -32,13 +33,6 @@ from podrelay_workers.kube.without_models import import_without_models
 from podrelay_workers.runtime import logs
 
 log = logging.getLogger(__name__)
-
-
-def needs_client(team: str | None) -> bool:
-    """Must the client itself be in the worker's own process? A client factory may put anything on it."""
-    from podrelay_workers.kube import provider_client
-
-    return provider_client.has_factory(team)
 
 
 def fork(team: str | None) -> LoaderProcess:
@@ -107,7 +101,7 @@ async def _load(team: str | None, report: Callable[..., None]) -> Json:
         }
         return {"credentials": found}
 
-    if provider_client.has_factory(team):
+    if has_client_factory(team):
         return {"here": True}
     try:
         import_without_models("airflow.providers.cncf.kubernetes.kube_client")

@@ -32,7 +32,7 @@ from podrelay_workers.kube.memory_file import path_of
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
 from podrelay_workers.kube.send_guard import GuardedConnector
 from podrelay_workers.kube.unbounded_call import until_returned
-from podrelay_workers.runtime import logs
+from podrelay_workers.runtime.airflow_child import load_here
 
 log = logging.getLogger(__name__)
 
@@ -236,21 +236,11 @@ async def _load_here(team: str | None, waiting: _Waiting) -> Credentials:
 
     def load() -> Credentials:
         nonlocal source
-        provider = _provider_client()
+        provider: Any = load_here("podrelay_workers.kube.provider_client")
         source = provider.source(team)
         return asyncio.run(provider.load(team))
 
     return await until_returned(load, lambda seconds, program: waiting.report(seconds, source, program))
-
-
-def _provider_client() -> Any:
-    if "airflow" not in sys.modules:
-        import airflow.settings  # noqa: F401 - configures logging, so import it before we do
-
-        logs.configure(logs.current())
-    from podrelay_workers.kube import provider_client
-
-    return provider_client
 
 
 def _of_json(team: str | None, values: dict[str, Any]) -> Credentials:

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowConfigException, conf
 
 from podrelay.errors import ConfigError
 from podrelay.impersonation import impersonation, kubeconfig_path, kubeconfig_user
-from podrelay.teams import client_factory_of, team_options
+from podrelay.teams import client_factory_of, has_client_factory, team_options
 from podrelay_workers.kube.authorization import headers_of
 from podrelay_workers.kube.credentials import CONNECT_S, Credentials
 from podrelay_workers.kube.plain_configuration import File, PlainConfiguration
@@ -34,7 +34,7 @@ async def load(team: str | None) -> Credentials:
     """
     try:
         client = await _client(team)
-        user = {} if has_factory(team) else kubeconfig_user()
+        user = {} if has_client_factory(team) else kubeconfig_user()
         impersonated = tuple(impersonation(user))
         _check_plugin(user, client.configuration)
     except ConfigError as error:
@@ -44,7 +44,7 @@ async def load(team: str | None) -> Credentials:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - kubeconfig loaders and factories may raise anything
         raise ConfigError(_remedy(error, source(team))) from error
     authority = _read(client.configuration.ssl_ca_cert or os.devnull)
-    configuration = None if has_factory(team) else _plain(client.configuration, authority)
+    configuration = None if has_client_factory(team) else _plain(client.configuration, authority)
     credentials = Credentials(
         configuration or client.configuration,
         team,
@@ -83,10 +83,6 @@ def _plain(found: Any, authority: bytes) -> PlainConfiguration | None:
         authorization=authorization,
         token_file=_token_file(authorization, in_cluster),
     )
-
-
-def has_factory(team: str | None) -> bool:
-    return bool(client_factory_of(team, "async_client_factory") or client_factory_of(team, "client_factory"))
 
 
 def source(team: str | None) -> str:

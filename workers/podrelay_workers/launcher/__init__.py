@@ -1,6 +1,8 @@
 """The launcher: claims jobs from Redis, creates and cleans up pods. The modules, in the order of a launch:
 
-process        start-up of the process
+start          reads the options from Airflow's configuration
+options        those options (plain data)
+process        the process, without Airflow
 launcher       the parts of one launcher, their loops and their shutdown
 registration   its registration as an RQ worker
 job_loop       the loop of one kind of jobs: claim, start a task for each, repeat
@@ -16,6 +18,9 @@ failed_launch  launches that fail: published, unless their pod exists after all
 launch_messages  a launch's report, and the order to revoke its pod (pure)
 unreadable_job  a job that cannot be decrypted: its launcher lacks a key, or it is forged
 pod_manifest   the pod's manifest
+fast_rendering  the manifest from a template that was merged once (pure)
+provider_rendering  the manifest by the provider's construct_pod, which needs Airflow
+template_proof  whether both make the same of a template
 pod_template   template files, read once per version
 pod_policy     which manifests are allowed (pure)
 pod_rules      the rules of the policy (pure)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from podrelay_workers.launcher.process import main
+from podrelay_workers.runtime.start import main
 
-sys.exit(main())
+sys.exit(main("launcher"))

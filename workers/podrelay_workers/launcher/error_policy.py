@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kubernetes.utils import parse_quantity
-
 from podrelay_workers.kube.errors import (
     ApiError,
     Conflict,
@@ -18,6 +16,7 @@ from podrelay_workers.kube.errors import (
     Unauthorized,
     Unreachable,
 )
+from podrelay_workers.kube.quantity import parse_quantity
 from podrelay_workers.runtime.backoff import exponential_s
 
 # The first and the longest wait that all launchers of a cluster share while its API server fails.

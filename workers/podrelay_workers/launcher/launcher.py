@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -74,8 +74,11 @@ class Launcher:
         *,
         cluster: str = identifiers.DEFAULT_CLUSTER,
         team: str | None = None,
+        namespaces: Sequence[str | None] = ("default",),
     ) -> None:
-        """:param monitor: what the process serves; None where nobody asks."""
+        """:param monitor: what the process serves; None where nobody asks.
+        :param namespaces: those of warm pods; None among them stands for all.
+        """
         self._monitor = monitor = monitor or Monitor.of("launcher", settings, team)
         self._client = client
         self._pods = pods
@@ -102,7 +105,7 @@ class Launcher:
         self._concurrency = concurrency = Concurrency(settings.launcher_concurrency, settings.cleanup_concurrency)
         self._warm_pods = WarmPods(
             settings, AsyncScripts(client, self._outages), cipher, pods, self._launch_queue, self._launch_leases, concurrency,
-            self._throttle, shutdown, monitor.metrics, manifests.policy, worker=self.name, team=team,
+            self._throttle, shutdown, monitor.metrics, manifests.policy, worker=self.name, namespaces=namespaces,
             held=lambda: self._drain.held,
         )  # fmt: skip
         self._launches = LaunchHandler(

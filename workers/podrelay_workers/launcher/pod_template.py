@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from podrelay.errors import PodrelayError
 from podrelay.protocol.messages import Json
+from podrelay_workers.launcher.fast_rendering import Proof
 
 _MESSAGE_MAX = 500
 _CONFIGURED = "[kubernetes_executor] pod_template_file"
@@ -30,14 +31,12 @@ class ManifestError(PodrelayError):
 
 @dataclass
 class Template:
-    """One version of a template file. `skeleton` is the merged pod for fast rendering, None if that is not used."""
+    """One version of a template file: its text, and the pod in it. `proof` is None until there is one."""
 
     stamp: tuple[int, int, int]
+    text: str
     document: Json
-    skeleton: Json | None = None
-    proved: bool = False
-    meta: Json = field(default_factory=dict)
-    container: Json = field(default_factory=dict)
+    proof: Proof | None = None
 
 
 class PodTemplates:
@@ -46,7 +45,7 @@ class PodTemplates:
     def __init__(self, configured: str | None) -> None:
         """:param configured: path of the template for launches that request none."""
         self._configured = configured
-        self.known: dict[str, Template] = {}
+        self._known: dict[str, Template] = {}
 
     def get(self, requested: str | None) -> Template:
         """The template at the requested path, else the configured one.
@@ -62,18 +61,28 @@ class PodTemplates:
         except OSError as error:
             raise _unreadable(path, option, error) from error
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        known = self.known.get(path)
+        known = self._known.get(path)
         if known is None or known.stamp != stamp:
-            known = self.known[path] = Template(stamp, _read(path, option))
+            text = _read(path, option)
+            known = self._known[path] = Template(stamp, text, _document(text, path, option))
         return known
 
 
-def _read(path: str, option: str) -> Json:
+def _read(path: str, option: str) -> str:
     try:
-        document = yaml.safe_load(Path(path).read_text("utf-8"))
+        return Path(path).read_text("utf-8")
     except OSError as error:
         raise _unreadable(path, option, error) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            "InvalidPod", f"{option} names {path}, which is not one YAML document: {type(error).__name__}."
+        ) from error
+
+
+def _document(text: str, path: str, option: str) -> Json:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or type(error).__name__

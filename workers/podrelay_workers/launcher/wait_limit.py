@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow.exceptions import AirflowConfigException
-
 from podrelay.errors import ConfigError
 from podrelay.settings import SECTION, Settings
 
@@ -50,6 +48,8 @@ def load_wait_limit(conf: Any, settings: Settings, team: str | None = None) -> W
 
 def _tries_max(conf: Any, settings: Settings, team: str | None) -> tuple[int | None, str]:
     """The number of repeated tries, None for any number, and why."""
+    from airflow.exceptions import AirflowConfigException
+
     own = settings.launch_retries_max
     if own is not None:
         source = f"[{SECTION}] launch_retries_max = {own}"

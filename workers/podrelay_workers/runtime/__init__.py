@@ -1,6 +1,10 @@
 """What launcher and watcher processes have in common.
 
-process   start-up: command line, logging, settings, Redis, exit codes
+start     the command line of both workers, and the exit codes
+airflow_options  reads the options of both from Airflow's configuration
+worker_options  those options (plain data)
+handover  replaces the process that read the options by one without Airflow
+process   waits for Redis at start
 airflow_child  calls a function that needs Airflow, in a short-lived process
 interpreter  the command line of a further Python process
 logs      the lines on stderr, plain or JSON, as Airflow's options say

@@ -10,8 +10,10 @@ warnings, nor in arguments, environment, files or logs: both may hold secrets. N
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,11 +21,14 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any, NoReturn
 
 from podrelay.errors import ConfigError, PodrelayError
 from podrelay_workers.runtime import logs
 from podrelay_workers.runtime.interpreter import python_command
+
+log = logging.getLogger(__name__)
 
 # Importing Airflow takes seconds, and many times that on a busy node.
 TIMEOUT_S = 120.0
@@ -66,6 +71,26 @@ def ask_child(function: str, argument: Any = None, timeout_s: float = TIMEOUT_S)
         return answer.result(timeout_s, {"function": function, "argument": argument, "log": asdict(logs.current())})
     finally:
         child.wait()  # it has ended: `result` waits for that
+
+
+def load_here(module: str) -> ModuleType:
+    """Import a module that needs Airflow into this process, for good. It blocks: call it in a thread.
+
+    :raises AirflowCallFailed: that fails.
+    """
+    known = sys.modules.get(module)
+    if known is not None:
+        return known
+    first = not airflow_is_loaded()
+    try:
+        loaded = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - plugins and local settings may raise anything
+        raise AirflowCallFailed(f"{module} cannot be imported: {_cause(error)}") from error
+    if first:
+        logs.configure(logs.current())  # Airflow has configured its own log
+        log.info("Airflow is loaded into this process")
+        gc.freeze()  # what was imported lives as long as the process
+    return loaded
 
 
 def fork_and_ask(function: str, argument: Any = None) -> PendingAnswer:
@@ -186,5 +211,8 @@ def _call(function: str, argument: Any) -> Any:
     except PodrelayError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - plugins and local settings may raise anything
-        cause = f"{type(error).__name__}: {error}"[:_CAUSE_MAX]
-        raise AirflowCallFailed(f"{name} failed: {cause}") from error
+        raise AirflowCallFailed(f"{name} failed: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:_CAUSE_MAX]

@@ -36,15 +36,6 @@ class LogOptions:
 _current = LogOptions()
 
 
-def read_options() -> LogOptions:
-    from airflow.configuration import conf
-
-    return LogOptions(
-        conf.get("logging", "logging_level", fallback="INFO"),
-        conf.getboolean("logging", "json_logs", fallback=False),
-    )
-
-
 def configure(options: LogOptions) -> None:
     """Replaces what Airflow has configured for its own processes, and can be repeated."""
     global _current

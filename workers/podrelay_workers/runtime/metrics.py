@@ -11,8 +11,8 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from airflow.providers.common.compat.sdk import Stats
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -48,11 +48,12 @@ class _Child:
 class Metrics(Collector):
     """The numbers of one process. Not for several threads: the event loop alone counts and reads."""
 
-    def __init__(self, role: str, deployment: str, team: str | None = None) -> None:
+    def __init__(self, role: str, deployment: str, team: str | None = None, stats: Any = None) -> None:
+        """:param stats: Airflow's, which also get the numbers; None where `[metrics]` has nowhere to send them."""
         self._role = role
         self._constant = {"deployment": deployment, "cluster": cluster_of(team)}
         self._tags = metric_tags(team)
-        self._sends = is_any_backend_enabled()
+        self._stats = stats
         self._children: dict[tuple[str, Values], _Child] = {}
         self._gauges: list[tuple[Metric, Callable[[], Reading]]] = []
         self._registry = CollectorRegistry()
@@ -73,16 +74,16 @@ class Metrics(Collector):
         """Count an event. A label value that is not in the table counts as `OTHER`."""
         child = self._children.get((metric.name, values)) or self._child(metric, values)
         child.number += by
-        if self._sends:
-            Stats.incr(child.name, by, tags=child.tags)
+        if self._stats is not None:
+            self._stats.incr(child.name, by, tags=child.tags)
 
     def observe(self, metric: Metric, seconds: float, *values: str) -> None:
         """Count an observation of a histogram."""
         child = self._children.get((metric.name, values)) or self._child(metric, values)
         child.buckets[bisect_left(metric.bounds_s, seconds)] += 1
         child.number += seconds
-        if self._sends:
-            Stats.timing(child.name, seconds * 1000.0, tags=child.tags)
+        if self._stats is not None:
+            self._stats.timing(child.name, seconds * 1000.0, tags=child.tags)
 
     def gauge(self, metric: Metric, read: Callable[[], Reading]) -> None:
         """Export what `read` returns whenever somebody asks."""
@@ -147,21 +148,13 @@ class Metrics(Collector):
         for metric, read in self._gauges:
             for values, number in _numbers(metric, read()).items() if metric.stats else ():
                 name, tags = _stats_of(metric, values, self._tags)
-                Stats.gauge(name, number, tags=tags)
+                self._stats.gauge(name, number, tags=tags)
 
     async def emit_forever(self) -> None:
         """Send them every few seconds, if Airflow has anywhere to send them."""
-        while self._sends:
+        while self._stats is not None:
             self.emit_gauges()
             await asyncio.sleep(EMIT_S)
-
-
-def is_any_backend_enabled() -> bool:
-    """Is any backend of Airflow's stats enabled? Without one, calls to it cost time for nothing."""
-    from airflow.configuration import conf
-
-    backends = ("statsd_on", "statsd_datadog_enabled", "otel_on")
-    return any(conf.getboolean("metrics", backend, fallback=False) for backend in backends)
 
 
 def _numbers(metric: Metric, reading: Reading) -> dict[Values, float]:

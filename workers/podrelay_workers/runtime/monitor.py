@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler
 from podrelay.metrics_table import READY, REPLY_AGE
 from podrelay.monitoring_address import MonitoringAddress
 from podrelay.settings import Settings
+from podrelay_workers.runtime import airflow_child
 from podrelay_workers.runtime.metrics import Metrics
 from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.tasks import cancel_and_wait
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 _requests_log = logging.getLogger(f"{__name__}.requests")
 _requests_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
+_AIRFLOW_OPTIONS = "podrelay_workers.runtime.airflow_options"
 # How long to wait before the next try while no port is free.
 RETRY_S = 5.0
 # A connection serves one request within this time; at the end of the process it is closed after the other.
@@ -48,8 +50,10 @@ class Monitor:
     metrics: Metrics
 
     @classmethod
-    def of(cls, role: str, settings: Settings, team: str | None) -> Monitor:
-        monitor = cls(Readiness(role, settings, team), Metrics(role, settings.deployment, team))
+    def of(cls, role: str, settings: Settings, team: str | None, *, sends_stats: bool = False) -> Monitor:
+        """:param sends_stats: also count in Airflow's stats, which imports Airflow."""
+        stats = airflow_child.load_here(_AIRFLOW_OPTIONS).airflow_stats() if sends_stats else None
+        monitor = cls(Readiness(role, settings, team), Metrics(role, settings.deployment, team, stats))
         monitor.metrics.gauge(READY, lambda: float(not monitor.readiness.why_not))
         monitor.metrics.gauge(REPLY_AGE, lambda: monitor.readiness.reply_age_s)
         return monitor

@@ -1,73 +1,32 @@
-"""The start-up that launcher and watcher share: command line, logging, settings, Redis, exit codes.
-
-`launcher.process` and `watcher.process` hold what differs.
-"""
+"""The start-up of Redis that launcher and watcher share. `launcher.process` and `watcher.process` hold what differs."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
 import redis.asyncio
 
-from podrelay.errors import ConfigError, PodrelayError, RedisUnavailable
+from podrelay.errors import RedisUnavailable
 from podrelay.protocol.identifiers import DEFAULT_CLUSTER
-from podrelay.settings import Settings, load_settings
+from podrelay.settings import Settings
 from podrelay.store.connection import check, connect, connect_async
 from podrelay.store.outage_log import OutageLog
 from podrelay.store.permissions import require_rights
-from podrelay_workers.runtime import logs
 from podrelay_workers.runtime.backoff import Backoff
 from podrelay_workers.runtime.readiness import Readiness
 from podrelay_workers.runtime.shutdown import Shutdown
-from podrelay_workers.runtime.state_signals import ignore_while_starting
 
 log = logging.getLogger(__name__)
 
 Role = Literal["launcher", "watcher"]
 
-FAILED = 1
-USAGE_ERROR = 2
 # A worker may wait longer for Redis than a scheduler's heartbeat may: no task waits for its round trips.
 REDIS_TIMEOUT_S = 2.0
-
-
-def main(
-    role: Role, run: Callable[[str | None], int], description: str, team_help: str, argv: Sequence[str] | None = None
-) -> int:
-    """Run one worker as a process with its log on stderr.
-
-    :return: the exit code: 0 after a shutdown, 2 for a wrong option, 1 for any other error of podrelay; both errors are
-        printed as one line.
-    """
-    ignore_while_starting()
-    parser = argparse.ArgumentParser(prog=f"podrelay-{role}", description=description)
-    parser.add_argument("--team", default=None, help=team_help)
-    args = parser.parse_args(argv)
-    import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
-
-    logs.configure(logs.read_options())
-    try:
-        return run(args.team)
-    except PodrelayError as error:
-        print(f"podrelay: {error}", file=sys.stderr)
-        return USAGE_ERROR if isinstance(error, ConfigError) else FAILED
-
-
-def load() -> Settings:
-    """The settings from Airflow's configuration.
-
-    :raises ConfigError: an option is wrong; the message names it.
-    """
-    from airflow.configuration import conf
-
-    return load_settings(conf, conf.get("core", "fernet_key", fallback=""))
 
 
 @asynccontextmanager

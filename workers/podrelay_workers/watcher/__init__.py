@@ -2,7 +2,9 @@
 
 In the order of the data flow:
 
-process: starts and stops the process.
+start: reads the options from Airflow's configuration.
+options: those options (plain data).
+process: the process, without Airflow.
 watcher: one watcher, which stands by or leads.
 leader_election: the lease in Redis by which one watcher leads, with its fence.
 leader: one term: connects all that follows.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store.async_scripts import AsyncScripts
 from podrelay.store.warm_pool import WarmPool
-from podrelay.teams import kube_config_of, watched_namespaces
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.launcher.concurrency import Concurrency
 from podrelay_workers.launcher.job_queue import JobQueue
@@ -41,7 +40,7 @@ class WarmPods:
         policy: PodPolicy,
         *,
         worker: str,
-        team: str | None,
+        namespaces: Sequence[str | None],
         held: Callable[[], bool],
     ) -> None:
         pool = WarmPool(runner, RedisKeys(settings.deployment), cipher, queue.cluster, worker)
@@ -53,7 +52,7 @@ class WarmPods:
         if settings.warm_pods_max > 0:
             idle_pods = IdlePods(
                 pods, concurrency, throttle, policy, deployment=settings.deployment, cluster=queue.cluster,
-                namespaces=watched_namespaces(kube_config_of(team)), idle_s=settings.warm_pod_idle_s,
+                namespaces=namespaces, idle_s=settings.warm_pod_idle_s,
                 in_secret=settings.workload_in_secret, stopped=lambda: shutdown.requested or held(),
             )  # fmt: skip
             self.keeper = PoolKeeper(

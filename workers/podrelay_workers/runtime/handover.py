@@ -1,0 +1,71 @@
+"""Replaces a process that has read Airflow's configuration by one that never imports Airflow, under the same process id.
+
+Importing Airflow takes 110 MB and a second, and cannot be undone; `exec` is the way out of it. Supervisors see one process,
+and signals that are ignored stay ignored. The options hold keys and passwords: they go through a pipe that nobody else has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from podrelay_workers.runtime import logs
+from podrelay_workers.runtime.interpreter import python_command
+from podrelay_workers.runtime.logs import LogOptions
+from podrelay_workers.runtime.start import exit_code
+
+
+class Options(Protocol):
+    """The options of a worker, made of plain values: their classes must not import Airflow."""
+
+    @property
+    def log(self) -> LogOptions: ...
+
+
+def hand_over(module: str, options: Options, shown: Sequence[str] = ()) -> None:
+    """Replace this process by one that runs `module.run(options)`. Returns only where that is impossible; run it here then.
+
+    :param shown: the words at the end of the new command line, for people who list processes.
+    """
+    reader = _pipe_with(pickle.dumps((module, options)))
+    if reader is None:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = python_command(__name__, "take_over", reader, shown)
+    with contextlib.suppress(OSError):
+        os.execv(command[0], command)
+    os.close(reader)
+
+
+def _pipe_with(content: bytes) -> int | None:
+    """The inheritable read end of a pipe that holds this; None if a pipe cannot."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(OSError, AttributeError):  # enough for all but the longest options without this
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(content))
+    try:
+        complete = os.write(writer, content) == len(content)
+    except OSError:
+        complete = False
+    os.close(writer)
+    if not complete:
+        os.close(reader)
+        return None
+    os.set_inheritable(reader, True)
+    return reader
+
+
+def take_over(descriptor: int) -> int:
+    """Run the worker whose options this pipe holds, and return its exit code. What `hand_over` starts."""
+    with os.fdopen(descriptor, "rb") as pipe:
+        module, options = pickle.load(pipe)
+    worker = importlib.import_module(module)
+    logs.configure(options.log)
+    return exit_code(lambda: worker.run(options))
