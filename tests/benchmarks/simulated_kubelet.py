@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import signal
 from collections.abc import Iterator
@@ -176,11 +175,7 @@ class SimulatedKubelet:
         await self._send("PATCH", f"{pod.path}/status", body, "application/merge-patch+json")
 
     async def _send(self, method: str, path: str, body: Json, content_type: str = "application/json") -> None:
-        data = json.dumps(body, separators=(",", ":")).encode()
-        async with self._connection.request(
-            method, path, data=data, content_type=content_type, accept=_ANSWER
-        ) as answer:
-            await answer.read()
+        await self._connection.request_object(method, path, body=body, content_type=content_type, accept=_ANSWER)
 
 
 async def main(namespace: str, ready: Path | None) -> None:

@@ -74,7 +74,7 @@ def test_a_namespace_that_does_not_exist_has_no_pods(server: Server) -> None:
 def test_an_unknown_path_is_not_a_missing_pod(server: Server, seven: list[str]) -> None:
     """The response of a wrong address, of a gateway, or of an API server that is still starting."""
     path = f"{server.pods_path}/{seven[0]}/podrelay-none"
-    refusal(lambda api: api._connection.request_json("GET", path), Unreachable)
+    refusal(lambda api: api._connection.request_object("GET", path), Unreachable)
 
 
 def test_the_watchers_own_selector(server: Server, name: str) -> None:

@@ -227,7 +227,7 @@ def test_a_rotated_token_is_read_before_the_old_one_is_rejected(
             token.write_text("one")
             server.tokens = {"one", "two"}
             async with await PodClient.connect() as api:
-                configuration = api._connection._credentials.configuration
+                configuration = api._connection._access.credentials.configuration
                 assert configuration.token_every_s == 60.0
                 await api.get_pod("default", "a")
                 token.write_text("two\n")
@@ -285,7 +285,7 @@ def test_a_plugins_token_is_renewed_before_it_expires(
             server.tokens = {"one", "two"}
             configure(server.port, ca(authority), answer("one"))
             async with await PodClient.connect() as api:
-                credentials = api._connection._credentials
+                credentials = api._connection._access.credentials
                 assert 450 < credentials.renew_at_s - time.monotonic() < 540
                 (tmp_path / "status.json").unlink()
                 credentials.__dict__["renew_at_s"] = 0.0  # nine minutes later
@@ -297,7 +297,7 @@ def test_a_plugins_token_is_renewed_before_it_expires(
                     await api.get_pod("default", "a")
                     await asyncio.sleep(0.1)
                 assert not api.trouble
-                assert api._connection._credentials.renew_at_s - time.monotonic() > 450
+                assert api._connection._access.credentials.renew_at_s - time.monotonic() > 450
             assert set(server.shown) == {"one", "two"}
 
     run(test)

@@ -255,11 +255,11 @@ def test_an_authority_that_was_replaced_is_read_again(
             server.tokens.add("t")
             configure(server.port, ca(authority), {"token": "t"})
             async with await PodClient.connect() as api:
-                session = api._connection._session
+                access = api._connection._access
                 for _ in range(2):
                     with pytest.raises(Unreachable, match="(?i)certificate"):
                         await api.get_pod("default", "a")
-                assert api._connection._session is session, "an unchanged authority closes no connection"
+                assert api._connection._access is access, "an unchanged authority closes no connection"
                 configure(server.port, ca(other), {"token": "t"})
                 await api.get_pod("default", "a")
 

@@ -2,7 +2,9 @@
 
 client          the requests: create, get, list, watch, patch and delete pods, read logs and events
 encoding        request bodies to JSON, answers from JSON (pure)
-connection      one HTTP request: connections, renewed credentials, errors
+connection      one HTTP request: renewed credentials, errors
+connection_pool  kept connections for requests of single objects
+http_answer     reads their answers (pure)
 credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
 loader_process  starts the short-lived process that loads credentials
 credential_loader, provider_client, exec_expiry, without_models  what runs in it; only they import client libraries

@@ -16,7 +16,6 @@ from podrelay_workers.kube.credentials import Credentials, load_credentials
 from podrelay_workers.kube.encoding import (
     camel_case,
     checked_pod,
-    decode,
     decode_watch_line,
     is_plain,
     metadata_of,
@@ -88,7 +87,7 @@ class PodClient:
 
     # --- write --------------------------------------------------------------------------------------------------------
     async def create_pod(self, namespace: str, pod: Json) -> Json:
-        found = await self._connection.request_json("POST", _pods_path(namespace), body=pod, decoder=decode)
+        found = await self._connection.request_object("POST", _pods_path(namespace), body=pod)
         return checked_pod(found, pod["metadata"]["name"])
 
     async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
@@ -99,7 +98,7 @@ class PodClient:
         media_type = "application/merge-patch+json"
         path = _pod_path(namespace, name)
         try:
-            found = await self._connection.request_json("PATCH", path, body=patch, content_type=media_type)
+            found = await self._connection.request_object("PATCH", path, body=patch, content_type=media_type)
             return checked_pod(found, name)
         except Refused as error:
             # A patch has no preconditions: the server takes a different uid for an attempt to change it.
@@ -115,7 +114,7 @@ class PodClient:
         media_type = "application/json-patch+json"
         path = _pod_path(namespace, name)
         return checked_pod(
-            await self._connection.request_json("PATCH", path, body=operations, content_type=media_type), name
+            await self._connection.request_object("PATCH", path, body=operations, content_type=media_type), name
         )
 
     async def delete_pod(
@@ -141,18 +140,18 @@ class PodClient:
         if any(conditions.values()):
             given = {name: value for name, value in conditions.items() if value}
             body["preconditions"] = {**(body.get("preconditions") or {}), **given}
-        return await self._connection.request_json("DELETE", _pod_path(namespace, name), body=body)
+        return await self._connection.request_object("DELETE", _pod_path(namespace, name), body=body)
 
     async def create_secret(self, namespace: str, secret: Json) -> Json:
-        return await self._connection.request_json("POST", _secrets_path(namespace), body=secret, decoder=decode)
+        return await self._connection.request_object("POST", _secrets_path(namespace), body=secret)
 
     async def delete_secret(self, namespace: str, name: str) -> Json:
         path = f"{_secrets_path(namespace)}/{quote(name, safe='')}"
-        return await self._connection.request_json("DELETE", path)
+        return await self._connection.request_object("DELETE", path)
 
     # --- read ---------------------------------------------------------------------------------------------------------
     async def get_pod(self, namespace: str, name: str) -> Json:
-        return checked_pod(await self._connection.request_json("GET", _pod_path(namespace, name)), name)
+        return checked_pod(await self._connection.request_object("GET", _pod_path(namespace, name)), name)
 
     async def list_page(
         self,
@@ -171,8 +170,7 @@ class PodClient:
         """
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
         query["continue"] = continuation
-        document = await self._connection.request_json(
-            "GET",
+        document = await self._connection.request_list(
             _pods_path(namespace),
             query=query,
             decoder=decode_list if partial else json.loads,
@@ -247,16 +245,16 @@ class PodClient:
         query = {"fieldSelector": ",".join(f"{key}={value}" for key, value in about.items() if value)}
         query["limit"] = str(limit)
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
-        items = (await self._connection.request_json("GET", path, query=query)).get("items")
+        items = (await self._connection.request_object("GET", path, query=query)).get("items")
         return items if isinstance(items, list) else []
 
     async def get_namespace(self, namespace: str) -> Json:
         """:raises NotFound: it does not exist."""
-        return await self._connection.request_json("GET", f"/api/v1/namespaces/{quote(namespace, safe='')}")
+        return await self._connection.request_object("GET", f"/api/v1/namespaces/{quote(namespace, safe='')}")
 
     async def server_version(self) -> Json:
         """The version of Kubernetes: the cheapest proof that address and credentials are right."""
-        return await self._connection.request_json("GET", "/version")
+        return await self._connection.request_object("GET", "/version")
 
 
 def _pods_path(namespace: str | None) -> str:

@@ -6,25 +6,30 @@ Nothing is retried, except once after a 401 or an untrusted certificate, with cr
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import re
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
+from multidict import CIMultiDict
 
 from podrelay import __version__
 from podrelay.errors import ConfigError
 from podrelay.protocol.messages import Json
+from podrelay_workers.kube.client_headers import Headers
+from podrelay_workers.kube.connection_pool import ConnectionPool, Limits, ReadTimeout, encode_headers
 from podrelay_workers.kube.credentials import Credentials, load_credentials
-from podrelay_workers.kube.encoding import decode_answer, encode
+from podrelay_workers.kube.encoding import decode, decode_answer, encode
 from podrelay_workers.kube.errors import MESSAGE_MAX, Silent, Unreachable, error_of
-from podrelay_workers.kube.send_guard import GuardedBody, guarded_body
+from podrelay_workers.kube.http_answer import Answer
+from podrelay_workers.kube.send_guard import guarded_body
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,39 @@ _WARNINGS_MAX = 100
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 _CAUSE_MAX = 300
 _EXPIRING = "Credentials expire soon"
+# Sets of request headers whose encoded form is kept: one for each kind of request, and new ones with each token.
+_ENCODED_MAX = 64
+
+_Sent = TypeVar("_Sent", Answer, aiohttp.ClientResponse)
+
+
+class _Access(NamedTuple):
+    """Credentials, and the connections that are opened with them: for answers of any length, and for short ones.
+
+    pool: None where a proxy is in between, which only aiohttp can use.
+    """
+
+    credentials: Credentials
+    session: aiohttp.ClientSession
+    pool: ConnectionPool | None
+
+    @classmethod
+    def with_credentials(cls, credentials: Credentials, limit: int) -> _Access:
+        """:raises ConfigError: a certificate or key cannot be read."""
+        session = credentials.session(limit)
+        if credentials.proxy or urlsplit(credentials.host).username:
+            return cls(credentials, session, None)
+        tls = credentials.tls if isinstance(credentials.tls, ssl.SSLContext) else None
+        name = credentials.request_options().get("server_hostname")
+        pool = ConnectionPool(
+            credentials.host, tls, limit=limit, server_name=name, socket_options=credentials.keepalive
+        )
+        return cls(credentials, session, pool)
+
+    async def close(self) -> None:
+        await self.session.close()
+        if self.pool is not None:
+            await self.pool.close()
 
 
 class ApiConnection:
@@ -48,59 +86,82 @@ class ApiConnection:
         """:param limit: connections at once; further requests wait for one.
         :param role: part of the User-Agent, which the API server's audit log records.
         """
-        self._credentials = credentials
+        self._access = _Access.with_credentials(credentials, limit)
         self._user_agent = f"podrelay-{role}/{__version__} ({socket.gethostname()}, {os.getpid()})"
         self._limit = limit
-        self._session = credentials.session(limit)
-        self._retired: aiohttp.ClientSession | None = None
+        self._retired: _Access | None = None
         self._reload: asyncio.Task[None] | None = None
         self._trouble = ""
         self._reloaded_at_s: float | None = None
         self._warnings: set[str] = set()
+        # By the identity of a list of headers, which stays the same while nothing in it changes.
+        self._encoded: dict[int, tuple[Headers, bytes]] = {}
 
     @property
     def trouble(self) -> str:
         """What is wrong with the credentials; empty if the server accepts them."""
-        return self._trouble or self._credentials.authorization.trouble
+        return self._trouble or self._access.credentials.authorization.trouble
 
     async def close(self) -> None:
         if self._reload is not None:
             self._reload.cancel()
             await asyncio.wait({self._reload})
-        await self._credentials.authorization.close()
-        for session in filter(None, (self._session, self._retired)):
-            await session.close()
+        await self._access.credentials.authorization.close()
+        for access in filter(None, (self._access, self._retired)):
+            await access.close()
 
     def timeout(self, read_s: float | None = None) -> aiohttp.ClientTimeout:
         """The configured timeouts of one request. `read_s` bounds the silence within it where nothing is configured."""
-        credentials = self._credentials
+        credentials = self._access.credentials
         return aiohttp.ClientTimeout(
             credentials.request_s, sock_connect=credentials.connect_s, sock_read=credentials.read_s or read_s
         )
 
     def stream_timeout(self, silence_s: float) -> aiohttp.ClientTimeout:
         """For a request without a time limit, which fails after `silence_s` without a byte."""
-        return aiohttp.ClientTimeout(total=None, sock_connect=self._credentials.connect_s, sock_read=silence_s)
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._access.credentials.connect_s, sock_read=silence_s)
 
-    async def request_json(
+    async def request_object(
         self,
         method: str,
         path: str,
         *,
         query: dict[str, str] | None = None,
         body: Json | list[Json] | None = None,
+        accept: str = "application/json",
         content_type: str = "application/json",
-        decoder: Callable[[bytes], Any] = json.loads,
-        timeout: aiohttp.ClientTimeout | None = None,
     ) -> Json:
-        """Send one request and decode its answer.
+        """Send one request whose answer is a single object, and decode it.
 
         :raises ApiError: the request failed; `Unreachable` leaves open whether it had an effect.
         """
-        data = None if body is None else guarded_body(encode(body))
-        async with self.request(
-            method, path, query=query, data=data, content_type=content_type, timeout=timeout
-        ) as answer:
+        data = None if body is None else encode(body)
+        headers = {"Accept": accept} if data is None else {"Accept": accept, "Content-Type": content_type}
+        target = f"{path}?{urlencode(query)}" if query else path
+        try:
+            answer = await self._send(lambda access: self._exchange(access, method, target, headers, data))
+        except (ReadTimeout, aiohttp.SocketTimeoutError) as error:
+            raise Silent(f"no data from the API server for {self._access.credentials.read_s:g} s") from error
+        except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Unreachable(f"cannot reach the API server: {_cause(error)}") from error
+        if answer.status >= 300:
+            raise error_of(answer.status, answer.reason, answer.headers, answer.body)
+        self._log_warnings(method, answer.headers.getall("Warning", ()))
+        return decode_answer(answer.body, decode)
+
+    async def request_list(
+        self,
+        path: str,
+        *,
+        query: dict[str, str],
+        decoder: Callable[[bytes], Any],
+        timeout: aiohttp.ClientTimeout,
+    ) -> Json:
+        """Read a document of any length.
+
+        :raises ApiError: the request failed.
+        """
+        async with self.request("GET", path, query=query, timeout=timeout) as answer:
             text = await answer.read()
         return decode_answer(text, decoder)
 
@@ -110,39 +171,75 @@ class ApiConnection:
         method: str,
         path: str,
         *,
-        query: dict[str, str] | None = None,
-        data: bytes | GuardedBody | None = None,
+        query: dict[str, str],
         accept: str = "application/json",
-        content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout | None = None,
         head_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request, and return the answer if it succeeded.
+        """Send one request without a body, and return the answer, to be read piece by piece, if it succeeded.
 
         :param head_s: the answer must begin within this time, however long its body may be silent.
         :raises ApiError: the request failed, or reading the answer in the block failed.
         """
         timeout = timeout or self.timeout()
-        headers = {"Accept": accept}
-        if data is not None:
-            headers["Content-Type"] = content_type
-        params = {key: value for key, value in (query or {}).items() if value}
+        target = f"{path}?{urlencode({key: value for key, value in query.items() if value})}"
         try:
-            sending = self._send(method, path, params=params, data=data, headers=headers, timeout=timeout)
+            sending = self._send(lambda access: self._open(access, method, target, {"Accept": accept}, None, timeout))
             async with await (asyncio.wait_for(sending, head_s) if head_s else sending) as answer:
                 if answer.status >= 300:
                     body = await answer.read()
                     raise error_of(answer.status, answer.reason or "", answer.headers, body)
-                self._log_warnings(method, answer)
+                self._log_warnings(method, answer.headers.getall("Warning", ()))
                 yield answer
         except aiohttp.SocketTimeoutError as error:
             raise Silent(f"no data from the API server for {timeout.sock_read:g} s") from error
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"cannot reach the API server: {_cause(error)}") from error
 
-    def _log_warnings(self, method: str, answer: aiohttp.ClientResponse) -> None:
+    async def _exchange(
+        self, access: _Access, method: str, target: str, headers: dict[str, str], data: bytes | None
+    ) -> Answer:
+        """Send one request and read the whole answer."""
+        if access.pool is None:
+            async with await self._open(access, method, target, headers, data, self.timeout()) as answer:
+                return Answer(answer.status, answer.reason or "", CIMultiDict(answer.headers), await answer.read())
+        credentials = access.credentials
+        lines = self._lines(await credentials.all_headers(self._user_agent, headers))
+        limits = Limits(credentials.request_s, credentials.connect_s, credentials.read_s)
+        return await access.pool.request(method, target, lines, data, limits)
+
+    def _lines(self, headers: Headers) -> bytes:
+        """The encoded headers."""
+        known = self._encoded.get(id(headers))
+        if known is None:
+            if len(self._encoded) >= _ENCODED_MAX:
+                self._encoded.clear()
+            known = self._encoded[id(headers)] = headers, encode_headers(headers)
+        return known[1]
+
+    async def _open(
+        self,
+        access: _Access,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        data: bytes | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """Send one request with aiohttp."""
+        from yarl import URL
+
+        credentials = access.credentials
+        sent = await credentials.all_headers(self._user_agent, headers)
+        # A redirect leads to a page for people and would turn a POST into a GET.
+        return await access.session.request(
+            method, URL(credentials.host + target, encoded=True), headers=sent, timeout=timeout, allow_redirects=False,
+            data=None if data is None else guarded_body(data), **credentials.request_options(),
+        )  # fmt: skip
+
+    def _log_warnings(self, method: str, lines: Iterable[str]) -> None:
         """Log the warnings in an answer (RFC 9111, code 299): deprecations, policies that only warn."""
-        for line in answer.headers.getall("Warning", ()):
+        for line in lines:
             found = _WARNING.match(line)
             if found and found[1] not in self._warnings and len(self._warnings) < _WARNINGS_MAX:
                 self._warnings.add(found[1])
@@ -150,14 +247,14 @@ class ApiConnection:
                 log.warning("Warning from the API server (%s): %s", method, text)
 
     # --- credentials --------------------------------------------------------------------------------------------------
-    async def _send(self, method: str, path: str, *, headers: dict[str, str], **request: Any) -> aiohttp.ClientResponse:
-        """Send it; send it again after a 401 or an untrusted certificate, if newer credentials could be loaded."""
-        credentials, session = self._credentials, self._session
+    async def _send(self, send: Callable[[_Access], Awaitable[_Sent]]) -> _Sent:
+        """Send a request; send it again after a 401 or an untrusted certificate, if newer credentials could be loaded."""
+        credentials = self._access.credentials
         if time.monotonic() >= credentials.renew_at_s:
             self._begin_reload(credentials, _EXPIRING, RENEW_PAUSE_S)
         try:
-            answer = await self._send_as(credentials, session, method, path, headers, request)
-        except aiohttp.ClientConnectorCertificateError:  # the server's authority may have been replaced
+            answer = await send(self._access)
+        except ssl.SSLCertVerificationError:  # the server's authority may have been replaced
             if not await self._reload_credentials(credentials, for_trust=True):
                 raise
         else:
@@ -167,49 +264,33 @@ class ApiConnection:
             if not await self._reload_credentials(credentials):
                 self._trouble = self._trouble or "the API server rejects the credentials (401)"
                 return answer
-            answer.release()
-        answer = await self._send_as(self._credentials, self._session, method, path, headers, request)
+            if isinstance(answer, aiohttp.ClientResponse):
+                answer.release()
+        answer = await send(self._access)
         if answer.status == 401:
             self._trouble = self._trouble or "the API server rejects the credentials (401), also after a reload"
         else:
-            self._accepted(self._credentials)
+            self._accepted(self._access.credentials)
         return answer
 
     def _accepted(self, credentials: Credentials) -> None:
-        if self._trouble and credentials is self._credentials and self._reload is None:
+        if self._trouble and credentials is self._access.credentials and self._reload is None:
             log.info("The API server accepts the credentials again")
             self._trouble = ""
-
-    async def _send_as(
-        self,
-        credentials: Credentials,
-        session: aiohttp.ClientSession,
-        method: str,
-        path: str,
-        headers: dict[str, str],
-        request: dict[str, Any],
-    ) -> aiohttp.ClientResponse:
-        from yarl import URL
-
-        sent = await credentials.all_headers(self._user_agent, headers)
-        url = URL(credentials.host + path, encoded=True)
-        # A redirect leads to a page for people and would turn a POST into a GET.
-        request |= {"allow_redirects": False, **credentials.request_options()}
-        return await session.request(method, url, headers=sent, **request)
 
     async def _reload_credentials(self, rejected: Credentials, for_trust: bool = False) -> bool:
         """True if there are newer credentials than the rejected ones. Concurrent requests load them once.
 
         :param for_trust: only a different certificate authority would help.
         """
-        if self._credentials is not rejected:
+        if self._access.credentials is not rejected:
             return True
         reason = "Server certificate untrusted" if for_trust else "Credentials rejected"
         self._begin_reload(rejected, reason, RELOAD_PAUSE_S, for_trust)
         if self._reload is None:
             return False
         await asyncio.wait({self._reload}, timeout=RELOAD_WAIT_S)
-        return self._credentials is not rejected
+        return self._access.credentials is not rejected
 
     def _begin_reload(self, old: Credentials, reason: str, pause_s: float, for_trust: bool = False) -> None:
         """Unless one is in progress, or began less than `pause_s` ago."""
@@ -229,7 +310,7 @@ class ApiConnection:
             credentials = await load_credentials(old.team, report)
             if for_trust and credentials.authority == old.authority:
                 return
-            session = credentials.session(self._limit)
+            access = _Access.with_credentials(credentials, self._limit)
         except ConfigError as error:
             log.warning("Cannot reload the credentials for the API server: %s", error)
             report(f"cannot reload the credentials: {error}")
@@ -237,8 +318,8 @@ class ApiConnection:
         finally:
             self._reload = None
         log.info("%s; credentials reloaded", reason)
-        retired, self._retired = self._retired, self._session
-        self._credentials, self._session, self._trouble = credentials, session, ""
+        retired, self._retired = self._retired, self._access
+        self._access, self._trouble = access, ""
         await old.authorization.close()
         if retired is not None:  # from two reloads ago: a request that still uses it connects again
             await retired.close()

@@ -1,7 +1,7 @@
 """A check at the moment a request is sent: its sender may have lost the right to send it while it waited.
 
 It may wait for a free connection, for a new one, or for the event loop; meanwhile the process may be suspended for minutes.
-Set by `launcher.pod_creation`, applied by the connections of `credentials` and the bodies of `connection`.
+Set by `launcher.pod_creation`, applied by `connection_pool`, and by the connector and the bodies here for what aiohttp sends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class GuardedConnector(aiohttp.TCPConnector):
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().connect(*args, **kwargs)
         try:
-            _check()
+            check_send()
         except BaseException:
             connection.release()
             raise
@@ -39,11 +39,11 @@ class GuardedBody(BytesPayload):
     """Checks again when the body is written, possibly later. Stopping the request then breaks the connection."""
 
     async def write(self, writer: Any) -> None:
-        _check()
+        check_send()
         await super().write(writer)
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:
-        _check()
+        check_send()
         await super().write_with_length(writer, content_length)
 
 
@@ -52,7 +52,8 @@ def guarded_body(data: bytes) -> bytes | GuardedBody:
     return data if before_send.get() is None else GuardedBody(data)
 
 
-def _check() -> None:
+def check_send() -> None:
+    """:raises SendBlocked: the request of this task must not be sent any more."""
     check = before_send.get()
     if check is not None:
         check()
