@@ -23,17 +23,20 @@ from typing import Protocol
 # No part starts that would end later than HEARTBEAT_LIMIT_S after the heartbeat began: its round trips, and WORK_S for the
 # work on what they return.
 HEARTBEAT_LIMIT_S, WORK_S = 0.05, 0.008
-# Time slices of the parts: about 150 launches, 40 results and 200 comparisons on a slow core. That of the hand-over begins
-# after its first query.
+# Time slices of the parts: about 150 launches and 200 comparisons on a slow core. That of the hand-over begins after its
+# first query.
 HAND_OVER_S = 0.008
-RESULTS_S = 0.006
+# Results come first, as Airflow's next steps wait for them: they have all that is left until this long after the heartbeat
+# began. What runs after them takes less than half of a heartbeat.
+RESULTS_S = 0.025
 COMPARISON_S = 0.005
 WITHDRAWALS_S = 0.005
 # If a round trip takes less than this, all that fit into a heartbeat are short together, and only the slices limit it.
 NEARBY_S = 0.002
 # Items in one batch: few enough to end soon after the time slice, enough to be worth the round trips and queries.
 HAND_OVER_BATCH = 100
-RESULT_BATCH = 40
+# Results: so many at least, and at most; between, as many as fit (`Pace`).
+RESULT_BATCH, RESULT_BATCH_MOST = 20, 400
 COMPARISON_BATCH = 100
 WITHDRAWAL_BATCH = 100
 
@@ -47,6 +50,26 @@ class TimeSlice:
     @property
     def over(self) -> bool:
         return time.monotonic() >= self._ends_s
+
+
+class Pace:
+    """How many items of a kind fit into a time, by what they took lately. A large batch shares one query and one round trip,
+    and a busy machine takes several times as long for it: so neither a number nor a time alone would do.
+    """
+
+    def __init__(self) -> None:
+        self._item_s = float("inf")
+
+    def fitting(self, seconds: float, least: int, most: int) -> int:
+        """From `least`, which is also the answer while nothing was measured, to `most`."""
+        return max(least, int(min(most, seconds / self._item_s)))
+
+    def note(self, count: int, seconds: float) -> None:
+        """So many items took so long. A higher cost counts at once, a lower one by and by. What all items of a batch share
+        would make a few look expensive: note no small batches.
+        """
+        item_s = max(seconds / count, 1e-6)
+        self._item_s = item_s if self._item_s == float("inf") else max(item_s, (self._item_s + item_s) / 2)
 
 
 class RoundTrips(Protocol):
@@ -77,6 +100,23 @@ class HeartbeatBudget:
     @property
     def is_redis_near(self) -> bool:
         return self._round_trips.trip_s < NEARBY_S
+
+    @property
+    def trips(self) -> int:
+        return self._round_trips.trips
+
+    def work_s(self, began_s: float, trips_before: int) -> float:
+        """Seconds since then (monotonic) without those on the way to Redis."""
+        elapsed_s, trips = time.monotonic() - began_s, self._round_trips.trips - trips_before
+        return max(0.0, elapsed_s - trips * self._round_trips.trip_s)
+
+    def left_s(self, until_s: float, trips: int = 1) -> float:
+        """Seconds for work until this long after the heartbeat began, beside so many round trips. With a distant Redis, whose
+        other parts wait for another heartbeat, until its end.
+        """
+        if not self.is_redis_near:
+            until_s = HEARTBEAT_LIMIT_S - WORK_S
+        return until_s - (time.monotonic() - self._began_s) - trips * self._round_trips.trip_s
 
     def has_room(self, trips: int = 1) -> bool:
         """Is there budget for `trips` more round trips? Always for the first ones, so that each heartbeat makes progress."""

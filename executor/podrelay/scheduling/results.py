@@ -84,33 +84,40 @@ class ResultProcessor:
         self._requests = requests
         self._tags = metric_tags(context.identity.team)
         self._unprocessed: deque[PodReport] = deque()
+        self._pace = heartbeat_budget.Pace()
         self._second_looks = SecondLooks(context)
         self._events = TaskEvents(context)
         # By task key.
         self._unconfirmed: dict[Any, _FailureEvent] = {}
 
     def process_stream(self) -> None:
-        """Process the next reports of the stream, in batches while the time slice lasts."""
+        """Process the next reports of the stream, in batches that fit into what is left of the heartbeat; at least one."""
         self._unprocessed.extend(self._second_looks.pop_due())
-        time_slice, left = heartbeat_budget.TimeSlice(heartbeat_budget.RESULTS_S), self._settings.result_batch_size
-        has_more = True
+        left, has_more = self._settings.result_batch_size, True
         while left > 0:
+            began_s, trips = time.monotonic(), self._budget.trips
             waiting = len(self._unprocessed) + self._results.fetched
-            most = min(heartbeat_budget.RESULT_BATCH, left)
-            # With a distant Redis, reports that were read before come first: reading more could use up the budget for
-            # processing them, heartbeat after heartbeat.
-            if has_more and (not waiting or (waiting < most and self._budget.is_redis_near)):
+            # With a distant Redis, reports that were read before come first: reading could use up the budget each time.
+            if has_more and (not waiting or (waiting < heartbeat_budget.RESULT_BATCH and self._budget.is_redis_near)):
                 has_more = self._results.fetch(self._may_matter)
-            batch = self._next_batch(most)
+            batch = self._next_batch(min(left, self._fitting(1)))
+            batch = batch[: self._fitting(_trips_for(batch))]
             if batch and not self._budget.has_room(_trips_for(batch)):
                 return  # the next heartbeat begins with this batch
             self.process(batch)
             for _ in batch:
                 self._unprocessed.popleft()
+            if len(batch) >= heartbeat_budget.RESULT_BATCH:
+                self._pace.note(len(batch), self._budget.work_s(began_s, trips))
             left -= len(batch)
             over = not has_more and not self._unprocessed and not self._results.fetched
-            if over or time_slice.over or not self._budget.has_room():
+            if over or self._budget.left_s(heartbeat_budget.RESULTS_S) <= 0 or not self._budget.has_room():
                 return
+
+    def _fitting(self, trips: int) -> int:
+        """How many reports may be processed next, with so many round trips."""
+        seconds = self._budget.left_s(heartbeat_budget.RESULTS_S, trips)
+        return self._pace.fitting(seconds, heartbeat_budget.RESULT_BATCH, heartbeat_budget.RESULT_BATCH_MOST)
 
     def _next_batch(self, most: int) -> list[PodReport]:
         """The reports to be processed next. They are not removed."""
@@ -121,9 +128,7 @@ class ResultProcessor:
         return list(islice(self._unprocessed, most))
 
     def _may_matter(self, launch_id: str, outcome: str, says_how_it_began: bool) -> bool:
-        """Does a report call for anything, by what stands unencrypted beside it? What is wrong there hides this report, which
-        the next comparison finds in the ledger.
-        """
+        """Does a report call for anything, by what is unencrypted? The next comparison finds one that a forgery hides."""
         launch = self._launches.get(launch_id)
         return launch is not None and (outcome != "started" or launch.kind != "task" or says_how_it_began)
 

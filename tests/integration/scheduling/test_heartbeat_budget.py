@@ -88,6 +88,27 @@ def test_the_comparison_goes_on_where_it_stopped(hurried: RedisKubernetesExecuto
     beat(hurried, lambda: len(outside.queued()) == 5)
 
 
+def test_a_burst_is_processed_in_batches_as_large_as_fit(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_budget, "RESULTS_S", 10.0)
+    monkeypatch.setattr(heartbeat_budget, "NEARBY_S", float("inf"))
+    executor.parallelism = 400
+    ti_ids = make_task_instances(300)
+    made = _queue(executor, ti_ids)
+    beat(executor, lambda: len(executor.running) == 300)
+    executor.parts.reconciler._next_round_s = executor.parts.key_check._next_run_s = float("inf")
+    beat(executor, lambda: executor.launches.round_is_over)
+    for ti_id, workload in zip(ti_ids, made, strict=True):
+        update(ti_id, state="success")
+        outside.publish(workload.ti.external_executor_id, pod="pod")
+    trips = executor._breaker.trips
+    executor.heartbeat()
+    assert not executor.running
+    # One to read, two to acknowledge: a small batch, to see what one costs, and the rest.
+    assert executor._breaker.trips - trips <= 4
+
+
 @pytest.fixture
 def link(redis_url: str) -> Iterator[SlowLink]:
     """A link with a latency that allows one round trip in a heartbeat, far below the timeout."""
@@ -148,6 +169,23 @@ def test_with_everything_to_do_and_a_slow_redis_a_heartbeat_makes_few_round_trip
         executor.heartbeat()
         trips.append(link.round_trips - before)
     assert max(trips) <= 2, trips
+
+
+def test_an_idle_heartbeat_makes_one_round_trip(
+    start_executor: Callable[..., Any], outside: Outside, link: SlowLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{link.port}/0")
+    executor: RedisKubernetesExecutor = start_executor()
+    _queue(executor, make_task_instances(3))
+    beat(executor, lambda: len(executor.running) == 3)
+    reconciler, parts = executor.parts.reconciler, executor.parts
+    reconciler._next_round_s = parts.key_check._next_run_s = reconciler._orphans._next_run_s = float("inf")
+    beat(executor, lambda: executor.launches.round_is_over)
+    beat(executor)
+    for _ in range(10):
+        before = link.round_trips
+        executor.heartbeat()
+        assert link.round_trips - before == 1
 
 
 def test_a_slow_redis_keeps_no_result_waiting_for_ever(
