@@ -1,7 +1,7 @@
 """A simulated kubelet for an API server without nodes: `python -m tests.benchmarks.simulated_kubelet --namespace NS`.
 
 It binds the executors' pods of one namespace to a node that does not exist, and writes the statuses that a kubelet writes,
-each in a request of its own: scheduled, initialised, sandbox ready, running and ready, ended. A pod runs for
+each in a request of its own: scheduled, accepted, running and ready, containers ended, ended. A pod runs for
 `local-cluster/duration-s`, as with the local cluster's simulated runner. A pod that is deleted while it runs ends with exit
 code 143 and is then removed as by a kubelet, with grace period 0. SIGUSR1 ends all running pods at once.
 
@@ -58,10 +58,7 @@ class SimulatedPod:
 
     def starting(self) -> Iterator[Json]:
         """The statuses from the acceptance to the start of the containers, one after the other."""
-        yield self._written()
-        sandbox = pod_status.condition(None, "PodReadyToStartContainers", {"status": "True"})
-        self._pod["status"]["conditions"].append(sandbox)
-        yield self._written()
+        yield self._written(sandbox=False)
         for state in self._states:
             if state.kind is pod_status.ContainerKind.INIT:
                 state.set_terminated(0)
@@ -69,14 +66,17 @@ class SimulatedPod:
                 state.set_running(f"simulated://{self.metadata['uid']}/{state.name}")
         yield self._written()
 
-    def ended(self, exit_code: int) -> Json:
+    def ending(self, exit_code: int) -> Iterator[Json]:
+        """The statuses from the end of the containers to that of the pod. A deleted pod gets only the last one."""
         for state in self._states:
             if state.is_running:
                 state.set_terminated(exit_code)
-        return self._written(final=True)
+        if not self.deleted.is_set():
+            yield self._written()
+        yield self._written(final=True)
 
-    def _written(self, final: bool = False) -> Json:
-        status = pod_status.build(self._pod, self._states, final=final)
+    def _written(self, sandbox: bool = True, final: bool = False) -> Json:
+        status = pod_status.build(self._pod, self._states, sandbox=sandbox, final=final)
         del status["qosClass"]  # the API server's own
         self._pod["status"] = status
         return status
@@ -156,7 +156,8 @@ class SimulatedKubelet:
                 await asyncio.wait_for(pod.ends.wait(), pod.duration_s)
             except asyncio.TimeoutError:
                 pod.ends.set()
-            await self._write(pod, pod.ended(_SIGTERM_EXIT_CODE if pod.deleted.is_set() else pod.exit_code))
+            for status in pod.ending(_SIGTERM_EXIT_CODE if pod.deleted.is_set() else pod.exit_code):
+                await self._write(pod, status)
             # Who deletes a pod that has ended removes it at once; this waits for a deletion from before the last status.
             await pod.deleted.wait()
             options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata["uid"]}}

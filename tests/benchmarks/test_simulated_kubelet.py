@@ -28,7 +28,6 @@ def test_a_pod_starts_in_the_steps_of_a_kubelet() -> None:
     ready = {"PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"}
     assert steps == [
         ("Pending", {"PodScheduled"}, ["waiting", "waiting"]),
-        ("Pending", {"PodScheduled", "PodReadyToStartContainers"}, ["waiting", "waiting"]),
         ("Running", ready, ["terminated", "running"]),
     ]
 
@@ -37,7 +36,8 @@ def test_the_annotations_of_the_local_cluster_hold() -> None:
     simulated = SimulatedPod(pod(**{"local-cluster/duration-s": "2.5", "local-cluster/exit-code": "3"}))
     assert (simulated.duration_s, simulated.exit_code) == (2.5, 3)
     list(simulated.starting())
-    status = simulated.ended(simulated.exit_code)
+    over, status = simulated.ending(simulated.exit_code)
+    assert summary(over)[::2] == ("Running", ["terminated", "terminated"])
     assert summary(status)[::2] == ("Failed", ["terminated", "terminated"])
     assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
     assert "qosClass" not in status, "the API server refuses to have it changed"

@@ -245,7 +245,9 @@ def held(name: str = "p", labels: dict[str, str] | None = None) -> Json:
 
 
 def state(found: Json, container: str = "base") -> Json:
-    """The state of a container in a pod's status."""
+    """The state of a container in a pod's status; empty before the node has accepted the pod."""
+    if "containerStatuses" not in found["status"]:
+        return {}
     statuses = (found["status"].get("initContainerStatuses") or []) + found["status"]["containerStatuses"]
     return dict(next(item["state"] for item in statuses if item["name"] == container))
 

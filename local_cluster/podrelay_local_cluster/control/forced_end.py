@@ -74,6 +74,7 @@ class ForcedEnd:
             reason = "PodCompleted" if phase == "Succeeded" else "PodFailed"
             for kind in ("Ready", "ContainersReady"):
                 conditions = _replaced(conditions, kind, {"status": "False", "reason": reason})
+            conditions = _replaced(conditions, "PodReadyToStartContainers", {"status": "False"})
         for given in self.conditions:
             body = {key: value for key, value in given.items() if key != "type"}
             conditions = _replaced(conditions, given.get("type", ""), {"status": "True", **body})

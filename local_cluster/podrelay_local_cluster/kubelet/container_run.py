@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from podrelay_local_cluster.kubelet import environment
+from podrelay_local_cluster.kubelet import environment, pod_status
 from podrelay_local_cluster.kubelet.container_log import ContainerLog, LogDirectory
 from podrelay_local_cluster.kubelet.pod_status import ContainerKind, ContainerStatus
 from podrelay_local_cluster.kubelet.runtime import ContainerProcess, ContainerRuntime, ContainerStart
@@ -230,7 +230,8 @@ class ContainerRun:
         """Wait until everything that the environment refers to exists. None when the pod stopped before."""
         while True:
             try:
-                return environment.variables(self._spec, self._context.pod, self._context.lookup)
+                pod = pod_status.with_address(self._context.pod)
+                return environment.variables(self._spec, pod, self._context.lookup)
             except environment.MissingReference as exc:
                 if self.state.set_waiting("CreateContainerConfigError", str(exc)):
                     self._context.report("Failed", f"Error: {exc}")

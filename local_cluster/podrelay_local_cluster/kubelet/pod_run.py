@@ -23,6 +23,9 @@ HOLD_ANNOTATION = "local-cluster/hold"
 HOLD_DELETION_ANNOTATION = "local-cluster/hold-deletion"
 """Set to "true": the node ignores a graceful deletion of the pod, as an unresponsive node does."""
 
+_STEP_S = 0.01
+"""Between two reports of a pod that is not held up, so that each is an event of its own. A kubelet takes 0.1 to 2 s."""
+
 _MOUNT_RETRY_S = 0.05
 """The first pause before a volume is tried again: its Secret is often created just after its pod."""
 
@@ -41,6 +44,7 @@ class PodRun:
         pairs = zip(specs, self._states, strict=True)
         self._containers = [ContainerRun(spec, state, self._context) for spec, state in pairs]
         self._abandoned = False
+        self._sandbox = False
         self._failure = ("", "")
         self._sidecars: list[asyncio.Task[None]] = []
         self._kill_timer: asyncio.TimerHandle | None = None
@@ -53,6 +57,7 @@ class PodRun:
         for state in self._states:
             if state.name in known:
                 self._restore(state, known[state.name])
+        self._sandbox = "podIP" in status
 
     def _restore(self, state: ContainerStatus, old: Json) -> None:
         state.restart_count = old["restartCount"]
@@ -104,17 +109,11 @@ class PodRun:
 
     async def _admit(self) -> bool:
         """Schedule the pod and report it as accepted. False when its containers are not to be started."""
-        bound = bool(self._spec.get("nodeName"))
-        reason = "" if bound else pod_status.why_unschedulable(self._spec, self._node.labels, ROOM)
-        if reason:
-            self._node.pods.set_status(self.record, pod_status.unschedulable(self.record.obj, reason))
-            self._context.report("FailedScheduling", reason, SCHEDULER)
-            await self._stopping.wait()
+        if not self._spec.get("nodeName") and not await self._schedule():
             return False
         held = self.record.annotations.get(HOLD_ANNOTATION) == "true"
         if not (held and "startTime" in self.record.obj["status"]):
-            status = pod_status.build(self.record.obj, self._states)
-            self._node.pods.bind_with_status(self.record, NODE_NAME, status)
+            self._publish()
         if held:
             await self._stopping.wait()
             return False
@@ -129,12 +128,30 @@ class PodRun:
             if await self._context.stopped_within(pause_s):
                 break
             pause_s = min(2 * pause_s, RETRY_S)
-        delay_s = self._node.images.pod_start_delay_s
-        if delay_s and not self._has_started:
-            await self._context.stopped_within(delay_s)
+        if not self._has_started:
+            await self._create_sandbox()
         return True
 
+    async def _schedule(self) -> bool:
+        """Bind the pod to this node. False when that is impossible; the pod is then being deleted."""
+        if reason := pod_status.why_unschedulable(self._spec, self._node.labels, ROOM):
+            self._node.pods.set_status(self.record, pod_status.unschedulable(self.record.obj, reason))
+            self._context.report("FailedScheduling", reason, SCHEDULER)
+            await self._stopping.wait()
+            return False
+        self._node.pods.bind(self.record, NODE_NAME, pod_status.scheduled(self.record.obj))
+        await asyncio.sleep(_STEP_S)
+        return True
+
+    async def _create_sandbox(self) -> None:
+        delay_s = self._node.images.pod_start_delay_s
+        if delay_s > _STEP_S:
+            await self._context.stopped_within(delay_s)
+        else:
+            await asyncio.sleep(_STEP_S)
+
     async def _run_containers(self) -> None:
+        self._sandbox = True
         if await self._run_init_containers() and not self._stopping.is_set():
             mains = self._of_kind(ContainerKind.MAIN)
             for container in mains:
@@ -145,6 +162,8 @@ class PodRun:
             else:
                 await asyncio.gather(*(container.run() for container in mains))
         await self._stop_sidecars()
+        if not self._stopping.is_set():
+            await asyncio.sleep(_STEP_S)
         self._publish(final=True)
 
     async def _run_init_containers(self) -> bool:
@@ -186,14 +205,17 @@ class PodRun:
         self._kill_timer = loop.call_later(grace_s, self.kill)
 
     def _publish(self, final: bool = False) -> None:
+        """Report the containers. A pod that is being stopped is reported once more only, when all have ended."""
         current = self._node.pods.latest(self.record)
-        if self._abandoned or current is None:
+        if self._abandoned or current is None or (self._stopping.is_set() and not final):
             return
         if final and current.obj["status"].get("phase") in TERMINAL_PHASES:
-            return  # the end of the last container was already reported
+            return  # no pod leaves such a phase
         still_running = any(state.is_running for state in self._states)
         reason, message = ("", "") if still_running else self._failure
-        status = pod_status.build(current.obj, self._states, final=final, reason=reason, message=message)
+        status = pod_status.build(
+            current.obj, self._states, sandbox=self._sandbox, final=final, reason=reason, message=message
+        )
         self._node.pods.set_status(current, status)
 
     def _of_kind(self, *kinds: ContainerKind) -> list[ContainerRun]:

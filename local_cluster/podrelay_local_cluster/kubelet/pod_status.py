@@ -13,7 +13,7 @@ from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.quantity import amount
 from podrelay_local_cluster.objects.resources import TERMINAL_PHASES
 
-_OUR_CONDITIONS = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
+_OUR_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 
 
 class ContainerKind(Enum):
@@ -139,25 +139,44 @@ def phase(restart_policy: str, states: Sequence[ContainerStatus], final: bool) -
     return "Failed" if restart_policy == "Never" or final else "Running"
 
 
-def build(
-    pod: Json, states: Sequence[ContainerStatus], *, final: bool = False, reason: str = "", message: str = ""
-) -> Json:
-    """The whole `status` of a scheduled pod. Keeps its start time, conditions of others, and unchanged transition times."""
+def scheduled(pod: Json) -> Json:
+    """The status of a pod that a scheduler has just bound to its node."""
     old = pod.get("status") or {}
-    now_phase = "Failed" if reason else phase(pod["spec"]["restartPolicy"], states, final)
-    if now_phase in TERMINAL_PHASES and any(state.is_running for state in states):
-        now_phase = "Running"  # a sidecar or another container has not ended yet
+    others = [item for item in old.get("conditions") or [] if item.get("type") != "PodScheduled"]
+    return {**old, "conditions": [*others, condition(None, "PodScheduled", {"status": "True"})]}
+
+
+def build(
+    pod: Json,
+    states: Sequence[ContainerStatus],
+    *,
+    sandbox: bool = True,
+    final: bool = False,
+    reason: str = "",
+    message: str = "",
+) -> Json:
+    """The whole `status` of a scheduled pod. Keeps its start time, conditions of others, and unchanged transition times.
+
+    A phase that ends the pod is reported by the `final` status only, as by a kubelet, which first reports that the containers
+    have ended and then that nothing of the pod is left. `sandbox`: whether a container may start or has started.
+    """
+    old = pod.get("status") or {}
+    reached = "Failed" if reason else phase(pod["spec"]["restartPolicy"], states, final)
+    if reached in TERMINAL_PHASES and any(state.is_running for state in states):
+        reached = "Running"  # a sidecar or another container has not ended yet
+    has_ended = reached in TERMINAL_PHASES
+    ready_to_start = sandbox and not (final and has_ended)
     status: Json = {
-        "phase": now_phase,
-        "conditions": conditions(old.get("conditions") or [], states, now_phase),
+        "phase": old.get("phase", "Pending") if has_ended and not final else reached,
+        "conditions": conditions(old.get("conditions") or [], states, reached, ready_to_start),
         "hostIP": ADDRESS,
         "hostIPs": [{"ip": ADDRESS}],
-        "podIP": ADDRESS,
-        "podIPs": [{"ip": ADDRESS}],
         "startTime": old.get("startTime") or clock.now_text(),
         "containerStatuses": [state.to_json() for state in states if state.kind is ContainerKind.MAIN],
         "qosClass": old.get("qosClass", "BestEffort"),
     }
+    if sandbox or "podIP" in old:
+        status["podIP"], status["podIPs"] = ADDRESS, [{"ip": ADDRESS}]
     inits = [state.to_json() for state in states if state.kind is not ContainerKind.MAIN]
     if inits:
         status["initContainerStatuses"] = inits
@@ -168,8 +187,10 @@ def build(
     return status
 
 
-def conditions(old: Iterable[Json], states: Sequence[ContainerStatus], now_phase: str) -> list[Json]:
-    """The four conditions that a kubelet and a scheduler maintain, then those that others have set."""
+def conditions(
+    old: Iterable[Json], states: Sequence[ContainerStatus], reached: str, ready_to_start: bool
+) -> list[Json]:
+    """The conditions that others have set, then the five that a kubelet maintains, in its order."""
     waiting = [
         state.name
         for state in states
@@ -178,23 +199,23 @@ def conditions(old: Iterable[Json], states: Sequence[ContainerStatus], now_phase
     ]
     unready = [state.name for state in states if state.kind is not ContainerKind.INIT and not state.is_running]
     ready: Json
-    if now_phase in TERMINAL_PHASES:
-        ready = {"status": "False", "reason": "PodCompleted" if now_phase == "Succeeded" else "PodFailed"}
+    if reached in TERMINAL_PHASES:
+        ready = {"status": "False", "reason": "PodCompleted" if reached == "Succeeded" else "PodFailed"}
     elif unready:
         text = f"containers with unready status: [{' '.join(unready)}]"
         ready = {"status": "False", "reason": "ContainersNotReady", "message": text}
     else:
         ready = {"status": "True"}
     initialized: Json = {"status": "True"}
-    if now_phase == "Succeeded":
+    if reached == "Succeeded":
         initialized = {"status": "True", "reason": "PodCompleted"}
     elif waiting:
         text = f"containers with incomplete status: [{' '.join(waiting)}]"
         initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": text}
-    bodies = (initialized, ready, ready, {"status": "True"})
+    bodies = ({"status": str(ready_to_start)}, initialized, ready, ready, {"status": "True"})
     others = {item.get("type"): item for item in old}
     ours = [condition(others.pop(kind, None), kind, body) for kind, body in zip(_OUR_CONDITIONS, bodies, strict=True)]
-    return ours + list(others.values())
+    return list(others.values()) + ours
 
 
 def _has_started(state: ContainerStatus) -> bool:
@@ -206,6 +227,11 @@ def condition(before: Json | None, kind: str, body: Json) -> Json:
     unchanged = before is not None and before.get("status") == body["status"]
     moved = before.get("lastTransitionTime") if before is not None and unchanged else clock.now_text()
     return {"type": kind, "lastProbeTime": None, "lastTransitionTime": moved, **body}
+
+
+def with_address(pod: Json) -> Json:
+    """The pod as its containers see it: with the address of its sandbox, which is reported when they run."""
+    return {**pod, "status": {"podIP": ADDRESS, "podIPs": [{"ip": ADDRESS}], **pod["status"]}}
 
 
 def unschedulable(pod: Json, message: str) -> Json:

@@ -141,14 +141,14 @@ class PodRegistry:
         """Remove the object at once, regardless of node, grace period and finalizers."""
         return self._remove(record)
 
-    def bind_with_status(self, record: Record, node_name: str, status: Json) -> Record | None:
-        """Bind the pod to the node and set its first status, in one change. None when the pod is gone."""
+    def bind(self, record: Record, node_name: str, status: Json) -> Record | None:
+        """Bind the pod to the node and set the status that goes with it, in one change. None when the pod is gone."""
         current = self.latest(record)
         if current is None:
             return None
-        spec = current.obj["spec"]
-        spec = spec if spec.get("nodeName") else {**spec, "nodeName": node_name}
-        return self._store.put("pods", {**current.obj, "spec": spec, "status": status})
+        return self._store.put(
+            "pods", {**current.obj, "spec": {**current.obj["spec"], "nodeName": node_name}, "status": status}
+        )
 
     def set_status(self, record: Record, status: Json) -> Record | None:
         """Store the node's report. An equal status makes no new version. None when the pod is gone."""

@@ -226,14 +226,14 @@ class TestStreams:
         version = simulated.version()
         with simulated.watch(resourceVersion=version) as silent:
             simulated.create(held("before"))
-            assert [event["type"] for event in itertools.islice(silent, 2)] == ["ADDED", "MODIFIED"]
+            assert [event["type"] for event in itertools.islice(silent, 3)] == ["ADDED", "MODIFIED", "MODIFIED"]
             rule = simulated.cluster.add_fault(verb="watch", silence=True)
             simulated.create(held("during"))
             with simulated.watch(resourceVersion=version) as fresh:
-                names = [event["object"]["metadata"]["name"] for event in itertools.islice(fresh, 3)]
+                names = [event["object"]["metadata"]["name"] for event in itertools.islice(fresh, 4)]
             assert "during" in names
             with simulated.watch(resourceVersion=version, timeoutSeconds="1") as fresh:
-                assert len(list(fresh)) == 4
+                assert len(list(fresh)) == 6
             held_back: list[Json] = []
             thread = in_background(lambda: held_back.extend(itertools.islice(silent, 2)))
             thread.join(0.3)

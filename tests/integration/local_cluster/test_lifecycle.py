@@ -45,8 +45,10 @@ def test_running_pod_is_ready(api: NamespaceApi) -> None:
     assert found["status"]["containerStatuses"][0]["started"] is True
     assert {condition(found, kind)["status"] for kind in ("Ready", "ContainersReady", "Initialized")} == {"True"}
     with api.watch(resourceVersion=version) as events:
-        added, accepted = next(events)["object"], next(events)["object"]
+        added, bound, accepted = (next(events)["object"] for _ in range(3))
     assert "nodeName" not in added["spec"]
+    assert (bound["spec"]["nodeName"], condition(bound, "PodScheduled")["status"]) == ("local-node", "True")
+    assert "startTime" not in bound["status"]
     assert state(accepted) == {"waiting": {"reason": "ContainerCreating"}}
     assert condition(accepted, "PodScheduled")["status"] == "True"
     assert condition(accepted, "ContainersReady")["reason"] == "ContainersNotReady"
@@ -136,8 +138,7 @@ class TestSeveralContainers:
         assert api.log("p") == "one\ntwo\nbase\n"
         assert [state(found, name)["terminated"]["reason"] for name in ("one", "two")] == ["Completed"] * 2
         with api.watch(resourceVersion=version) as events:
-            next(events)
-            accepted = next(events)["object"]
+            accepted = next(event["object"] for event in events if "startTime" in event["object"]["status"])
         assert state(accepted)["waiting"]["reason"] == "PodInitializing"
         assert condition(accepted, "Initialized")["status"] == "False"
         assert "[one two]" in condition(accepted, "Initialized")["message"]

@@ -16,7 +16,7 @@ def three(simulated: NamespaceApi) -> NamespaceApi:
     simulated.create(held("b", {"app": "y", "tier": "web"}))
     simulated.create(held("c", {"app": "x"}))
     for name in "abc":
-        simulated.wait(name, lambda found: "nodeName" in found["spec"])
+        simulated.wait_scheduled(name)
     return simulated
 
 
