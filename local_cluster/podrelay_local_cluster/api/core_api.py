@@ -23,6 +23,7 @@ from podrelay_local_cluster.objects.errors import (
     unknown_path,
     unsupported_media_type,
 )
+from podrelay_local_cluster.objects.managed_fields import manager_name
 from podrelay_local_cluster.objects.patching import JSON_PATCH, MERGE, STRATEGIC
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.registry.other_objects import ObjectRegistry
@@ -67,6 +68,11 @@ class ApiCall:
     def form(self) -> Form:
         """How objects appear in the response. Raises `StatusError` 406."""
         return requested_form(self.request.headers.get("Accept", ""), self.query.get("includeObject", ""))
+
+    @property
+    def manager(self) -> str:
+        """Who makes this request, for the managed fields."""
+        return manager_name(self.query.get("fieldManager", ""), self.request.headers.get("User-Agent", ""))
 
     @property
     def dry_run(self) -> bool:
@@ -144,7 +150,7 @@ class CoreApi:
         if info.name or (not info.namespace and info.resource != "namespaces"):
             raise method_not_allowed()
         if info.resource == "pods":
-            record = self._pods.create(info.namespace, call.body(), call.dry_run)
+            record = self._pods.create(info.namespace, call.body(), call.dry_run, call.manager)
         else:
             record = self._objects.create(info.resource, info.namespace, call.body(), call.dry_run)
         call.created = record

@@ -10,6 +10,7 @@ pod_parts        the checks on volumes, environment sources and tolerations
 pod_resources    the checks on what a container requests and is limited to
 defaults         the defaults of a new pod
 validation       the checks on names, labels and pods
+managed_fields   which manager owns which field of a pod
 patching         merge patch, strategic merge patch, JSON patch
 selectors        label and field selectors
 errors           failures as `Status` objects

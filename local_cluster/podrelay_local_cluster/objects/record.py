@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from podrelay_local_cluster.objects.json_text import Json, to_json
+from podrelay_local_cluster.objects.managed_fields import Managers
 
 
 class _SpecText:
@@ -25,17 +26,29 @@ def _text_of_bound(spec: Json, old: Record) -> _SpecText:
 
 
 class Record:
-    """An object at one resource version. `obj` never changes after construction: a change is a new record."""
+    """An object at one resource version. `obj` never changes after construction: a change is a new record.
 
-    __slots__ = ("_json", "_partial_json", "_spec", "name", "namespace", "obj", "resource", "version")
+    `managers` are its managed fields, which are in its JSON text only; None: those of `previous`.
+    """
 
-    def __init__(self, resource: str, obj: Json, version: int, previous: Record | None = None) -> None:
+    __slots__ = ("_json", "_partial_json", "_spec", "managers", "name", "namespace", "obj", "resource", "version")
+
+    def __init__(
+        self,
+        resource: str,
+        obj: Json,
+        version: int,
+        previous: Record | None = None,
+        managers: Managers | None = None,
+    ) -> None:
         metadata = obj["metadata"]
         self.resource = resource
         self.namespace: str = metadata.get("namespace", "")
         self.name: str = metadata["name"]
         self.version = version
         self.obj = obj
+        inherited = () if previous is None else previous.managers
+        self.managers: Managers = inherited if managers is None else managers
         self._spec = _SpecText()
         if previous is not None and "spec" in obj:
             same = previous.obj.get("spec") is obj["spec"]
@@ -68,16 +81,20 @@ class Record:
     def partial_json(self) -> bytes:
         """The object as `PartialObjectMetadata`."""
         if self._partial_json is None:
-            partial = {
-                "kind": "PartialObjectMetadata",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": self.obj["metadata"],
-            }
-            self._partial_json = to_json(partial)
+            head = b'{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":%s}'
+            self._partial_json = head % self._metadata_text()
         return self._partial_json
 
     def _encode_with_spec(self) -> bytes:
         if self._spec.text is None:
             self._spec.text = to_json(self.obj["spec"])
-        rest = to_json({key: value for key, value in self.obj.items() if key != "spec"})
-        return b"%s,%s%s}" % (rest[:-1], b'"spec":', self._spec.text)
+        head = to_json({key: value for key, value in self.obj.items() if key not in ("metadata", "spec", "status")})
+        status = to_json(self.obj.get("status") or {})
+        parts = (head[:-1], self._metadata_text(), self._spec.text, status)
+        return b'%s,"metadata":%s,"spec":%s,"status":%s}' % parts
+
+    def _metadata_text(self) -> bytes:
+        text = to_json(self.obj["metadata"])
+        if not self.managers:
+            return text
+        return b'%s,"managedFields":[%s]}' % (text[:-1], b",".join(self.managers))

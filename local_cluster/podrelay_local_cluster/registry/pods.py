@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
-from podrelay_local_cluster.objects import clock, defaults, metadata, patching, validation
+from podrelay_local_cluster.objects import clock, defaults, managed_fields, metadata, patching, validation
 from podrelay_local_cluster.objects.errors import already_exists, invalid, not_found
 from podrelay_local_cluster.objects.json_text import Json
 from podrelay_local_cluster.objects.record import Record
@@ -56,8 +56,11 @@ class PodRegistry:
             raise not_found("pods", name)
         return record
 
-    def create(self, namespace: str, body: Any, dry_run: bool = False) -> Record:
-        """Raises `StatusError` 400, 403 (quota, terminating namespace), 404 (no such namespace), 409 or 422."""
+    def create(self, namespace: str, body: Any, dry_run: bool = False, manager: str = "unknown") -> Record:
+        """:param manager: the client, as it appears in the managed fields.
+
+        Raises `StatusError` 400, 403 (quota, terminating namespace), 404 (no such namespace), 409 or 422.
+        """
         body = metadata.check_body("pods", body)
         meta = metadata.for_new_object(body, namespace)
         name = meta.get("name") or ""
@@ -74,7 +77,7 @@ class PodRegistry:
             raise already_exists("pods", name)
         if dry_run:
             return Record("pods", pod, 0)
-        record = self._store.put_limited("pods", pod)
+        record = self._store.put_limited("pods", pod, managed_fields.of_new_pod(manager, body.get("spec") or {}, pod))
         for quota in counted:
             self._store.put("resourcequotas", quota)
         if self.node is not None:
@@ -155,7 +158,8 @@ class PodRegistry:
         current = self.latest(record)
         if current is None or current.obj["status"] == status:
             return current
-        return self._store.put("pods", {**current.obj, "status": status})
+        managers = managed_fields.with_kubelet(current.managers, status) if "startTime" in status else None
+        return self._store.put("pods", {**current.obj, "status": status}, managers)
 
     def latest(self, record: Record) -> Record | None:
         """The current state of the pod with this uid, or None."""

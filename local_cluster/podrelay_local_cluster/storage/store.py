@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from podrelay_local_cluster.objects.errors import storage_error
-from podrelay_local_cluster.objects.json_text import Json
+from podrelay_local_cluster.objects.json_text import Json, to_json
+from podrelay_local_cluster.objects.managed_fields import Managers
 from podrelay_local_cluster.objects.record import Record
 from podrelay_local_cluster.objects.resources import KIND_OF_RESOURCE
 from podrelay_local_cluster.storage.event_log import ADDED, DELETED, MODIFIED, EventLog, ObjectEvent
@@ -46,7 +47,8 @@ class ObjectStore:
         self.listener: ChangeListener | None = None
         self._objects: dict[str, dict[str, dict[str, Record]]] = {resource: {} for resource in RESOURCES}
         for resource, obj in records:
-            self._keep(Record(resource, obj, int(obj["metadata"]["resourceVersion"])))
+            managers = tuple([to_json(entry) for entry in obj["metadata"].pop("managedFields", ())])
+            self._keep(Record(resource, obj, int(obj["metadata"]["resourceVersion"]), managers=managers))
 
     def get(self, resource: str, namespace: str, name: str) -> Record | None:
         return self._objects[resource].get(namespace, {}).get(name)
@@ -70,17 +72,20 @@ class ObjectStore:
     def count(self, resource: str) -> int:
         return sum(len(found) for found in self._objects[resource].values())
 
-    def put_limited(self, resource: str, obj: Json) -> Record:
+    def put_limited(self, resource: str, obj: Json, managers: Managers | None = None) -> Record:
         """`put` for an object from a client. Raises `StatusError` 500 for one that exceeds the limits of etcd."""
         previous = self._previous(resource, obj)
-        record = self._next_version(resource, obj, previous)
+        record = self._next_version(resource, obj, previous, managers)
         check_size(len(record.json()))
         return self._commit(record, previous)
 
-    def put(self, resource: str, obj: Json) -> Record:
-        """Create or replace an object; its metadata gets the new version. The caller must not change `obj` afterwards."""
+    def put(self, resource: str, obj: Json, managers: Managers | None = None) -> Record:
+        """Create or replace an object; its metadata gets the new version. The caller must not change `obj` afterwards.
+
+        :param managers: its managed fields; None: they stay as they are.
+        """
         previous = self._previous(resource, obj)
-        return self._commit(self._next_version(resource, obj, previous), previous)
+        return self._commit(self._next_version(resource, obj, previous, managers), previous)
 
     def _commit(self, record: Record, previous: Record | None) -> Record:
         self.version = record.version
@@ -113,10 +118,12 @@ class ObjectStore:
         metadata = obj["metadata"]
         return self.get(resource, metadata.get("namespace", ""), metadata["name"])
 
-    def _next_version(self, resource: str, obj: Json, previous: Record | None) -> Record:
+    def _next_version(
+        self, resource: str, obj: Json, previous: Record | None, managers: Managers | None = None
+    ) -> Record:
         version = self.version + 1
         metadata = {**obj["metadata"], "resourceVersion": str(version)}
-        return Record(resource, {**obj, "metadata": metadata}, version, previous)
+        return Record(resource, {**obj, "metadata": metadata}, version, previous, managers)
 
     def _keep(self, record: Record) -> None:
         self._objects[record.resource].setdefault(record.namespace, {})[record.name] = record

@@ -251,7 +251,7 @@ class TestPatch:
 
     def test_patch_without_a_change_makes_no_version(self, simulated: NamespaceApi) -> None:
         simulated.create(held("p", {"a": "1"}))
-        simulated.wait("p", lambda found: "nodeName" in found["spec"])
+        simulated.wait_scheduled("p")
         before = simulated.get("p")["metadata"]["resourceVersion"]
         after = simulated.patch("p", {"metadata": {"labels": {"a": "1"}}}).json()["metadata"]["resourceVersion"]
         assert after == before
@@ -263,7 +263,7 @@ class TestPatch:
     )
     def test_spec_is_immutable(self, simulated: NamespaceApi, spec: Json) -> None:
         simulated.create(held())
-        simulated.wait("p", lambda found: "nodeName" in found["spec"])
+        simulated.wait_scheduled("p")
         status = status_of(simulated.patch("p", {"spec": spec}), 422, "Invalid")
         assert "pod updates may not change fields" in status["message"]
 
