@@ -36,7 +36,8 @@ from podrelay_workers.watcher.report_metrics import ReportMetrics
 log = logging.getLogger(__name__)
 
 BATCH = 200  # about 10 ms of Redis' time
-GATHER_S = 0.02  # pod events come in bursts: this delay makes one round trip of many
+# A report after a silence is published at once. The next publication is this much later: one round trip for many reports.
+GATHER_S = 0.005
 # A Redis that loses its data may lose results that no scheduler has read: the latest are published again.
 KEPT_S = 30.0
 # A report about a warm pod is published again this long after Redis could not say yet whether the pod is the launch's.
@@ -107,13 +108,13 @@ class Outbox:
         waits = Backoff(first_s=0.1, most_s=2.0)
         while True:
             await self._wait_for_work()
-            await asyncio.sleep(GATHER_S)
             try:
                 await self.flush(term)
             except RedisUnavailable:
                 await asyncio.sleep(waits.failed())
             else:
                 waits.worked()
+                await asyncio.sleep(GATHER_S)
 
     async def _wait_for_work(self) -> None:
         """Wait until a report is queued, or those that Redis left undecided are due again."""
@@ -135,26 +136,46 @@ class Outbox:
         :raises NotLeader: nothing of this batch was written.
         """
         while self._outbox:
-            batch = list(self._outbox.items())[:BATCH]
-            calls, owners, sent = self._calls(term, batch)
-            answers = await self._publisher.settle(sent, await self._runner.run_many(calls))
+            batch = self._most_urgent()
+            fence = Fence(term.leader, term.fence)
+            await self._restore(fence, batch)
+            now, reported = f"{time.time():.3f}", [item for _, item in batch if item.report is not None]
+            sent = [Outgoing(item.report, now, item.fields, fence) for item in reported if item.report is not None]
+            replies = await self._runner.run_many([self._publisher.call(outgoing) for outgoing in sent]) if sent else []
+            answers = await self._publisher.settle(sent, replies)
             if -2 in answers:
                 raise NotLeader
-            self._sent(batch, zip(owners, answers, strict=True))
+            self._sent(batch, zip(reported, answers, strict=True))
         self._filled.clear()
 
+    async def _restore(self, fence: Fence, batch: Sequence[tuple[object, Publication]]) -> None:
+        """Before the reports, in a round trip of its own: a Redis that has lost its scripts may run only the second of two
+        calls, and an entry that exists is not restored.
+
+        :raises NotLeader: nothing was written.
+        """
+        lost = [item for _, item in batch if item.restore is not None]
+        calls = [self._restoration(fence, item, item.restore) for item in lost if item.restore is not None]
+        if calls and -2 in await self._runner.run_many(calls):
+            raise NotLeader
+
+    def _most_urgent(self) -> list[tuple[tuple[str, int, str], Publication]]:
+        """Those of launches that ended first: schedulers wait for them. Those of one launch keep their order."""
+        ended = {key[0] for key, item in self._outbox.items() if item.report is not None and item.report.terminal}
+        return sorted(self._outbox.items(), key=lambda item: item[0][0] not in ended)[:BATCH]
+
     def _sent(
-        self, batch: list[tuple[tuple[str, int, str], Publication]], answers: Iterable[tuple[Publication | None, int]]
+        self, batch: list[tuple[tuple[str, int, str], Publication]], answers: Iterable[tuple[Publication, int]]
     ) -> None:
         now = time.monotonic()
         undecided: set[int] = set()
         for owner, answer in answers:
-            if owner is not None and owner.report is not None and answer == 1:
+            if owner.report is not None and answer == 1:
                 self.published += 1
                 log_progress(owner.report)
                 if self._metrics is not None:
                     self._metrics.published(owner.report)
-            elif owner is not None and answer == -3:
+            elif answer == -3:
                 undecided.add(id(owner))
         for key, publication in batch:
             if self._outbox.get(key) is publication:  # else a newer report was queued meanwhile
@@ -166,25 +187,6 @@ class Outbox:
                 self._recent.append((now, publication))
         while self._recent and now - self._recent[0][0] > KEPT_S:
             self._recent.popleft()
-
-    def _calls(
-        self, term: Term, batch: list[tuple[tuple[str, int, str], Publication]]
-    ) -> tuple[list[ScriptCall], list[Publication | None], list[Outgoing | None]]:
-        calls: list[ScriptCall] = []
-        owners: list[Publication | None] = []
-        sent: list[Outgoing | None] = []
-        fence, now = Fence(term.leader, term.fence), f"{time.time():.3f}"
-        for _, publication in batch:
-            if publication.restore is not None:
-                calls.append(self._restoration(fence, publication, publication.restore))
-                owners.append(None)
-                sent.append(None)
-            if publication.report is not None:
-                outgoing = Outgoing(publication.report, now, publication.fields, fence)
-                calls.append(self._publisher.call(outgoing))
-                owners.append(publication)
-                sent.append(outgoing)
-        return calls, owners, sent
 
     def _restoration(self, fence: Fence, publication: Publication, fields: dict[str, str]) -> ScriptCall:
         return scripts.restore(
