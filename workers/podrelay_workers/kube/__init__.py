@@ -15,6 +15,7 @@ start_up        both clients of a process, once they can be used
 unbounded_call  code that may never return, in threads
 send_guard      a check at the moment a request is sent
 quantity        amounts such as 200Mi (pure)
+paced_reading   reads a watch in few and large pieces
 errors          error classes for the server's answers (pure)
 pod_decoder     fast decoding of the fields that the watcher reads (pure)
 """

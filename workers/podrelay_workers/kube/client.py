@@ -22,6 +22,7 @@ from podrelay_workers.kube.encoding import (
 )
 from podrelay_workers.kube.errors import Conflict, Refused, Unreachable
 from podrelay_workers.kube.loader_process import LoaderProcess
+from podrelay_workers.kube.paced_reading import PacedReader
 from podrelay_workers.kube.pod_decoder import decode_event, decode_list
 
 # The API server begins to answer a list or a watch at once; without an answer after this time the request fails, so that a
@@ -192,6 +193,7 @@ class PodClient:
         fields: str = "",
         silence_s: float = 75.0,
         timeout_s: float = 300.0,
+        pause_s: float = 0.0,
         partial: bool = False,
         opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Json, None]:
@@ -200,6 +202,7 @@ class PodClient:
         :param silence_s: longest time without a byte. The server sends a bookmark about once a minute, but none for a
             version that it has sent already: while nothing changes in the whole cluster, silence means nothing.
         :param timeout_s: after this time the server ends the request.
+        :param pause_s: the events of this time come together, but for the first after a silence.
         :param partial: decode only the fields in `pod_decoder`; several times as fast.
         :param opened: called when the server has accepted the watch, before its first event.
         :raises Silent: nothing arrived for `silence_s`.
@@ -213,7 +216,8 @@ class PodClient:
             if opened is not None:
                 opened()
             decoder, rest = (decode_event if partial else json.loads), b""
-            async for chunk in answer.content.iter_any():
+            reader = PacedReader(answer, pause_s)
+            while chunk := await reader.read():
                 # One read often holds many events, and one large event may need many reads.
                 *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
                 if len(rest) > _EVENT_MAX:
