@@ -77,7 +77,9 @@ class Authorization:
 
     def _hangs(self, seconds: float, program: str) -> None:
         what = f" (it waits for {program})" if program else ""
-        self._report(f"cannot renew the credentials: refresh_api_key_hook of the client has not returned{what}")
+        file = getattr(self._configuration, "token_file", None)
+        call = f"reading {file}" if file else "refresh_api_key_hook of the client"
+        self._report(f"cannot renew the credentials: {call} has not returned{what}")
 
     def _report(self, trouble: str) -> None:
         if trouble != self.trouble:

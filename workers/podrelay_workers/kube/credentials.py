@@ -189,18 +189,22 @@ async def load_credentials(
 
 
 class _Waiting:
-    """Reports what is waited for; each program is logged once."""
+    """Reports what is waited for; each source and program is logged once."""
 
     def __init__(self, on_wait: Callable[[str], None] | None) -> None:
         self._on_wait = on_wait
         self.logged: set[str] = set()
 
+    def log_once(self, text: str, cause: object, about: str | None = None) -> None:
+        known = str(cause) if about is None else about
+        if known not in self.logged:
+            log.warning(text, cause)
+        self.logged.add(known)
+
     def report(self, seconds: float, source: str, program: str) -> None:
         trouble = f"waiting for the credentials for {seconds:.0f} s: {source}"
         trouble += f" runs {program}, which has not returned" if program else " has not returned"
-        if program not in self.logged:
-            log.warning("No credentials for the API server; %s", trouble)
-        self.logged.add(program)
+        self.log_once("No credentials for the API server; %s", trouble, about=f"{source} {program}")
         if self._on_wait is not None:
             self._on_wait(trouble)
 
@@ -212,7 +216,7 @@ async def _load_in_process(team: str | None, waiting: _Waiting, first: LoaderPro
         try:
             return await _answer(first or LoaderProcess.start(team), team, waiting)
         except LoaderDied as error:
-            log.warning("The process that loads the credentials for the API server gave no answer (%s)", error)
+            waiting.log_once("The process that loads the credentials for the API server gave no answer (%s)", error)
         first = None
         waiting.report(time.monotonic() - began_s, "the process that reads [kubernetes_executor]", "")
         await asyncio.sleep(_RESTART_S)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -40,13 +41,19 @@ class LoaderProcess:
 
     @classmethod
     def start(cls, team: str | None) -> LoaderProcess:
+        """:raises LoaderDied: no process can be started."""
         ours, theirs = socket.socketpair()
         with theirs:
             command = python_command("podrelay_workers.kube.credential_loader", "answer", theirs.fileno())
-            child = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+            try:
+                child = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise LoaderDied(f"it cannot be started: {error}") from error
         child.returncode = 0  # `messages` waits for it
-        ours.sendall(json.dumps({"team": team, "log": asdict(logs.current())}).encode())
-        ours.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it has ended, which `messages` reports
+            ours.sendall(json.dumps({"team": team, "log": asdict(logs.current())}).encode())
+            ours.shutdown(socket.SHUT_WR)
         return cls(child.pid, ours.detach())
 
     async def messages(self) -> AsyncGenerator[Json, None]:
