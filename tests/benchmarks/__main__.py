@@ -1,7 +1,7 @@
 """podrelay against the stock executor in one run, in turn, on the same API server: `make bench`.
 
 The stock executor runs as it is configured by default (serial) and at its best (concurrent creation, large batches).
-Every figure that counts is a ratio within one run, or a median of several rounds. Takes about 25 minutes on two quiet cores;
+Every figure that counts is a ratio within one run, or a median of several rounds. Takes about 40 minutes on two quiet cores;
 --parts chooses. With --kubeconfig it runs on a real cluster: its pods are created in --namespace and deleted at the end. What
 needs pods that end (life) then needs a real node and an --image that it can pull, or --kubelet simulated. The whole
 Airflow of `warm` has a local cluster of its own in any case.
@@ -123,7 +123,7 @@ def main() -> None:
             parser.error(f"--against: not compared: {', '.join(sorted(alone))}; only {', '.join(known)}")
     report: dict[str, Any] = {
         "machine": machine(),
-        "api": "real API server" if options.kubeconfig else "local cluster",
+        "api": "real API server" if options.kubeconfig else "local cluster over TLS",
         "when": today(),
         "took_s": {},
         "later": {},

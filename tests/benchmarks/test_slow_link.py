@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from tests.benchmarks.slow_link import SlowLink, slow_process
 
 DELAY_S = 0.2
+TIMER_S = 0.005  # the timers of an event loop are that exact
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def test_answers_overlap_and_keep_their_order() -> None:
         took_s = time.monotonic() - began_s
         for connection in connections:
             connection.close()
-    assert DELAY_S <= took_s < 5 * DELAY_S, "200 answers one after the other would take 200 delays"
+    assert DELAY_S - TIMER_S <= took_s < 5 * DELAY_S, "200 answers one after the other would take 200 delays"
 
 
 def test_what_a_server_said_before_it_closed_arrives() -> None:
@@ -75,7 +76,7 @@ def test_what_a_server_said_before_it_closed_arrives() -> None:
         began_s = time.monotonic()
         with socket.create_connection(("127.0.0.1", link.port), 10) as connection:
             assert read_all(connection) == text
-        assert time.monotonic() - began_s >= DELAY_S
+        assert time.monotonic() - began_s >= DELAY_S - TIMER_S
 
 
 def test_a_client_that_leaves_ends_the_connection_to_the_server() -> None:
