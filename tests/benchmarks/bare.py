@@ -1,4 +1,4 @@
-"""The limit: a bare asyncio HTTP client that posts the launcher's own bodies with the same concurrency, and nothing else.
+"""The limit: the launcher's own HTTP connections and bodies, with the same concurrency, and nothing else.
 
 It waits as long as a 429 asks for, with that one request, as client-go does; with `--delete` it then deletes the pods.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
-from podrelay_workers.kube.credentials import load_credentials
+from podrelay_workers.kube.connection_pool import ConnectionPool, Limits, encode_headers
+from podrelay_workers.kube.credentials import Credentials, load_credentials
 from podrelay_workers.launcher.pod_manifest import ManifestRenderer
 from tests.benchmarks.backlog import DEPLOYMENT, requests
 
@@ -30,15 +30,23 @@ async def bodies(dag_id: str, count: int, namespace: str) -> list[bytes]:
         manifests.close()
 
 
+def pool_of(credentials: Credentials, limit: int) -> ConnectionPool:
+    """As the launcher makes it."""
+    tls = credentials.tls if isinstance(credentials.tls, ssl.SSLContext) else None
+    name = credentials.request_options().get("server_hostname")
+    return ConnectionPool(credentials.host, tls, limit=limit, server_name=name, socket_options=credentials.keepalive)
+
+
 async def post(dag_id: str, count: int, namespace: str, concurrency: int, delete: bool = False) -> dict[str, Any]:
     """Post all bodies; pods a second by its own clock, CPU a pod, and how many requests were refused for now."""
     ready = await bodies(dag_id, count, namespace)
-    access = await load_credentials()
-    url = f"{access.host}/api/v1/namespaces/{namespace}/pods"
-    headers = {**await access.headers(), "Content-Type": "application/json"}
-    connector = aiohttp.TCPConnector(limit=0, ssl=access.tls)
+    credentials = await load_credentials()
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    lines = encode_headers(await credentials.all_headers("bare client", headers))
+    pool, limits = pool_of(credentials, concurrency), Limits(60.0, 60.0)
+    base = f"/api/v1/namespaces/{namespace}/pods"
     refused = 0
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+    try:
 
         async def one(requests: Iterator[tuple[str, str, bytes]]) -> None:
             for method, path, body in requests:
@@ -47,11 +55,11 @@ async def post(dag_id: str, count: int, namespace: str, concurrency: int, delete
 
         async def sent(method: str, path: str, body: bytes) -> bool:
             nonlocal refused
-            async with session.request(method, url + path, data=body) as answer:
-                await answer.read()
-                if answer.status != 429:
-                    answer.raise_for_status()
-                    return True
+            answer = await pool.request(method, base + path, lines, body, limits)
+            if answer.status < 300:
+                return True
+            if answer.status != 429:
+                raise RuntimeError(f"{method}: {answer.status} {answer.reason}")
             refused += 1
             await asyncio.sleep(float(answer.headers.get("Retry-After", 0)))
             return False
@@ -65,6 +73,8 @@ async def post(dag_id: str, count: int, namespace: str, concurrency: int, delete
         if delete:
             names = [json.loads(body)["metadata"]["name"] for body in ready]
             await all_of(("DELETE", f"/{name}", b'{"gracePeriodSeconds":0}') for name in names)
+    finally:
+        await pool.close()
     return {
         "own_pods_per_s": count / took_s,
         "cpu_ms_per_pod": 1000 * cpu_s / count,

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.benchmarks.builds import EXECUTOR, THIS, Build
 from tests.benchmarks.figures import medians, percentiles_ms
-from tests.benchmarks.rig import Rig, costs, rate, spent
+from tests.benchmarks.rig import Rig, costs, rate, spent, stopped
 
 Json = dict[str, Any]
 
@@ -145,7 +145,8 @@ class Bench:
             rig.driver(EXECUTOR, tasks, *HAND_OVER) as driver,
         ):
             before = costs({**pids, **rig.servers()})
-            driver.run()
+            with stopped(pids):  # the hand-over would take their time, and set their pace
+                driver.run()
             created = rig.await_created("", tasks)
             cost = spent(before, costs({**pids, **rig.servers()}))
             return {

@@ -422,6 +422,18 @@ class Driver:
         return RuntimeError(f"driver of {self._build.label} {how}:\n{(self._folder / 'log').read_text()[-4000:]}")
 
 
+@contextmanager
+def stopped(pids: dict[str, int]) -> Iterator[None]:
+    """The processes stand still meanwhile."""
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids.values():
+            os.kill(pid, signal.SIGCONT)
+
+
 def costs(pids: dict[str, int]) -> dict[str, dict[str, float]]:
     return {name: cost_of(pid) for name, pid in pids.items()}
 

@@ -70,14 +70,13 @@ class _End(asyncio.Protocol):
 
 
 class _Client(_End):
-    """The end of whoever uses the link. What it sends before the server is reached waits in the socket."""
+    """The end of whoever uses the link. What it sends before the server is reached waits here."""
 
     answered = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self.transport is not None
-        self.transport.pause_reading()
+        self._early: list[bytes | None] = []
         task = asyncio.get_running_loop().create_task(self._reach_server())
         self._link.tasks.add(task)
         task.add_done_callback(self._link.tasks.discard)
@@ -92,16 +91,19 @@ class _Client(_End):
             self.transport.abort()
             return
         self.other = server
-        if self.transport.is_closing():
-            assert server.transport is not None
-            server.transport.close()
-        else:
-            self.transport.resume_reading()
+        for data in self._early:
+            self._deliver(data)
 
     def data_received(self, data: bytes) -> None:
         self._link.round_trips += self.answered
         self.answered = False
-        self._deliver(data)
+        super().data_received(data)
+
+    def _deliver(self, data: bytes | None) -> None:
+        if self.other is None:
+            self._early.append(data)
+        else:
+            super()._deliver(data)
 
 
 class _Server(_End):

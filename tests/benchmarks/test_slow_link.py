@@ -70,6 +70,16 @@ def test_answers_overlap_and_keep_their_order() -> None:
     assert DELAY_S - TIMER_S <= took_s < 5 * DELAY_S, "200 answers one after the other would take 200 delays"
 
 
+def test_what_is_sent_at_once_is_not_lost() -> None:
+    """As a TLS handshake is, which begins before the link has reached the server."""
+    with server(echo) as port, slow_process(port, 0.0) as link:
+        for _ in range(200):
+            with socket.create_connection(("127.0.0.1", link.port), 10) as connection:
+                connection.sendall(b"hello")
+                connection.settimeout(5)
+                assert connection.recv(5) == b"hello"
+
+
 def test_what_a_server_said_before_it_closed_arrives() -> None:
     text = b"x" * 1_000_000
     with server(lambda connection: connection.sendall(text)) as port, slow_process(port, DELAY_S) as link:
