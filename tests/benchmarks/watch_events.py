@@ -27,6 +27,10 @@ import redis
 import yaml
 from aiohttp import web
 
+from podrelay_local_cluster.kubelet import pod_status
+from podrelay_local_cluster.objects import managed_fields
+from podrelay_local_cluster.objects.managed_fields import Managers
+from podrelay_local_cluster.objects.record import Record
 from tests.benchmarks.builds import ROOT, THIS, Build
 from tests.benchmarks.cues import GO, Cues
 from tests.benchmarks.figures import medians
@@ -38,13 +42,13 @@ from tests.harness.redis_server import RedisServer
 Json = dict[str, Any]
 SCHEDULER = "7"
 DEPLOYMENT = "default"
-EVENTS_PER_POD = 6
+EVENTS_PER_POD = 8
 START_LIMIT_S = 180.0
 SETTLED_S = 2.0
 
 
 def pod(number: int, launch_id: str) -> Json:
-    """A pod as a cluster delivers it: about 6 KB with its spec, environment, volumes and managed fields."""
+    """A pod as a cluster delivers it: 6 to 7 KB with spec, volumes, status and managed fields."""
     labels = {
         "airflow-worker": SCHEDULER, "airflow_version": "3.3.2", "dag_id": "etl", "task_id": f"load-{number}",
         "run_id": "manual__2026-11-20", "try_number": "1", "kubernetes_executor": "True", "podrelay/launch-id": launch_id,
@@ -52,9 +56,7 @@ def pod(number: int, launch_id: str) -> Json:
     }  # fmt: skip
     annotations = {"dag_id": "etl", "task_id": f"load-{number}", "run_id": "manual__2026-11-20", "try_number": "1",
                    "podrelay/subject": str(uuid.uuid4())}  # fmt: skip
-    environment = [{"name": f"AIRFLOW__SECTION__OPTION_{n}", "value": "a value of some length"} for n in range(20)]
-    fields = {"manager": "python", "operation": "Update", "apiVersion": "v1", "time": "2026-11-20T10:00:00Z",
-              "fieldsV1": {"f:metadata": {f"f:label-{n}": {".": {}} for n in range(40)}}}  # fmt: skip
+    environment = [{"name": f"AIRFLOW__SECTION__OPTION_{n}", "value": "a value of some length"} for n in range(8)]
     container = {
         "name": "base", "image": "apache/airflow:3.3.2", "args": ["python", "-m", "execute_workload", "x" * 1200],
         "env": environment, "resources": {}, "imagePullPolicy": "IfNotPresent",
@@ -63,8 +65,7 @@ def pod(number: int, launch_id: str) -> Json:
     return {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": f"etl-load-{launch_id.replace('-', '')}-0", "namespace": "default", "uid": launch_id,
-                     "creationTimestamp": "2026-11-20T10:00:00Z", "labels": labels, "annotations": annotations,
-                     "managedFields": [fields]},
+                     "creationTimestamp": "2026-11-20T10:00:00Z", "labels": labels, "annotations": annotations},
         "spec": {"containers": [container], "restartPolicy": "Never", "serviceAccountName": "default",
                  "volumes": [{"name": f"v{n}", "emptyDir": {}} for n in range(4)],
                  "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]},
@@ -72,36 +73,28 @@ def pod(number: int, launch_id: str) -> Json:
     }  # fmt: skip
 
 
-def life(number: int) -> list[tuple[str, Json]]:
-    """The events of one pod from its creation to its deletion."""
+def life(number: int) -> list[tuple[str, Json, Managers]]:
+    """The events of one pod from its creation to its deletion, with the statuses of a kubelet."""
     given = pod(number, str(uuid.uuid4()))
+    managers = managed_fields.of_new_pod("python", given["spec"], given)
+    events = [("ADDED", given, managers), ("MODIFIED", given | {"status": pod_status.scheduled(given)}, managers)]
+    (state,) = states = pod_status.initial_statuses(given["spec"])
 
-    def status(phase: str, state: Json | None) -> Json:
-        base = {
-            "name": "base",
-            "image": "apache/airflow:3.3.2",
-            "restartCount": 0,
-            "imageID": "sha256:1",
-            "ready": phase == "Running",
-        }
-        conditions = [{"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T10:00:01Z"}
-                      for kind in ("PodScheduled", "Initialized", "Ready", "ContainersReady")]  # fmt: skip
-        statuses = {"containerStatuses": [base | {"state": state}]} if state else {}
-        return given | {"status": {"phase": phase, "conditions": conditions, **statuses}}
+    def report(sandbox: bool = True, final: bool = False) -> None:
+        last = events[-1][1]
+        status = pod_status.build(last, states, sandbox=sandbox, final=final)
+        events.append(("MODIFIED", last | {"status": status}, managed_fields.with_kubelet(managers, status)))
 
-    times = {"startedAt": "2026-11-20T10:00:02Z"}
-    done = status(
-        "Succeeded", {"terminated": {"exitCode": 0, "reason": "Completed", **times, "finishedAt": times["startedAt"]}}
-    )
-    deleted = done | {"metadata": done["metadata"] | {"deletionTimestamp": "2026-11-20T10:01:00Z"}}
-    return [
-        ("ADDED", given),
-        ("MODIFIED", status("Pending", None)),
-        ("MODIFIED", status("Pending", {"waiting": {"reason": "ContainerCreating"}})),
-        ("MODIFIED", status("Running", {"running": times})),
-        ("MODIFIED", done),
-        ("DELETED", deleted),
-    ]
+    report(sandbox=False)
+    state.set_running("containerd://" + uuid.uuid4().hex * 2)
+    report()
+    state.set_terminated(0)
+    report()
+    report(final=True)
+    _, ended, managers = events[-1]
+    mark = {"deletionTimestamp": "2026-11-20T10:01:00Z", "deletionGracePeriodSeconds": 0}
+    deleted = ended | {"metadata": ended["metadata"] | mark}
+    return [*events, ("MODIFIED", deleted, managers), ("DELETED", deleted, managers)]
 
 
 def serve(pods: int, folder: Path) -> None:
@@ -110,9 +103,10 @@ def serve(pods: int, folder: Path) -> None:
     lines = []
     for step in range(len(lives[0])):
         for version, events in enumerate(lives):
-            kind, given = events[step]
+            kind, given, managers = events[step]
             given = given | {"metadata": given["metadata"] | {"resourceVersion": str(100 + step * pods + version)}}
-            lines.append(json.dumps({"type": kind, "object": given}, separators=(",", ":")).encode() + b"\n")
+            text = Record("pods", given, 0, managers=managers).json()
+            lines.append(b'{"type":"%s","object":%s}\n' % (kind.encode(), text))
     signals = Cues(folder)
 
     async def handle(request: web.Request) -> web.StreamResponse:
