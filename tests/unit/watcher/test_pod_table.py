@@ -21,7 +21,7 @@ from podrelay_workers.kube.pod_decoder import decode_event
 from podrelay_workers.watcher.leader_election import Term
 from podrelay_workers.watcher.outbox import Outbox
 from podrelay_workers.watcher.pod_state import Rules
-from podrelay_workers.watcher.pod_table import PodEntry, PodTable, Publication
+from podrelay_workers.watcher.pod_table import Observation, PodEntry, PodTable, Publication
 from podrelay_workers.watcher.pod_view import read_pod
 
 NOW_S = 1_800_000_000.0
@@ -355,3 +355,38 @@ def test_a_megabyte_of_labels_leaves_a_small_entry() -> None:
     assert sum(len(value) for value in publication.restore.values()) < 2000
     (entry,) = table.missing(None, frozenset())
     assert sum(len(str(getattr(entry, name))) for name in entry.__slots__) < 2000
+
+
+def test_what_follows_a_published_end_is_not_read_but_the_pod_leaves_when_it_is_deleted() -> None:
+    table = PodTable(RULES)
+    assert observe(table, "MODIFIED", DONE) == "succeeded"
+    strange = pod({"terminated": {"exitCode": 3, "reason": "Error"}}, "Failed")
+    assert table.observe("MODIFIED", strange, NOW_S, 1.0) == Observation()
+    assert table.observe("MODIFIED", waiting("ErrImagePull"), NOW_S, 1.0) == Observation()
+    assert table.fatal_waits() == [] and len(table) == 1
+    assert table.observe("DELETED", DONE, NOW_S, 1.0) == Observation()
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("follows", "expected"),
+    [
+        (pod({"terminated": {"exitCode": 3, "reason": "Error"}}, "Failed", uid="another"), ""),  # of the same attempt
+        (pod({"running": {}}, uid="another", **{"podrelay/attempt": "1"}), "started"),
+        (pod({"running": {}}, **{"podrelay/launch-id": "m"}), "started"),
+    ],
+)
+def test_another_pod_of_the_name_of_one_that_ended_is_read(follows: dict[str, Any], expected: str) -> None:
+    table = PodTable(RULES)
+    observe(table, "MODIFIED", DONE)
+    assert observe(table, "MODIFIED", follows) == expected
+    labels = follows["metadata"]["labels"]
+    assert table.holds("n", "p", labels["podrelay/launch-id"])
+
+
+def test_a_pod_that_ended_and_is_revoked_leaves() -> None:
+    table = PodTable(RULES)
+    observe(table, "MODIFIED", DONE)
+    revoked = pod({"terminated": {"exitCode": 0}}, "Succeeded", **{identifiers.LABEL_REVOKED: "True"})
+    assert observe(table, "MODIFIED", revoked) == ""
+    assert len(table) == 0

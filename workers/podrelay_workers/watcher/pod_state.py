@@ -7,8 +7,8 @@ returns; a pod that is malformed, or not podrelay's, is skipped with a reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import FailureClass, Outcome, PodReport
@@ -51,8 +51,7 @@ class Rules:
     cluster: str = identifiers.DEFAULT_CLUSTER
 
 
-@dataclass(frozen=True)
-class DeferredReport:
+class DeferredReport(NamedTuple):
     """A report that is due once the pod has stayed in the same wait for `after_s`; each `name` is due once per wait.
 
     with_events: look up the pod's Kubernetes events first. without_reason: publish it even if no event gives a reason.
@@ -65,14 +64,13 @@ class DeferredReport:
     without_reason: bool = True
 
 
-@dataclass(frozen=True)
-class PodState:
+class PodState(NamedTuple):
     """What the state of a pod (`view`) means for its launch.
 
     skipped: why the pod is ignored. report: to be published now, unless it was before. wait: what the pod waits for; the
     same text is the same wait, whose `deferred` reports fall due by the clock alone. repeats: where the pod was in this wait
     before, it still is: the kubelet backs off and does not repeat the cause. report_if_gone: holds if the API server
-    confirms that the pod is gone. fields: for the ledger.
+    confirms that the pod is gone. base: the task's container.
     """
 
     view: PodView
@@ -82,7 +80,12 @@ class PodState:
     deferred: tuple[DeferredReport, ...] = ()
     repeats: str = ""
     report_if_gone: PodReport | None = None
-    fields: dict[str, str] = field(default_factory=dict)
+    base: ContainerView = NO_CONTAINER
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """For the ledger. Few events publish anything: only then are they read."""
+        return ledger_fields(self.view, self.base)
 
 
 def interpret(event: str, pod: Any, rules: Rules, now_s: float) -> PodState:
@@ -184,7 +187,7 @@ class _Interpreter:
         due_s = max(0.0, epoch_s(view.deletion) + self.rules.overdue_s - self.now_s)
         report = self._report("pending", NODE_NOT_RESPONDING, message, failure="infrastructure")
         state = self.started() if self.running else self._means()
-        return replace(state, wait=TERMINATING, deferred=(DeferredReport("overdue", due_s, report),))
+        return state._replace(wait=TERMINATING, deferred=(DeferredReport("overdue", due_s, report),))
 
     def unknown(self) -> PodState:
         view = self.view
@@ -233,7 +236,7 @@ class _Interpreter:
             deferred = (DeferredReport("fatal", self.rules.grace_s, fatal),)
         report = self._report("pending", reason, message, container, failure_class(reason))
         state = self._means(report, f"{error}:{container.name}", deferred)
-        return state if repeated else replace(state, repeats=_PASSING + container.name)
+        return state if repeated else state._replace(repeats=_PASSING + container.name)
 
     # --- values ---
 
@@ -244,8 +247,7 @@ class _Interpreter:
         deferred: tuple[DeferredReport, ...] = (),
         if_gone: PodReport | None = None,
     ) -> PodState:
-        fields = ledger_fields(self.view, self.base)
-        return PodState(self.view, "", report, wait, deferred, report_if_gone=if_gone, fields=fields)
+        return PodState(self.view, "", report, wait, deferred, "", if_gone, self.base)
 
     def _failure(self, failure: Failure) -> PodReport:
         return self._report("failed", failure.reason, failure.message, failure.container, failure.failure_class)

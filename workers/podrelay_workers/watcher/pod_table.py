@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import PodReport
@@ -22,7 +22,7 @@ from podrelay_workers.watcher.pod_state import (
     interpret,
     vanished,
 )
-from podrelay_workers.watcher.pod_view import PodView
+from podrelay_workers.watcher.pod_view import PodView, names_of
 
 Key = tuple[str, str]
 
@@ -31,6 +31,9 @@ SAME_WAIT_S = 60.0
 SKIPPED_MAX = 10_000
 # An end is remembered for this long after its pod is gone: by then the ledger holds it too.
 ENDED_KEPT_S = 300.0
+
+# The rules look at a pod with one of these labels, whatever was published of it.
+_READ_ALWAYS = frozenset({identifiers.LABEL_REVOKED, identifiers.LABEL_WARM, identifiers.LABEL_IDLE})
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,7 @@ class Publication:
         return self.launch_id, self.attempt, pod
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """What came of one event. `doubtful` is a pod that may be gone; `skipped` is worth one log line."""
 
     publication: Publication | None = None
@@ -120,6 +122,11 @@ class PodTable:
 
     def observe(self, event: str, pod: Any, now_s: float, clock_s: float) -> Observation:
         """Update the table from an event. `event` is the watch's type, or LISTED for a pod of a list."""
+        settled = self._settled(event, pod)
+        if settled is not None:
+            if event == "DELETED":
+                self.forget(settled.key)
+            return Observation()
         state = interpret(event, pod, self._rules, now_s)
         view, key = state.view, (state.view.namespace, state.view.name)
         if state.skipped:
@@ -169,7 +176,7 @@ class PodTable:
         """A report that no event brought, to be published; None where the pod has left the table or nothing is new."""
         if self._entries.get(entry.key) is not entry:
             return None
-        return self._publish_once(entry, replace(report, seen_at_s=now_s), _location(entry), clock_s)
+        return self._publish_once(entry, replace(report, seen_at_s=now_s), clock_s)
 
     def record_gone(self, entry: PodEntry, now_s: float, clock_s: float) -> Publication | None:
         """The end of a pod that the API server no longer has; None where its end was published before."""
@@ -178,7 +185,7 @@ class PodTable:
         report = entry.report_if_gone or vanished(
             entry.launch_id, entry.attempt, entry.namespace, entry.name, self._rules, now_s
         )
-        return self._publish_once(entry, replace(report, uid=entry.uid), _location(entry), clock_s)
+        return self._publish_once(entry, replace(report, uid=entry.uid), clock_s)
 
     def missing(self, namespace: str | None, listed: frozenset[Key]) -> list[PodEntry]:
         """Known pods that a complete list of this namespace (None: of all) does not contain."""
@@ -198,6 +205,19 @@ class PodTable:
             del self._namespaces[key[1]]
 
     # --- one event ------------------------------------------------------------------------------------------------
+
+    def _settled(self, event: str, pod: Any) -> PodEntry | None:
+        """The pod's entry if its end was published: what follows, almost half of a pod's events, is not read any more."""
+        namespace, name, uid, labels = names_of(pod)
+        if event == "LISTED" or not isinstance(namespace, str) or not isinstance(name, str):
+            return None
+        entry = self._entries.get((namespace, name))
+        if entry is None or entry.published != "over" or entry.uid != uid:
+            return None
+        launch = labels.get(identifiers.LABEL_LAUNCH_ID), labels.get(identifiers.LABEL_ATTEMPT)
+        if launch != (entry.launch_id, str(entry.attempt)):
+            return None
+        return None if labels.keys() & _READ_ALWAYS else entry
 
     def _is_given_up(self, view: PodView) -> bool:
         """Is this a warm pod of an attempt that has a pod under its own name? A launcher creates that one only once the warm
@@ -225,23 +245,23 @@ class PodTable:
         """:param found: the pod was found in a list, so that its wait began earlier."""
         entry.report_if_gone = state.report_if_gone
         if state.repeats and state.repeats == entry.wait:
-            state = replace(state, wait=entry.wait, deferred=())
+            state = state._replace(wait=entry.wait, deferred=())
         if state.wait != entry.wait:
             entry.wait, entry.waiting_since, entry.deferred = state.wait, clock_s, state.deferred
         elif entry.deferred:  # the wait goes on; only its message may have changed
             after_s = {item.name: item.after_s for item in entry.deferred}
             entry.deferred = tuple(
-                replace(item, after_s=after_s[item.name]) for item in state.deferred if item.name in after_s
+                item._replace(after_s=after_s[item.name]) for item in state.deferred if item.name in after_s
             )
         self._track_wait(entry)
-        if state.report is None:
+        if state.report is None or not self._note_published(entry, state.report, clock_s):
             return None
         fields = state.fields
         if _may_end(state.deferred):  # for the next leader
             # The time that an earlier leader wrote for this wait counts (`publish.lua`).
             name = "t_wait?" if found else "t_wait"
             fields = {**fields, "wait": entry.wait, name: f"{now_s - (clock_s - entry.waiting_since):.3f}"}
-        return self._publish_once(entry, state.report, fields, clock_s)
+        return Publication(entry.launch_id, entry.attempt, state.report, fields)
 
     def _skip(self, key: Key, state: PodState) -> Observation:
         self.forget(key)
@@ -263,26 +283,30 @@ class PodTable:
 
     # --- each state once ------------------------------------------------------------------------------------------
 
-    def _publish_once(
-        self, entry: PodEntry, report: PodReport, fields: dict[str, str], clock_s: float
-    ) -> Publication | None:
-        """The publication of a report, noted as published; None where nothing in it is new."""
-        if entry.published == "over" or _identity(entry) in self._ended:
+    def _publish_once(self, entry: PodEntry, report: PodReport, clock_s: float) -> Publication | None:
+        """The publication of a report that no event brought; None where nothing in it is new."""
+        if not self._note_published(entry, report, clock_s):
             return None
+        return Publication(entry.launch_id, entry.attempt, report, _location(entry))
+
+    def _note_published(self, entry: PodEntry, report: PodReport, clock_s: float) -> bool:
+        """Is there anything new in the report? Then it counts as published."""
+        if entry.published == "over" or _identity(entry) in self._ended:
+            return False
         if report.terminal:
             entry.published, entry.deferred = "over", ()
             self._remember_end(entry, clock_s)
         elif report.outcome == "started":
             if entry.published == "started":
-                return None
+                return False
             entry.published = "started"
         elif not _is_new_wait(entry, report, clock_s):
-            return None
+            return False
         else:
             entry.published = entry.published or "pending"
             entry.published_reason = _reason_text(report)
             entry.published_wait, entry.published_at = entry.wait, clock_s
-        return Publication(entry.launch_id, entry.attempt, report, fields)
+        return True
 
     def _remember_end(self, entry: PodEntry, clock_s: float) -> None:
         self._ended[_identity(entry)] = clock_s

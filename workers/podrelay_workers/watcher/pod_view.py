@@ -204,6 +204,12 @@ def read_pod(pod: Any) -> PodView:
     )
 
 
+def names_of(pod: Any) -> tuple[Any, Any, Any, Json]:
+    """Namespace, name, uid and labels of a pod, as they are: the first three may be anything."""
+    metadata = _map(_map(pod).get("metadata"))
+    return metadata.get("namespace"), metadata.get("name"), metadata.get("uid"), _map(metadata.get("labels"))
+
+
 def latest_warning(events: list[Any]) -> Condition | None:
     """The latest warning among a pod's Kubernetes events; None where there is none."""
     warnings = [

@@ -22,11 +22,14 @@ def log_progress(report: PodReport) -> None:
     if report.terminal:
         return  # `log_end` follows, with what the ledger knows
     level, text = (logging.INFO, "Pod waits") if report.outcome == "pending" else (logging.DEBUG, "Pod runs")
-    log.log(level, text, extra=fields(**_identity(report), reason=report.reason))
+    if log.isEnabledFor(level):
+        log.log(level, text, extra=fields(**_identity(report), reason=report.reason))
 
 
 def log_end(report: PodReport, entry: Mapping[str, str]) -> None:
     """:param entry: the ledger's key and times of the launch; empty where they could not be read."""
+    if not log.isEnabledFor(logging.INFO):
+        return
     offered_s, started_s, finished_s = (
         number_of(entry.get(f"t_{step}")) for step in ("offered", "started", "finished")
     )

@@ -39,7 +39,8 @@ class ReportMetrics:
         """Count a report that Redis has accepted as new."""
         self._metrics.count(REPORTS, report.outcome, report.failure_class or "none")
         if report.terminal:
-            self._ended.append(replace(report, message="", log_tail=()))
+            long = report.message or report.log_tail
+            self._ended.append(replace(report, message="", log_tail=()) if long else report)
 
     async def keep(self) -> None:
         """Time and log what ended, until cancelled; the log then says the rest without times."""
