@@ -142,7 +142,9 @@ class LauncherRig:
 
     @asynccontextmanager
     async def launcher(self, **changes: Any) -> AsyncIterator[Any]:
-        """A launcher in the test's event loop. `changes` are settings, or `wait_limit` and `team`."""
+        """A launcher in the test's event loop. `changes` are settings, or `wait_limit`, `team` and
+        `sends_stats`.
+        """
         from dataclasses import replace
 
         from podrelay.teams import kube_config_of, watched_namespaces
@@ -151,10 +153,13 @@ class LauncherRig:
         from podrelay_workers.launcher.pod_manifest import ManifestRenderer
         from podrelay_workers.launcher.pod_policy import load_pod_policy
         from podrelay_workers.launcher.wait_limit import WaitLimit
+        from podrelay_workers.runtime.monitor import Monitor
         from podrelay_workers.runtime.shutdown import Shutdown
 
         wait_limit, team = changes.pop("wait_limit", WaitLimit(600.0)), changes.pop("team", None)
+        sends_stats = changes.pop("sends_stats", False)
         settings = replace(self.settings, **changes)
+        monitor = Monitor.of("launcher", settings, team, sends_stats=sends_stats)
         shutdown = Shutdown()
         client = connect_async(settings)
         namespaces = watched_namespaces(kube_config_of(None))
@@ -162,7 +167,7 @@ class LauncherRig:
         manifests = ManifestRenderer(settings.deployment, policy=policy, workload_in_secret=settings.workload_in_secret)
         async with await PodClient.connect() as pods:
             launcher = Launcher(
-                settings, client, pods, manifests, wait_limit, shutdown, team=team, namespaces=namespaces
+                settings, client, pods, manifests, wait_limit, shutdown, monitor, team=team, namespaces=namespaces
             )
             serving = asyncio.create_task(launcher.run(), name="launcher")
             try:

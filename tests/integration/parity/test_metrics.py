@@ -80,11 +80,10 @@ def test_metrics_of_the_scheduler(rigs: Rigs, which: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("team", [None, "red"])
 def test_metrics_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, team: str | None) -> None:
-    from podrelay_workers.runtime import metrics
+    from airflow.providers.common.compat import sdk
 
     recorder = Recorder()
-    recorder.replace(monkeypatch, metrics)
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
+    recorder.replace(monkeypatch, sdk)
     tags = (("team_name", team),) if team else ()
     with RedisServer(tmp_path) as server, PodApi() as api:
         rig = LauncherRig(server.url, api, tmp_path)
@@ -108,7 +107,7 @@ async def one_of_each(rig: LauncherRig, api: PodApi, recorder: Recorder, team: s
     good, bad = rig.request(1), rig.request(2)
     api.fault = lambda _, pod: status(422, "Invalid", "no") if "load2" in str(pod) else None
     rig.offer(good, bad)
-    async with rig.launcher(team=team):
+    async with rig.launcher(team=team, sends_stats=True):
         await until(lambda: rig.states([good, bad]) == {"created": 1, "finished": 1})
         pod = rig.ledger(good)["pod"]
         clean_up(rig, good, "done", pod)
