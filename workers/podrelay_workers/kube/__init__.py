@@ -7,7 +7,7 @@ connection_pool  kept connections for requests of single objects
 http_answer     reads their answers (pure)
 credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
 loader_process  starts the short-lived process that loads credentials
-credential_loader, provider_client, exec_expiry, without_models  what runs in it; only they import client libraries
+credential_loader, provider_client, exec_expiry  what runs in it; only they import client libraries
 plain_configuration, memory_file  what it finds: plain data, and files in memory only
 authorization   authorization headers, renewed by the client's hook or from a token file
 client_headers  headers that a user's client adds (pure)

@@ -29,8 +29,7 @@ from podrelay_workers.kube import exec_expiry, memory_file
 from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
 from podrelay_workers.kube.unbounded_call import until_returned
-from podrelay_workers.kube.without_models import import_without_models
-from podrelay_workers.runtime import logs
+from podrelay_workers.runtime import kubernetes_on_demand, logs
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +81,7 @@ def _run(link: socket.socket, team: str | None) -> NoReturn:
 
 
 async def _load(team: str | None, report: Callable[..., None]) -> Json:
+    kubernetes_on_demand.install()
     from podrelay_workers.kube import provider_client
 
     def wait(seconds: float, program: str) -> None:
@@ -104,7 +104,6 @@ async def _load(team: str | None, report: Callable[..., None]) -> Json:
     if has_client_factory(team):
         return {"here": True}
     try:
-        import_without_models("airflow.providers.cncf.kubernetes.kube_client")
         exec_expiry.record()
         return await until_returned(load, wait)
     except ConfigError as error:

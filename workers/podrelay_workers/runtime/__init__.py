@@ -7,6 +7,7 @@ handover  replaces the process that read the options by one without Airflow
 process   waits for Redis at start
 airflow_child  calls a function that needs Airflow, in a short-lived process
 interpreter  the command line of a further Python process
+kubernetes_on_demand  imports the classes of the Kubernetes libraries when they are used
 logs      the lines on stderr, plain or JSON, as Airflow's options say
 shutdown  the shutdown event, set by signals, against which waits race
 state_signals  SIGUSR1 logs the state, SIGHUP is ignored

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from podrelay.errors import ConfigError, PodrelayError
-from podrelay_workers.runtime import logs
+from podrelay_workers.runtime import kubernetes_on_demand, logs
 from podrelay_workers.runtime.interpreter import python_command
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ def load_here(module: str) -> ModuleType:
     if known is not None:
         return known
     first = not airflow_is_loaded()
+    kubernetes_on_demand.install()
     try:
         loaded = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - plugins and local settings may raise anything
@@ -206,6 +207,7 @@ def _encoded(function: str, argument: Any) -> bytes:
 
 def _call(function: str, argument: Any) -> Any:
     module, _, name = function.partition(":")
+    kubernetes_on_demand.install()
     try:
         return getattr(importlib.import_module(module), name)(argument)
     except PodrelayError:
