@@ -153,6 +153,10 @@ def test_what_is_sent() -> None:
             "preconditions": {"uid": "u"},
         }  # fmt: skip
         assert delete.method == "DELETE"
+        # The metadata alone where the server can send them alone, else the pod.
+        metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
+        assert [request.headers["Accept"] for request in (create, delete)] == [metadata] * 2
+        assert patch.headers["Accept"] == "application/json"
         assert dict(page.query) == {"labelSelector": "a=b,c!=d", "limit": "2"}
         assert page.headers["Accept"] == "application/json"
 

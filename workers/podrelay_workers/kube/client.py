@@ -30,6 +30,8 @@ from podrelay_workers.kube.pod_decoder import decode_event, decode_list
 ANSWER_S = 20.0
 # No object is larger: etcd stores 1.5 MB.
 _EVENT_MAX = 16 << 20
+# Of a pod that was just created or deleted, its metadata are enough; a server that cannot send them alone sends the pod.
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 # Log tails are read in pieces of this many bytes.
 _LOG_CHUNK = 65536
 
@@ -88,7 +90,8 @@ class PodClient:
 
     # --- write --------------------------------------------------------------------------------------------------------
     async def create_pod(self, namespace: str, pod: Json) -> Json:
-        found = await self._connection.request_object("POST", _pods_path(namespace), body=pod)
+        """:return: at least its metadata."""
+        found = await self._connection.request_object("POST", _pods_path(namespace), body=pod, accept=_METADATA)
         return checked_pod(found, pod["metadata"]["name"])
 
     async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
@@ -131,6 +134,7 @@ class PodClient:
         """Delete one pod; with `uid` only if it is still that pod, with `version` only if it has not changed since.
 
         :param options: further DeleteOptions, named as in `delete_option_kwargs` or as in the API.
+        :return: the metadata of the pod, the pod or a Status.
         :raises Conflict: the pod of this name has another uid or version.
         """
         body: Json = {"kind": "DeleteOptions", "apiVersion": "v1"}
@@ -141,7 +145,7 @@ class PodClient:
         if any(conditions.values()):
             given = {name: value for name, value in conditions.items() if value}
             body["preconditions"] = {**(body.get("preconditions") or {}), **given}
-        return await self._connection.request_object("DELETE", _pod_path(namespace, name), body=body)
+        return await self._connection.request_object("DELETE", _pod_path(namespace, name), body=body, accept=_METADATA)
 
     async def create_secret(self, namespace: str, secret: Json) -> Json:
         return await self._connection.request_object("POST", _secrets_path(namespace), body=secret)
