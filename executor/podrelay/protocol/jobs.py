@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from podrelay.errors import ForeignMessage, MessageError, OversizedMessage
 from podrelay.protocol import identifiers
 from podrelay.protocol.encryption import PayloadCipher
-from podrelay.protocol.messages import CleanupRequest, LaunchRequest
+from podrelay.protocol.messages import CleanupRequest, LaunchRequest, parsed
 from podrelay.protocol.sizes import JOB_MAX
 
 # The function names in our RQ jobs. Nothing imports them: a launcher compares the text and rejects any other.
@@ -115,6 +115,6 @@ def _parse(data: bytes) -> Any:
             data = zlib.decompressobj().decompress(data, JOB_MAX + 1)
         if len(data) > JOB_MAX:  # RQ compresses what it queues again; a forged job could inflate to any size
             raise OversizedMessage(f"the job's data inflates to more than {JOB_MAX} bytes")
-        return json.loads(data)
+        return parsed(data)
     except (ValueError, zlib.error, RecursionError) as error:
         raise MessageError("the job's data is not JSON") from error
