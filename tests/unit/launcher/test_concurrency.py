@@ -259,6 +259,27 @@ def test_neither_kind_takes_more_than_its_own_part() -> None:
 def test_a_quarter_more_jobs_are_held_than_sent() -> None:
     concurrency = Concurrency(64, 16, start=64)
     slots = JobSlots(concurrency, "launch")
-    assert (slots.free, JobSlots(concurrency, "cleanup").free) == (80, 20)
+    assert (slots.free, JobSlots(concurrency, "cleanup").free) == (80, 32)
     slots.in_flight = 80
     assert slots.free == 0
+
+
+@pytest.mark.parametrize(("kind", "first"), [("launch", 8), ("cleanup", 8)])
+def test_jobs_are_claimed_together_and_no_request_waits_for_a_claim(kind: Kind, first: int) -> None:
+    concurrency = Concurrency(64, 16, start=64)
+    slots = JobSlots(concurrency, kind)
+    most = slots.free
+    assert slots.claimable == most
+    for slots.in_flight in range(most, 0, -1):
+        free = most - slots.in_flight
+        assert slots.claimable == (free if free >= first else 0)
+        assert slots.claimable or slots.in_flight > concurrency.limit_of(kind), "enough are held to send"
+
+
+def test_a_single_request_at_a_time_is_claimed_for() -> None:
+    slots = JobSlots(Concurrency(1, 1, start=1), "launch")
+    assert slots.claimable == 3
+    slots.in_flight = 2
+    assert slots.claimable == 1
+    slots.in_flight = 3
+    assert slots.claimable == 0

@@ -195,8 +195,8 @@ class Concurrency:
 class JobSlots:
     """How many more jobs of one kind a `JobLoop` may claim; the loop counts those in flight.
 
-    Some more than may be sent are held, ready for the next slots, a quarter or at least two; no more, because a more urgent
-    launch cannot overtake a held one.
+    Some more than may be sent are held, ready for the next slots. Of launches a quarter or at least two; no more, because a
+    more urgent launch cannot overtake a held one. Of clean-ups, which are not urgent, as many again.
     """
 
     def __init__(self, concurrency: Concurrency, kind: Kind) -> None:
@@ -206,5 +206,17 @@ class JobSlots:
 
     @property
     def free(self) -> int:
+        return max(0, self._concurrency.limit_of(self._kind) + self._spare - self.in_flight)
+
+    @property
+    def claimable(self) -> int:
+        """How many to claim now: 0 while at least half of those held beyond what may be sent are left. A claim costs as much
+        for one job as for several, and meanwhile no slot is idle.
+        """
+        free = self.free
+        return free if free >= max(1, self._spare // 2) else 0
+
+    @property
+    def _spare(self) -> int:
         limit = self._concurrency.limit_of(self._kind)
-        return max(0, limit + max(2, limit // 4) - self.in_flight)
+        return max(2, limit // 4 if self._kind == "launch" else limit)

@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 # Without a wake-up (a lost message, an unavailable Redis) the queue is polled after this time, at most twice as long.
 POLL_S = 0.5
-# Slots that become free one by one are filled together: a claim costs as much for one job as for several. The jobs held
-# beyond those being sent, up to a quarter more, bridge this time.
+# Slots that become free one by one are filled together (`JobSlots.claimable`). The jobs held beyond those being sent bridge
+# this time.
 GATHER_S = 0.005
-# While no slot is free, the loop waits for a job to end; this bounds the wait.
+# While too few slots are free, the loop waits for a job to end; this bounds the wait.
 _NO_SLOT_S = 60.0
 SUSPENDED = "RQ is suspended on this Redis; nothing is taken until: rq resume"
 # A job that fails because of an error in the launcher is tried again after this time, here or by another launcher.
@@ -74,7 +74,7 @@ class JobLoop:
         """Claim until shutdown is requested; `tasks` then holds the jobs in flight, which the caller awaits."""
         backoff = Backoff(0.1, 2.0)
         while not shutdown.requested:
-            if not self._slots.free or self._held():
+            if not self._slots.claimable or self._held():
                 self._more = True
                 await self._wait_notified(_NO_SLOT_S)
                 await asyncio.sleep(GATHER_S)

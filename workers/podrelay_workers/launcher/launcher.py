@@ -280,6 +280,10 @@ class Launcher:
                 pause.extend(float(seconds))
         elif event == ANNOUNCEMENT.encode():
             self._drain.announce()
+        elif event == b"launch":
+            self._launch_loop.notify()
+        elif event == b"cleanup":
+            self._cleanup_loop.notify()
         else:
             self._notify_loops()
 

@@ -15,7 +15,7 @@ from podrelay_workers.runtime.backoff import Backoff
 log = logging.getLogger(__name__)
 
 # Outcomes are collected for this long: a round trip to Redis costs as much for one as for many.
-GATHER_S = 0.01
+GATHER_S = 0.02
 
 
 class Leases:

@@ -46,6 +46,6 @@ for i = 12, #ARGV, 7 do
 end
 if queued then
   redis.call('SADD', KEYS[2], cleanup_list)
-  redis.call('PUBLISH', ARGV[4], '1')
+  redis.call('PUBLISH', ARGV[4], 'cleanup')
 end
 return waited

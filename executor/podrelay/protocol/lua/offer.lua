@@ -89,5 +89,5 @@ for i = 15, #ARGV, 11 do
   end
   answers[#answers + 1] = answer
 end
-if offered then redis.call('PUBLISH', ARGV[4], '1') end
+if offered then redis.call('PUBLISH', ARGV[4], 'launch') end
 return answers
