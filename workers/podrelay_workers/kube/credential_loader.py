@@ -13,6 +13,7 @@ The last three end it. A worker that ends closes the socket, which ends this pro
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ def fork(team: str | None) -> LoaderProcess:
     pid = os.fork()
     if pid == 0:
         ours.close()
+        gc.disable()
         _run(theirs, team)
     theirs.close()
     ours.set_inheritable(True)

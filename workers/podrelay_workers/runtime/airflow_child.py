@@ -103,6 +103,7 @@ def fork_and_ask(function: str, argument: Any = None) -> PendingAnswer:
     pid = os.fork()
     if pid == 0:
         ours.close()
+        gc.disable()
         os.setsid()
         os.dup2(_STDERR, 1)
         _answer(theirs, function, argument)

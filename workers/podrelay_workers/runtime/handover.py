@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import importlib
 import os
 import pickle
@@ -67,5 +68,6 @@ def take_over(descriptor: int) -> int:
     with os.fdopen(descriptor, "rb") as pipe:
         module, options = pickle.load(pipe)
     worker = importlib.import_module(module)
+    gc.enable()
     logs.configure(options.log)
     return exit_code(lambda: worker.run(options))
