@@ -147,6 +147,26 @@ def test_a_loader_may_begin_before_the_worker(
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.usefixtures("in_process")
+def test_where_no_file_can_be_in_memory_none_is_left(
+    authority: Authority, configure: Configure, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS. The process that loads them has not ended by itself when it is killed."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "airflow_local_settings.py").write_text("import os\ndel os.memfd_create\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+
+    async def test() -> None:
+        async with door(authority) as server:
+            configure(server.port, ca(authority), inline_certificate(authority, tmp_path))
+            async with await PodClient.connect() as api:
+                assert not list(temporary.iterdir())
+                await api.get_pod("default", "a")
+            assert server.shown == ["jane"]
+
+    run(test)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_ways_come_to_the_same(
     authority: Authority, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

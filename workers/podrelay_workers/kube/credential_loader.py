@@ -19,7 +19,6 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -65,13 +64,13 @@ def _run(link: socket.socket, team: str | None) -> NoReturn:
     try:
         signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the worker handles the Ctrl-C that both get
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if hasattr(os, "memfd_create"):
-            tempfile.mkstemp = memory_file.mkstemp  # type: ignore[assignment]
 
         def report(**message: Json) -> None:
             link.sendall(json.dumps(message).encode() + b"\n")
 
-        report(**asyncio.run(_load(team, report)))
+        with memory_file.for_temporary_files():
+            found = asyncio.run(_load(team, report))
+        report(**found)
         code = 0
     except ConnectionError:
         log.debug("The worker has ended")

@@ -34,6 +34,21 @@ def path_of(file: File) -> Iterator[str | None]:
             yield written.name
 
 
+@contextmanager
+def for_temporary_files() -> Iterator[None]:
+    """What `tempfile.mkstemp` makes is in memory; without memory files, in a folder that is deleted after the block.
+
+    For a process that has nothing else to do.
+    """
+    if hasattr(os, "memfd_create"):
+        tempfile.mkstemp = mkstemp  # type: ignore[assignment]
+        yield
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            tempfile.tempdir = folder
+            yield
+
+
 def mkstemp(*_: Any, **__: Any) -> tuple[int, str]:
     """Like `tempfile.mkstemp`: Linux only, and gone when the descriptor is closed. No program that is started inherits it."""
     fd = os.memfd_create("podrelay")
