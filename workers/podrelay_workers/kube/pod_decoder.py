@@ -37,13 +37,28 @@ class _Metadata(TypedDict, total=False):
     deletionGracePeriodSeconds: Any  # noqa: N815
 
 
+class _Condition(TypedDict, total=False):
+    type: Any
+    status: Any
+    reason: Any
+    message: Any
+    lastTransitionTime: Any  # noqa: N815
+
+
+class _ContainerStatus(TypedDict, total=False):
+    name: Any
+    image: Any
+    state: Any
+    lastState: Any  # noqa: N815
+
+
 class _Status(TypedDict, total=False):
     phase: Any
     reason: Any
     message: Any
-    conditions: Any
-    containerStatuses: Any  # noqa: N815
-    initContainerStatuses: Any  # noqa: N815
+    conditions: list[_Condition]
+    containerStatuses: list[_ContainerStatus]  # noqa: N815
+    initContainerStatuses: list[_ContainerStatus]  # noqa: N815
 
 
 class _Pod(TypedDict, total=False):
