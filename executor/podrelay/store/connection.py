@@ -27,7 +27,7 @@ from redis.sentinel import MasterNotFoundError
 from podrelay.errors import ConfigError, RedisFull, RedisRefused, RedisUnavailable
 from podrelay.redis_address import SENTINELS, URL, parse_redis_url
 from podrelay.settings import Settings
-from podrelay.store import client_options, denials, tls
+from podrelay.store import client_options, denials, packed_connections, tls
 from podrelay.store.script_table import evalsha, queue_loads
 from podrelay.store.scripts import permissions
 
@@ -69,7 +69,7 @@ def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.a
 
     :raises ConfigError: the address, a file that it names, or the Sentinel options are invalid.
     """
-    address, connections = parse_redis_url(settings.redis_url), redis.asyncio.connection
+    address, connections = parse_redis_url(settings.redis_url), packed_connections
     options = client_options.general(settings, timeout_s, connections)
     if not settings.redis_sentinels:
         pool = redis.asyncio.ConnectionPool(**client_options.of_pool(address, options, connections))
