@@ -232,6 +232,8 @@ class Bed:
             began_s, used_s = time.monotonic(), cost_of(process.pid)["cpu_s"]
             Cues(self.folder).give(GO)
             wait_for(lambda: client.zcard("podrelay:default:unacknowledged") >= self.pods)
+            last = str(100 + EVENTS_PER_POD * self.pods - 1).encode()
+            wait_for(lambda: client.hget("podrelay:default:watch:default", "version") == last)
             return self._figures(time.monotonic() - began_s, cost_of(process.pid)["cpu_s"] - used_s)
         finally:
             client.close()
