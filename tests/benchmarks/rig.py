@@ -125,9 +125,9 @@ class Rig:
                 self._kubeconfig = self.cluster.kubeconfig
             else:
                 stack.callback(self._delete_pods)
-                if self._kubelet:
-                    self._simulate_kubelet(stack)
             self._config_file = self._delayed(stack)
+            if self._kubelet:
+                self._simulate_kubelet(stack)
             if self._observing:
                 self._observe(stack)
             if self.cluster is not None and self._seats:
@@ -337,7 +337,9 @@ class Rig:
 
     def _observe(self, stack: ExitStack) -> None:
         given = ["--namespace", self.namespace, "--out", str(self._observed)]
-        self._start(stack, "observer", given, lambda: self._observed.exists() and "ready" in self._observed.read_text())
+        self.observer = self._start(
+            stack, "observer", given, lambda: self._observed.exists() and "ready" in self._observed.read_text()
+        )
 
     def _simulate_kubelet(self, stack: ExitStack) -> None:
         ready = self.folder / "kubelet.ready"

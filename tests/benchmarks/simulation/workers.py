@@ -1,0 +1,152 @@
+"""Launchers and the watcher: when they ask Redis, how many requests they send, and what that costs them.
+
+The pauses and limits are those of the code that runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import simpy
+
+from podrelay_workers.launcher import concurrency, job_loop, job_queue, leases
+from podrelay_workers.watcher import outbox, reflector
+from tests.benchmarks.simulation.machine import Inbox, Machine, Process, Steps
+from tests.benchmarks.simulation.plan import Plan
+from tests.benchmarks.simulation.services import ApiServer, Entry, Event, Redis, Task
+from tests.benchmarks.simulation.unit_costs import UnitCosts
+
+# The share of a request's cost that comes before it is sent: check, render, encode.
+_BEFORE = 0.7
+# Events in a piece of a watch that is read without a pause after it: 64 KB.
+_PIECE = 11
+
+
+class Launcher:
+    """Claims launches and clean-ups, each for its free slots, and writes outcomes in batches."""
+
+    def __init__(
+        self, machine: Machine, costs: UnitCosts, redis: Redis, api: ApiServer, number: int, plan: Plan
+    ) -> None:
+        most, cleanups = plan.launcher_concurrency, plan.cleanup_concurrency
+        self.env = machine.env
+        self.process = Process(machine, f"launcher {number}")
+        self._costs = costs
+        self._redis = redis
+        self._api = api
+        self._most = {"launch": most, "cleanup": cleanups}
+        self._limit = float(most + cleanups if plan.warmed_up else min(concurrency.START, most + cleanups))
+        self._in_flight = {"launch": 0, "cleanup": 0}
+        self._sending = {"launch": 0, "cleanup": 0}
+        self._waiting: dict[str, deque[simpy.Event]] = {"launch": deque(), "cleanup": deque()}
+        self._ended = {kind: Inbox(self.env) for kind in self._most}
+        self._outcomes = Inbox(self.env)
+        for kind, queue in (("launch", redis.launches), ("cleanup", redis.cleanups)):
+            self.env.process(self._claim(kind, queue))
+        self.env.process(self._write_outcomes())
+
+    def _limit_of(self, kind: str) -> int:
+        return int(min(self._limit, self._most[kind]))
+
+    def _free(self, kind: str) -> int:
+        limit = self._limit_of(kind)
+        return max(0, limit + max(2, limit // 4) - self._in_flight[kind])
+
+    def _claim(self, kind: str, queue: Inbox) -> Steps:
+        """Claims whenever it is woken, also when the queue turns out to be empty: each message of Redis wakes both loops."""
+        wakes = self._redis.subscribe()
+        while True:
+            if not self._free(kind):
+                self._ended[kind].take()
+                yield self._ended[kind].filled()
+                yield self.env.timeout(job_loop.GATHER_S)
+                continue
+            wakes.take()
+            tasks = queue.take(self._free(kind))
+            self.env.process(self.process.work(self._costs.launcher_call_s))
+            yield from self._redis.call("claim", len(tasks))
+            self._in_flight[kind] += len(tasks)
+            for task in tasks:
+                self.env.process(self._launch(task) if kind == "launch" else self._clean_up(task))
+            if not queue:
+                yield wakes.filled()
+
+    def _launch(self, task: Task) -> Steps:
+        yield from self._send("launch", self._costs.create_s, self._api.create(task))
+
+    def _clean_up(self, task: Task) -> Steps:
+        yield from self._send("cleanup", self._costs.clean_up_s, self._api.delete(task))
+
+    def _send(self, kind: str, cost_s: float, request: Steps) -> Steps:
+        """One request, when it is its turn. Most of its cost comes before it is sent."""
+        if self._sending[kind] >= self._limit_of(kind) or self._waiting[kind]:
+            admitted = self.env.event()
+            self._waiting[kind].append(admitted)
+            yield admitted
+        else:
+            self._sending[kind] += 1
+        yield from self.process.work(cost_s * _BEFORE)
+        yield from request
+        yield from self.process.work(cost_s * (1 - _BEFORE))
+        self._finish(kind)
+
+    def _finish(self, kind: str) -> None:
+        self._limit = min(self._limit + 1.0, float(sum(self._most.values())))
+        self._in_flight[kind] -= 1
+        self._sending[kind] -= 1
+        while self._waiting[kind] and self._sending[kind] < self._limit_of(kind):
+            self._waiting[kind].popleft().succeed()
+            self._sending[kind] += 1
+        self._ended[kind].put(kind)
+        self._outcomes.put(kind)
+
+    def _write_outcomes(self) -> Steps:
+        while True:
+            yield self._outcomes.filled()
+            yield self.env.timeout(leases.GATHER_S)
+            # What has come during the first call is written at once, too: two calls each time, as counted in real lives.
+            for _ in range(2):
+                if written := self._outcomes.take(job_queue.CHUNK):
+                    self.env.process(self.process.work(self._costs.launcher_call_s))
+                    yield from self._redis.call("finish", len(written))
+
+
+class Watcher:
+    """Reads events as they come, and publishes what they say about tasks in batches."""
+
+    def __init__(self, machine: Machine, costs: UnitCosts, redis: Redis, api: ApiServer) -> None:
+        self.env = machine.env
+        self.process = Process(machine, "watcher")
+        self._costs = costs
+        self._redis = redis
+        self._events = Inbox(self.env)
+        self._reports = Inbox(self.env)
+        api.watch(self._events)
+        self.env.process(self._read())
+        self.env.process(self._publish())
+
+    def _read(self) -> Steps:
+        """In pieces with a pause between them, unless a piece is large."""
+        while True:
+            yield self._events.filled()
+            events: list[Event] = self._events.take(_PIECE)
+            yield from self.process.work(len(events) * self._costs.watch_event_s)
+            self._reports.put(*(event for event in events if event.report))
+            if len(events) < _PIECE:
+                yield self.env.timeout(reflector.GATHER_EVENTS_S)
+
+    def _publish(self) -> Steps:
+        while True:
+            yield self._reports.filled()
+            while reports := self._reports.take(outbox.BATCH):
+                yield from self._redis.call("publish", len(reports))
+                self._redis.stream += [Entry(event.task, event.end) for event in reports]
+                yield from self.process.work(self._costs.watcher_call_s)
+            yield self.env.timeout(outbox.GATHER_S)
+
+
+def idle_cost_s(costs: UnitCosts, process: str, seconds: float) -> float:
+    """What leases, registration and the like cost in so many seconds."""
+    rates: dict[str, Any] = {"launcher": costs.launcher_idle, "watcher": costs.watcher_idle}
+    return float(rates.get(process.split()[0], 0.0)) * seconds

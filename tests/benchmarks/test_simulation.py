@@ -1,0 +1,163 @@
+"""The simulation: its parts against what queueing theory knows, its fit, and its whole against what was measured."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import simpy
+
+from tests.benchmarks.cost_fit import HandOver, per_item_and_call
+from tests.benchmarks.simulation.check import compare
+from tests.benchmarks.simulation.deployment import simulate
+from tests.benchmarks.simulation.machine import QUANTUM_S, Inbox, Machine, Process, Steps
+from tests.benchmarks.simulation.needs import Demand, limits, redis_memory_mb, scheduler_cores, use_of_a_task
+from tests.benchmarks.simulation.page import PAGE, replaced, sections
+from tests.benchmarks.simulation.plan import bed
+from tests.benchmarks.simulation.unit_costs import UnitCosts, recorded
+
+COSTS = UnitCosts.from_json(recorded()["units"])
+
+
+def mean_wait_s(service_s: float, load: float, cores: int, processes: int, customers: int = 40_000) -> float:
+    """Seconds that work waits before it begins: Poisson arrivals, spread over processes of one machine."""
+    env = simpy.Environment()
+    machine = Machine(env, cores)
+    served = [Process(machine, f"{number}") for number in range(processes)]
+    rng, waits = random.Random(7), []
+
+    def customer(process: Process) -> Steps:
+        arrived_s = env.now
+        yield from process.work(service_s)
+        waits.append(env.now - arrived_s - service_s)
+
+    def arrivals() -> Steps:
+        for number in range(customers):
+            yield env.timeout(rng.expovariate(load * cores / service_s))
+            env.process(customer(served[number % processes]))
+
+    env.process(arrivals())
+    env.run()
+    return sum(waits) / len(waits)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_one_process_is_the_queue_m_d_1(load: float) -> None:
+    """Pollaczek and Khinchine: with constant service time s, the mean wait is load x s / (2 (1 - load))."""
+    service_s = 0.002
+    expected_s = load * service_s / (2 * (1 - load))
+    assert mean_wait_s(service_s, load, cores=1, processes=1) == pytest.approx(expected_s, rel=0.08)
+
+
+def test_many_processes_share_two_cores_as_the_queue_m_d_2() -> None:
+    """Tabulated for two servers, constant service and load 0.8: the mean wait is 0.9 of a service time, within a few percent
+    half of that of M/M/2 (load^2 / (1 - load^2) = 1.78 service times).
+    """
+    service_s = QUANTUM_S / 2  # no turn is interrupted
+    assert mean_wait_s(service_s, 0.8, cores=2, processes=50) == pytest.approx(0.9 * service_s, rel=0.1)
+
+
+def test_work_is_counted_and_takes_its_time() -> None:
+    env = simpy.Environment()
+    process = Process(Machine(env, 1), "p")
+    env.process(process.work(0.0105))
+    env.run()
+    assert process.cpu_s == pytest.approx(0.0105)
+    assert env.now == pytest.approx(0.0105)
+
+
+def test_an_inbox_wakes_whoever_found_it_empty() -> None:
+    env = simpy.Environment()
+    inbox, seen = Inbox(env), []
+
+    def reader() -> Steps:
+        for _ in range(2):
+            yield inbox.filled()
+            seen.append((env.now, inbox.take(2)))
+
+    def writer() -> Steps:
+        yield env.timeout(1.0)
+        inbox.put("a", "b", "c")
+
+    env.process(reader())
+    env.process(writer())
+    env.run()
+    assert seen == [(1.0, ["a", "b"]), (1.0, ["c"])]
+
+
+def test_two_runs_tell_items_from_calls() -> None:
+    item_s, call_s = 0.002, 0.0005
+    runs = [(items, calls, items * item_s + calls * call_s) for items, calls in ((1000, 50), (100, 100))]
+    assert per_item_and_call(*runs) == pytest.approx((item_s, call_s))
+
+
+def test_hand_overs_tell_tasks_from_the_queue_that_is_sorted() -> None:
+    """Ten tasks in each heartbeat: the queue is 100, 90, 80 ... long."""
+    task_s, queued_s = 1e-4, 3e-6
+    runs = []
+    for tasks in (100, 400):
+        offers = tasks // 10
+        seconds = tasks * task_s + sum(range(tasks, 0, -10)) * queued_s
+        runs.append(HandOver(tasks, offers, seconds / tasks, 0.0).totals())
+    assert per_item_and_call(*runs) == pytest.approx((task_s, queued_s))
+
+
+def test_two_runs_of_the_same_batches_cannot() -> None:
+    assert per_item_and_call((1000, 2000, 1.0), (100, 200, 0.1)) == pytest.approx((0.001, 0.0))
+
+
+def test_noise_makes_no_negative_cost() -> None:
+    assert per_item_and_call((1000, 50, 2.0), (100, 100, 0.1)) == pytest.approx((0.002, 0.0))
+    item_s, call_s = per_item_and_call((1000, 500, 0.1), (100, 100, 0.3))
+    assert item_s >= 0.0
+    assert call_s >= 0.0
+
+
+def test_what_one_life_costs_is_what_the_parts_cost() -> None:
+    found = simulate(bed(400, 1, 0.0), COSTS)
+    assert found.tasks == 400
+    assert found.cpu_s["watcher"] == pytest.approx(400 * (COSTS.status_changes + 2) * COSTS.watch_event_s, rel=0.3)
+    assert found.api_requests == pytest.approx(800, abs=80), "a creation each, and nearly all deletions by then"
+
+
+def test_latency_and_launchers_matter_as_they_should() -> None:
+    """16 requests in flight of 0.5 s each: one launcher sends 32 a second at most, two send 64."""
+    few = replace(bed(320, 1, 0.5), launcher_concurrency=16, cleanup_concurrency=1, cores=None)
+    one, two = (simulate(replace(few, launchers=count), COSTS) for count in (1, 2))
+    assert one.pods_per_s == pytest.approx(32, rel=0.1)
+    assert two.pods_per_s == pytest.approx(64, rel=0.15)
+
+
+def test_needs_grow_with_the_load() -> None:
+    use = use_of_a_task(COSTS, schedulers=10, batch=1.0)
+    assert use.redis > use_of_a_task(COSTS, schedulers=1, batch=1.0).redis > 0
+    assert use.launchers > use_of_a_task(COSTS, schedulers=10, batch=20.0).launchers
+    assert scheduler_cores(use, 10.0, 1) == pytest.approx(10 * use.scheduler)
+    rates = [limit.tasks_per_s for limit in limits(COSTS, 10)]
+    assert rates == sorted(rates)
+    small, large = (redis_memory_mb(COSTS, Demand(running=running)) for running in (1000, 50_000))
+    assert large["running"] == pytest.approx(50 * small["running"])
+
+
+def test_costs_of_another_version_name_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="without hand_over_s: measure them again with `python -m tests"):
+        UnitCosts.from_json({name: 0.0 for name in recorded()["units"] if name != "hand_over_s"})
+
+
+def test_the_simulation_is_within_a_fifth_of_what_was_measured() -> None:
+    rows = compare(recorded()["lives"], COSTS)
+    assert len({row.life for row in rows}) >= 3
+    assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.parametrize("name", ["costs", "needs", "memory", "limits", "check"])
+def test_the_page_shows_the_recorded_costs(name: str) -> None:
+    text = PAGE.read_text()
+    lines = sections(recorded(), Demand())[name]()
+    assert replaced(text, name, lines) == text, "write it again: python -m tests.benchmarks.simulation page"
+
+
+def test_a_part_that_the_page_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match="no part between <!-- other -->"):
+        replaced(PAGE.read_text(), "other", [])
