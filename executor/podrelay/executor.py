@@ -143,6 +143,9 @@ class RedisKubernetesExecutor(BaseExecutor):
         if not self._started:
             return
         self.sync()
+        if self._breaker.available:
+            with self._contained():
+                self.parts.results.confirm()
         self._breaker.close()
         self._started = False
 
@@ -251,7 +254,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         if launch is not None:
             self.launches.forget(launch)
         if launch_id and self._started:
-            self.parts.results.forget_failure(key)
+            self.parts.results.failures.forget(key)
             self.parts.revocations.request(launch_id, str(ti.id), "revoked")
 
     def cleanup_stuck_queued_tasks(self, tis: list[TaskInstance]) -> list[str]:

@@ -7,6 +7,7 @@ Handing over:
 Following:
   results           processes pod reports: decides, acknowledges, emits events to Airflow
   second_looks      reports that are processed again later
+  unseen_failures   failures that the database does not show yet, whose events are emitted again
   decisions         pure: what a pod's end means for its task
   unreadable        pure: what an end means whose report cannot be decrypted
   revocations       takes launches back, and deletes pods whose task has not begun

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
 
 from podrelay import compat, event_log
+from podrelay.errors import RedisRefused
 from podrelay.metrics_table import BATCH_DURATION, BATCH_SIZE
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
@@ -57,6 +59,9 @@ class Dispatcher:
         :raises RedisUnavailable, SQLAlchemyError: nothing was registered, and everything stays in Airflow's queue.
         """
         began_s = time.monotonic()
+        # A task may be queued again under the id of a launch that is about to be closed.
+        with suppress(RedisRefused):
+            self._results.confirm()
         # With a distant Redis `sync` sends them, and a task with a pending withdrawal waits for that.
         if self._budget.is_redis_near:
             self._revocations.send_pending()
@@ -130,7 +135,7 @@ class Dispatcher:
             before.withdraw()
             self._revocations.request(before.launch_id, before.subject, "superseded")
         compat.forget_queued(self._executor, launch.key)
-        self._results.forget_failure(launch.key)
+        self._results.failures.forget(launch.key)
         self._executor.running.add(launch.key)
         if launch.former_row_id is not None and launch.kind == "task":
             compat.record_event(self._executor, launch.key, TaskInstanceState.QUEUED, launch.launch_id)

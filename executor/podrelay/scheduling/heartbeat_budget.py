@@ -114,6 +114,8 @@ class HeartbeatBudget:
         """Seconds for work until this long after the heartbeat began, beside so many round trips. With a distant Redis, whose
         other parts wait for another heartbeat, until its end.
         """
+        if self._depth == 0:
+            return until_s
         if not self.is_redis_near:
             until_s = HEARTBEAT_LIMIT_S - WORK_S
         return until_s - (time.monotonic() - self._began_s) - trips * self._round_trips.trip_s

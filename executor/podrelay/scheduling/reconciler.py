@@ -108,7 +108,7 @@ class Reconciler:
         if self._launches.round_is_over:
             self._next_round_s = now_s + self._interval_s
             self._free_slots_without_launch()
-            self._results.repeat_lost_failures(self._interval_s)
+            self._results.failures.repeat(self._interval_s)
         time_slice = heartbeat_budget.TimeSlice(heartbeat_budget.COMPARISON_S)
         while True:
             batch = self._launches.next_to_check(heartbeat_budget.COMPARISON_BATCH)

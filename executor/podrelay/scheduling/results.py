@@ -2,7 +2,7 @@
 Airflow.
 
 Called by the executor's `sync`; the reconciler and the orphan collector hand in reports that they find in the ledger. Owner
-of the reports that were read and not processed yet, and of the failures that the database does not show yet.
+of the reports that were read and not processed yet.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,10 +23,9 @@ from podrelay.errors import RedisRefused
 from podrelay.metrics_table import LIFECYCLE
 from podrelay.protocol.messages import CleanupAction, PodReport
 from podrelay.scheduling import heartbeat_budget
-from podrelay.scheduling.airflow_db import coordinates, rows_by_key, rows_of_tasks
+from podrelay.scheduling.airflow_db import coordinates, rows_of_tasks
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.decisions import (
-    WANTED,
     Decision,
     TaskRow,
     cleanup_for,
@@ -33,7 +33,6 @@ from podrelay.scheduling.decisions import (
     decide,
     describe_failure,
     ended_without_state,
-    superseded,
     without_state,
 )
 from podrelay.scheduling.launch_registry import Launch
@@ -41,6 +40,7 @@ from podrelay.scheduling.request_builder import RequestBuilder
 from podrelay.scheduling.second_looks import SecondLooks
 from podrelay.scheduling.task_events import REPEAT_REASON_AFTER_S, TaskEvents
 from podrelay.scheduling.unreadable import Unread
+from podrelay.scheduling.unseen_failures import UnseenFailures
 from podrelay.store.launch_queue import Acknowledgement
 from podrelay.teams import metric_tags
 
@@ -57,15 +57,6 @@ class _Decided(NamedTuple):
     row: TaskRow | None
     # False for a stand-in, whose pod the ledger names.
     readable: bool = True
-
-
-class _FailureEvent(NamedTuple):
-    """An event that the scheduler loses if another scheduler holds the task's row at that moment."""
-
-    launch: Launch
-    state: str
-    info: str | None
-    emitted_s: float
 
 
 class ResultProcessor:
@@ -87,11 +78,12 @@ class ResultProcessor:
         self._pace = heartbeat_budget.Pace()
         self._second_looks = SecondLooks(context)
         self._events = TaskEvents(context)
-        # By task key.
-        self._unconfirmed: dict[Any, _FailureEvent] = {}
+        self.failures = UnseenFailures(context)
 
     def process_stream(self) -> None:
         """Process the next reports of the stream, in batches that fit into what is left of the heartbeat; at least one."""
+        with suppress(RedisRefused):  # the breaker has logged it
+            self.confirm()
         self._unprocessed.extend(self._second_looks.pop_due())
         left, has_more = self._settings.result_batch_size, True
         while left > 0:
@@ -100,6 +92,7 @@ class ResultProcessor:
             # With a distant Redis, reports that were read before come first: reading could use up the budget each time.
             if has_more and (not waiting or (waiting < heartbeat_budget.RESULT_BATCH and self._budget.is_redis_near)):
                 has_more = self._results.fetch(self._may_matter)
+            unopened = self._results.fetched
             batch = self._next_batch(min(left, self._fitting(1)))
             batch = batch[: self._fitting(_trips_for(batch))]
             if batch and not self._budget.has_room(_trips_for(batch)):
@@ -107,9 +100,10 @@ class ResultProcessor:
             self.process(batch)
             for _ in batch:
                 self._unprocessed.popleft()
-            if len(batch) >= heartbeat_budget.RESULT_BATCH:
-                self._pace.note(len(batch), self._budget.work_s(began_s, trips))
-            left -= len(batch)
+            taken = max(len(batch), unopened - self._results.fetched)  # what cannot be read costs time as well
+            if taken >= heartbeat_budget.RESULT_BATCH:
+                self._pace.note(taken, self._budget.work_s(began_s, trips))
+            left -= taken
             over = not has_more and not self._unprocessed and not self._results.fetched
             if over or self._budget.left_s(heartbeat_budget.RESULTS_S) <= 0 or not self._budget.has_room():
                 return
@@ -201,29 +195,6 @@ class ResultProcessor:
             )  # fmt: skip
         return Acknowledgement(launch_id, report.attempt, subject, over=over, cleanup=request)
 
-    def forget_failure(self, key: Any) -> None:
-        """The task was handed over again or revoked: an earlier failure no longer holds."""
-        self._unconfirmed.pop(key, None)
-
-    def repeat_lost_failures(self, older_than_s: float) -> None:
-        """Emit the failures again that the database does not show after this time, a batch of them."""
-        now_s = time.monotonic()
-        old = ((key, failure) for key, failure in self._unconfirmed.items() if now_s - failure.emitted_s > older_than_s)
-        due = dict(islice(old, heartbeat_budget.COMPARISON_BATCH))
-        rows = rows_by_key(failure.launch.task for failure in due.values())
-        for key, failure in due.items():
-            launch = failure.launch
-            row = rows.get(coordinates(launch.task))
-            others = launch.belongs_to_another(self._owner, row)
-            row = launch.as_known_to(row)
-            gone = superseded(launch.launch_id, launch.attempt, launch.task.try_number, row)
-            del self._unconfirmed[key]
-            if gone or others or row is None or row.state not in WANTED:
-                continue
-            self._unconfirmed[key] = failure._replace(emitted_s=now_s)
-            if key not in self._executor.running and not compat.queued(self._executor, key):
-                compat.record_event(self._executor, key, TaskInstanceState(failure.state), failure.info)
-
     def _decide(self, ended: Sequence[tuple[Launch, PodReport]], *, readable: bool = True) -> list[_Decided]:
         rows = rows_of_tasks((launch.subject, launch.task) for launch, _ in ended if launch.kind == "task")
         decided = [self._decide_one(launch, report, rows, readable) for launch, report in ended]
@@ -275,17 +246,17 @@ class ResultProcessor:
         next_attempts = self._requests.next_attempts(
             [(d.launch, d.decision) for d in decided if d.decision.next_attempt]
         )
-        waited_s = self._queue.acknowledge(
-            [
-                self.acknowledgement(
-                    d.launch.launch_id, d.launch.subject, d.report, d.decision.cleanup,
-                    over=not d.decision.beside and d.launch.launch_id not in next_attempts, readable=d.readable,
-                )
-                for d in decided
-            ]
-        )  # fmt: skip
-        for seconds in waited_s:
-            Stats.timing(LIFECYCLE.stats.format(step="acknowledged"), seconds * 1000.0, tags=self._tags)
+        acknowledgements = [
+            self.acknowledgement(
+                d.launch.launch_id, d.launch.subject, d.report, d.decision.cleanup,
+                over=not d.decision.beside and d.launch.launch_id not in next_attempts, readable=d.readable,
+            )
+            for d in decided
+        ]  # fmt: skip
+        if next_attempts:  # the acknowledgement of an attempt comes before the offer of the next one
+            self._note_waits(self._queue.acknowledge(acknowledgements))
+        else:
+            self._queue.acknowledge_soon(acknowledgements)
         refused = self._offer(next_attempts)
         for one in decided:
             if one.launch.launch_id in refused:
@@ -304,6 +275,17 @@ class ResultProcessor:
                 self._finish(launch, report, decision)
             elif decision.next_attempt in ("relaunch", "unused") and launch.launch_id not in refused:
                 self._events.log_failure(launch, report, event_log.REPLACED)
+
+    def confirm(self) -> None:
+        """See to it that Redis has run the acknowledgements of earlier heartbeats. Costs a round trip only if it has not.
+
+        :raises RedisUnavailable: they are sent again by the next call.
+        """
+        self._note_waits(self._queue.confirm())
+
+    def _note_waits(self, waits_s: Sequence[float]) -> None:
+        for seconds in waits_s:
+            Stats.timing(LIFECYCLE.stats.format(step="acknowledged"), seconds * 1000.0, tags=self._tags)
 
     def _offer(self, next_attempts: dict[str, Launch]) -> set[str]:
         """Returns the launches whose next attempt Redis refused. The end of the others must not wait for them."""
@@ -337,7 +319,7 @@ class ResultProcessor:
         if launch.kind == "task":
             compat.record_event(self._executor, launch.key, TaskInstanceState(state) if state else None, info)
             if state == TaskInstanceState.FAILED and report.outcome == "failed":
-                self._unconfirmed[launch.key] = _FailureEvent(launch, state, info, time.monotonic())
+                self.failures.add(launch, state, info)
         elif state == "success":
             self._executor.success(launch.key, info)
         else:
@@ -345,5 +327,5 @@ class ResultProcessor:
 
 
 def _trips_for(batch: Sequence[PodReport]) -> int:
-    """Round trips that processing may take: one to acknowledge, and one to offer the next attempts of failed pods."""
-    return 1 if all(report.outcome == "succeeded" for report in batch) else 2
+    """Round trips that processing may take: with failed pods, one to acknowledge and one to offer their next attempts."""
+    return 0 if all(report.outcome == "succeeded" for report in batch) else 2

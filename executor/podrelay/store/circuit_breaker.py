@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.settings import Settings
-from podrelay.store.connection import connect, unavailable
+from podrelay.store.connection import borrow_connection, connect, unavailable
 from podrelay.store.outage_log import OutageLog
-from podrelay.store.script_table import ScriptCall, evalsha, queue_calls, queue_loads
+from podrelay.store.script_table import ScriptCall, evalsha, evalsha_words, queue_calls, queue_loads
 
 # The breaker stays open this long after a failure, twice as long after each further one, up to the maximum. A Redis that
 # hangs then costs the scheduler a tenth of its time, and launches are offered within seconds of its recovery.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 4.0
+
+
+class Posted(NamedTuple):
+    """Scripts that were sent, and the connection on which their replies arrive; it has no other use until they are read."""
+
+    connection: Any
+    calls: Sequence[ScriptCall]
 
 
 class CircuitBreaker:
@@ -77,19 +84,68 @@ class CircuitBreaker:
         try:
             reply = command(self._client)
         except (RedisError, OSError) as error:
-            failure = unavailable(error, self._client)
-            if not isinstance(failure, RedisRefused):
-                raise self._open(failure) from error
-            if self._outages is not None:
-                self._outages.failed(failure)
-            raise failure from error
+            raise self._failed(error) from error
         self._failures = 0
         self.trips += 1
         self._durations_s.append(time.monotonic() - started_s)
         return reply
 
+    def post(self, calls: Sequence[ScriptCall]) -> Posted:
+        """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them."""
+        if not self.available:
+            raise self._waiting(self._open_until_s - time.monotonic())
+        if not {call.name for call in calls} <= self._loaded:
+            self.load(*{call.name for call in calls})
+        connection = None
+        try:
+            connection = borrow_connection(self._client)
+            connection.send_packed_command(connection.pack_commands(map(evalsha_words, calls)))
+        except (RedisError, OSError) as error:
+            self._give_back(connection, is_usable=False)
+            raise self._failed(error) from error
+        return Posted(connection, calls)
+
+    def collect(self, posted: Posted) -> list[Any]:
+        """The replies to scripts that were sent. Once for each; whatever happens, they may be run again."""
+        replies, refusal, is_usable = [], None, False
+        try:
+            # A heartbeat later they are there, and reading them is no round trip.
+            self.trips += not posted.connection.can_read(0)
+            for _ in posted.calls:
+                try:
+                    replies.append(posted.connection.read_response())
+                except ResponseError as error:
+                    refusal = refusal or error
+            is_usable = True
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+        finally:
+            self._give_back(posted.connection, is_usable=is_usable)
+        if isinstance(refusal, NoScriptError):
+            self._loaded.clear()
+            return self.run_many(posted.calls)
+        if refusal is not None:
+            raise self._failed(refusal) from refusal
+        return replies
+
+    def _give_back(self, connection: Any, *, is_usable: bool) -> None:
+        if connection is None:
+            return
+        if not is_usable:
+            connection.disconnect()
+        self._client.connection_pool.release(connection)
+
     def close(self) -> None:
         self._client.close()
+
+    def _failed(self, error: Exception) -> RedisUnavailable:
+        """What is to be raised: the breaker is open then, or the refusal logged."""
+        failure = unavailable(error, self._client)
+        if not isinstance(failure, RedisRefused):
+            return self._open(failure)
+        if self._outages is not None:
+            self._outages.failed(failure)
+        return failure
 
     def _open(self, failure: RedisUnavailable) -> RedisUnavailable:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._failures)

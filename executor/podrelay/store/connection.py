@@ -64,6 +64,19 @@ def connect(settings: Settings, timeout_s: float | None = None) -> redis.Redis:
     return sentinels.master_for(_master(settings))
 
 
+def borrow_connection(client: redis.Redis) -> Any:
+    """A connection of a blocking client, ready for use. Its pool wants it back.
+
+    :raises RedisError: Redis cannot be reached.
+    """
+    pool = client.connection_pool
+    # Before 5.3, redis-py wanted the name of a command, and used it for nothing.
+    return pool.get_connection() if _BORROWS_WITHOUT_NAME else pool.get_connection("EVALSHA")
+
+
+_BORROWS_WITHOUT_NAME = tuple(map(int, redis.__version__.split(".")[:2])) >= (5, 3)
+
+
 def connect_async(settings: Settings, timeout_s: float | None = None) -> redis.asyncio.Redis:
     """An asyncio client for launchers and watchers. It opens no socket before its first command.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequ
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import chunks, text
 from podrelay.store import scripts
-from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.circuit_breaker import CircuitBreaker, Posted
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, OfferedLaunch
 
@@ -79,6 +80,9 @@ class LaunchQueue:
         self._delete_options = delete_options or {}
         # Job ids that were offered and not confirmed, the oldest first: Redis may have taken them and lost them since.
         self._in_doubt: dict[str, None] = {}
+        # Acknowledgements on their way, and those of which it is not known whether Redis has run them.
+        self._posted: deque[Posted] = deque()
+        self._unconfirmed: list[ScriptCall] = []
 
     def offer(self, launches: Iterable[tuple[LaunchRequest, int]]) -> list[Answer]:
         """Offer launches of one owner, each with its number of relaunches so far, in one round trip.
@@ -139,8 +143,32 @@ class LaunchQueue:
 
         :return: for each launch that is now over, the seconds since its result was published.
         """
+        return _waits_s(self._breaker.run_many(self._acknowledgements(items)))
+
+    def acknowledge_soon(self, items: Sequence[Acknowledgement]) -> None:
+        """As `acknowledge`, without waiting for Redis: the next `confirm` reads the replies."""
+        calls = self._acknowledgements(items)
+        self._posted.append(self._breaker.post(calls))
+
+    def confirm(self) -> list[float]:
+        """Read the replies to what `acknowledge_soon` has sent. What failed is sent again, until Redis has run it.
+
+        :return: as of `acknowledge`.
+        """
+        waits_s = []
+        while self._posted:
+            posted = self._posted.popleft()
+            self._unconfirmed += posted.calls
+            waits_s += _waits_s(self._breaker.collect(posted))
+            del self._unconfirmed[-len(posted.calls) :]
+        if self._unconfirmed:
+            waits_s += _waits_s(self._breaker.run_many(self._unconfirmed))
+            self._unconfirmed.clear()
+        return waits_s
+
+    def _acknowledgements(self, items: Sequence[Acknowledgement]) -> list[ScriptCall]:
         now_s = time.time()
-        calls = [
+        return [
             scripts.acknowledge(
                 self._keys,
                 cluster=self._cluster,
@@ -150,7 +178,6 @@ class LaunchQueue:
             )
             for chunk in chunks(items, _CHUNK)
         ]
-        return [max(0.0, float(waited_s)) for waits_s in self._breaker.run_many(calls) for waited_s in waits_s]
 
     def withdraw(self, launches: Sequence[tuple[str, str]]) -> list[Withdrawn]:
         """Withdraw launches (id, subject). Where a pod exists already, its deletion is the caller's decision."""
@@ -191,3 +218,7 @@ class LaunchQueue:
             return AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over)
         job = jobs.cleanup_job(item.cleanup, item.attempt, self._cipher)
         return AcknowledgedLaunch(item.launch_id, item.attempt, item.subject, over, *job)
+
+
+def _waits_s(replies: Iterable[Iterable[bytes]]) -> list[float]:
+    return [max(0.0, float(waited_s)) for waits_s in replies for waited_s in waits_s]

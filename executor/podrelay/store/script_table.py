@@ -47,6 +47,11 @@ def evalsha(target: Any, call: ScriptCall) -> Any:
     return target.evalsha(script(call.name).sha, len(call.keys), *call.keys, *call.args)
 
 
+def evalsha_words(call: ScriptCall) -> tuple[str | int | float, ...]:
+    """The call as the words of a command, for a connection."""
+    return ("EVALSHA", script(call.name).sha, len(call.keys), *call.keys, *call.args)
+
+
 def queue_calls(pipeline: Any, calls: Iterable[ScriptCall]) -> Any:
     """The pipeline, with the calls queued on it."""
     for call in calls:

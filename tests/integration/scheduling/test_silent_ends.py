@@ -16,7 +16,7 @@ from airflow.utils.state import TaskInstanceState
 from podrelay.executor import RedisKubernetesExecutor
 from podrelay.protocol.identifiers import pod_name
 from podrelay.scheduling import second_looks
-from podrelay.scheduling.airflow_db import rows_by_key
+from podrelay.scheduling.airflow_db import rows_of_tasks
 from tests.harness.task_instances import OWNER, load, make_task_instances, update, workload_of
 from tests.integration.scheduling.conftest import Outside, beat
 
@@ -220,10 +220,10 @@ def test_many_at_once_cost_one_query_for_a_batch(
     def counted(keys: Any) -> Any:
         keys = list(keys)
         asked.append(len(keys))
-        return rows_by_key(keys)
+        return rows_of_tasks(keys)
 
-    monkeypatch.setattr("podrelay.scheduling.results.rows_by_key", counted)
+    monkeypatch.setattr("podrelay.scheduling.results.rows_of_tasks", counted)
     for run in runs:
         run.end()
     beat(executor, until=lambda: len(executor.event_buffer) == len(runs))
-    assert len(asked) <= 6, asked
+    assert 0 < len(asked) <= 6, asked
