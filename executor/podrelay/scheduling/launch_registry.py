@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -191,6 +191,11 @@ class LaunchRegistry:
         self._by_id[launch.launch_id] = launch
         self._by_key[launch.key] = launch.launch_id
         return self._by_id.get(before) if before and before != launch.launch_id else None
+
+    @property
+    def ids(self) -> Set[str]:
+        """The ids of all launches, as a view."""
+        return self._by_id.keys()
 
     def get(self, launch_id: str) -> Launch | None:
         return self._by_id.get(launch_id)

@@ -91,7 +91,7 @@ class ResultProcessor:
             waiting = len(self._unprocessed) + self._results.fetched
             # With a distant Redis, reports that were read before come first: reading could use up the budget each time.
             if has_more and (not waiting or (waiting < heartbeat_budget.RESULT_BATCH and self._budget.is_redis_near)):
-                has_more = self._results.fetch(self._may_matter)
+                has_more = self._results.fetch(self._launches.ids, self._may_matter)
             unopened = self._results.fetched
             batch = self._next_batch(min(left, self._fitting(1)))
             batch = batch[: self._fitting(_trips_for(batch))]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
@@ -86,10 +86,13 @@ class ResultStream:
         """Start at the first entry: the stream was lost, and the new one may have smaller ids."""
         self._cursor = "0-0"
 
-    def fetch(self, concerns: Concerns) -> bool:
+    def fetch(self, own: Container[str], concerns: Concerns) -> bool:
         """Read the next entries. Those that may concern this scheduler wait to be opened; the others cost it next to nothing.
 
-        :param concerns: may an entry concern this scheduler, by what it says unencrypted? One without a launch id does.
+        An entry without a launch id may concern everybody.
+
+        :param own: the launches of this scheduler.
+        :param concerns: does an entry of one of these call for anything, by what it says unencrypted?
         :return: whether the stream had more.
         """
         if self._cursor is None:
@@ -100,7 +103,9 @@ class ResultStream:
         wanted = [
             _Entry(id, launch, outcome, start, result)
             for id, launch, outcome, start, result in found
-            if not launch or concerns(text(launch), text(outcome), bool(start))
+            # In this order: for most entries, only the first two are asked.
+            if not launch
+            or ((name := launch.decode(errors="replace")) in own and concerns(name, text(outcome), bool(start)))
         ]
         count = len(flat) // len(_Entry._fields)
         self.passed_over += count - len(wanted)
