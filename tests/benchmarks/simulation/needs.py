@@ -12,8 +12,8 @@ from typing import NamedTuple
 from tests.benchmarks.simulation.unit_costs import ITEMS, UnitCosts
 
 DAY_S, HOUR_S = 86_400.0, 3_600.0
-# Claims of each launcher for a task that comes singly: a launch and a clean-up each wake both loops of every launcher.
-CLAIMS = 4
+# Claims of each launcher for a task that comes singly: a launch and a clean-up each wake a loop of every launcher.
+CLAIMS = 2
 # Requests of launchers for a task: create and delete; the writes of everybody to its pod are those and the status changes.
 REQUESTS = 2
 # Results that Redis keeps, and the memory of one: [podrelay] results_max_length.

@@ -27,12 +27,8 @@ class Plan:
     observed: bool = False
     # Latency by a process in front of the API server, as in the benchmark.
     linked: bool = False
-    # Launchers send as many requests as they may from the beginning.
-    warmed_up: bool = False
 
 
 def bed(tasks: int, launchers: int, latency_s: float) -> Plan:
     """The benchmark's part `life`: all tasks at once, pods of one second."""
-    return Plan(
-        [Load([(0.0, tasks)])], launchers, latency_s, BED_CORES, observed=True, linked=latency_s > 0, warmed_up=True
-    )
+    return Plan([Load([(0.0, tasks)])], launchers, latency_s, BED_CORES, observed=True, linked=latency_s > 0)

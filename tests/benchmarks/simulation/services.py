@@ -46,7 +46,7 @@ class Redis:
         self.launches = Inbox(machine.env)
         self.cleanups = Inbox(machine.env)
         self.stream: list[Entry] = []
-        self._subscribers: list[Inbox] = []
+        self._subscribers: list[tuple[Inbox, Inbox]] = []
         self.calls: dict[str, int] = {}
         self._costs = costs
         self._trip_s = trip_s
@@ -60,15 +60,17 @@ class Redis:
         yield from self.process.work(took_s)
         yield self.process.env.timeout(self._trip_s / 2)
 
-    def subscribe(self) -> Inbox:
-        """A message for each call that has put something into a queue."""
-        self._subscribers.append(Inbox(self.process.env))
-        return self._subscribers[-1]
+    def subscribe(self, queue: Inbox) -> Inbox:
+        """Receives a message for each call that has put something into this queue."""
+        inbox = Inbox(self.process.env)
+        self._subscribers.append((queue, inbox))
+        return inbox
 
     def queue(self, queue: Inbox, tasks: list[Task]) -> None:
         queue.put(*tasks)
-        for subscriber in self._subscribers:
-            subscriber.put(len(tasks))
+        for of, inbox in self._subscribers:
+            if of is queue:
+                inbox.put(len(tasks))
 
 
 class ApiServer:

@@ -10,13 +10,16 @@ from typing import Any
 
 import simpy
 
-from podrelay_workers.launcher import concurrency, job_loop, job_queue, leases
+from podrelay_workers.launcher import job_loop, job_queue, leases
+from podrelay_workers.launcher.concurrency import Concurrency, JobSlots
+from podrelay_workers.launcher.leased_job import Kind
 from podrelay_workers.watcher import outbox, reflector
 from tests.benchmarks.simulation.machine import Inbox, Machine, Process, Steps
 from tests.benchmarks.simulation.plan import Plan
 from tests.benchmarks.simulation.services import ApiServer, Entry, Event, Redis, Task
 from tests.benchmarks.simulation.unit_costs import UnitCosts
 
+_KINDS: tuple[Kind, ...] = ("launch", "cleanup")
 # The share of a request's cost that comes before it is sent: check, render, encode.
 _BEFORE = 0.7
 # Events in a piece of a watch that is read without a pause after it: 64 KB.
@@ -29,44 +32,37 @@ class Launcher:
     def __init__(
         self, machine: Machine, costs: UnitCosts, redis: Redis, api: ApiServer, number: int, plan: Plan
     ) -> None:
-        most, cleanups = plan.launcher_concurrency, plan.cleanup_concurrency
         self.env = machine.env
         self.process = Process(machine, f"launcher {number}")
         self._costs = costs
         self._redis = redis
         self._api = api
-        self._most = {"launch": most, "cleanup": cleanups}
-        self._limit = float(most + cleanups if plan.warmed_up else min(concurrency.START, most + cleanups))
-        self._in_flight = {"launch": 0, "cleanup": 0}
-        self._sending = {"launch": 0, "cleanup": 0}
-        self._waiting: dict[str, deque[simpy.Event]] = {"launch": deque(), "cleanup": deque()}
-        self._ended = {kind: Inbox(self.env) for kind in self._most}
+        # One that has worked before: it sends as much as it may from the beginning.
+        most = plan.launcher_concurrency + plan.cleanup_concurrency
+        self._concurrency = Concurrency(plan.launcher_concurrency, plan.cleanup_concurrency, start=most)
+        self._slots = {kind: JobSlots(self._concurrency, kind) for kind in _KINDS}
+        self._sending = dict.fromkeys(_KINDS, 0)
+        self._waiting: dict[Kind, deque[simpy.Event]] = {kind: deque() for kind in _KINDS}
+        self._ended = {kind: Inbox(self.env) for kind in _KINDS}
         self._outcomes = Inbox(self.env)
-        for kind, queue in (("launch", redis.launches), ("cleanup", redis.cleanups)):
-            self.env.process(self._claim(kind, queue))
+        self.env.process(self._claim("launch", redis.launches))
+        self.env.process(self._claim("cleanup", redis.cleanups))
         self.env.process(self._write_outcomes())
 
-    def _limit_of(self, kind: str) -> int:
-        return int(min(self._limit, self._most[kind]))
-
-    def _free(self, kind: str) -> int:
-        limit = self._limit_of(kind)
-        return max(0, limit + max(2, limit // 4) - self._in_flight[kind])
-
-    def _claim(self, kind: str, queue: Inbox) -> Steps:
-        """Claims whenever it is woken, also when the queue turns out to be empty: each message of Redis wakes both loops."""
-        wakes = self._redis.subscribe()
+    def _claim(self, kind: Kind, queue: Inbox) -> Steps:
+        """Claims whenever it is woken, also when another launcher has been faster."""
+        wakes, slots = self._redis.subscribe(queue), self._slots[kind]
         while True:
-            if not self._free(kind):
+            if not slots.claimable:
                 self._ended[kind].take()
                 yield self._ended[kind].filled()
                 yield self.env.timeout(job_loop.GATHER_S)
                 continue
             wakes.take()
-            tasks = queue.take(self._free(kind))
+            tasks = queue.take(slots.claimable)
             self.env.process(self.process.work(self._costs.launcher_call_s))
             yield from self._redis.call("claim", len(tasks))
-            self._in_flight[kind] += len(tasks)
+            slots.in_flight += len(tasks)
             for task in tasks:
                 self.env.process(self._launch(task) if kind == "launch" else self._clean_up(task))
             if not queue:
@@ -78,9 +74,9 @@ class Launcher:
     def _clean_up(self, task: Task) -> Steps:
         yield from self._send("cleanup", self._costs.clean_up_s, self._api.delete(task))
 
-    def _send(self, kind: str, cost_s: float, request: Steps) -> Steps:
+    def _send(self, kind: Kind, cost_s: float, request: Steps) -> Steps:
         """One request, when it is its turn. Most of its cost comes before it is sent."""
-        if self._sending[kind] >= self._limit_of(kind) or self._waiting[kind]:
+        if self._sending[kind] >= self._concurrency.limit_of(kind) or self._waiting[kind]:
             admitted = self.env.event()
             self._waiting[kind].append(admitted)
             yield admitted
@@ -91,11 +87,10 @@ class Launcher:
         yield from self.process.work(cost_s * (1 - _BEFORE))
         self._finish(kind)
 
-    def _finish(self, kind: str) -> None:
-        self._limit = min(self._limit + 1.0, float(sum(self._most.values())))
-        self._in_flight[kind] -= 1
+    def _finish(self, kind: Kind) -> None:
+        self._slots[kind].in_flight -= 1
         self._sending[kind] -= 1
-        while self._waiting[kind] and self._sending[kind] < self._limit_of(kind):
+        while self._waiting[kind] and self._sending[kind] < self._concurrency.limit_of(kind):
             self._waiting[kind].popleft().succeed()
             self._sending[kind] += 1
         self._ended[kind].put(kind)
