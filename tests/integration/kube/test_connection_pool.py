@@ -295,6 +295,18 @@ def test_closing_ends_the_requests_in_progress() -> None:
     run(test)
 
 
+def test_closing_fails_the_requests_that_wait_for_a_connection() -> None:
+    async def test() -> None:
+        async with served(slow_echo, limit=1) as (_, pool):
+            asked = [asyncio.ensure_future(ask(pool)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            await pool.close()
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(item) for item in found] == [Disconnected] * 3  # nobody has cancelled them
+
+    run(test)
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     async def test() -> None:
         pool = ConnectionPool("http://127.0.0.1:1", None, limit=1)

@@ -117,6 +117,42 @@ async def output_of(script: str) -> list[str]:
     return output.decode().splitlines()
 
 
+IGNORES_CHILDREN = f"""
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+{WORKER}"""
+
+
+def test_a_supervisor_may_have_ignored_the_end_of_children(
+    authority: Authority, configure: Configure, tmp_path: Path
+) -> None:
+    """The kernel then reaps them itself, and `waitpid` fails."""
+
+    async def test() -> None:
+        async with door(authority) as found:
+            found.tokens = {"s3cret"}
+            configure(found.port, ca(authority), {"token": "s3cret"})
+            await output_of(IGNORES_CHILDREN)
+
+    run(test)
+
+
+@pytest.mark.parametrize("expiry", ["", "soon", None, 5])
+def test_an_expiry_that_is_no_time_counts_as_none(
+    authority: Authority, configure: Configure, tmp_path: Path, in_process: None, expiry: Any
+) -> None:
+    certificate, key = authority.issue("jane")
+    status = {"clientCertificateData": certificate.read_text(), "clientKeyData": key.read_text()}
+
+    async def test() -> None:
+        async with door(authority) as found:
+            configure(found.port, ca(authority), exec_user(tmp_path, {**status, "expirationTimestamp": expiry}))
+            loaded = await asyncio.wait_for(load_credentials(), 30)
+            assert loaded.renew_at_s == float("inf")
+
+    run(test)
+
+
 @pytest.mark.parametrize("kind", ["token file", "inline certificate", "plugin's token"])
 def test_a_worker_imports_neither_airflow_nor_a_client_library(
     authority: Authority, configure: Configure, tmp_path: Path, temporary: Path, kind: str

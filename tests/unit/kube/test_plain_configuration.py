@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from pathlib import Path
 
 import pytest
 
 from podrelay_workers.kube.authorization import headers_of
+from podrelay_workers.kube.credentials import Credentials
 from podrelay_workers.kube.memory_file import path_of
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
 
@@ -22,6 +24,12 @@ def test_it_comes_back_as_it_was_and_shows_no_secret() -> None:
     assert back == made
     assert headers_of(back) == {"Authorization": "Bearer s3cret"}
     assert "s3cret" not in repr(back)
+
+
+def test_https_is_https_however_it_is_written() -> None:
+    found = Credentials(PlainConfiguration("HTTPS://a", authorization="Bearer s3cret", tls_server_name="b"))
+    assert isinstance(found.tls, ssl.SSLContext)
+    assert found.request_options() == {"server_hostname": "b"}
 
 
 def test_a_token_file_that_is_empty_leaves_the_token_of_before(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ class ConnectionPool:
         for connection in list(self._open):
             connection.abort()
         for waiting in self._waiting:
-            waiting.cancel()
+            if not waiting.done():
+                waiting.set_exception(Disconnected("the connections were closed"))
         await asyncio.sleep(0)  # the transports close in the next turn of the loop
 
     # --- free connections ---------------------------------------------------------------------------------------------

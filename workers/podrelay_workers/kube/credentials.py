@@ -70,6 +70,10 @@ class Credentials:
     def host(self) -> str:
         return str(self.configuration.host).rstrip("/")
 
+    @property
+    def _is_https(self) -> bool:
+        return urlsplit(self.host).scheme == "https"
+
     async def headers(self) -> dict[str, str]:
         """The authorization headers of one request; the client's hook has read a rotated token file again.
 
@@ -128,7 +132,7 @@ class Credentials:
             if self.configuration.proxy_headers:
                 options["proxy_headers"] = self.configuration.proxy_headers
         name = getattr(self.configuration, "tls_server_name", None)
-        if name and self.host.startswith("https"):
+        if name and self._is_https:
             options["server_hostname"] = name
         return options
 
@@ -141,7 +145,7 @@ class Credentials:
     @cached_property
     def tls(self) -> ssl.SSLContext | bool:
         """:raises ConfigError: a certificate or key cannot be read."""
-        if not self.host.startswith("https"):
+        if not self._is_https:
             return True
         configuration = self.configuration
         try:

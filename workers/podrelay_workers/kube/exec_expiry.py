@@ -25,10 +25,12 @@ def record() -> None:
 
 
 def lifetime_s() -> float | None:
-    """Seconds until what the plugin gave in this thread expires; None if it did not say."""
+    """Seconds until what the plugin gave in this thread expires; None if it did not say, or named no time."""
     from kubernetes_asyncio.config.dateutil import parse_rfc3339
 
-    expiry = getattr(_of_thread, "expiry", None)
-    if expiry is None:
+    found: Any = getattr(_of_thread, "expiry", None)
+    try:
+        expiry = parse_rfc3339(found)
+    except (TypeError, ValueError):
         return None
-    return float((parse_rfc3339(expiry) - datetime.now(timezone.utc)).total_seconds())
+    return float((expiry - datetime.now(timezone.utc)).total_seconds())

@@ -91,7 +91,10 @@ class LoaderProcess:
     async def _status(self) -> str | None:
         """How it has ended; None if it has not, within a second. A file system that hangs keeps even a killed one."""
         for _ in range(100):
-            found, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                found, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # the kernel reaps it, where whoever started this process ignores SIGCHLD
+                return "an unknown exit code"
             if found:
                 code = os.waitstatus_to_exitcode(status)
                 return f"signal {-code}" if code < 0 else f"exit code {code}"
