@@ -256,7 +256,7 @@ class ResultProcessor:
         if next_attempts:  # the acknowledgement of an attempt comes before the offer of the next one
             self._note_waits(self._queue.acknowledge(acknowledgements))
         else:
-            self._queue.acknowledge_soon(acknowledgements)
+            self._note_waits(self._queue.acknowledge_soon(acknowledgements))
         refused = self._offer(next_attempts)
         for one in decided:
             if one.launch.launch_id in refused:

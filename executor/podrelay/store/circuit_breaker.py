@@ -58,6 +58,11 @@ class CircuitBreaker:
         return time.monotonic() >= self._open_until_s
 
     @property
+    def has_failed(self) -> bool:
+        """Has the latest call not reached Redis?"""
+        return self._failures > 0
+
+    @property
     def trip_s(self) -> float:
         """The present duration of a round trip: the shortest of the latest, as they include Redis' own work."""
         return min(self._durations_s, default=0.0)
@@ -127,6 +132,10 @@ class CircuitBreaker:
         if refusal is not None:
             raise self._failed(refusal) from refusal
         return replies
+
+    def drop(self, posted: Posted) -> None:
+        """In place of `collect`, after a failure: the replies are lost, or late."""
+        self._give_back(posted.connection, is_usable=False)
 
     def _give_back(self, connection: Any, *, is_usable: bool) -> None:
         if connection is None:

@@ -145,10 +145,16 @@ class LaunchQueue:
         """
         return _waits_s(self._breaker.run_many(self._acknowledgements(items)))
 
-    def acknowledge_soon(self, items: Sequence[Acknowledgement]) -> None:
-        """As `acknowledge`, without waiting for Redis: the next `confirm` reads the replies."""
-        calls = self._acknowledgements(items)
-        self._posted.append(self._breaker.post(calls))
+    def acknowledge_soon(self, items: Sequence[Acknowledgement]) -> list[float]:
+        """As `acknowledge`, without waiting for Redis: the next `confirm` reads the replies. But while Redis refuses earlier
+        ones it waits, so that those to be sent again do not become more.
+
+        :return: as of `acknowledge`, where it has waited.
+        """
+        if self._unconfirmed:
+            return self.acknowledge(items)
+        self._posted.append(self._breaker.post(self._acknowledgements(items)))
+        return []
 
     def confirm(self) -> list[float]:
         """Read the replies to what `acknowledge_soon` has sent. What failed is sent again, until Redis has run it.
@@ -159,6 +165,9 @@ class LaunchQueue:
         while self._posted:
             posted = self._posted.popleft()
             self._unconfirmed += posted.calls
+            if self._breaker.has_failed:  # to wait for each of them would open the breaker each time
+                self._breaker.drop(posted)
+                continue
             waits_s += _waits_s(self._breaker.collect(posted))
             del self._unconfirmed[-len(posted.calls) :]
         if self._unconfirmed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +11,13 @@ import pytest
 
 from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.executor import RedisKubernetesExecutor
+from podrelay.protocol.messages import CleanupRequest
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay.store import scripts
 from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.connection import borrow_connection
+from podrelay.store.launch_queue import Acknowledgement, LaunchQueue
 from podrelay.store.script_table import ScriptCall
 from tests.conftest import FERNET_KEY
 from tests.harness.task_instances import make_task_instances, update
@@ -74,6 +78,63 @@ def test_one_whose_reply_was_lost_is_sent_again(
     beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "acknowledged")
     assert executor._breaker.available
     assert len(outside.cleanups()) == 1
+
+
+@pytest.fixture
+def queue(executor: RedisKubernetesExecutor, outside: Outside) -> LaunchQueue:
+    return executor.parts.results._queue
+
+
+def finished(outside: Outside, pod: str = "") -> Acknowledgement:
+    """Of a launch that has ended."""
+    launch_id = str(uuid.uuid4())
+    outside.redis.hset(KEYS.launch(launch_id), mapping={"attempt": "0", "state": "finished"})
+    cleanup = CleanupRequest(launch_id, "delete", "default", pod) if pod else None
+    return Acknowledgement(launch_id, 0, "subject", cleanup=cleanup)
+
+
+def state_of(item: Acknowledgement, outside: Outside) -> str:
+    return outside.ledger(item.launch_id)["state"]
+
+
+def test_however_many_replies_are_lost_one_pause_follows(
+    executor: RedisKubernetesExecutor, queue: LaunchQueue, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podrelay.store.circuit_breaker.FIRST_PAUSE_S", 0.05)
+    sent = [finished(outside) for _ in range(5)]
+    executor._breaker.load("acknowledge")
+    pool = executor._breaker._client.connection_pool
+    for connection in [borrow_connection(executor._breaker._client) for _ in sent]:
+        pool.release(connection)
+    outside.redis.client_pause(500)  # no reply is on its way when the connections are closed
+    for item in sent:
+        queue.acknowledge_soon([item])
+    for posted in queue._posted:
+        posted.connection._sock.shutdown(2)
+    with pytest.raises(RedisUnavailable):
+        queue.confirm()
+    time.sleep(0.6)
+    queue.confirm()
+    assert [state_of(item, outside) for item in sent] == ["acknowledged"] * 5
+    assert not pool._in_use_connections
+
+
+def test_while_redis_refuses_one_no_further_one_is_sent_without_waiting(queue: LaunchQueue, outside: Outside) -> None:
+    """The event of each is emitted only once Redis has run it, so that those to be sent again do not pile up."""
+    outside.redis.execute_command("ACL", "SETUSER", "default", "-rpush")
+    first, second = finished(outside, "a"), finished(outside, "b")
+    queue.acknowledge_soon([first])
+    for _ in range(3):
+        with pytest.raises(RedisRefused):
+            queue.confirm()
+        with pytest.raises(RedisRefused):
+            queue.acknowledge_soon([second])
+    assert len(queue._unconfirmed) == 1
+    outside.redis.execute_command("ACL", "SETUSER", "default", "+rpush")
+    queue.confirm()
+    queue.acknowledge_soon([second])
+    queue.confirm()
+    assert [state_of(item, outside) for item in (first, second)] == ["acknowledged"] * 2
 
 
 def test_the_end_of_the_executor_confirms_what_it_has_sent(
