@@ -120,15 +120,12 @@ class PendingAnswer:
     descriptor: int
     pid: int
 
-    def keep_private(self) -> None:
-        """After the exec that it was passed through: no further process inherits the socket."""
-        os.set_inheritable(self.descriptor, False)
-
     def result(self, timeout_s: float = TIMEOUT_S, question: Any = None) -> Any:
         """Wait for the answer, and end the child; call it once. Raises what `ask` raises."""
         deadline_s = time.monotonic() + timeout_s
         try:
             with socket.socket(fileno=self.descriptor) as link:
+                link.set_inheritable(False)  # it was inheritable if it was passed through an exec
                 link.settimeout(timeout_s)
                 if question is not None:
                     link.sendall(json.dumps(question).encode())
