@@ -127,12 +127,18 @@ def limits_table(costs: UnitCosts, control_plane: Mapping[str, Any] | None, dema
 
 def check_table(lives: Sequence[Mapping[str, Any]], costs: UnitCosts) -> list[str]:
     lines = ["| life | measure | measured | simulated | |", "|---|---|---|---|---|"]
-    for row in compare(lives, costs):
+    rows = compare(lives, costs)
+    for row in rows:
         measure, _, process = row.measure.partition(" of ")
         name = f"{_NAMES[measure]} {process}".strip().replace("redis", "Redis")
         lines.append(
             f"| {row.life} | {name} | {row.measured:.3g} | {row.simulated:.3g} | {100 * row.deviation:+.0f} % |"
         )
+    if not all(row.ok for row in rows):
+        lines += [
+            "",
+            "Where more than 20 % lie between them, the code is newer than the measurement.",
+        ]
     return lines
 
 

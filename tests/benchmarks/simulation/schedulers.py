@@ -96,10 +96,14 @@ class Scheduler:
                 return
 
     def _close(self, batch: list[Task]) -> Steps:
+        """Nobody waits for the answer to the acknowledgement."""
         yield from self.process.work(len(batch) * self._costs.results_s)
-        yield from self._redis.call("acknowledge", len(batch))
+        self.env.process(self._acknowledge(batch))
         del self._ended[: len(batch)]
-        self._redis.queue(self._redis.cleanups, batch)
         for task in batch:
             task.over_s = self.env.now
         self.over += len(batch)
+
+    def _acknowledge(self, batch: list[Task]) -> Steps:
+        yield from self._redis.call("acknowledge", len(batch))
+        self._redis.queue(self._redis.cleanups, batch)
