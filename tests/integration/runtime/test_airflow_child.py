@@ -105,6 +105,28 @@ os.execv(sys.executable, [sys.executable, "-c", code])
     assert "rubbish" in done.stderr
 
 
+def test_no_program_inherits_the_socket_that_came_through_exec() -> None:
+    script = """
+import os, sys, airflow
+from podrelay_workers.runtime.airflow_child import fork_and_ask
+pending = fork_and_ask("time:sleep", 1)
+sent = [pending.function, pending.descriptor, pending.pid]
+code = '''
+import os, threading, time
+from podrelay_workers.runtime.airflow_child import PendingAnswer
+pending = PendingAnswer(*%r)
+waiting = threading.Thread(target=pending.result)
+waiting.start()
+time.sleep(0.2)
+print(os.get_inheritable(pending.descriptor))
+waiting.join()
+''' % sent
+os.execv(sys.executable, [sys.executable, "-c", code])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_it_is_called_here_where_airflow_is_loaded() -> None:
     assert airflow_child.airflow_is_loaded()
     assert airflow_child.ask("os:getpgid", 0) == os.getpgid(0)
