@@ -130,7 +130,8 @@ def test_the_longest_names_and_labels_that_podrelay_makes(server: Server) -> Non
         assert len(made["metadata"]["name"]) <= 63
         assert made["metadata"]["labels"][identifiers.LABEL_LAUNCH_ID] == request.launch_id
         assert made["metadata"]["annotations"]["dag_id"] == long[:250]
-        assert made["spec"]["containers"][0]["args"] == list(request.args)
+        kept = ask(lambda api: api.get_pod(server.namespace, made["metadata"]["name"]))
+        assert kept["spec"]["containers"][0]["args"] == list(request.args)
     finally:
         server.delete(made["metadata"]["name"])
 

@@ -207,9 +207,9 @@ def test_a_deletion_may_name_the_version(server: Server, name: str) -> None:
     assert server.get(name) is None
 
 
-def test_a_deletion_returns_the_pod_or_a_status(server: Server, name: str) -> None:
+def test_a_deletion_returns_the_metadata_of_the_pod_or_a_status(server: Server, name: str) -> None:
     server.call("POST", server.pods_path, pod(name))
-    assert ask(lambda api: api.delete_pod(server.namespace, name))["kind"] in ("Pod", "Status")
+    assert ask(lambda api: api.delete_pod(server.namespace, name))["kind"] in ("PartialObjectMetadata", "Status")
 
 
 # --- creation ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import yaml
 
 from podrelay.errors import ConfigError
 from podrelay_workers.kube import credentials
-from podrelay_workers.kube.client import PodClient
+from podrelay_workers.kube.client import METADATA, PodClient
 from podrelay_workers.kube.credentials import load_credentials
 from tests.harness.scripted_server import Script, event, lists, pod, scripted, streams
 from tests.harness.scripted_server import answers as answers_with
@@ -75,7 +75,7 @@ def test_headers_of_a_factory_are_sent_with_every_request(monkeypatch: pytest.Mo
         assert headers["Impersonate-User"] == "jane"
         assert headers["Cookie"] == "session=1"
         assert headers["User-Agent"].startswith("corp-airflow/7 podrelay-launcher/")
-        assert headers["Accept"] in ("application/json", "*/*")
+        assert headers["Accept"] in ("application/json", "*/*", METADATA)
 
 
 def test_a_header_that_the_factory_changes_later_is_sent_as_it_is_then(monkeypatch: pytest.MonkeyPatch) -> None:

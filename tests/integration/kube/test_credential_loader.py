@@ -437,13 +437,15 @@ def test_a_start_that_is_stopped_leaves_no_process(authority: Authority, configu
 
 @pytest.mark.usefixtures("in_process")
 def test_a_worker_that_is_killed_leaves_no_process(authority: Authority, configure: Configure, tmp_path: Path) -> None:
+    before = set(children())
+
     async def test() -> None:
         configure(1, ca(authority), hanging_plugin(tmp_path))
         worker = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, stderr=subprocess.DEVNULL)
         await until(lambda: (tmp_path / "pids").exists(), 40)
         worker.kill()
         await worker.wait()
-        await until(lambda: not running(tmp_path), 15, "the loader notices, and ends the plugin")
+        await until(lambda: not set(running(tmp_path)) - before, 15, "the loader notices, and ends the plugin")
 
     run(test)
 

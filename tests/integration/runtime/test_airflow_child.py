@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ from podrelay_workers.runtime import airflow_child
 from podrelay_workers.runtime.airflow_child import AirflowCallFailed, ask_child
 
 
-def children() -> list[str]:
-    """Those of `ask_child`: other tests in this process may keep a Redis server."""
-    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in found}
-    return [pid for pid, command in commands.items() if not command or "airflow_child" in command]  # empty: a zombie
+@pytest.fixture
+def children() -> Callable[[], set[str]]:
+    """Those that the test has started, zombies included: other tests in this process may keep a server."""
+
+    def found() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    before = found()
+    return lambda: found() - before
 
 
 def open_sockets() -> int:
@@ -28,11 +33,11 @@ def open_sockets() -> int:
     return sum(link.startswith("socket:") for link in links)
 
 
-def test_questions_and_answers_larger_than_a_socket_holds_at_once() -> None:
+def test_questions_and_answers_larger_than_a_socket_holds_at_once(children: Callable[[], set[str]]) -> None:
     assert ask_child("builtins:len", "x" * 3_000_000) == 3_000_000
     before = open_sockets()
     assert ask_child("builtins:sorted", list(range(500_000, 0, -1)))[-1] == 500_000
-    assert (children(), open_sockets()) == ([], before)
+    assert (children(), open_sockets()) == (set(), before)
 
 
 def test_what_is_printed_on_stdout_is_no_part_of_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
@@ -57,19 +62,19 @@ def test_an_error_of_podrelay_keeps_its_kind_and_its_text() -> None:
         ("builtins:set", [1], "builtins:set returned what JSON cannot hold"),
     ],
 )
-def test_a_child_that_fails(function: str, argument: object, message: str) -> None:
+def test_a_child_that_fails(children: Callable[[], set[str]], function: str, argument: object, message: str) -> None:
     with pytest.raises(AirflowCallFailed) as failed:
         ask_child(function, argument)
     assert message in str(failed.value)
-    assert children() == []
+    assert not children()
 
 
-def test_a_child_that_hangs_is_killed() -> None:
+def test_a_child_that_hangs_is_killed(children: Callable[[], set[str]]) -> None:
     began_s = time.monotonic()
     with pytest.raises(AirflowCallFailed, match="time:sleep gave no answer within 4 s"):
         ask_child("time:sleep", 600, timeout_s=4.0)
     assert time.monotonic() - began_s < 20
-    assert children() == []
+    assert not children()
 
 
 def test_a_child_that_is_killed() -> None:

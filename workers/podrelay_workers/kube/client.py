@@ -31,7 +31,7 @@ ANSWER_S = 20.0
 # No object is larger: etcd stores 1.5 MB.
 _EVENT_MAX = 16 << 20
 # Of a pod that was just created or deleted, its metadata are enough; a server that cannot send them alone sends the pod.
-_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 # Log tails are read in pieces of this many bytes.
 _LOG_CHUNK = 65536
 
@@ -91,7 +91,7 @@ class PodClient:
     # --- write --------------------------------------------------------------------------------------------------------
     async def create_pod(self, namespace: str, pod: Json) -> Json:
         """:return: at least its metadata."""
-        found = await self._connection.request_object("POST", _pods_path(namespace), body=pod, accept=_METADATA)
+        found = await self._connection.request_object("POST", _pods_path(namespace), body=pod, accept=METADATA)
         return checked_pod(found, pod["metadata"]["name"])
 
     async def patch_pod(self, namespace: str, name: str, patch: Json) -> Json:
@@ -145,7 +145,7 @@ class PodClient:
         if any(conditions.values()):
             given = {name: value for name, value in conditions.items() if value}
             body["preconditions"] = {**(body.get("preconditions") or {}), **given}
-        return await self._connection.request_object("DELETE", _pod_path(namespace, name), body=body, accept=_METADATA)
+        return await self._connection.request_object("DELETE", _pod_path(namespace, name), body=body, accept=METADATA)
 
     async def create_secret(self, namespace: str, secret: Json) -> Json:
         return await self._connection.request_object("POST", _secrets_path(namespace), body=secret)
