@@ -18,7 +18,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "docs/operations", "docs/routine", "docs/upgrade", "docs/troubleshooting", "docs/alerts", "docs/metrics", "docs/ui",
         "docs/warm-pods", "docs/sizing", "docs/redis", "docs/kubernetes", "docs/helm",
     ),
-    "Judge": ("docs/security", "SECURITY", "docs/performance", "tests/benchmarks/results/latest", "docs/chaos"),
+    "Judge": ("docs/security", "SECURITY", "docs/performance", "tests/benchmarks/results/two_builds",
+              "tests/benchmarks/results/latest", "docs/chaos"),
     "Contribute": ("docs/contributing", "docs/releasing", "CHANGELOG"),
 }  # fmt: skip
 
