@@ -123,10 +123,10 @@ def test_an_upgrade_and_the_way_back_lose_nothing_and_run_nothing_twice(rig: Mix
 
     replace(*WORKERS)
     assert run_all() == {"today"}  # an old scheduler and new workers
-    assert rig.shown_launchers() == [podrelay.__version__] * 2
+    rig.until(lambda: rig.shown_launchers() == [podrelay.__version__] * 2, 30, "both launchers")
     replace("driver-1", *WORKERS)
     assert run_all() == {"earlier"}  # a new scheduler and old workers
-    assert rig.shown_launchers() == [None, None]
+    rig.until(lambda: rig.shown_launchers() == [None, None], 30, "both launchers")
     rig.rows.schedule(waiting)
 
     rig.until(lambda: not unfinished(rig, tasks), 90, "the end of all tasks")
