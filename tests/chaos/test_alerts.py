@@ -57,12 +57,8 @@ class Drill:
     def __init__(
         self, server: RedisServer, cluster: LocalCluster, prometheus: Prometheus, ports: list[int], folder: Path
     ):
-        class Address:
-            def kubeconfig(self, _: Path) -> Path:
-                return cluster.kubeconfig
-
         self.server, self.cluster, self.prometheus, self.folder = server, cluster, prometheus, folder
-        self.rig = LauncherRig(server.url, Address(), folder)  # type: ignore[arg-type]
+        self.rig = LauncherRig.on_cluster(server.url, cluster, folder)
         self.redis = redis.Redis.from_url(server.url)
         self.processes: list[fork_server.Process] = []
         self.fired: set[str] = set()

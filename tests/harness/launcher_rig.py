@@ -24,6 +24,7 @@ from podrelay.settings import Settings
 from podrelay.store.circuit_breaker import CircuitBreaker
 from podrelay.store.connection import connect_async
 from podrelay.store.launch_queue import LaunchQueue
+from tests.harness.local_cluster import LocalCluster
 from tests.harness.pod_api import PodApi
 
 TEMPLATE = """
@@ -66,6 +67,16 @@ class LauncherRig:
         self.template.write_text(TEMPLATE)
         self.kubeconfig = api.kubeconfig(folder)
         self.processes: list[BaseProcess] = []
+
+    @classmethod
+    def on_cluster(cls, url: str, cluster: LocalCluster, folder: Path) -> LauncherRig:
+        """With a local cluster in the place of `api`."""
+
+        class Address:
+            def kubeconfig(self, _: Path) -> Path:
+                return cluster.kubeconfig
+
+        return cls(url, Address(), folder)  # type: ignore[arg-type]
 
     # --- scheduler ----------------------------------------------------------------------------------------------------
     def request(self, number: int = 0, **changes: Any) -> LaunchRequest:

@@ -32,12 +32,7 @@ def rig(redis_url: str, api: PodApi, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def warm(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
     with LocalCluster(tmp_path / "cluster", runner="simulate") as cluster:
-
-        class Address:
-            def kubeconfig(self, _: Path) -> Path:
-                return cluster.kubeconfig
-
-        rig = LauncherRig(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
+        rig = LauncherRig.on_cluster(redis_url, cluster, tmp_path)
         rig.template.write_text(TEMPLATE)
         for name, value in rig.environment().items():
             if name != "AIRFLOW_HOME":

@@ -24,11 +24,7 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def real(redis_url: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LauncherRig:
-    class Address:
-        def kubeconfig(self, _: Path) -> Path:
-            return cluster.kubeconfig
-
-    rig = LauncherRig(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
+    rig = LauncherRig.on_cluster(redis_url, cluster, tmp_path)
     for name, value in rig.environment().items():
         if name != "AIRFLOW_HOME":
             monkeypatch.setenv(name, value)

@@ -40,11 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def rig(redis_url: str, cluster: LocalCluster, tmp_path: Path) -> LauncherRig:
-    class Address:
-        def kubeconfig(self, _: Path) -> Path:
-            return cluster.kubeconfig
-
-    return LauncherRig(redis_url, Address(), tmp_path)  # type: ignore[arg-type]
+    return LauncherRig.on_cluster(redis_url, cluster, tmp_path)
 
 
 class Worker:
