@@ -63,7 +63,7 @@ class HandOver:
 def per_item_and_call(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
     """Two runs, each (items, calls, seconds): the seconds of an item and of a call, neither below 0.
 
-    Where both runs have the same batches, they cannot be told apart: then all belongs to the items.
+    Where both runs have the same batches, they cannot be separated: then all belongs to the items.
     """
     (items, calls, seconds), (other_items, other_calls, other_seconds) = first, second
     batches, other_batches = calls / items, other_calls / other_items

@@ -1,7 +1,7 @@
 """What one task costs each process: `python -m tests.benchmarks.costs` writes results/costs.json.
 
 Real lives of tasks on the local cluster in two regimes, all at once and one after the other: their batches differ, so that
-what a batch costs and what a task in it costs can be told apart. Redis itself counts what its scripts take, by its slow log.
+what a batch costs and what a task in it costs can be separated. Redis itself counts what its scripts take, by its slow log.
 Then whole lives of other sizes, which the simulation is compared with. Takes about seven minutes.
 """
 

@@ -25,7 +25,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "ports": ("containerPort", "protocol"), "hostAliases": ("ip",), "ownerReferences": ("uid",),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }  # fmt: skip
-"""Lists whose items are owned one by one, with what tells them apart. Any other list is owned as a whole."""
+"""Lists whose items are owned one by one, with the keys that identify them. Any other list is owned as a whole."""
 _ATOMIC = frozenset(
     {"nodeSelector", "fieldRef", "secretKeyRef", "configMapKeyRef", "resourceFieldRef", "labelSelector"}
 )

@@ -133,7 +133,7 @@ def _task_labels(request: LaunchRequest) -> dict[str, str]:
 
 
 def _label(text: str) -> str:
-    """Any text as the value of a label: what Kubernetes forbids is left out, and a hash tells it from similar texts."""
+    """Any text as the value of a label: what Kubernetes forbids is left out, and a hash keeps similar texts distinct."""
     safe = _UNSAFE.sub("", text)
     if len(safe) > _LABEL_MAX or safe != text:
         digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:_HASH_LENGTH]
