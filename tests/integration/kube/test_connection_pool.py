@@ -1,10 +1,12 @@
-"""Kept connections to a server that answers, closes and falls silent whenever it likes."""
+"""Kept connections, with TLS and without, to a server that answers, closes and falls silent whenever it likes."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 
@@ -12,6 +14,7 @@ from podrelay_workers.kube import connection_pool
 from podrelay_workers.kube.connection_pool import ConnectionPool, Disconnected, Limits, ReadTimeout, encode_headers
 from podrelay_workers.kube.http_answer import Answer, BadAnswer
 from podrelay_workers.kube.send_guard import SendBlocked, before_send
+from tests.harness.certificates import make_certificates
 
 # What a server does with one request on a connection; it returns False to close it.
 Handle = Callable[[bytes, asyncio.StreamWriter], Awaitable[bool]]
@@ -19,6 +22,27 @@ Handle = Callable[[bytes, asyncio.StreamWriter], Awaitable[bool]]
 
 def answer(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+class Transport(NamedTuple):
+    """How both ends encrypt; None for no TLS."""
+
+    server: ssl.SSLContext | None = None
+    client: ssl.SSLContext | None = None
+
+
+IN_USE = [Transport()]
+
+
+@pytest.fixture(params=["plain", "tls"], autouse=True)
+def _transport(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    IN_USE[:] = [Transport()]
+    if request.param == "tls":
+        folder = tmp_path_factory.mktemp("certificates")
+        make_certificates(folder)
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(folder / "server.crt", folder / "server.key")
+        IN_USE[:] = [Transport(server, ssl.create_default_context(cafile=str(folder / "ca.crt")))]
 
 
 class Server:
@@ -64,10 +88,11 @@ class Server:
 
 @asynccontextmanager
 async def served(handle: Handle, limit: int = 8, prefix: str = "") -> AsyncIterator[tuple[Server, ConnectionPool]]:
-    server = Server(handle)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server, transport = Server(handle), IN_USE[0]
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=transport.server)
     server.port = listening.sockets[0].getsockname()[1]
-    pool = ConnectionPool(f"http://127.0.0.1:{server.port}{prefix}", None, limit=limit)
+    scheme = "https" if transport.client else "http"
+    pool = ConnectionPool(f"{scheme}://localhost:{server.port}{prefix}", transport.client, limit=limit)
     try:
         yield server, pool
     finally:

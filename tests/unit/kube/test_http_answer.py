@@ -30,6 +30,17 @@ def test_an_answer_is_read_however_it_is_cut(data: bytes, status: int, piece: in
         assert read(data[:end], piece)[0] is None, "a part is no answer"
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_one_reader_reads_the_answers_of_a_connection_one_by_one(piece: int) -> None:
+    reader = AnswerReader()
+    for data in (PLAIN, CHUNKED, b"HTTP/1.1 204 No Content\r\nA: b\r\n\r\n", INTERIM, PLAIN):
+        found = [reader.feed(data[start : start + piece]) for start in range(0, len(data), piece)]
+        assert found[:-1] == [None] * (len(found) - 1)
+        assert found[-1] == read(data)[0]
+        assert reader.keeps
+        reader.begin()
+
+
 @pytest.mark.parametrize("more", [b"next", PLAIN, b"HTTP/1.1 500 Late\r\nX: y\r\nContent-Length: 1\r\n\r\n!", b"\x00"])
 @pytest.mark.parametrize("data", [PLAIN, CHUNKED])
 def test_bytes_behind_an_answer_end_the_connection_and_are_no_part_of_it(data: bytes, more: bytes) -> None:

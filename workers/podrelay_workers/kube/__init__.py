@@ -4,6 +4,7 @@ client          the requests: create, get, list, watch, patch and delete pods, r
 encoding        request bodies to JSON, answers from JSON (pure)
 connection      one HTTP request: renewed credentials, errors
 connection_pool  kept connections for requests of single objects
+socket_stream   opens them, with TLS or without; sends and reads
 http_answer     reads their answers (pure)
 credentials     address, credentials, proxy and timeouts from `[kubernetes_executor]`
 loader_process  starts the short-lived process that loads credentials

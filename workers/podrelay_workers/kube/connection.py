@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
-from multidict import CIMultiDict
 
 from podrelay import __version__
 from podrelay.errors import ConfigError
@@ -146,7 +145,7 @@ class ApiConnection:
             raise Unreachable(f"cannot reach the API server: {_cause(error)}") from error
         if answer.status >= 300:
             raise error_of(answer.status, answer.reason, answer.headers, answer.body)
-        self._log_warnings(method, answer.headers.getall("Warning", ()))
+        self._log_warnings(method, answer.values_of(b"warning"))
         return decode_answer(answer.body, decode)
 
     async def request_list(
@@ -202,7 +201,7 @@ class ApiConnection:
         """Send one request and read the whole answer."""
         if access.pool is None:
             async with await self._open(access, method, target, headers, data, self.timeout()) as answer:
-                return Answer(answer.status, answer.reason or "", CIMultiDict(answer.headers), await answer.read())
+                return Answer(answer.status, answer.reason or "", list(answer.raw_headers), await answer.read())
         credentials = access.credentials
         lines = self._lines(await credentials.all_headers(self._user_agent, headers))
         limits = Limits(credentials.request_s, credentials.connect_s, credentials.read_s)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for short requests over kept connections, at a third of aiohttp's CPU. Used by `connection`.
+"""HTTP/1.1 for short requests over kept connections, at a quarter of aiohttp's CPU. Used by `connection`.
 
 One request at a time per connection, and the whole answer in memory, up to `ANSWER_MAX`. There is no redirect, no cookie, no
 compression and no proxy: requests of single objects need none. The server is not trusted: an answer that breaks the
@@ -8,7 +8,9 @@ protocol, or is too long, ends its connection, and no byte behind an answer is t
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ from urllib.parse import urlsplit
 
 from podrelay_workers.kube.http_answer import Answer, AnswerReader, BadAnswer
 from podrelay_workers.kube.send_guard import check_send
+from podrelay_workers.kube.socket_stream import Address, SocketStream, connect
 
 # An unused connection is closed after this time; servers and load balancers keep one for a minute or longer.
 KEEP_S = 30.0
@@ -73,20 +76,20 @@ class ConnectionPool:
         :param server_name: the name that the certificate is checked against, if not the host.
         """
         parts = urlsplit(url)
-        self._tls = tls if parts.scheme == "https" else None
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._tls else 80)
-        self._server_name = (server_name or self._host) if self._tls else None
-        self._socket_options = tuple(socket_options)
+        tls = tls if parts.scheme == "https" else None
+        host, port = parts.hostname or "", parts.port or (443 if tls else 80)
+        self._address = Address(host, port, tls, (server_name or host) if tls else None, tuple(socket_options))
         self._prefix = parts.path.rstrip("/")
         self._host_line = f"Host: {parts.netloc}\r\n".encode()
         self._limit = limit
         self._open: set[_Connection] = set()
         self._opening = 0
-        # Free connections, the one that was used last at the end, each with the time when it became free.
-        self._free: list[tuple[_Connection, float]] = []
+        # Free connections, the one that was used last at the end.
+        self._free: list[_Connection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._closer: asyncio.TimerHandle | None = None
+        # One timer for all connections: the first of them is due then, or was when the timer was set.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
         self._loop = asyncio.get_running_loop()
         self._closed = False
 
@@ -108,7 +111,9 @@ class ConnectionPool:
             reused = connection.answers > 0
             try:
                 check_send()
-                return await connection.exchange(data, end_s, limits.read_s)
+                answer = connection.send(data, end_s, limits.read_s)
+                self._watch(connection.due_s)
+                return await answer
             except Disconnected:
                 if not reused or connection.began or method not in _IDEMPOTENT:
                     raise
@@ -118,29 +123,29 @@ class ConnectionPool:
     async def close(self) -> None:
         """Break the requests in progress, and close all connections."""
         self._closed = True
-        if self._closer is not None:
-            self._closer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for connection in list(self._open):
-            connection.abort()
+            connection.close()
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(Disconnected("the connections were closed"))
-        await asyncio.sleep(0)  # the transports close in the next turn of the loop
+        await asyncio.sleep(0)  # the requests end in the next turn of the loop
 
     # --- free connections ---------------------------------------------------------------------------------------------
     def _pop_free(self) -> _Connection | None:
         while self._free:
-            connection, since_s = self._free.pop()
-            if connection.usable and self._loop.time() - since_s < KEEP_S:
+            connection = self._free.pop()
+            if connection.usable and self._loop.time() < connection.due_s:
                 return connection
             self._discard(connection)
         return None
 
     def _release(self, connection: _Connection) -> None:
+        connection.finish(self._loop.time() + KEEP_S)
         if connection.usable and not self._closed:
-            self._free.append((connection, self._loop.time()))
-            if self._closer is None:
-                self._closer = self._loop.call_later(KEEP_S, self._close_unused)
+            self._free.append(connection)
+            self._watch(connection.due_s)
         else:
             self._discard(connection)
         self._wake_one()
@@ -154,20 +159,28 @@ class ConnectionPool:
 
     def _discard(self, connection: _Connection) -> None:
         self._open.discard(connection)
-        connection.abort()
+        connection.close()
 
-    def _close_unused(self) -> None:
-        """Close what was not used for `KEEP_S`, and what the server has closed; look again while any is free."""
-        self._closer = None
+    # --- limits of time -----------------------------------------------------------------------------------------------
+    def _watch(self, due_s: float) -> None:
+        """Look for what is due at this time at the latest."""
+        if due_s < self._timer_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_s = due_s
+            self._timer = self._loop.call_at(due_s, self._end_what_is_due)
+
+    def _end_what_is_due(self) -> None:
+        """End requests that take too long, and close what was not used for `KEEP_S`; look again when the next is due."""
+        self._timer, self._timer_s = None, math.inf
         now_s = self._loop.time()
-        kept, self._free = self._free, []
-        for connection, since_s in kept:
-            if connection.usable and now_s - since_s < KEEP_S:
-                self._free.append((connection, since_s))
+        for connection in [connection for connection in self._open if connection.due_s <= now_s]:
+            if connection.is_busy:
+                connection.time_out()
             else:
+                self._free.remove(connection)
                 self._discard(connection)
-        if self._free:
-            self._closer = self._loop.call_at(self._free[0][1] + KEEP_S, self._close_unused)
+        self._watch(min((connection.due_s for connection in self._open), default=math.inf))
 
     # --- new connections ----------------------------------------------------------------------------------------------
     async def _connect(self, end_s: float, connect_s: float) -> _Connection:
@@ -177,15 +190,16 @@ class ConnectionPool:
                 return free
         self._opening += 1
         try:
-            connection = await asyncio.wait_for(self._opened(), min(connect_s, end_s - self._loop.time()))
+            new = await asyncio.wait_for(self._opened(), min(connect_s, end_s - self._loop.time()))
         except BaseException:
             self._wake_one()
             raise
         finally:
             self._opening -= 1
         if self._closed:
-            connection.abort()
+            new.close()
             raise Disconnected("the connections were closed")
+        connection = _Connection(new)
         self._open.add(connection)
         return connection
 
@@ -199,104 +213,106 @@ class ConnectionPool:
                 self._wake_one()
             raise
 
-    async def _opened(self) -> _Connection:
+    async def _opened(self) -> socket.socket:
         """:raises ssl.SSLCertVerificationError: the server's certificate is not trusted."""
         try:
-            transport, connection = await self._loop.create_connection(
-                _Connection, self._host, self._port, ssl=self._tls, server_hostname=self._server_name,
-                happy_eyeballs_delay=0.25,
-            )  # fmt: skip
+            return await connect(self._address)
         except ssl.SSLCertVerificationError:
             raise
         except OSError as error:
-            raise Disconnected(f"cannot connect to {self._host}:{self._port}: {error}") from error
-        for level, option, value in self._socket_options:
-            transport.get_extra_info("socket").setsockopt(level, option, value)
-        return connection
+            raise Disconnected(f"cannot connect to {self._address.host}:{self._address.port}: {error}") from error
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: `exchange` sends a request and returns its answer, then it is `usable` again, or not."""
+class _Connection:
+    """One connection: `send` sends a request, then comes its answer, and after `finish` it is `usable` again, or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self.usable = True
         # Has the answer to the last request begun? How many are complete?
         self.began = False
         self.answers = 0
-        self._transport: asyncio.Transport | None = None
+        # When the request has taken too long, or, of a free connection, when it is closed.
+        self.due_s = math.inf
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[Answer] | None = None
+        self._stream = SocketStream(connection, self._received, self._ended)
         self._reader = AnswerReader()
+        self._answer: asyncio.Future[Answer] | None = None
+        self._end_s = math.inf
         self._read_s: float | None = None
-        self._silence: asyncio.TimerHandle | None = None
 
-    async def exchange(self, data: bytes, end_s: float, read_s: float | None) -> Answer:
-        if not self.usable or self._transport is None:
-            raise Disconnected("the server closed the connection")
-        self.began, self._reader, self._read_s = False, AnswerReader(), read_s
+    @property
+    def is_busy(self) -> bool:
+        return self._answer is not None
+
+    def send(self, data: bytes, end_s: float, read_s: float | None) -> asyncio.Future[Answer]:
+        """Its answer. It fails with `TimeoutError` or `OSError`, and is given up by `finish`.
+
+        :raises Disconnected: nothing of the answer has arrived.
+        """
+        self.began, self._end_s, self._read_s = False, end_s, read_s
+        self._limit_silence()
+        self._reader.begin()
         answer = self._answer = self._loop.create_future()
-        end = self._loop.call_at(end_s, self._fail, asyncio.TimeoutError())
         try:
-            self._transport.write(data)
-            self._watch_silence()
-            return await answer
-        except BaseException:
-            self.abort()  # the rest of the answer must not be taken for the next one
-            raise
-        finally:
+            self._stream.send(data)
+        except OSError as error:
             self._answer = None
-            end.cancel()
-            if self._silence is not None:
-                self._silence.cancel()
+            self.close()
+            raise Disconnected(str(error)) from error
+        return answer
 
-    def abort(self) -> None:
-        self.usable = False
-        if self._transport is not None:
-            self._transport.abort()
+    def finish(self, due_s: float) -> None:
+        """The answer has arrived, or nobody waits for it any more: then the rest must not be taken for the next one.
+
+        :param due_s: the connection is kept until then.
+        """
+        if self._answer is not None and (self._answer.cancelled() or not self._answer.done()):
+            self.usable = False
+        self._answer = None
+        self.due_s = due_s
+
+    def time_out(self) -> None:
+        late = self._loop.time() >= self._end_s
+        self._fail(asyncio.TimeoutError() if late else ReadTimeout("no data from the server"))
+
+    def close(self) -> None:
+        self._stream.close()
         self._fail(Disconnected("the connection was closed"))
 
     def _fail(self, error: Exception) -> None:
         self.usable = False
+        self.due_s = math.inf
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
-    def _watch_silence(self) -> None:
-        if self._read_s is None:
-            return
-        if self._silence is not None:
-            self._silence.cancel()
-        self._silence = self._loop.call_later(self._read_s, self._fail, ReadTimeout("no data from the server"))
+    def _limit_silence(self) -> None:
+        self.due_s = self._end_s if self._read_s is None else min(self._end_s, self._loop.time() + self._read_s)
 
-    # --- called by the event loop -------------------------------------------------------------------------------------
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
+    # --- called by the stream -----------------------------------------------------------------------------------------
+    def _received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self.abort()  # nothing was asked
+            self.close()  # nothing was asked
             return
         self.began = True
-        self._watch_silence()
         try:
             answer = self._reader.feed(data)
         except BadAnswer as error:
             self._fail(error)
             return
-        if answer is not None:
+        if answer is None:
+            self._limit_silence()
+        else:
             self._complete(answer)
 
-    def eof_received(self) -> None:
-        answer = self._reader.feed_end()
+    def _ended(self, error: OSError | None) -> None:
+        answer = self._reader.feed_end() if error is None else None
         if answer is not None and self._answer is not None and not self._answer.done():
             self._complete(answer)
-        self._fail(Disconnected("the server closed the connection"))
-
-    def connection_lost(self, error: Exception | None) -> None:
         self._fail(Disconnected(str(error) if error else "the server closed the connection"))
 
     def _complete(self, answer: Answer) -> None:
-        self.usable = self.usable and self._reader.keeps
+        # What is not sent yet would come before the next request.
+        self.usable = self.usable and self._reader.keeps and self._stream.has_sent_all
         self.answers += 1
         assert self._answer is not None
         self._answer.set_result(answer)

@@ -18,22 +18,40 @@ class BadAnswer(OSError):
 
 
 class Answer(NamedTuple):
+    """`fields` are the names and values of the headers as they arrived: most answers are used without them."""
+
     status: int
     reason: str
-    headers: CIMultiDict[str]
+    fields: list[tuple[bytes, bytes]]
     body: bytes
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        return CIMultiDict((name.decode("latin-1"), _text(value)) for name, value in self.fields)
+
+    def values_of(self, name: bytes) -> list[str]:
+        """The values of the headers of this name, which is in lower case."""
+        return [_text(value) for known, value in self.fields if known.lower() == name]
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip().decode("utf-8", "surrogateescape")
 
 
 class AnswerReader:
-    """Is fed with the bytes that arrive for one answer. The parser calls the methods named `on_...`."""
+    """Is fed with the bytes that arrive for one answer, `begin` for the next. The parser calls the methods named `on_...`."""
 
     def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """The next answer on the same connection, after one that was complete and `keeps` it."""
         # After the answer: may the connection be used again?
         self.keeps = False
-        self._parser = httptools.HttpResponseParser(self)
         self._fed = 0
         self._reason = b""
-        self._headers: CIMultiDict[str] = CIMultiDict()
+        self._fields: list[tuple[bytes, bytes]] = []
         self._has_head = False
         self._body: list[bytes] = []
         self._answer: Answer | None = None
@@ -59,14 +77,11 @@ class AnswerReader:
 
     def feed_end(self) -> Answer | None:
         """The connection has ended: the answer, if it has no length and so is complete by this."""
-        codings = ",".join(self._headers.getall("Transfer-Encoding", ())).lower()
-        if (
-            self._answer is None
-            and self._has_head
-            and "Content-Length" not in self._headers
-            and "chunked" not in codings
-        ):
-            self._complete()
+        if self._answer is None and self._has_head:
+            codings = [value.lower() for name, value in self._fields if name.lower() == b"transfer-encoding"]
+            has_length = any(name.lower() == b"content-length" for name, _ in self._fields)
+            if not has_length and b"chunked" not in b",".join(codings):
+                self._complete()
         return self._answer
 
     # --- called by the parser -----------------------------------------------------------------------------------------
@@ -80,7 +95,7 @@ class AnswerReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._has_head:  # else a trailer
-            self._headers.add(name.decode("latin-1"), value.rstrip().decode("utf-8", "surrogateescape"))
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._parser.get_http_version() not in ("1.0", "1.1"):
@@ -96,11 +111,11 @@ class AnswerReader:
             return
         if self._parser.get_status_code() < 200:  # an interim answer: the one that counts follows
             self._has_head, self._reason = False, b""
-            self._headers.clear()
+            self._fields.clear()
             return
         self.keeps = self._parser.should_keep_alive()
         self._complete()
 
     def _complete(self) -> None:
         reason, body = self._reason.decode("latin-1"), b"".join(self._body)
-        self._answer = Answer(self._parser.get_status_code(), reason, self._headers, body)
+        self._answer = Answer(self._parser.get_status_code(), reason, self._fields, body)
