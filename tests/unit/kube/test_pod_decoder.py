@@ -22,6 +22,7 @@ def test_the_same_state(given_pod: Any) -> None:
     assert interpret("MODIFIED", event["object"], RULES, NOW_S) == interpret("MODIFIED", given_pod, RULES, NOW_S)
 
 
+@pytest.mark.timeout(60)
 @given(given_pod=_POD | JSON)
 def test_the_same_state_of_any_json(given_pod: Any) -> None:
     event = decode_event(json.dumps({"type": "MODIFIED", "object": given_pod}).encode())

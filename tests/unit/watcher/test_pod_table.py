@@ -303,6 +303,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.timeout(60)
 @settings(max_examples=300, deadline=None)
 @given(
     kinds=st.lists(st.sampled_from(["LISTED", "ADDED", "MODIFIED", "DELETED"]), min_size=1, max_size=3),
