@@ -17,7 +17,7 @@ from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.settings import Settings
 from podrelay.store.connection import borrow_connection, connect, unavailable
 from podrelay.store.outage_log import OutageLog
-from podrelay.store.script_table import ScriptCall, evalsha, evalsha_words, queue_calls, queue_loads
+from podrelay.store.script_table import ScriptCall, packed, queue_loads
 
 # The breaker stays open this long after a failure, twice as long after each further one, up to the maximum. A Redis that
 # hangs then costs the scheduler a tenth of its time, and launches are offered within seconds of its recovery.
@@ -48,8 +48,10 @@ class CircuitBreaker:
         self._open_until_s = 0.0
         self._failures = 0
         self._failure = RedisUnavailable("")
-        # Successful round trips since the start, and the durations of the latest, in seconds.
+        # Successful round trips since the start.
         self.trips = 0
+        # The present duration of a round trip, in seconds: the shortest of the latest, as they include Redis' own work.
+        self.trip_s = 0.0
         self._durations_s: deque[float] = deque(maxlen=8)
 
     @property
@@ -62,24 +64,28 @@ class CircuitBreaker:
         """Has the latest call not reached Redis?"""
         return self._failures > 0
 
-    @property
-    def trip_s(self) -> float:
-        """The present duration of a round trip: the shortest of the latest, as they include Redis' own work."""
-        return min(self._durations_s, default=0.0)
-
     def load(self, *names: str) -> None:
         """Load scripts in one round trip, so that their first run takes no extra one."""
-        self.call(lambda client: self._load(client, names))
+        self.call(lambda client: queue_loads(client.pipeline(transaction=False), names).execute())
+        self._loaded.update(names)
 
     def run(self, call: ScriptCall) -> Any:
-        return self._run([call], lambda client: evalsha(client, call))
+        return self.run_many([call])[0]
 
     def run_many(self, calls: Iterable[ScriptCall]) -> list[Any]:
         """Run scripts in this order in one round trip; their replies, in order."""
         calls = list(calls)
         if not calls:
             return []
-        return list(self._run(calls, lambda client: queue_calls(client.pipeline(transaction=False), calls).execute()))
+        started_s = time.monotonic()
+        replies, refusal = self._read(self.post(calls))
+        if isinstance(refusal, NoScriptError):  # Redis lost its script cache in a restart or SCRIPT FLUSH
+            self._loaded.clear()
+            replies, refusal = self._read(self.post(calls))
+        if refusal is not None:
+            raise self._failed(refusal) from refusal
+        self._note_trip(started_s)
+        return replies
 
     def call(self, command: Callable[[redis.Redis], Any]) -> Any:
         """Run any other command, or pipeline of commands."""
@@ -90,21 +96,26 @@ class CircuitBreaker:
             reply = command(self._client)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
+        self._note_trip(started_s)
+        return reply
+
+    def _note_trip(self, started_s: float) -> None:
         self._failures = 0
         self.trips += 1
         self._durations_s.append(time.monotonic() - started_s)
-        return reply
+        self.trip_s = min(self._durations_s)
 
     def post(self, calls: Sequence[ScriptCall]) -> Posted:
         """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them."""
         if not self.available:
             raise self._waiting(self._open_until_s - time.monotonic())
-        if not {call.name for call in calls} <= self._loaded:
-            self.load(*{call.name for call in calls})
-        connection = None
+        names = {call.name for call in calls}
+        if not names <= self._loaded:  # else a large batch would be sent twice
+            self._load(names)
+        data, connection = packed(calls), None
         try:
             connection = borrow_connection(self._client)
-            connection.send_packed_command(connection.pack_commands(map(evalsha_words, calls)))
+            connection.send_packed_command([data])
         except (RedisError, OSError) as error:
             self._give_back(connection, is_usable=False)
             raise self._failed(error) from error
@@ -112,10 +123,23 @@ class CircuitBreaker:
 
     def collect(self, posted: Posted) -> list[Any]:
         """The replies to scripts that were sent. Once for each; whatever happens, they may be run again."""
+        replies, refusal = self._read(posted, may_be_there=True)
+        if isinstance(refusal, NoScriptError):
+            self._loaded.clear()
+            return self.run_many(posted.calls)
+        if refusal is not None:
+            raise self._failed(refusal) from refusal
+        return replies
+
+    def _read(self, posted: Posted, *, may_be_there: bool = False) -> tuple[list[Any], ResponseError | None]:
+        """The replies, and the first refusal among them.
+
+        :param may_be_there: a heartbeat after the scripts were sent; reading their replies is then no round trip.
+        """
         replies, refusal, is_usable = [], None, False
         try:
-            # A heartbeat later they are there, and reading them is no round trip.
-            self.trips += not posted.connection.can_read(0)
+            if may_be_there:
+                self.trips += not posted.connection.can_read(0)
             for _ in posted.calls:
                 try:
                     replies.append(posted.connection.read_response())
@@ -126,12 +150,7 @@ class CircuitBreaker:
             raise self._failed(error) from error
         finally:
             self._give_back(posted.connection, is_usable=is_usable)
-        if isinstance(refusal, NoScriptError):
-            self._loaded.clear()
-            return self.run_many(posted.calls)
-        if refusal is not None:
-            raise self._failed(refusal) from refusal
-        return replies
+        return replies, refusal
 
     def drop(self, posted: Posted) -> None:
         """In place of `collect`, after a failure: the replies are lost, or late."""
@@ -166,20 +185,9 @@ class CircuitBreaker:
         failure = self._failure
         return RedisUnavailable(str(failure), seconds, cause=failure.cause, answered=failure.answered)
 
-    def _run(self, calls: list[ScriptCall], send: Callable[[redis.Redis], Any]) -> Any:
-        names = {call.name for call in calls}
-
-        def send_loaded(client: redis.Redis) -> Any:
-            if not names <= self._loaded:  # else a large batch would be sent twice
-                self._load(client, names)
-            try:
-                return send(client)
-            except NoScriptError:  # Redis lost its script cache in a restart or SCRIPT FLUSH
-                self._load(client, names)
-                return send(client)
-
-        return self.call(send_loaded)
-
-    def _load(self, client: redis.Redis, names: Iterable[str]) -> None:
-        queue_loads(client.pipeline(transaction=False), names).execute()
+    def _load(self, names: Iterable[str]) -> None:
+        try:
+            queue_loads(self._client.pipeline(transaction=False), names).execute()
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
         self._loaded.update(names)

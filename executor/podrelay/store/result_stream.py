@@ -99,6 +99,9 @@ class ResultStream:
             self.skip_to_end()
         call = read_stream(self._keys, self._keys.results, self._cursor or "0-0", _READ_MOST, _FIELDS)
         position, flat = self._breaker.run(call)
+        if not flat:
+            self._cursor = text(position)
+            return False
         found = zip(*[iter(flat)] * len(_Entry._fields), strict=True)
         wanted = [
             _Entry(id, launch, outcome, start, result)
