@@ -1,6 +1,7 @@
-"""Queries of Airflow's database, each one for many rows and in its own session.
+"""Queries of Airflow's database, each one for many rows and on its own connection.
 
-Some callers run inside the scheduler's transaction, which a shared session would commit too early (airflow #67813).
+Some callers run inside the scheduler's transaction, which a shared session would commit too early (airflow #67813). Queries
+for columns use no session: to make one takes as long as to read some rows.
 
 Used by every part of a heartbeat that compares launches with their task instances.
 """
@@ -14,13 +15,14 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+from airflow import settings
 from airflow.executors import workloads
 from airflow.jobs.job import Job, JobState
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import and_, bindparam, or_, select
+from sqlalchemy import String, and_, bindparam, or_, select, type_coerce
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import defer, joinedload
 
@@ -30,8 +32,10 @@ from podrelay.scheduling.decisions import TaskRow
 
 log = logging.getLogger(__name__)
 
+# As the database's driver returns it: to make a UUID of each id would take a third of the time of a query.
+_ID: Any = type_coerce(TaskInstance.id, String)
 _COLUMNS = (
-    TaskInstance.id,
+    _ID,
     TaskInstance.dag_id,
     TaskInstance.task_id,
     TaskInstance.run_id,
@@ -57,7 +61,8 @@ def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]
     wanted = TaskInstance.filter_for_tis(list(keys))
     if wanted is None:
         return {}
-    return _task_rows(_select(wanted))
+    with _connection() as connection:
+        return _task_rows(connection.execute(select(*_COLUMNS).where(wanted, *compat.only_current())))
 
 
 def rows_of_tasks(tasks: Iterable[tuple[str, Any]]) -> dict[tuple[str, str, str, int], TaskRow]:
@@ -81,11 +86,23 @@ def rows_by_subject(subjects: Sequence[str]) -> dict[str, TaskRow]:
     return {row.subject: row for row in _rows_with_ids(ids).values()} if ids else {}
 
 
-def queued_by(owner: int, ids: Sequence[UUID]) -> dict[UUID, tuple[int, str | None]]:
+def queued_by(owner: int, ids: Sequence[UUID]) -> dict[str, tuple[int, str | None]]:
     """Try and launch id of those task instances that the database shows as queued by this scheduler, by id."""
-    with create_session(scoped=False) as session:
-        rows = session.connection().execute(_queued_by(), {"owner": owner, "ids": ids})
-        return {ti_id: (try_number, launch_id) for ti_id, try_number, launch_id in rows}
+    with _connection() as connection:
+        rows = connection.execute(_queued_by(), {"owner": owner, "ids": ids}).all()
+    return {_text_of(raw_id): (try_number, launch_id) for raw_id, try_number, launch_id in rows}
+
+
+def _connection() -> Any:
+    """A connection of Airflow's pool; its transaction ends with it."""
+    engine: Any = settings.engine
+    return engine.connect()
+
+
+def _text_of(raw_id: Any) -> str:
+    """An id as `str` writes a UUID; some databases have no such type and return 32 digits."""
+    text = str(raw_id)
+    return text if len(text) == 36 else f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @cache
@@ -97,7 +114,7 @@ def _by_id() -> Any:
 @cache
 def _queued_by() -> Any:
     """Made once: with a hundred ids, to make it costs as much as to run it, in each heartbeat that hands over."""
-    return select(TaskInstance.id, TaskInstance.try_number, TaskInstance.external_executor_id).where(
+    return select(_ID, TaskInstance.try_number, TaskInstance.external_executor_id).where(
         TaskInstance.id.in_(bindparam("ids", expanding=True)),
         TaskInstance.state == TaskInstanceState.QUEUED,
         TaskInstance.queued_by_job_id == bindparam("owner"),
@@ -114,25 +131,20 @@ def is_task_id(subject: str) -> bool:
 
 
 def _rows_with_ids(ids: Sequence[UUID]) -> dict[tuple[str, str, str, int], TaskRow]:
-    with create_session(scoped=False) as session:
-        return _task_rows(session.connection().execute(_by_id(), {"ids": ids}))
-
-
-def _select(wanted: Any) -> Sequence[Any]:
-    with create_session(scoped=False) as session:
-        return session.execute(select(*_COLUMNS).where(wanted, *compat.only_current())).all()
+    with _connection() as connection:
+        return _task_rows(connection.execute(_by_id(), {"ids": ids}).all())
 
 
 def _task_rows(found: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]:
     """What the query of `_COLUMNS` found, by coordinates."""
     rows = {}
     # Unpacked: to read each column by its name would take longer than all the rest.
-    for ti_id, dag_id, task_id, run_id, map_index, try_number, state, launch_id, queued_by_job, host, began in found:
+    for raw_id, dag_id, task_id, run_id, map_index, try_number, state, launch_id, queued_by_job, host, began in found:
         rows[dag_id, task_id, run_id, map_index] = TaskRow(
             state=None if state is None else str(getattr(state, "value", state)),
             try_number=try_number,
             launch_id=launch_id,
-            subject=str(ti_id),
+            subject=_text_of(raw_id),
             queued_by=queued_by_job,
             host=identifiers.launch_of_host(host) if host else None,
             pod=_pod_of(host) if host else "",

@@ -83,9 +83,9 @@ def _task_id(ti: Any) -> UUID:
     return ti.id if isinstance(ti.id, UUID) else UUID(str(ti.id))
 
 
-def _is_queued(ti: Any, rows: dict[UUID, tuple[int, str | None]]) -> bool:
+def _is_queued(ti: Any, rows: dict[str, tuple[int, str | None]]) -> bool:
     """Pure: is this the try that the database shows as queued, under the launch id that Airflow assigned, if it did?"""
-    try_number, launch_id = rows.get(_task_id(ti), (-1, None))
+    try_number, launch_id = rows.get(str(ti.id), (-1, None))
     if try_number != ti.try_number:
         return False
     return launch_id == ti.external_executor_id or not identifiers.is_assigned(ti.external_executor_id)
