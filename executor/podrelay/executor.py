@@ -166,7 +166,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         """Hand over workloads in one round trip. What does not fit stays queued. After a heartbeat in which a slow Redis
         left no budget for `sync`, all of it does: this heartbeat belongs to results.
         """
-        for workload in workload_items:
+        for workload in {type(workload): workload for workload in workload_items}.values():
             if compat.kind_of(workload) is None:
                 raise RuntimeError(f"{type(self).__name__} cannot handle workloads of type {type(workload)}")
         if self.budget.has_room() and not self._sync_has_priority:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
@@ -19,7 +20,6 @@ from podrelay.errors import RedisRefused
 from podrelay.metrics_table import BATCH_DURATION, BATCH_SIZE
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import LaunchRequest
-from podrelay.protocol.redis_values import chunks
 from podrelay.scheduling import heartbeat_budget
 from podrelay.scheduling.context import HeartbeatContext
 from podrelay.scheduling.launch_registry import RENEWED, Launch, LaunchState, renewed
@@ -52,6 +52,7 @@ class Dispatcher:
         self._results = results
         self._revocations = revocations
         self._check = QueuedCheck(context)
+        self._pace = heartbeat_budget.Pace()
 
     def hand_over(self, items: Iterable[WorkItem]) -> None:
         """Offer workloads in one round trip and register those that were offered.
@@ -89,18 +90,29 @@ class Dispatcher:
         blocked = self._revocations.pending_subjects()
         free = (item for item in items if not blocked or compat.subject_of(item.workload) not in blocked)
         time_slice = None
-        for batch in chunks(free, heartbeat_budget.HAND_OVER_BATCH):
+        left_s = heartbeat_budget.HAND_OVER_S
+        while batch := list(islice(free, self._fitting(left_s))):
             passed = self._check.passed(batch)
             time_slice = time_slice or heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
+            done, began_s = 0, time.monotonic()
             for item in passed:
                 launch = self._launch_of(item)
                 if launch is not None and launch.request is not None:
                     built.append(launch)
                     yield launch.request, 0
+                done += 1
                 if time_slice.over:
-                    return
-            if time_slice.over:
+                    break
+            if done >= heartbeat_budget.HAND_OVER_BATCH:
+                self._pace.note(done, time.monotonic() - began_s)
+            left_s = time_slice.left_s
+            if left_s <= 0:
                 return
+
+    def _fitting(self, seconds: float) -> int:
+        """How many workloads to look up in the database at once: those that the slice cuts off are looked up again."""
+        most = heartbeat_budget.HAND_OVER_BATCH_MOST
+        return self._pace.fitting(seconds, heartbeat_budget.HAND_OVER_BATCH, most)
 
     def _launch_of(self, item: WorkItem) -> Launch | None:
         """None for a workload that cannot be handed over: it has failed, or stays queued."""

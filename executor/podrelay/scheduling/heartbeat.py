@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 
 from podrelay.errors import RedisRefused
 from podrelay.scheduling.context import HeartbeatContext
@@ -51,6 +50,8 @@ class Heartbeat:
             if not self._budget.has_room():
                 return
             self._parts.rotate(-1)
-            with suppress(RedisRefused):  # the breaker has logged it
+            try:
                 self._parts[-1]()
+            except RedisRefused:  # the breaker has logged it
+                continue
         self._parts.rotate(-self._parts.index(self._first))

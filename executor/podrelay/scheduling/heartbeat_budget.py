@@ -34,8 +34,8 @@ WITHDRAWALS_S = 0.005
 # If a round trip takes less than this, all that fit into a heartbeat are short together, and only the slices limit it.
 NEARBY_S = 0.002
 # Items in one batch: few enough to end soon after the time slice, enough to be worth the round trips and queries.
-HAND_OVER_BATCH = 100
-# Results: so many at least, and at most; between, as many as fit (`Pace`).
+# Workloads and results: so many at least, and at most; between, as many as fit (`Pace`).
+HAND_OVER_BATCH, HAND_OVER_BATCH_MOST = 20, 200
 RESULT_BATCH, RESULT_BATCH_MOST = 20, 400
 COMPARISON_BATCH = 100
 WITHDRAWAL_BATCH = 100
@@ -48,8 +48,12 @@ class TimeSlice:
         self._ends_s = time.monotonic() + seconds
 
     @property
+    def left_s(self) -> float:
+        return self._ends_s - time.monotonic()
+
+    @property
     def over(self) -> bool:
-        return time.monotonic() >= self._ends_s
+        return self.left_s <= 0
 
 
 class Pace:
