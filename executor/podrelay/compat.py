@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import inspect
-import json
 import logging
 from collections import deque
 from typing import Any
 
+import msgspec
 from airflow.configuration import conf as airflow_conf
 from airflow.executors import workloads
 from airflow.executors.base_executor import BaseExecutor
@@ -134,9 +134,9 @@ def token_times(token: str) -> tuple[float, float]:
     """
     try:
         payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         end_s, begin_s = float(claims.get("exp", 0)), float(claims.get("iat", claims.get("nbf", 0)))
-    except (IndexError, ValueError, binascii.Error, AttributeError, TypeError):
+    except (IndexError, ValueError, binascii.Error, AttributeError, TypeError, msgspec.MsgspecError):
         return 0.0, 0.0
     return end_s, max(0.0, end_s - begin_s) if begin_s else 0.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.configuration import conf as airflow_conf
@@ -154,8 +154,22 @@ class RedisKubernetesExecutor(BaseExecutor):
 
     def heartbeat(self) -> None:
         """Hand over, then `sync`, with one time limit for both."""
-        with self.budget if self._started else nullcontext():
+        if not self._started:
             super().heartbeat()
+            return
+        with self.budget, self._reading():
+            super().heartbeat()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Redis looks for results while this heartbeat hands over."""
+        if self._breaker.available:
+            with self._contained():
+                self.parts.results.request_next()
+        try:
+            yield
+        finally:
+            self.parts.results.withdraw_request()
 
     # --- hand-over ----------------------------------------------------------------------------------------------------
     def execute_async(self, key: Any, command: Any, queue: str | None = None, executor_config: Any = None) -> None:

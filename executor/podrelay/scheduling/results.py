@@ -108,6 +108,18 @@ class ResultProcessor:
             if over or self._budget.left_s(heartbeat_budget.RESULTS_S) <= 0 or not self._budget.has_room():
                 return
 
+    def request_next(self) -> None:
+        """Send for the reports that `process_stream` will begin with, so that Redis works while the heartbeat does. A distant
+        Redis is left to `process_stream`, which may have to leave reading to another heartbeat.
+        """
+        waiting = len(self._unprocessed) + self._results.fetched
+        if waiting < heartbeat_budget.RESULT_BATCH and self._budget.is_redis_near:
+            self._results.request()
+
+    def withdraw_request(self) -> None:
+        """At the end of the heartbeat: nothing of it is left on its way."""
+        self._results.withdraw_request()
+
     def _fitting(self, trips: int) -> int:
         """How many reports may be processed next, with so many round trips."""
         seconds = self._budget.left_s(heartbeat_budget.RESULTS_S, trips)

@@ -29,6 +29,8 @@ class Posted(NamedTuple):
 
     connection: Any
     calls: Sequence[ScriptCall]
+    # When they were sent (monotonic).
+    sent_s: float
 
 
 class CircuitBreaker:
@@ -77,14 +79,12 @@ class CircuitBreaker:
         calls = list(calls)
         if not calls:
             return []
-        started_s = time.monotonic()
         replies, refusal = self._read(self.post(calls))
         if isinstance(refusal, NoScriptError):  # Redis lost its script cache in a restart or SCRIPT FLUSH
             self._loaded.clear()
             replies, refusal = self._read(self.post(calls))
         if refusal is not None:
             raise self._failed(refusal) from refusal
-        self._note_trip(started_s)
         return replies
 
     def call(self, command: Callable[[redis.Redis], Any]) -> Any:
@@ -112,14 +112,14 @@ class CircuitBreaker:
         names = {call.name for call in calls}
         if not names <= self._loaded:  # else a large batch would be sent twice
             self._load(names)
-        data, connection = packed(calls), None
+        data, connection, sent_s = packed(calls), None, time.monotonic()
         try:
             connection = borrow_connection(self._client)
             connection.send_packed_command([data])
         except (RedisError, OSError) as error:
             self._give_back(connection, is_usable=False)
             raise self._failed(error) from error
-        return Posted(connection, calls)
+        return Posted(connection, calls, sent_s)
 
     def collect(self, posted: Posted) -> list[Any]:
         """The replies to scripts that were sent. Once for each; whatever happens, they may be run again."""
@@ -134,12 +134,11 @@ class CircuitBreaker:
     def _read(self, posted: Posted, *, may_be_there: bool = False) -> tuple[list[Any], ResponseError | None]:
         """The replies, and the first refusal among them.
 
-        :param may_be_there: a heartbeat after the scripts were sent; reading their replies is then no round trip.
+        :param may_be_there: other work was done since the scripts were sent. It is no round trip if the replies are there.
         """
         replies, refusal, is_usable = [], None, False
         try:
-            if may_be_there:
-                self.trips += not posted.connection.can_read(0)
+            is_there = may_be_there and posted.connection.can_read(0)
             for _ in posted.calls:
                 try:
                     replies.append(posted.connection.read_response())
@@ -150,6 +149,8 @@ class CircuitBreaker:
             raise self._failed(error) from error
         finally:
             self._give_back(posted.connection, is_usable=is_usable)
+        if refusal is None and not is_there:
+            self._note_trip(posted.sent_s)
         return replies, refusal
 
     def drop(self, posted: Posted) -> None:

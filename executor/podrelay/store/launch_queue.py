@@ -26,7 +26,7 @@ from podrelay.store.scripts import AcknowledgedLaunch, OfferedLaunch
 Answer = Literal["offered", "known", "finished", "acknowledged", "withdrawn"]
 
 # Launches per script run, so that Redis stays responsive to others. All chunks of a heartbeat share one round trip.
-_CHUNK = 128
+_CHUNK = 64
 # Attempts remembered as perhaps offered: more than a heartbeat offers.
 _IN_DOUBT_MOST = 10_000
 

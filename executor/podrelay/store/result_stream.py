@@ -24,9 +24,10 @@ from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import text
 from podrelay.protocol.starts import start_in
 from podrelay.store.bounded_reads import read_stream
-from podrelay.store.circuit_breaker import CircuitBreaker
+from podrelay.store.circuit_breaker import CircuitBreaker, Posted
 from podrelay.store.log_requests import request_logs
 from podrelay.store.quarantine import Quarantined, quarantine
+from podrelay.store.script_table import ScriptCall
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class ResultStream:
         self._keys = keys
         self._cipher = cipher
         self._cursor: str | None = None
+        self._requested: Posted | None = None
         # Entries of other schedulers, and starts of pods that call for nothing, since the start.
         self.passed_over = 0
         self._fetched: deque[_Entry] = deque()
@@ -80,10 +82,12 @@ class ResultStream:
 
     def skip_to_end(self) -> None:
         """Start after the present entries: a scheduler that starts reads older reports from the ledger."""
+        self.withdraw_request()
         self._cursor = text(self._breaker.run(read_stream(self._keys, self._keys.results, "$"))[0])
 
     def rewind(self) -> None:
         """Start at the first entry: the stream was lost, and the new one may have smaller ids."""
+        self.withdraw_request()
         self._cursor = "0-0"
 
     def fetch(self, own: Container[str], concerns: Concerns) -> bool:
@@ -97,8 +101,11 @@ class ResultStream:
         """
         if self._cursor is None:
             self.skip_to_end()
-        call = read_stream(self._keys, self._keys.results, self._cursor or "0-0", _READ_MOST, _FIELDS)
-        position, flat = self._breaker.run(call)
+        requested, self._requested = self._requested, None
+        if requested is not None:
+            ((position, flat),) = self._breaker.collect(requested)
+        else:
+            position, flat = self._breaker.run(self._next())
         if not flat:
             self._cursor = text(position)
             return False
@@ -115,6 +122,24 @@ class ResultStream:
         self._fetched.extend(wanted)
         self._cursor = text(position)
         return count >= _READ_MOST
+
+    def request(self) -> None:
+        """Send for the next entries: the next `fetch` reads them. Whoever calls this calls `withdraw_request`
+        in the end, as perhaps no `fetch` follows.
+
+        :raises RedisUnavailable: the position is unchanged.
+        """
+        if self._cursor is not None and self._requested is None:
+            self._requested = self._breaker.post([self._next()])
+
+    def withdraw_request(self) -> None:
+        """Do without what was requested and not fetched."""
+        if self._requested is not None:
+            self._breaker.drop(self._requested)
+            self._requested = None
+
+    def _next(self) -> ScriptCall:
+        return read_stream(self._keys, self._keys.results, self._cursor or "0-0", _READ_MOST, _FIELDS)
 
     @property
     def fetched(self) -> int:
