@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from podrelay.protocol.messages import Json
@@ -265,6 +266,7 @@ class PodClient:
         return await self._connection.request_object("GET", "/version")
 
 
+@lru_cache(maxsize=64)  # a worker uses few namespaces
 def _pods_path(namespace: str | None) -> str:
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods" if namespace else "/api/v1/pods"
 

@@ -91,8 +91,9 @@ class Credentials:
         It is the same list as long as nothing of them changes: do not change it.
         """
         authorization = await self.headers()
-        own = headers_of_client(self.client, user_agent)
-        return self._merged(tuple(own), self.impersonated, tuple(request.items()), tuple(authorization.items()))
+        client = self.client
+        own = _without_client(user_agent) if client is None else tuple(headers_of_client(client, user_agent))
+        return self._merged(own, self.impersonated, tuple(request.items()), tuple(authorization.items()))
 
     @cached_property
     def _merged(self) -> Callable[..., Headers]:
@@ -165,6 +166,11 @@ class Credentials:
         elif getattr(configuration, "disable_strict_ssl_verification", False):
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
+
+
+@lru_cache(maxsize=4)  # one for each role in this process
+def _without_client(user_agent: str) -> tuple[tuple[str, str], ...]:
+    return tuple(headers_of_client(None, user_agent))
 
 
 async def load_credentials(
