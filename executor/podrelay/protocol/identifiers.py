@@ -41,32 +41,27 @@ _LAUNCH_IN_HOST = re.compile(r"([0-9a-f]{32})-([0-9]{1,9})")
 _JOB_ID = re.compile(r"([A-Za-z0-9-]{1,63})_([0-9]{1,9})")
 
 
-# RFC 9562 reserves this UUID version for custom formats; Airflow's ids have other versions.
-_OUR_VERSION = 8
+# RFC 9562 reserves this UUID version, the digit in the group, for custom formats; Airflow's ids have other versions.
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-([0-9a-f])[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_OUR_VERSION = "8"
 
 
 def new_launch_id() -> str:
     """An id for a launch to which Airflow assigned none; `is_assigned` distinguishes it from Airflow's ids."""
-    return str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | _OUR_VERSION << 76))
+    text = str(uuid.uuid4())
+    return f"{text[:14]}{_OUR_VERSION}{text[15:]}"
 
 
 def is_assigned(text: str | None) -> bool:
     """Whether Airflow assigned this id. Otherwise the row still contains the value of an earlier launch: an id of ours, or
     another executor's.
     """
-    parsed = _parsed(text)
-    return parsed is not None and parsed.version != _OUR_VERSION
+    found = _UUID.fullmatch(text or "")
+    return found is not None and found[1] != _OUR_VERSION
 
 
 def is_launch_id(text: str | None) -> bool:
-    return _parsed(text) is not None
-
-
-def _parsed(text: str | None) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text or "")
-    except ValueError:
-        return None
+    return _UUID.fullmatch(text or "") is not None
 
 
 def job_id(launch_id: str, attempt: int) -> str:
