@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from msgspec import structs
+
 from podrelay.cli.launch import KnownLaunch
 from podrelay.cli.plain_text import age, moment, printable
 from podrelay.cli.task_launch import TaskTry
@@ -58,7 +60,8 @@ def launch_as_json(launch: KnownLaunch, tries: Sequence[TaskTry] = ()) -> Json:
 
 def _report_as_json(report: PodReport) -> Json:
     left_out = ("launch_id", "log_tail", "cluster")
-    return {name: value for name, value in asdict(report).items() if name not in left_out and value not in ("", None)}
+    values = structs.asdict(report)
+    return {name: value for name, value in values.items() if name not in left_out and value not in ("", None)}
 
 
 # --- sections -----------------------------------------------------------------------------------------------------

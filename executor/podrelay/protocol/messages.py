@@ -6,15 +6,18 @@ This module is pure; `podrelay.protocol.encryption` encrypts what it encodes.
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar, get_args
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
 from podrelay.errors import MessageError, UnknownFormat
+from podrelay.protocol.json_text import encoded, parsed
 from podrelay.protocol.sizes import REPORT_MAX, REPORT_TEXT_MAX
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The format of all messages. A release that writes another one follows a release that reads both: docs/upgrade.md.
 VERSION = 1
@@ -32,11 +35,85 @@ FailureClass = Literal["", "application", "infrastructure", "configuration"]
 
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "expired"})
 
-_Message = TypeVar("_Message", "LaunchRequest", "PodReport", "CleanupRequest", "WarmPod", "WarmShape", "WarmPodConfig")
+# How every message begins, and then its name. A reader has the same defaults: most fields of a report, and a third of its
+# bytes, are not sent. A default that a release changed would make it another format.
+_BEGINNING = f'{{"v":{VERSION},'.encode()
+_NAMED = _BEGINNING + b'"is":"'
+
+# In the words of msgspec: behind the fault, which may quote the payload.
+_FIELD_AT_FAULT = re.compile(r"`(?:\$\.)?(\w+)[^`]*`\Z")
+
+if TYPE_CHECKING:
+    TaskKey = tuple[str, str, str, int, int] | tuple[()]
+else:  # msgspec knows no union of tuples; `decode` checks the rest
+    TaskKey = tuple[str | int, ...]
+_KEY_TYPES = (str, str, str, int, int)
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
+class _Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="is"):
+    """What all messages have in common. Unknown fields are ignored: a newer process of the same format added them."""
+
+    # No repr shows these fields.
+    SECRET: ClassVar[frozenset[str]] = frozenset()
+
+    def encode(self) -> bytes:
+        """The message as JSON."""
+        try:
+            return _BEGINNING + msgspec.json.encode(self)[1:]
+        except (TypeError, ValueError, OverflowError):
+            document = {"v": VERSION, "is": self.__struct_config__.tag, **msgspec.structs.asdict(self)}
+            return encoded(document)
+
+    def replaced(self, **fields: Any) -> Self:
+        """The same message, but for these fields."""
+        return msgspec.structs.replace(self, **fields)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
+        if payload.startswith(_NAMED):
+            try:
+                return msgspec.json.decode(payload, type=cls)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                pass  # what follows accepts a little more, and says what is wrong
+        return cls._decode_any(payload)
+
+    @classmethod
+    def _decode_any(cls, payload: bytes) -> Self:
+        """The message in JSON of any form, or what is wrong with it. The error never shows the payload."""
+        what = cls.__struct_config__.tag
+        try:
+            document = parsed(payload)
+        except (ValueError, RecursionError) as error:
+            raise MessageError(f"{what} message is not JSON") from error
+        if not isinstance(document, dict) or document.get("is") != what:
+            raise MessageError(f"not a {what} message")
+        version = document.get("v")
+        if type(version) is not int:
+            raise MessageError(f"{what} message without a format number")
+        if version != VERSION:
+            raise UnknownFormat(f"{what} message of format {version}, and this process reads format {VERSION}")
+        # Without what is unknown, whose names msgspec may refuse as well.
+        known = {name: document[name] for name in cls.__struct_fields__ if name in document}
+        try:
+            message = msgspec.convert(known, cls)
+        except (msgspec.ValidationError, ValueError, RecursionError) as error:
+            field = _FIELD_AT_FAULT.search(str(error))
+            name = field[1] if field else "(unknown)"
+            raise MessageError(f"field {name} of a {what} message is missing or invalid") from None
+        for name, value in msgspec.structs.asdict(message).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise MessageError(f"field {name} of a {what} message is not a finite number")
+        return message
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in msgspec.structs.asdict(self).items() if name not in self.SECRET]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+
+class LaunchRequest(_Message, frozen=True, tag="launch"):
     """What a launcher needs to create one pod. `args` contains a token: no repr shows it.
 
     `key` is (dag_id, task_id, run_id, try_number, map_index) of a task; empty for other kinds.
@@ -44,17 +121,19 @@ class LaunchRequest:
     `token_life_s` is how long the token is valid in all; 0 if that is unknown.
     """
 
+    SECRET = frozenset({"args", "pod_override"})
+
     launch_id: str
     attempt: int
     kind: Kind
     subject: str
-    key: tuple[str, str, str, int, int] | tuple[()]
+    key: TaskKey
     owner: str
-    args: tuple[str, ...] = field(repr=False)
+    args: tuple[str, ...]
     cluster: str = "default"
     team: str | None = None
     namespace: str = "default"
-    pod_override: dict[str, Any] | None = field(default=None, repr=False)
+    pod_override: dict[str, Any] | None = None
     pod_template_file: str | None = None
     image: str | None = None
     priority: int = 1
@@ -65,16 +144,11 @@ class LaunchRequest:
     # Redis has lost this attempt, or may have: its pod may exist, under a name that does not say so (a warm pod's).
     repeated: bool = False
 
-    def encode(self) -> bytes:
-        return _encode("launch", self)
-
     @classmethod
     def decode(cls, payload: bytes) -> LaunchRequest:
-        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
-        request = _decode("launch", cls, payload)
-        if request.kind not in get_args(Kind):
-            raise MessageError(f"unknown kind of launch {request.kind!r}")
-        if request.key and [type(part) for part in request.key] != _KEY_TYPES:
+        """As of every message."""
+        request = super().decode(payload)
+        if request.key and tuple(map(type, request.key)) != _KEY_TYPES:
             raise MessageError("field key is not a task key")
         return request
 
@@ -89,8 +163,7 @@ class LaunchRequest:
         return f"{dag_id}.{task_id}{mapped} try {try_number}{again} ({run_id})"
 
 
-@dataclass(frozen=True, slots=True)
-class PodReport:
+class PodReport(_Message, frozen=True, tag="result"):
     """The state of one attempt's pod: why it waits, that it runs, or how it ended. All texts are for people.
 
     `seen_at_s` is the time of the change by the API server's clock if known, else when it was observed (wall clock).
@@ -111,7 +184,7 @@ class PodReport:
     container_reason: str = ""
     exit_code: int | None = None
     signal: int | None = None
-    failure_class: FailureClass = ""
+    failure_class: str = ""  # a FailureClass; a newer process may know another one
     image: str = ""
     log_tail: tuple[str, ...] = ()
     seen_at_s: float = 0.0
@@ -119,30 +192,21 @@ class PodReport:
 
     def encode(self) -> bytes:
         """Texts that would make it longer than REPORT_MAX are shortened: no reader accepts a longer one."""
-        encoded = _encode("result", self)
-        return encoded if len(encoded) <= REPORT_MAX else _encode("result", self._shortened())
-
-    @classmethod
-    def decode(cls, payload: bytes) -> PodReport:
-        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
-        report = _decode("result", cls, payload)
-        if report.outcome not in get_args(Outcome):
-            raise MessageError(f"unknown outcome {report.outcome!r}")
-        return report
+        encoded = super().encode()
+        return encoded if len(encoded) <= REPORT_MAX else super(PodReport, self._shortened()).encode()
 
     def _shortened(self) -> PodReport:
-        names = (name for name, types in _FIELDS[PodReport].items() if types == (str,) and name != "message")
-        texts = {name: getattr(self, name)[:REPORT_TEXT_MAX] for name in names}
+        values = msgspec.structs.asdict(self)
+        texts = {name: value[:REPORT_TEXT_MAX] for name, value in values.items() if isinstance(value, str)}
         lines = tuple(line[:REPORT_TEXT_MAX] for line in self.log_tail[-10:])
-        return replace(self, **texts, message=self.message[: 4 * REPORT_TEXT_MAX], log_tail=lines)
+        return self.replaced(**{**texts, "message": self.message[: 4 * REPORT_TEXT_MAX], "log_tail": lines})
 
     @property
     def terminal(self) -> bool:
         return self.outcome in TERMINAL
 
 
-@dataclass(frozen=True, slots=True)
-class CleanupRequest:
+class CleanupRequest(_Message, frozen=True, tag="cleanup"):
     """What to do with a pod whose result the executor has acknowledged, or whose task was revoked.
 
     delete: delete it (404 and a foreign uid count as success). done: label it as finished and keep it.
@@ -155,7 +219,7 @@ class CleanupRequest:
     pod: str
     uid: str = ""
     cluster: str = "default"
-    delete_options: dict[str, Any] = field(default_factory=dict)
+    delete_options: dict[str, Any] = {}
     # Delete the pod only while none of its containers has started: its task may have begun.
     unless_started: bool = False
     # revoke: the task instance that was checked in the database; a pod for another one stays. None: nothing was checked.
@@ -164,178 +228,46 @@ class CleanupRequest:
     # which anybody may have written, so that the name itself or, of a warm pod, its labels have to prove it.
     attempt: int | None = None
 
-    def encode(self) -> bytes:
-        return _encode("cleanup", self)
 
-    @classmethod
-    def decode(cls, payload: bytes) -> CleanupRequest:
-        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
-        request = _decode("cleanup", cls, payload)
-        if request.action not in get_args(CleanupAction):
-            raise MessageError(f"unknown clean-up action {request.action!r}")
-        return request
-
-
-@dataclass(frozen=True, slots=True)
-class WarmPod:
+class WarmPod(_Message, frozen=True, tag="warm_pod"):
     """A warm pod, as launchers describe it to each other: where it is, and the secret key of its mailbox
     (`podrelay.protocol.mailbox`). `created_s` is the creation's wall-clock time.
     """
+
+    SECRET = frozenset({"key"})
 
     warm_id: str
     shape: str
     namespace: str
     pod: str
     uid: str
-    key: str = field(repr=False)
+    key: str
     created_s: float = 0.0
     cluster: str = "default"
     # The job of the launch that had it; a launcher is certain that it never got the workload, and never will.
     condemned_by: str = ""
 
-    def encode(self) -> bytes:
-        return _encode("warm_pod", self)
 
-    @classmethod
-    def decode(cls, payload: bytes) -> WarmPod:
-        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
-        return _decode("warm_pod", cls, payload)
-
-
-@dataclass(frozen=True, slots=True)
-class WarmShape:
+class WarmShape(_Message, frozen=True, tag="warm_shape"):
     """The pod that launches of one shape have in common, as launchers describe it to each other. It may hold secrets of a
     template: no repr shows it.
     """
 
+    SECRET = frozenset({"skeleton"})
+
     shape: str
-    skeleton: dict[str, Any] = field(repr=False)
+    skeleton: dict[str, Any]
     cluster: str = "default"
 
-    def encode(self) -> bytes:
-        return _encode("warm_shape", self)
 
-    @classmethod
-    def decode(cls, payload: bytes) -> WarmShape:
-        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
-        return _decode("warm_shape", cls, payload)
-
-
-@dataclass(frozen=True, slots=True)
-class WarmPodConfig:
+class WarmPodConfig(_Message, frozen=True, tag="warm_pod_config"):
     """What a warm pod is started with, in its arguments or in a Secret: the deployment, its id, the secret key of its
     mailbox, and how long it waits for a workload.
     """
 
+    SECRET = frozenset({"key"})
+
     deployment: str
     warm_id: str
-    key: str = field(repr=False)
+    key: str
     idle_s: float
-
-    def encode(self) -> bytes:
-        return _encode("warm_pod_config", self)
-
-    @classmethod
-    def decode(cls, payload: bytes) -> WarmPodConfig:
-        """:raises MessageError: on anything that `encode` would not have written; UnknownFormat for another format."""
-        return _decode("warm_pod_config", cls, payload)
-
-
-def _encode(what: str, message: Any) -> bytes:
-    # Not asdict(): its deep copies cost the scheduler more than the rest of an offer.
-    document: Json = {"v": VERSION, "is": what}
-    for name, default in _DEFAULTS[type(message)]:
-        value = getattr(message, name)
-        # A reader has the same default: most fields of a report, and a third of its bytes, are not sent.
-        if value != default:
-            document[name] = value
-    return _JSON.encode(document).encode()
-
-
-# json.dumps with separators creates an encoder per call.
-_JSON = json.JSONEncoder(separators=(",", ":"))
-
-
-_KEY_TYPES = [str, str, str, int, int]
-
-# The JSON types of a field; a bool is not an int here.
-_WIRE_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "bool": (bool,),
-    "int": (int,),
-    "float": (int, float),
-    "Kind": (str,),
-    "Outcome": (str,),
-    "FailureClass": (str,),
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "dict[str, Any]": (dict,),
-    "dict[str, Any] | None": (dict, type(None)),
-    "tuple[str, ...]": (list,),
-    "tuple[str, str, str, int, int] | tuple[()]": (list,),
-    "CleanupAction": (str,),
-}
-
-# The fields of each message, with their types on the wire.
-_FIELDS: dict[type[Any], dict[str, tuple[type, ...]]] = {
-    cls: {item.name: _WIRE_TYPES[str(item.type)] for item in fields(cls)}
-    for cls in (LaunchRequest, PodReport, CleanupRequest, WarmPod, WarmShape, WarmPodConfig)
-}
-
-# The fields of each message, with their defaults. A default that a release changed would make it another format.
-_DEFAULTS: dict[type[Any], list[tuple[str, object]]] = {
-    cls: [
-        (item.name, item.default if item.default_factory is MISSING else item.default_factory()) for item in fields(cls)
-    ]
-    for cls in _FIELDS
-}
-
-# Lists of texts.
-_TEXTS = frozenset({"args", "log_tail"})
-
-
-def _check_format(what: str, version: object) -> None:
-    if type(version) is not int:
-        raise MessageError(f"{what} message without a format number")
-    if version != VERSION:
-        raise UnknownFormat(f"{what} message of format {version}, and this process reads format {VERSION}")
-
-
-def parsed(text: bytes | str) -> Any:
-    """The JSON document, by msgspec where it accepts the text: in a fifth of the time. It refuses half of a surrogate pair.
-
-    :raises ValueError: the text is not JSON.
-    """
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.MsgspecError:
-        return json.loads(text)
-
-
-def _decode(what: str, cls: type[_Message], payload: bytes) -> _Message:
-    try:
-        document = parsed(payload)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise MessageError(f"{what} message is not JSON") from error
-    if not isinstance(document, dict) or document.pop("is", None) != what:
-        raise MessageError(f"not a {what} message")
-    _check_format(what, document.pop("v", None))
-    known, values = _FIELDS[cls], {}
-    for name, value in document.items():
-        allowed = known.get(name)
-        if allowed is None:
-            continue  # a newer process of the same version added this field; it is not an error
-        kind = type(value)
-        if kind not in allowed:
-            raise MessageError(f"field {name} of a {what} message has the wrong type")
-        if kind is float and not math.isfinite(value):
-            raise MessageError(f"field {name} of a {what} message is not a finite number")
-        if kind is list:
-            if name in _TEXTS and not all(isinstance(part, str) for part in value):
-                raise MessageError(f"field {name} of a {what} message holds something else than texts")
-            value = tuple(value)
-        values[name] = value
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise MessageError(f"{what} message lacks a field") from error

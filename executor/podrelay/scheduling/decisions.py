@@ -8,7 +8,7 @@ Used by the result processor, the reconciler and the orphan collector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from podrelay.protocol import identifiers
@@ -128,8 +128,8 @@ def contradicts_row(report: PodReport, row: TaskRow | None) -> bool:
 
 def without_state(report: PodReport, log_tail: tuple[str, ...] = ()) -> PodReport:
     """The failure that such an end is, once the row had time to change. `log_tail` was requested meanwhile."""
-    return replace(
-        report, outcome="failed", reason=NO_STATE, container_reason="", failure_class="application",
+    return report.replaced(
+        outcome="failed", reason=NO_STATE, container_reason="", failure_class="application",
         message="the task's process ended without reporting a state", log_tail=log_tail,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ class Launch:
             raise self._illegal("begin another attempt")
         attempt = self.attempt + 1
         return replace(
-            self, attempt=attempt, request=replace(request, attempt=attempt, repeated=False), workload=workload,
+            self, attempt=attempt, request=request.replaced(attempt=attempt, repeated=False), workload=workload,
             relaunches=self.relaunches + relaunched, log_tail=(), _end_seen_s=0.0,
             state=LaunchState.WITHDRAWN if self.is_withdrawn else LaunchState.REQUESTED,
         )  # fmt: skip
@@ -104,7 +104,7 @@ class Launch:
         """Another process has offered a later attempt. The state stays, whatever it is."""
         self.attempt, self.relaunches, self.log_tail, self._end_seen_s = attempt, relaunches, (), 0.0
         if self.request is not None:
-            self.request = replace(self.request, attempt=attempt)
+            self.request = self.request.replaced(attempt=attempt)
 
     def mark_task_over(self, now_s: float) -> float:
         """The database says that the task is over, while the end of its pod is unknown.

@@ -9,7 +9,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from airflow.utils.state import TaskInstanceState
 
@@ -156,7 +155,7 @@ class Reconciler:
     def _offer(self, launches: Sequence[Launch], gone: Mapping[str, str]) -> None:
         self._requests.rebuild(launch for launch in launches if launch.request is None)
         offers = [
-            (replace(launch.request, repeated=True), launch.relaunches)
+            (launch.request.replaced(repeated=True), launch.relaunches)
             for launch in launches
             if launch.request is not None
         ]

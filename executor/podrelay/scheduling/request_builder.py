@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ class RequestBuilder:
             except InvalidExecutorConfig as error:
                 self._fail(launch, error)
                 continue
-            launch.attach_request(replace(request, attempt=launch.attempt), workload)
+            launch.attach_request(request.replaced(attempt=launch.attempt), workload)
 
     def _fail(self, launch: Launch, error: Exception) -> None:
         self._tally.note(logging.ERROR, INVALID_EXECUTOR_CONFIG, launch.key, str(error))
@@ -166,7 +165,7 @@ def with_new_token(request: LaunchRequest, workload: Any, generator: Any) -> tup
     renewed = compat.with_new_token(workload, generator)
     not_after_s, life_s = _validity(compat.token_times(renewed.token))
     args = compat.args_of(renewed)
-    return replace(request, args=args, not_after_s=not_after_s, token_life_s=life_s), renewed
+    return request.replaced(args=args, not_after_s=not_after_s, token_life_s=life_s), renewed
 
 
 def is_watched(kube_config: KubeConfig, namespace: str) -> bool:

@@ -5,16 +5,16 @@ Used by the parts of a heartbeat. The jobs are RQ's own (JSON serializer), so rq
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
+from podrelay.protocol.json_text import encoded
 from podrelay.protocol.messages import CleanupAction, CleanupRequest, LaunchRequest
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.protocol.redis_values import chunks, text
@@ -206,7 +206,7 @@ class LaunchQueue:
         job_id = identifiers.job_id(request.launch_id, request.attempt)
         job_ids.append(job_id)
         if job_id in self._in_doubt:
-            request = replace(request, repeated=True)
+            request = request.replaced(repeated=True)
         return OfferedLaunch(
             launch_id=request.launch_id,
             attempt=request.attempt,
@@ -215,7 +215,7 @@ class LaunchQueue:
             queue=self._queues[redis_keys.priority_level(request.priority)],
             data=jobs.launch_data(request, self._cipher),
             description=request.description,
-            key=json.dumps(request.key),
+            key=encoded(request.key).decode(),
             kind=request.kind,
             namespace=request.namespace,
             relaunches=relaunches,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from podrelay.errors import ForeignMessage, MessageError, QuarantineKind, UnknownFormat
@@ -161,7 +161,7 @@ class WarmPool:
         :return: taken_back: it will never get the workload. unknown: it may have it.
         """
         mailbox = MailboxKey.from_text(pod.key).name
-        record = self._cipher.pool.encrypt(replace(pod, condemned_by=job.job_id).encode()) if certain else ""
+        record = self._cipher.pool.encrypt(pod.replaced(condemned_by=job.job_id).encode()) if certain else ""
         call = warm_scripts.take_back(
             self._keys, job=job, warm_id=pod.warm_id, mailbox=mailbox, pod=pod.pod, record=record
         )

@@ -7,7 +7,6 @@ import json
 import pickle
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -91,7 +90,7 @@ def test_an_idle_launcher_wakes_within_milliseconds(rig: LauncherRig) -> None:
 # --- the fence --------------------------------------------------------------------------------------------------------
 def test_withdrawn_and_superseded_launches_get_no_pod(rig: LauncherRig) -> None:
     withdrawn, replaced, newer, wanted = (rig.request(number) for number in range(4))
-    newer = replace(newer, subject=replaced.subject)
+    newer = newer.replaced(subject=replaced.subject)
     rig.offer(withdrawn, replaced)
     rig.queue.withdraw([(withdrawn.launch_id, withdrawn.subject)])
     rig.offer(newer, wanted)
@@ -108,7 +107,7 @@ def test_withdrawn_and_superseded_launches_get_no_pod(rig: LauncherRig) -> None:
 
 def test_an_older_attempt_gets_no_pod(rig: LauncherRig) -> None:
     first = rig.request()
-    second = replace(first, attempt=1)
+    second = first.replaced(attempt=1)
     rig.offer(first)
     rig.offer(second)
 
@@ -384,7 +383,7 @@ def test_a_token_that_is_renewed_in_vain_pauses_the_launch_and_says_why(rig: Lau
     first = rig.request(token_life_s=5.0)
 
     def offer_attempt(attempt: int) -> LaunchRequest:
-        request = replace(first, attempt=attempt, not_after_s=time.time() + 0.1)
+        request = first.replaced(attempt=attempt, not_after_s=time.time() + 0.1)
         rig.offer(request)
         return request
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,7 +72,7 @@ def test_such_a_pod_is_looked_for_where_it_is(rig: LauncherRig, monkeypatch: pyt
     outcome_of(rig, request)
     assert list(rig.api.pods) == [("other", next(iter(rig.api.names)))]
     rig.redis.flushall()
-    rig.offer(replace(request, not_after_s=time.time() + 1.0, token_life_s=600.0))
+    rig.offer(request.replaced(not_after_s=time.time() + 1.0, token_life_s=600.0))
     outcome_of(rig, request, pod_policy=RULES)
     assert rig.states([request]) == {"created": 1}
     assert not rig.results()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -310,7 +309,7 @@ def test_a_launch_that_redis_forgot_is_looked_for_by_its_labels_and_never_warm_a
             before = await until(lambda: warm.rig.ledger(first).get("pod"))
             warm.rig.redis.delete(warm.rig.names.launch(first.launch_id))
             warm.rig.redis.delete(f"rq:job:{first.launch_id}_0")
-            warm.rig.offer(replace(first, repeated=True), replace(second, repeated=True))
+            warm.rig.offer(first.replaced(repeated=True), second.replaced(repeated=True))
             await warm.started(first, second, state="created")
             assert warm.rig.ledger(first)["pod"] == before
             assert identifiers.warm_id_of_pod(warm.rig.ledger(second)["pod"]) is None
@@ -334,7 +333,7 @@ def test_a_repeated_launch_completes_a_pod_of_its_own(warm: Warm) -> None:
             await until(lambda: warm.pods_of(request), 10)
         warm.cluster.faults()
         warm.rig.redis.delete(*warm.rig.redis.keys("*"))
-        warm.rig.offer(replace(request, repeated=True))
+        warm.rig.offer(request.replaced(repeated=True))
         async with warm.launcher(workload_in_secret=True, warm_pods_min=0):
             await warm.started(request, state="created")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -269,7 +268,7 @@ def test_an_attempt_that_was_offered_unknowingly_is_the_one_that_is_offered_agai
     launch = executor.launches.get(launch_id)
     assert launch is not None
     assert launch.request is not None
-    executor.parts.results._queue.offer([(replace(launch.request, attempt=1), 1)])
+    executor.parts.results._queue.offer([(launch.request.replaced(attempt=1), 1)])
     executor.parts.reconciler.schedule_now()
     beat(executor, until=lambda: launch.attempt == 1)
     outside.redis.flushall()

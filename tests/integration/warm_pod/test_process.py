@@ -36,7 +36,7 @@ def ended_unused(process: Process) -> str:
         (['{"is": "launch", "v": 1}'], "not a warm_pod_config message"),
         ([GOOD.replace('"v":1', '"v":2')], "message of format 2, and this process reads format 1"),
         ([GOOD.replace(KEY, KEY[:10])], "the key of a mailbox"),
-        ([GOOD.replace("60.0", '"60"')], "field idle_s of a warm_pod_config message has the wrong type"),
+        ([GOOD.replace("60.0", '"60"')], "field idle_s of a warm_pod_config message is missing or invalid"),
         (["--json-path", "/none/such"], "/none/such, which the arguments of this warm pod name, cannot be read"),
         (["--json-path", "/"], "/, which the arguments of this warm pod name, cannot be read"),
     ],

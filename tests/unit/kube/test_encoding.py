@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from podrelay.protocol.json_text import encoded, parsed
 from podrelay.protocol.messages import Json
-from podrelay_workers.kube.encoding import checked_pod, decode, decode_answer, decode_watch_line, encode
+from podrelay_workers.kube.encoding import checked_pod, decode_answer, decode_watch_line
 from podrelay_workers.kube.errors import Unreachable
 from podrelay_workers.kube.pod_decoder import decode_event, decode_list
 
@@ -28,20 +29,20 @@ values = st.recursive(
 @example({"env": "half of a pair: \ud800"})
 @example({"large": 2**70, "labels": {True: "yes", None: "none", 7: "seven"}})
 def test_a_body_says_what_json_says(body: dict[str, object]) -> None:
-    assert json.loads(encode(body)) == json.loads(json.dumps(body))
+    assert json.loads(encoded(body)) == json.loads(json.dumps(body))
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
-@pytest.mark.parametrize("decoder", [decode, decode_event, json.loads])
+@pytest.mark.parametrize("decoder", [parsed, decode_event, json.loads])
 @pytest.mark.parametrize("line", [DEEP, b'{"type":"ADDED","object":' + DEEP + b"}", b"1" * 5000])
 def test_a_watch_event_that_is_too_deep_or_long_is_a_broken_event(line: bytes, decoder: Callable[[bytes], Any]) -> None:
     with pytest.raises(Unreachable):
         decode_watch_line(line, decoder)
 
 
-@pytest.mark.parametrize("decoder", [decode, decode_list, json.loads])
+@pytest.mark.parametrize("decoder", [parsed, decode_list, json.loads])
 def test_an_answer_that_is_too_deep_is_none_of_the_api_server(decoder: Callable[[bytes], Any]) -> None:
     with pytest.raises(Unreachable):
         decode_answer(b'{"items":' + DEEP + b"}", decoder)

@@ -178,9 +178,7 @@ def test_the_short_way_makes_the_providers_pod(
 def test_an_override_is_merged_as_the_provider_does(
     tmp_path: Path, document: dict[str, Any], override: dict[str, Any], item: LaunchRequest
 ) -> None:
-    from dataclasses import replace
-
-    item = replace(item, pod_override=override)
+    item = item.replaced(pod_override=override)
     try:
         expected = stock_pod(document, item, "r:t")
     except Exception:  # noqa: BLE001 - we refuse what the provider cannot merge

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -18,7 +17,7 @@ REQUEST = LaunchRequest("l", 0, "task", subject="s", key=(), owner="1", args=())
 
 
 def request(life_s: float, left_s: float, attempt: int = 0) -> LaunchRequest:
-    return replace(REQUEST, attempt=attempt, not_after_s=NOW_S + left_s, token_life_s=life_s)
+    return REQUEST.replaced(attempt=attempt, not_after_s=NOW_S + left_s, token_life_s=life_s)
 
 
 @pytest.mark.parametrize("life_s", [1.0, 5.0, 59.0, 60.0, 61.0, 600.0, 86400.0])

@@ -7,16 +7,17 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from podrelay.errors import MessageError, UnknownFormat
 from podrelay.protocol import identifiers, redis_keys
 from podrelay.protocol.messages import CleanupRequest, LaunchRequest, PodReport, WarmPodConfig
 
-text = st.text(max_size=50)
+text = st.text(st.characters(), max_size=50)  # halves of surrogate pairs too
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=10,
 )
@@ -65,7 +66,39 @@ def test_anything_else_is_a_message_error(payload: bytes) -> None:
             message.decode(payload)
 
 
-@given(st.sampled_from(sorted(LaunchRequest.__dataclass_fields__)), json_values)
+@example(PodReport("l", 0, "failed"), {"half of a pair: \ud800": 1})
+@given(launches | results, st.dictionaries(text, json_values))
+def test_json_of_any_form_is_read(original: LaunchRequest | PodReport, further: dict[str, Any]) -> None:
+    """An earlier build escapes what is not ASCII; a later one may know further fields."""
+    document = further | structs.asdict(original) | json.loads(original.encode())
+    assert type(original).decode(json.dumps(document).encode()) == original
+
+
+def read(message: type[LaunchRequest | PodReport], payload: bytes) -> Any:
+    """The message, or its error."""
+    try:
+        return message.decode(payload)
+    except MessageError as error:
+        return type(error), str(error)
+
+
+ODD = st.sampled_from(["\ud800", float("nan"), float("inf"), 10**400, 1.0, True])
+
+
+@given(launches | results, json_values | ODD, st.data())
+def test_what_is_read_fast_is_read_alike_with_care(
+    original: LaunchRequest | PodReport, value: Any, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(["v", "is", *original.__struct_fields__]))
+    payload = json.dumps(json.loads(original.encode()) | {name: value}, separators=(",", ":")).encode()
+    cut = data.draw(st.integers(0, len(payload)))
+    added = data.draw(st.text(max_size=2)).encode()
+    for changed in (payload, payload[:cut], payload[:cut] + added + payload[cut:]):
+        # No encoded message begins with a space: what does is read with care.
+        assert read(type(original), changed) == read(type(original), b" " + changed)
+
+
+@given(st.sampled_from(sorted(LaunchRequest.__struct_fields__)), json_values)
 def test_a_field_of_another_type_is_rejected_or_harmless(name: str, value: Any) -> None:
     good = json.loads(LaunchRequest("l", 0, "task", "s", (), "1", ("a",)).encode())
     try:
@@ -112,6 +145,22 @@ def test_pod_names_are_valid_and_belong_to_one_attempt(prefix: str, launch_id: A
     assert identifiers.parse_job_id(identifiers.job_id(str(launch_id), attempt)) == (str(launch_id), attempt)
     assert identifiers.attempt_of_pod(name, str(launch_id)) == attempt
     assert identifiers.attempt_of_pod(name, identifiers.new_launch_id()) is None
+
+
+@given(st.uuids(), st.uuids(version=4))
+def test_ids_of_airflow_are_distinguished_from_ours(any_id: UUID, assigned: UUID) -> None:
+    assert identifiers.is_launch_id(str(any_id))
+    assert identifiers.is_assigned(str(assigned))
+    own = identifiers.new_launch_id()
+    assert identifiers.is_launch_id(own)
+    assert not identifiers.is_assigned(own)
+    assert UUID(own).version == 8
+
+
+@pytest.mark.parametrize("text", [None, "", "x", "0" * 32, "{00000000-0000-4000-8000-000000000000}"])
+def test_what_is_no_id_is_not_assigned_either(text: str | None) -> None:
+    assert not identifiers.is_launch_id(text)
+    assert not identifiers.is_assigned(text)
 
 
 @pytest.mark.parametrize("name", ["etl", "{hex}", "-{hex}-0", "x-{hex}-00", "x-{hex}-0.y", "../x-{hex}-0", "X-{hex}-0",

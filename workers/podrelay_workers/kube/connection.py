@@ -21,11 +21,12 @@ import aiohttp
 
 from podrelay import __version__
 from podrelay.errors import ConfigError
+from podrelay.protocol.json_text import encoded, parsed
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.client_headers import Headers
 from podrelay_workers.kube.connection_pool import ConnectionPool, Limits, ReadTimeout, encode_headers
 from podrelay_workers.kube.credentials import Credentials, load_credentials
-from podrelay_workers.kube.encoding import decode, decode_answer, encode
+from podrelay_workers.kube.encoding import decode_answer
 from podrelay_workers.kube.errors import MESSAGE_MAX, Silent, Unreachable, error_of
 from podrelay_workers.kube.http_answer import Answer
 from podrelay_workers.kube.send_guard import guarded_body
@@ -134,7 +135,7 @@ class ApiConnection:
 
         :raises ApiError: the request failed; `Unreachable` leaves open whether it had an effect.
         """
-        data = None if body is None else encode(body)
+        data = None if body is None else encoded(body)
         headers = {"Accept": accept} if data is None else {"Accept": accept, "Content-Type": content_type}
         target = f"{path}?{urlencode(query)}" if query else path
         try:
@@ -146,7 +147,7 @@ class ApiConnection:
         if answer.status >= 300:
             raise error_of(answer.status, answer.reason, answer.headers, answer.body)
         self._log_warnings(method, answer.values_of(b"warning"))
-        return decode_answer(answer.body, decode)
+        return decode_answer(answer.body, parsed)
 
     async def request_list(
         self,

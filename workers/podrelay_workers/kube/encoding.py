@@ -1,38 +1,16 @@
-"""Request bodies to JSON and answers from JSON. Pure; used by `client` and `connection`."""
+"""Reads the answers of the API server, and names fields as it does. Pure; used by `client` and `connection`."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
-
-import msgspec
 
 from podrelay.protocol.messages import Json
 from podrelay_workers.kube.errors import Unreachable
 
 # A continuation, the longest of such texts, names the last object of a page.
 _PLAIN_MAX = 10_000
-
-
-def encode(body: Json | list[Json]) -> bytes:
-    """JSON by msgspec, several times as fast as by json, which is used for what msgspec refuses: half of a surrogate pair."""
-    try:
-        return msgspec.json.encode(body)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
-        return json.dumps(body, separators=(",", ":")).encode()
-
-
-def decode(text: bytes) -> Any:
-    """The document, by msgspec where it accepts the text.
-
-    :raises ValueError: the text is not JSON.
-    """
-    try:
-        return msgspec.json.decode(text)
-    except (ValueError, msgspec.MsgspecError):
-        return json.loads(text)
 
 
 def decode_answer(text: bytes, decoder: Callable[[bytes], Any]) -> Json:

@@ -11,7 +11,6 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from podrelay import metrics_table
 from podrelay.errors import MessageError
@@ -161,7 +160,7 @@ class CleanupHandler:
             await self._revoke(request, attempt)
             return
         if not jobs.proves_pod(request):
-            request = replace(request, uid=_uid_of(await self._own_pod(request, attempt)))
+            request = request.replaced(uid=_uid_of(await self._own_pod(request, attempt)))
         if request.action == "done":
             await self._delete_secret(request, await self._label(request, identifiers.LABEL_DONE))
         else:
@@ -191,7 +190,7 @@ class CleanupHandler:
         """
         for _ in range(READS_MAX):
             pod = await self._own_pod(request, attempt)
-            seen = replace(request, uid=_uid_of(pod))
+            seen = request.replaced(uid=_uid_of(pod))
             if not request.unless_started:
                 await self._label(seen, identifiers.LABEL_REVOKED)
                 await self._delete(seen)

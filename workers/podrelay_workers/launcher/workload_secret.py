@@ -12,7 +12,6 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 
 from podrelay import pod_command
 from podrelay.protocol import identifiers
@@ -49,7 +48,7 @@ def without_workload(request: LaunchRequest) -> LaunchRequest:
             f"{OPTION} is on, and this launch has a command line of another release of podrelay: run schedulers and "
             "launchers of the same release.",
         )
-    return replace(request, args=args)
+    return request.replaced(args=args)
 
 
 def with_volume(pod: Json) -> Json:

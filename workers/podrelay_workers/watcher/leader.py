@@ -291,7 +291,7 @@ class Leader:
             self._outbox.put(replace(publication, report=report))
 
     async def _publish_log(self, ended: PodReport) -> None:
-        report = await self._lookups.with_log_tail(replace(ended, outcome="log"))
+        report = await self._lookups.with_log_tail(ended.replaced(outcome="log"))
         self._outbox.put(Publication(report.launch_id, report.attempt, report))
 
     # --- status ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from dataclasses import replace
 
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import Json, PodReport
@@ -84,7 +83,7 @@ class PodLookups:
     def with_log_notice(self, report: PodReport) -> PodReport:
         """The report, with a notice in place of the log tail if the log was deleted together with the pod."""
         if report.outcome == "failed" and self._log_lines and report.reason in (POD_DELETED, POD_VANISHED):
-            return replace(report, log_tail=("(log not available: the pod is gone)",))
+            return report.replaced(log_tail=("(log not available: the pod is gone)",))
         return report
 
     async def with_log_tail(self, report: PodReport) -> PodReport:
@@ -93,7 +92,7 @@ class PodLookups:
             lines = await asyncio.wait_for(self._log_tail(report), LOG_TAIL_S)
         except (ApiError, asyncio.TimeoutError) as error:
             lines = [f"(log not available: {error or f'no reply within {LOG_TAIL_S:g} s'})"]
-        return replace(report, log_tail=tuple(lines))
+        return report.replaced(log_tail=tuple(lines))
 
     async def _log_tail(self, report: PodReport) -> list[str]:
         async with self._slots:

@@ -6,7 +6,6 @@ A reason that is in no table here is an ordinary failure of the task (`applicati
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from podrelay.protocol.messages import FailureClass, PodReport
@@ -87,4 +86,4 @@ def add_event_reason(report: PodReport, events: list[Any]) -> PodReport:
     warning = latest_warning(events)
     if warning is None:
         return report
-    return replace(report, reason=warning.reason or report.reason, message=warning.message or report.message)
+    return report.replaced(reason=warning.reason or report.reason, message=warning.message or report.message)

@@ -176,7 +176,7 @@ class PodTable:
         """A report that no event brought, to be published; None where the pod has left the table or nothing is new."""
         if self._entries.get(entry.key) is not entry:
             return None
-        return self._publish_once(entry, replace(report, seen_at_s=now_s), clock_s)
+        return self._publish_once(entry, report.replaced(seen_at_s=now_s), clock_s)
 
     def record_gone(self, entry: PodEntry, now_s: float, clock_s: float) -> Publication | None:
         """The end of a pod that the API server no longer has; None where its end was published before."""
@@ -185,7 +185,7 @@ class PodTable:
         report = entry.report_if_gone or vanished(
             entry.launch_id, entry.attempt, entry.namespace, entry.name, self._rules, now_s
         )
-        return self._publish_once(entry, replace(report, uid=entry.uid), clock_s)
+        return self._publish_once(entry, report.replaced(uid=entry.uid), clock_s)
 
     def missing(self, namespace: str | None, listed: frozenset[Key]) -> list[PodEntry]:
         """Known pods that a complete list of this namespace (None: of all) does not contain."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import replace
 
 from podrelay.errors import RedisUnavailable
 from podrelay.metrics_table import LIFECYCLE, REPORTS
@@ -40,7 +39,7 @@ class ReportMetrics:
         self._metrics.count(REPORTS, report.outcome, report.failure_class or "none")
         if report.terminal:
             long = report.message or report.log_tail
-            self._ended.append(replace(report, message="", log_tail=()) if long else report)
+            self._ended.append(report.replaced(message="", log_tail=()) if long else report)
 
     async def keep(self) -> None:
         """Time and log what ended, until cancelled; the log then says the rest without times."""
