@@ -40,6 +40,12 @@ def test_data_that_rq_compressed_is_read_too() -> None:
     assert jobs.read_launch(zlib.compress(launch_data()), LAUNCH_JOB, "default", CIPHER) == LAUNCH
 
 
+@pytest.mark.parametrize("options", [{"indent": 1}, {"separators": (",", ":")}, {}])
+def test_any_json_of_a_job_is_read(options: dict[str, Any]) -> None:
+    data = json.dumps(json.loads(launch_data()), **options).encode()
+    assert jobs.read_launch(data, LAUNCH_JOB, "default", CIPHER) == LAUNCH
+
+
 def test_a_cleanup_is_read_as_written() -> None:
     job = jobs.cleanup_job(CLEANUP, 1, CIPHER)
     assert job.id == identifiers.cleanup_job_id(LAUNCH_ID, 1, "delete")
