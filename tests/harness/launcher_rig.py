@@ -42,13 +42,16 @@ TOKEN = "tok3n-that-nobody-may-see"
 
 
 def launcher_main(environment: dict[str, str], log: str) -> None:
-    """Run a launcher in this process, as `python -m podrelay_workers.launcher` does."""
+    """Run a launcher in this process, as `airflow podrelay launcher` does."""
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 2)
-    from podrelay_workers.runtime.start import main
+    from podrelay_workers.launcher import start
+    from podrelay_workers.runtime.start import exit_code
+    from podrelay_workers.runtime.state_signals import ignore_while_starting
 
-    sys.exit(main("launcher", []))
+    ignore_while_starting()
+    sys.exit(exit_code(start.run))
 
 
 class LauncherRig:

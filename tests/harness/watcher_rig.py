@@ -157,7 +157,7 @@ class WatcherRig:
         """A watcher as a separate process, its log in the folder."""
         with (self.folder / f"watcher{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "podrelay_workers.watcher"],
+                [sys.executable, "-m", "podrelay_workers", "watcher"],
                 env=environment({"AIRFLOW_HOME": str(self.folder / "airflow"), **self.environment()}),
                 stdout=subprocess.DEVNULL,
                 stderr=log,

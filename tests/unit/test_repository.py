@@ -155,15 +155,15 @@ def test_options_page_is_up_to_date() -> None:
 
 def test_procfile_is_the_two_workers() -> None:
     assert yaml.safe_load(read("Procfile")) == {
-        "launcher": "airflow podrelay launcher",
-        "watcher": "airflow podrelay watcher",
+        "launcher": "podrelay launcher",
+        "watcher": "podrelay watcher",
     }
 
 
 @pytest.mark.parametrize("worker", ["launcher", "watcher"])
 def test_systemd_units(worker: str, tmp_path: Path) -> None:
     unit = read(f"docker/systemd/podrelay-{worker}@.service")
-    assert f"airflow podrelay {worker}\n" in unit
+    assert f"/podrelay {worker}\n" in unit
     assert "\nRestart=always\n" in unit
     for privilege in ("NoNewPrivileges=true", "CapabilityBoundingSet=", "ProtectSystem=full", "PrivateDevices=true"):
         assert f"\n{privilege}\n" in unit

@@ -12,14 +12,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from podrelay.cli.optional import import_optional
-from podrelay.cli.plain_text import printable
+from podrelay.cli.plain_text import printable, require_text
 from podrelay.errors import ConfigError, DatabaseUnavailable, PodrelayError, RedisUnavailable
-from podrelay.protocol.redis_values import storable
 
 if TYPE_CHECKING:
     from podrelay.cli.task_launch import TaskTry
@@ -36,7 +35,7 @@ def _one_line_errors(command: Callable[[argparse.Namespace], int]) -> Callable[[
     @wraps(command)
     def run(args: argparse.Namespace) -> None:
         try:
-            _require_text(vars(args).values())
+            require_text(vars(args).values())
             code = command(args)
         except PodrelayError as error:
             print(f"podrelay: {printable(str(error))}", file=sys.stderr)
@@ -44,14 +43,6 @@ def _one_line_errors(command: Callable[[argparse.Namespace], int]) -> Callable[[
         sys.exit(code)
 
     return run
-
-
-def _require_text(values: Iterable[Any]) -> None:
-    """:raises ConfigError: an argument holds bytes that are no text; neither Redis nor a database takes it."""
-    for value in values:
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and text != storable(text):
-                raise ConfigError(f"{text!r} is no text in UTF-8")
 
 
 @_one_line_errors

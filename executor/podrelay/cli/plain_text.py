@@ -1,10 +1,21 @@
-"""Pure: parts of what commands print. Texts may come from Redis, where anybody may have written them."""
+"""Pure: parts of what commands print, and what they take. Texts may come from Redis, where anybody may have written them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timezone
+from typing import Any
 
-from podrelay.protocol.redis_values import number_of
+from podrelay.errors import ConfigError
+from podrelay.protocol.redis_values import number_of, storable
+
+
+def require_text(arguments: Iterable[Any]) -> None:
+    """:raises ConfigError: an argument holds bytes that are no text; neither Redis nor a database takes it."""
+    for value in arguments:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text != storable(text):
+                raise ConfigError(f"{text!r} is no text in UTF-8")
 
 
 def printable(value: str) -> str:

@@ -102,8 +102,11 @@ FORKS = f"""
 import os, sys
 import airflow.settings
 from podrelay_workers.kube import credential_loader
-loader = credential_loader.fork(None)
-os.execv(sys.executable, [sys.executable, "-c", {WORKER!r}, str(loader.pid), str(loader.descriptor)])
+from podrelay_workers.runtime.copies import copy_process
+copy = copy_process(lambda link: credential_loader.answer_once(link, None), 1)
+(descriptor,) = copy.descriptors
+os.set_inheritable(descriptor, True)
+os.execv(sys.executable, [sys.executable, "-c", {WORKER!r}, str(copy.pid), str(descriptor)])
 """
 
 

@@ -128,7 +128,7 @@ def test_a_missing_kubeconfig_is_one_clear_line(rig: LauncherRig) -> None:
     environment = rig.environment() | {"PYTHONPATH": f"{root}/executor:{root}/workers"}
     environment["AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE"] = "/nowhere/kubeconfig"
     process = subprocess.run(
-        [sys.executable, "-m", "podrelay_workers.launcher"],
+        [sys.executable, "-m", "podrelay_workers", "launcher"],
         env=os.environ | environment,
         capture_output=True,
         text=True,

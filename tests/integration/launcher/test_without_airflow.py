@@ -1,4 +1,4 @@
-"""Workers as users start them: they read Airflow's configuration, and then work without Airflow in memory."""
+"""Workers as users start them, by either command: they read Airflow's configuration, and work without Airflow in memory."""
 
 from __future__ import annotations
 
@@ -43,12 +43,18 @@ def rig(redis_url: str, cluster: LocalCluster, tmp_path: Path) -> LauncherRig:
     return LauncherRig.on_cluster(redis_url, cluster, tmp_path)
 
 
+Command = tuple[str, ...]
+PODRELAY = (str(Path(sys.executable).with_name("podrelay")),)
+AIRFLOW = (sys.executable, "-m", "airflow", "podrelay")
+both_commands = pytest.mark.parametrize("command", [PODRELAY, AIRFLOW], ids=["podrelay", "airflow"])
+
+
 class Worker:
-    """`airflow podrelay launcher` or `... watcher`. Its key comes from a command, so that neither arguments nor environment
-    hold it.
+    """`podrelay launcher` or `... watcher`, or the same by Airflow's command line. Its key comes from a command, so that
+    neither arguments nor environment hold it.
     """
 
-    def __init__(self, rig: LauncherRig, role: str, **options: str) -> None:
+    def __init__(self, rig: LauncherRig, command: Command, role: str, **options: str) -> None:
         environment = rig.environment()
         key = rig.folder / "key"
         key.write_text(environment.pop("AIRFLOW__PODRELAY__FERNET_KEY"))
@@ -56,7 +62,7 @@ class Worker:
         self.log_path = rig.folder / f"{role}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", "podrelay", role],
+                [*command, role],
                 env=os.environ | environment | options,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -75,14 +81,24 @@ class Worker:
     def has_airflow(self) -> bool:
         return _OF_AIRFLOW in self.proc.joinpath("maps").read_text()
 
+    @property
+    def children(self) -> list[int]:
+        return [int(pid) for pid in self.proc.joinpath(f"task/{self.process.pid}/children").read_text().split()]
+
+    @property
+    def local_sockets(self) -> int:
+        known = {line.split()[6] for line in self.proc.joinpath("net/unix").read_text().splitlines()[1:]}
+        targets = [str(entry.readlink()) for entry in self.proc.joinpath("fd").iterdir()]
+        return sum(target.removeprefix("socket:[").removesuffix("]") in known for target in targets)
+
     async def ready(self, line: str) -> None:
         await until(lambda: line in self.log or self.process.poll() is not None, 60.0, line)
         assert self.process.poll() is None, self.log
 
 
 @contextmanager
-def worker(rig: LauncherRig, role: str, **options: str) -> Iterator[Worker]:
-    started = Worker(rig, role, **options)
+def worker(rig: LauncherRig, command: Command, role: str, **options: str) -> Iterator[Worker]:
+    started = Worker(rig, command, role, **options)
     try:
         yield started
         started.process.terminate()
@@ -103,7 +119,8 @@ async def created(rig: LauncherRig, cluster: LocalCluster, request: LaunchReques
     return pod
 
 
-def test_a_launcher(rig: LauncherRig, cluster: LocalCluster) -> None:
+@both_commands
+def test_a_launcher(rig: LauncherRig, cluster: LocalCluster, command: Command) -> None:
     """Without Airflow until a launch has a pod_override; then with it, under the same process id."""
     edited = TEMPLATE.replace("apache/airflow:3.3.2", "edited:1").replace("from: template", "from: edited")
 
@@ -119,10 +136,11 @@ def test_a_launcher(rig: LauncherRig, cluster: LocalCluster) -> None:
         assert not launcher.has_airflow
         assert launcher.memory_mb < LEAN_MB
         shown = launcher.proc.joinpath("cmdline").read_bytes() + launcher.proc.joinpath("environ").read_bytes()
-        assert b"airflow\0podrelay\0launcher" in shown
+        assert b"podrelay\0launcher" in shown
         assert rig.key.encode() not in shown
         assert rig.key not in launcher.log
-        assert not launcher.proc.joinpath(f"task/{launcher.process.pid}/children").read_text()
+        assert not launcher.children
+        assert launcher.local_sockets == 2, "those with which asyncio wakes its loop"
 
         override = {
             "metadata": {"labels": {"team": "blue"}},
@@ -135,26 +153,31 @@ def test_a_launcher(rig: LauncherRig, cluster: LocalCluster) -> None:
         again = await created(rig, cluster, rig.request())
         assert again["spec"]["containers"][0]["image"] == "edited:1"
 
-    with worker(rig, "launcher") as launcher:
+    with worker(rig, command, "launcher") as launcher:
         asyncio.run(scenario(launcher))
     lines = launcher.log.splitlines()
     assert "Airflow is loaded into this process" in launcher.log
     assert lines[-1].split()[2] == "INFO", "the log is the worker's, not Airflow's"
 
 
-def test_a_watcher(rig: LauncherRig) -> None:
+@both_commands
+def test_a_watcher(rig: LauncherRig, command: Command) -> None:
     async def scenario(watcher: Worker) -> None:
         await watcher.ready("Leading")
         await asyncio.sleep(1.0)
         assert not watcher.has_airflow
         assert watcher.memory_mb < LEAN_MB
-        assert b"airflow\0podrelay\0watcher" in watcher.proc.joinpath("cmdline").read_bytes()
+        assert not watcher.children
+        assert b"podrelay\0watcher" in watcher.proc.joinpath("cmdline").read_bytes()
 
-    with worker(rig, "watcher") as watcher:
+    with worker(rig, command, "watcher") as watcher:
         asyncio.run(scenario(watcher))
 
 
-def test_a_hook_runs_in_a_launcher_that_keeps_airflow(rig: LauncherRig, cluster: LocalCluster) -> None:
+@both_commands
+def test_a_hook_runs_in_a_launcher_that_keeps_airflow(
+    rig: LauncherRig, cluster: LocalCluster, command: Command
+) -> None:
     config = rig.folder / "airflow" / "config"
     config.mkdir(parents=True)
     config.joinpath("airflow_local_settings.py").write_text(HOOK)
@@ -164,9 +187,10 @@ def test_a_hook_runs_in_a_launcher_that_keeps_airflow(rig: LauncherRig, cluster:
         pod = await created(rig, cluster, rig.request())
         assert pod["metadata"]["annotations"]["hooked"] == "yes"
         assert launcher.has_airflow
+        assert not launcher.children
         assert b"podrelay\0launcher" in launcher.proc.joinpath("cmdline").read_bytes()
 
-    with worker(rig, "launcher") as launcher:
+    with worker(rig, command, "launcher") as launcher:
         asyncio.run(scenario(launcher))
 
 
@@ -191,16 +215,17 @@ def test_a_template_that_is_no_pod_is_reported_at_start_and_mended_while_it_runs
         await created(rig, cluster, rig.request())
         assert not launcher.has_airflow
 
-    with worker(rig, "launcher") as launcher:
+    with worker(rig, PODRELAY, "launcher") as launcher:
         asyncio.run(scenario(launcher))
     (result,) = rig.results()
     assert result.reason == "InvalidPod"
     assert re.search(message, launcher.log)
 
 
-def test_signals_while_it_starts_do_no_harm(rig: LauncherRig) -> None:
-    """Neither while Airflow is imported, nor between the two interpreters."""
-    with worker(rig, "launcher") as launcher:
+@both_commands
+def test_signals_while_it_starts_do_no_harm(rig: LauncherRig, command: Command) -> None:
+    """Neither while Airflow is imported, nor between two interpreters."""
+    with worker(rig, command, "launcher") as launcher:
         status = launcher.proc / "status"
         ignored = 1 << (signal.SIGHUP - 1) | 1 << (signal.SIGUSR1 - 1)
 
@@ -217,12 +242,15 @@ def test_signals_while_it_starts_do_no_harm(rig: LauncherRig) -> None:
         assert launcher.process.poll() is None
 
 
-def test_a_wrong_option_is_one_line_with_the_same_exit_code_from_both_interpreters(rig: LauncherRig) -> None:
+@both_commands
+def test_a_wrong_option_is_one_line_with_the_same_exit_code_wherever_it_is_found(
+    rig: LauncherRig, command: Command
+) -> None:
     wrong = {"AIRFLOW__PODRELAY__LAUNCH_LEASE_S": "0.1"}
     nowhere = {"AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE": "/nowhere/kubeconfig"}
     for options, text in ((wrong, "[podrelay] launch_lease_s = 0.1"), (nowhere, "config_file = /nowhere/kubeconfig")):
         for role in ("launcher", "watcher"):
-            failed = Worker(rig, role, **options)
+            failed = Worker(rig, command, role, **options)
             assert failed.process.wait(60) == 2, failed.log
             last = failed.log.splitlines()[-1]
             assert last.startswith("podrelay: ")

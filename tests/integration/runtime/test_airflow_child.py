@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,47 +90,6 @@ def test_nothing_secret_is_on_a_command_line_or_in_an_environment() -> None:
 def test_a_program_of_the_child_does_not_inherit_the_socket() -> None:
     listed = ask_child("subprocess:getoutput", "ls -l /proc/self/fd")
     assert "socket:" not in listed
-
-
-def test_a_copy_of_this_process_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """Across `exec`: the new program reads what the copy of the old one sends."""
-    script = """
-import os, sys, airflow
-from podrelay_workers.runtime.airflow_child import fork_and_ask
-pending = fork_and_ask("builtins:print", "rubbish")
-sent = [pending.function, pending.descriptor, pending.pid]
-code = '''
-import sys
-from podrelay_workers.runtime.airflow_child import PendingAnswer
-print("airflow" in sys.modules, PendingAnswer(*%r).result())
-''' % sent
-os.execv(sys.executable, [sys.executable, "-c", code])
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "False None\n"), done.stderr
-    assert "rubbish" in done.stderr
-
-
-def test_no_program_inherits_the_socket_that_came_through_exec() -> None:
-    script = """
-import os, sys, airflow
-from podrelay_workers.runtime.airflow_child import fork_and_ask
-pending = fork_and_ask("time:sleep", 1)
-sent = [pending.function, pending.descriptor, pending.pid]
-code = '''
-import os, threading, time
-from podrelay_workers.runtime.airflow_child import PendingAnswer
-pending = PendingAnswer(*%r)
-waiting = threading.Thread(target=pending.result)
-waiting.start()
-time.sleep(0.2)
-print(os.get_inheritable(pending.descriptor))
-waiting.join()
-''' % sent
-os.execv(sys.executable, [sys.executable, "-c", code])
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def test_it_is_called_here_where_airflow_is_loaded() -> None:

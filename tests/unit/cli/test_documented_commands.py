@@ -1,4 +1,7 @@
-"""Each `airflow podrelay` command that a page, a manifest or a unit shows is one that the real parser accepts."""
+"""Each `airflow podrelay` command that a page, a manifest or a unit shows is one that the real parser accepts.
+
+So is each `podrelay launcher` and `podrelay watcher`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ FILES = [
 # Sentences of the code that a page quotes.
 SENTENCES = {"check compares the keys", "status shows what it does"}
 # A command ends with its line, or where code, a comment, a pipe, a redirection, a substitution or a list ends.
-_COMMAND = re.compile(r"\bairflow podrelay((?: +(?![#|&;<>])[^\s`#|&;<>)\"]+)*)")
+_COMMAND = re.compile(
+    r"(?:\bairflow podrelay|(?<=[`\n/\[])podrelay(?= +(?:launcher|watcher)\b))((?: +(?![#|&;<>])[^\s`#|&;<>)\"]+)*)"
+)
 
 
 def commands(text: str) -> Iterator[str]:
@@ -66,6 +71,8 @@ def test_commands_in_a_file_are_commands(path: Path) -> None:
 def test_commands_are_found() -> None:
     text = "Type `airflow podrelay status --json`:\n```sh\nairflow podrelay acl \\\n    --redis-6 | redis-cli  # all\n```\n"
     assert list(commands(text)) == ["status --json", "acl --redis-6"]
+    shorter = "Type `podrelay watcher`:\n```sh\npodrelay launcher --team red  # red\n```\nA podrelay launcher claims.\n"
+    assert list(commands(shorter)) == ["watcher", "launcher --team red"]
     everything = [text for path in FILES for text in commands(path.read_text("utf-8"))]
     assert len(everything) > 50
     assert {text.split()[0] for text in everything} >= {"launcher", "watcher", "status", "check", "acl", "dashboard"}

@@ -13,7 +13,6 @@ The last three end it. A worker that ends closes the socket, which ends this pro
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -26,25 +25,11 @@ from podrelay.errors import ConfigError
 from podrelay.protocol.messages import Json
 from podrelay.teams import has_client_factory
 from podrelay_workers.kube import exec_expiry, memory_file
-from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
 from podrelay_workers.kube.unbounded_call import until_returned
 from podrelay_workers.runtime import kubernetes_on_demand, logs
 
 log = logging.getLogger(__name__)
-
-
-def fork(team: str | None) -> LoaderProcess:
-    """Load credentials in a copy of this process, which has imported Airflow. An exec of this process may read them."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        gc.disable()
-        _run(theirs, team)
-    theirs.close()
-    ours.set_inheritable(True)
-    return LoaderProcess(pid, ours.detach())
 
 
 def answer(descriptor: int) -> NoReturn:
@@ -56,13 +41,14 @@ def answer(descriptor: int) -> NoReturn:
     import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
 
     logs.configure(logs.LogOptions(**question["log"]))
-    _run(link, question["team"])
+    answer_once(link, question["team"])
 
 
-def _run(link: socket.socket, team: str | None) -> NoReturn:
+def answer_once(link: socket.socket, team: str | None) -> NoReturn:
+    """Load the credentials in this process, which has imported Airflow, report them on this socket, and end."""
     code = 1
     try:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the worker handles the Ctrl-C that both get
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the worker handles the Ctrl-C that both get
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
         def report(**message: Json) -> None:

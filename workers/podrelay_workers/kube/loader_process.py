@@ -63,7 +63,6 @@ class LoaderProcess:
         """
         began_s = time.monotonic()
         link = socket.socket(fileno=self.descriptor)
-        link.set_inheritable(False)  # it was inheritable if it was passed through an exec
         reader, writer = await asyncio.open_connection(sock=link, limit=_LINE_MAX)
         ended = False
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.launcher.template_proof import BegunProof
@@ -21,7 +21,7 @@ class PodOptions:
 
 @dataclass(frozen=True)
 class LauncherOptions:
-    """`first_load`: of the credentials. `proof`: of the configured template. Both were begun before the hand-over."""
+    """`first_load`: of the credentials. `proof`: of the configured template. Both come from `start.answer_first`."""
 
     worker: WorkerOptions
     pods: PodOptions
@@ -33,3 +33,7 @@ class LauncherOptions:
     @property
     def log(self) -> LogOptions:
         return self.worker.log
+
+    def answered_by(self, pid: int, credentials: int, proof: int) -> LauncherOptions:
+        """With the sockets to the process that works on both."""
+        return replace(self, first_load=LoaderProcess(pid, credentials), proof=BegunProof(proof))

@@ -72,12 +72,13 @@ class ManifestRenderer:
         :param begun: a proof that was begun before.
         :raises ManifestError: launches without their own template will fail with this error.
         """
+        proven = begun.result() if begun is not None else None
         template = self._templates.get(None)
         if not self._hook:
-            proof = begun.result() if begun is not None else None
-            if begun is None or begun.text != template.text:
-                proof = template_proof.prove(template.text, self._fields)
-            template.proof = proof
+            if proven is not None and proven[0] == template.text:
+                template.proof = proven[1]
+            else:
+                template.proof = template_proof.prove(template.text, self._fields)
             self._require_pod(template)
 
     def begin_check(self, begun: BegunProof | None = None) -> None:

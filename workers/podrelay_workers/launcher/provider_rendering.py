@@ -18,7 +18,7 @@ from podrelay import pod_command
 from podrelay.pod_labels import LabelledPodGenerator
 from podrelay.protocol.messages import Json, LaunchRequest
 from podrelay_workers.launcher.fast_rendering import PodFields, Skeleton, coordinates, our_annotations, pod_name
-from podrelay_workers.launcher.pod_template import ManifestError
+from podrelay_workers.launcher.pod_template import ManifestError, PodTemplates
 
 log = logging.getLogger(__name__)
 
@@ -123,3 +123,13 @@ def prove(argument: Json) -> Json:
     if not same:
         log.warning("Fast rendering disabled for a pod template: its result differs from that of construct_pod")
     return {"skeleton": merged if same else None}
+
+
+def prove_file(argument: Json) -> Json:
+    """`prove` the template in a file, and return its `text` as well.
+
+    :param argument: as of `prove`, with the `path` instead of the text.
+    :raises ManifestError: the file cannot be read.
+    """
+    text = PodTemplates(argument["path"]).get(None).text
+    return {"text": text, **prove({**argument, "text": text})}

@@ -1,13 +1,14 @@
-"""Starts a launcher. `airflow podrelay launcher` calls `run`; so does `python -m podrelay_workers.launcher`.
+"""Starts a launcher in a process that has Airflow. `airflow podrelay launcher` calls `run`, `podrelay launcher` its parts.
 
-Reads and checks the configuration in this process, which imports Airflow, and continues as `process` without Airflow. Where
-it is needed anyway, for a pod_mutation_hook, a client factory or Airflow's metrics, the launcher stays in this process.
+`run` reads and checks the configuration, and continues as `process` in an interpreter without Airflow. Where it is needed
+anyway, for a pod_mutation_hook, a client factory or Airflow's metrics, the launcher stays in this process.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
+import socket
+from functools import partial
 
 from podrelay.teams import has_client_factory, kube_config_of
 from podrelay_workers.kube import credential_loader
@@ -16,11 +17,10 @@ from podrelay_workers.launcher.fast_rendering import PodFields
 from podrelay_workers.launcher.options import LauncherOptions, PodOptions
 from podrelay_workers.launcher.pod_manifest import has_mutation_hook
 from podrelay_workers.launcher.pod_policy import load_pod_policy
-from podrelay_workers.launcher.pod_template import ManifestError, PodTemplates
-from podrelay_workers.launcher.template_proof import BegunProof
 from podrelay_workers.launcher.wait_limit import load_wait_limit
 from podrelay_workers.runtime import airflow_options, logs
-from podrelay_workers.runtime.handover import hand_over
+from podrelay_workers.runtime.copies import copy_process, print_to_stderr
+from podrelay_workers.runtime.handover import hand_over, team_words
 
 _PROCESS = "podrelay_workers.launcher.process"
 
@@ -30,21 +30,31 @@ def run(team: str | None = None) -> int:
 
     :raises ConfigError: an option is wrong; the message names it and says what to write.
     """
-    logs.configure(airflow_options.read_log_options())
-    options = read_options(team)
-    if not (options.has_hook or options.worker.sends_stats or has_client_factory(team)):
-        options = replace(options, proof=_begin_proof(options), first_load=credential_loader.fork(team))
-        hand_over(_PROCESS, options, ("airflow", "podrelay", "launcher", *(("--team", team) if team else ())))
+    options = read(team)
+    if not needs_airflow(options):
+        copy = copy_process(partial(answer_first, options), 2)
+        options = options.answered_by(copy.pid, *copy.descriptors)
+        hand_over(_PROCESS, options, ("airflow", "podrelay", "launcher", *team_words(team)), copy.descriptors)
     return int(importlib.import_module(_PROCESS).run(options))
 
 
-def _begin_proof(options: LauncherOptions) -> BegunProof | None:
-    """A copy of this process proves fast rendering while the launcher starts."""
-    try:
-        template = PodTemplates(options.pods.pod_template_file).get(None)
-    except ManifestError:  # the launcher reports it
-        return None
-    return template_proof.begin(template.text, PodFields(options.worker.settings.deployment, options.pods.kube_image))
+def read(team: str | None) -> LauncherOptions:
+    """Log as Airflow's options say, and read all options. Raises what `run` raises."""
+    logs.configure(airflow_options.read_log_options())
+    return read_options(team)
+
+
+def needs_airflow(options: LauncherOptions) -> bool:
+    """Must the launcher have Airflow in its own process?"""
+    return options.has_hook or options.worker.sends_stats or has_client_factory(options.worker.team)
+
+
+def answer_first(options: LauncherOptions, credentials: socket.socket, proof: socket.socket) -> int:
+    """What a copy of the process that read the options does for the launcher: prove its template, load its credentials."""
+    print_to_stderr()
+    fields = PodFields(options.worker.settings.deployment, options.pods.kube_image)
+    template_proof.answer_once(proof, options.pods.pod_template_file, fields)
+    return credential_loader.answer_once(credentials, options.worker.team)
 
 
 def read_options(team: str | None) -> LauncherOptions:

@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import dataclass
 
 from podrelay.protocol.messages import Json
 from podrelay_workers.launcher.fast_rendering import PodFields, Proof, Skeleton
-from podrelay_workers.runtime.airflow_child import AirflowCallFailed, PendingAnswer, ask, fork_and_ask
+from podrelay_workers.runtime import airflow_child
+from podrelay_workers.runtime.airflow_child import AirflowCallFailed
 
 log = logging.getLogger(__name__)
 
 _PROVE = "podrelay_workers.launcher.provider_rendering:prove"
+_PROVE_FILE = "podrelay_workers.launcher.provider_rendering:prove_file"
 
 
 @dataclass(frozen=True)
 class BegunProof:
-    """The proof of a template with this text, in a child process; plain data."""
+    """A proof of the configured template that another process works on. `descriptor` is the socket to it."""
 
-    text: str
-    answer: PendingAnswer
+    descriptor: int
 
-    def result(self) -> Proof:
-        """Wait for it; call it once."""
+    def result(self) -> tuple[str, Proof] | None:
+        """Wait for it, and close the socket: the text of the template and its proof; None if there is none."""
         try:
-            return _decoded(self.answer.result())
+            found = airflow_child.answer_from(self.descriptor, _PROVE_FILE)
         except AirflowCallFailed as error:
-            return _failed(error)
+            log.debug("No proof of the pod template from the process that read the options: %s", error)
+            return None
+        return found["text"], _decoded(found)
 
 
-def begin(text: str, fields: PodFields) -> BegunProof:
-    """Begin a proof in a copy of this process, which has imported Airflow."""
-    return BegunProof(text, fork_and_ask(_PROVE, _argument(text, fields)))
+def answer_once(link: socket.socket, path: str, fields: PodFields) -> None:
+    """Send what `BegunProof.result` reads. Only for a process that has imported Airflow."""
+    airflow_child.answer_once(link, _PROVE_FILE, {"path": path, **_options(fields)})
 
 
 def prove(text: str, fields: PodFields) -> Proof:
     """Blocks for seconds where Airflow has to be imported, which a child process does."""
     try:
-        return _decoded(ask(_PROVE, _argument(text, fields)))
+        return _decoded(airflow_child.ask(_PROVE, {"text": text, **_options(fields)}))
     except AirflowCallFailed as error:
-        return _failed(error)
+        log.warning("Fast rendering disabled for a pod template, it could not be proved: %s", error)
+        return Proof()
 
 
-def _argument(text: str, fields: PodFields) -> Json:
-    return {"text": text, "deployment": fields.deployment, "image": fields.image}
+def _options(fields: PodFields) -> Json:
+    return {"deployment": fields.deployment, "image": fields.image}
 
 
 def _decoded(found: Json) -> Proof:
     if "reason" in found:
         return Proof(refusal=(found["reason"], found["message"]))
     return Proof(Skeleton(found["skeleton"]) if found["skeleton"] else None)
-
-
-def _failed(error: AirflowCallFailed) -> Proof:
-    log.warning("Fast rendering disabled for a pod template, it could not be proved: %s", error)
-    return Proof()

@@ -1,8 +1,10 @@
 """What launcher and watcher processes have in common.
 
-start     the command line of both workers, and the exit codes
+start     the exit codes of both workers
 airflow_options  reads the options of both from Airflow's configuration
 worker_options  those options (plain data)
+copies    a copy of this process that answers through sockets
+absent    imports without what they can do without
 handover  replaces the process that read the options by one without Airflow
 process   waits for Redis at start
 airflow_child  calls a function that needs Airflow, in a short-lived process

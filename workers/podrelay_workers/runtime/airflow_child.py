@@ -9,18 +9,16 @@ warnings, nor in arguments, environment, files or logs: both may hold secrets. N
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -57,6 +55,7 @@ def ask(function: str, argument: Any = None, timeout_s: float = TIMEOUT_S) -> An
 
 def ask_child(function: str, argument: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
     """As `ask`, of a child in any case."""
+    question = {"function": function, "argument": argument, "log": asdict(logs.current())}
     ours, theirs = socket.socketpair()
     with theirs:
         child = subprocess.Popen(
@@ -66,11 +65,11 @@ def ask_child(function: str, argument: Any = None, timeout_s: float = TIMEOUT_S)
             stdout=_STDERR,
             start_new_session=True,  # Ctrl-C in a terminal is for the worker, which finishes its work first
         )
-    answer = PendingAnswer(function, ours.detach(), child.pid)
     try:
-        return answer.result(timeout_s, {"function": function, "argument": argument, "log": asdict(logs.current())})
+        return answer_from(ours.detach(), function, timeout_s, question)
     finally:
-        child.wait()  # it has ended: `result` waits for that
+        child.kill()
+        child.wait()
 
 
 def load_here(module: str) -> ModuleType:
@@ -94,56 +93,27 @@ def load_here(module: str) -> ModuleType:
     return loaded
 
 
-def fork_and_ask(function: str, argument: Any = None) -> PendingAnswer:
-    """Begin `function` in a copy of this process, which has imported Airflow; `PendingAnswer.result` waits for it.
+def answer_from(descriptor: int, function: str, timeout_s: float = TIMEOUT_S, question: Any = None) -> Any:
+    """What another process sends on this socket after its `answer_once`; closes the socket. Raises what `ask` raises."""
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        with socket.socket(fileno=descriptor) as link:
+            link.settimeout(timeout_s)
+            if question is not None:
+                link.sendall(json.dumps(question).encode())
+                link.shutdown(socket.SHUT_WR)
+            text = _read(link, deadline_s)
+    except TimeoutError:
+        raise AirflowCallFailed(f"{function} gave no answer within {timeout_s:g} s") from None
+    except OSError as error:
+        raise AirflowCallFailed(f"{function} gave no answer: {error}") from error
+    return _decoded(function, text)
 
-    The answer may be passed on through an `exec` of this process, which remains the parent of the copy.
-    """
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        gc.disable()
-        os.setsid()
-        os.dup2(_STDERR, 1)
-        _answer(theirs, function, argument)
-    theirs.close()
-    ours.set_inheritable(True)
-    return PendingAnswer(function, ours.detach(), pid)
 
-
-@dataclass
-class PendingAnswer:
-    """The answer that a child process works on. `descriptor` is the socket to it."""
-
-    function: str
-    descriptor: int
-    pid: int
-
-    def result(self, timeout_s: float = TIMEOUT_S, question: Any = None) -> Any:
-        """Wait for the answer, and end the child; call it once. Raises what `ask` raises."""
-        deadline_s = time.monotonic() + timeout_s
-        try:
-            with socket.socket(fileno=self.descriptor) as link:
-                link.set_inheritable(False)  # it was inheritable if it was passed through an exec
-                link.settimeout(timeout_s)
-                if question is not None:
-                    link.sendall(json.dumps(question).encode())
-                    link.shutdown(socket.SHUT_WR)
-                text = _read(link, deadline_s)
-        except TimeoutError:
-            raise AirflowCallFailed(f"{self.function} gave no answer within {timeout_s:g} s") from None
-        except OSError as error:
-            raise AirflowCallFailed(f"{self.function} gave no answer: {error}") from error
-        finally:
-            self._end()
-        return _decoded(self.function, text)
-
-    def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+def answer_once(link: socket.socket, function: str, argument: Any) -> None:
+    """Call `function` for whoever reads the other end of this socket, and close it."""
+    with link:
+        link.sendall(_encoded(function, argument))
 
 
 def _read(link: socket.socket, deadline_s: float | None = None) -> bytes:
@@ -175,18 +145,13 @@ def _decoded(function: str, text: bytes) -> Any:
 def answer(descriptor: int) -> NoReturn:
     """Answer the question on this socket, then end. What `ask` starts."""
     os.set_inheritable(descriptor, False)
-    with socket.socket(fileno=descriptor) as link:
-        question = json.loads(_read(link))
-        import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
+    link = socket.socket(fileno=descriptor)
+    question = json.loads(_read(link))
+    import airflow.settings  # noqa: F401 - configures logging when first imported, so import it before we do
 
-        logs.configure(logs.LogOptions(**question["log"]))
-        _answer(link, question["function"], question["argument"])
-
-
-def _answer(link: socket.socket, function: str, argument: Any) -> NoReturn:
-    """Send the result or the error, and end without the rest of what this process was."""
+    logs.configure(logs.LogOptions(**question["log"]))
     try:
-        link.sendall(_encoded(function, argument))
+        answer_once(link, question["function"], question["argument"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.runtime.logs import LogOptions
@@ -13,7 +13,7 @@ from podrelay_workers.runtime.worker_options import WorkerOptions
 class WatcherOptions:
     """`fatal_reasons`: what a container that waits for one of them will never recover from.
 
-    `first_load`: of the credentials, begun before the hand-over.
+    `first_load`: of the credentials, which comes from `start.answer_first`.
     """
 
     worker: WorkerOptions
@@ -23,3 +23,7 @@ class WatcherOptions:
     @property
     def log(self) -> LogOptions:
         return self.worker.log
+
+    def answered_by(self, pid: int, credentials: int) -> WatcherOptions:
+        """With the socket to the process that loads the credentials."""
+        return replace(self, first_load=LoaderProcess(pid, credentials))

@@ -1,19 +1,21 @@
-"""Starts a watcher. `airflow podrelay watcher` calls `run`; so does `python -m podrelay_workers.watcher`.
+"""Starts a watcher in a process that has Airflow. `airflow podrelay watcher` calls `run`, `podrelay watcher` its parts.
 
-Reads and checks the configuration in this process, which imports Airflow, and continues as `process` without Airflow; in this
-process only where Airflow's metrics or a client factory need it.
+`run` reads and checks the configuration, and continues as `process` in an interpreter without Airflow. Where Airflow's
+metrics or a client factory need it, the watcher stays in this process.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
+import socket
+from functools import partial
 
 from podrelay.settings import Settings
 from podrelay.teams import has_client_factory, kube_config_of
 from podrelay_workers.kube import credential_loader
 from podrelay_workers.runtime import airflow_options, logs
-from podrelay_workers.runtime.handover import hand_over
+from podrelay_workers.runtime.copies import copy_process, print_to_stderr
+from podrelay_workers.runtime.handover import hand_over, team_words
 from podrelay_workers.watcher.options import WatcherOptions
 
 _PROCESS = "podrelay_workers.watcher.process"
@@ -24,12 +26,29 @@ def run(team: str | None = None) -> int:
 
     :raises ConfigError: an option is wrong; the message names it and says what to write.
     """
-    logs.configure(airflow_options.read_log_options())
-    options = read_options(airflow_options.read_settings(), team)
-    if not (options.worker.sends_stats or has_client_factory(team)):
-        options = replace(options, first_load=credential_loader.fork(team))
-        hand_over(_PROCESS, options, ("airflow", "podrelay", "watcher", *(("--team", team) if team else ())))
+    options = read(team)
+    if not needs_airflow(options):
+        copy = copy_process(partial(answer_first, options), 1)
+        options = options.answered_by(copy.pid, *copy.descriptors)
+        hand_over(_PROCESS, options, ("airflow", "podrelay", "watcher", *team_words(team)), copy.descriptors)
     return int(importlib.import_module(_PROCESS).run(options))
+
+
+def read(team: str | None) -> WatcherOptions:
+    """Log as Airflow's options say, and read all options. Raises what `run` raises."""
+    logs.configure(airflow_options.read_log_options())
+    return read_options(airflow_options.read_settings(), team)
+
+
+def needs_airflow(options: WatcherOptions) -> bool:
+    """Must the watcher have Airflow in its own process?"""
+    return options.worker.sends_stats or has_client_factory(options.worker.team)
+
+
+def answer_first(options: WatcherOptions, credentials: socket.socket) -> int:
+    """What a copy of the process that read the options does for the watcher: load its credentials."""
+    print_to_stderr()
+    return credential_loader.answer_once(credentials, options.worker.team)
 
 
 def read_options(settings: Settings, team: str | None = None) -> WatcherOptions:
