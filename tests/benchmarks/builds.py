@@ -1,6 +1,7 @@
 """The builds of podrelay that a benchmark compares: each a checkout with its own Python. All run in this checkout's bed.
 
-Needed of a build: `airflow podrelay launcher`, `airflow podrelay watcher` and the executor's class. `drive.py` and what it
+Needed of a build: `airflow podrelay launcher`, `airflow podrelay watcher` and the executor's class. A build that has the
+command `podrelay` is measured with that one. `drive.py` and what it
 imports belong to this checkout and know only Airflow's interface; they run in the build's Python.
 """
 
@@ -25,7 +26,12 @@ class Build:
     python: str
 
     def worker(self, kind: str) -> list[str]:
-        """The command of a launcher or watcher, as users start it; its working directory is `root`."""
+        """The command of a launcher or watcher, as the build's documentation recommends; its working directory is `root`."""
+        own = Path(self.python).with_name("podrelay")
+        return [str(own), kind] if own.exists() else self.worker_by_airflow(kind)
+
+    def worker_by_airflow(self, kind: str) -> list[str]:
+        """The same by Airflow's command line."""
         return [self.python, "-m", "airflow", "podrelay", kind]
 
 
