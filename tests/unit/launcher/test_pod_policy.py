@@ -247,6 +247,7 @@ paths = st.sampled_from(
 )
 
 
+@pytest.mark.timeout(60)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pod=any_pod | st.builds(changed, paths, anything))
 def test_any_pod_is_judged(pod: Any) -> None:

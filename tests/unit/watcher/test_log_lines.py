@@ -71,6 +71,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.timeout(60)
 @given(
     st.dictionaries(st.sampled_from(["event", "level", "timestamp", "logger", "error_detail", "x"]), _JSON) | st.text()
 )
