@@ -40,6 +40,8 @@ _ROLES = {
     "launcher": _Role("creates and cleans up pods", "launches", 2),
     "watcher": _Role("reports what happens to pods", "pods", 1),
 }
+# What both processes need and what takes them long to import, such as aiohttp: imported once, before there are two.
+_BOTH = ("podrelay.protocol.encryption", "podrelay_workers.kube.credentials")
 # Two fifths of the time that Airflow's import takes. It looks there for a supervisor, and goes on if it finds none.
 _TASK_RUNNER = "airflow.sdk.execution_time.task_runner"
 
@@ -77,6 +79,8 @@ def _run(role: str, team: str | None) -> int:
     ignore_while_starting()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun that would have to be ended
     gc.disable()
+    for module in _BOTH:
+        importlib.import_module(module)
     for quickly in (True, False):
         copy = copy_process(partial(_read, role, team, quickly), 1 + _ROLES[role].links)
         worker = handover.load_worker(f"podrelay_workers.{role}.process")

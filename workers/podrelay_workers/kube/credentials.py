@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+import aiohttp
 
 from podrelay.errors import ConfigError
 from podrelay_workers.kube.authorization import Authorization
@@ -28,11 +30,9 @@ from podrelay_workers.kube.client_headers import Headers, headers_of_client, mer
 from podrelay_workers.kube.loader_process import LoaderDied, LoaderProcess
 from podrelay_workers.kube.memory_file import path_of
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
+from podrelay_workers.kube.send_guard import GuardedConnector
 from podrelay_workers.kube.unbounded_call import until_returned
 from podrelay_workers.runtime.airflow_child import load_here
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +104,6 @@ class Credentials:
 
         :raises ConfigError: a certificate or key cannot be read.
         """
-        # The process that only loads credentials does without these.
-        import aiohttp
-
-        from podrelay_workers.kube.send_guard import GuardedConnector
-
         options: dict[str, Any] = {}
         if self.keepalive and "socket_factory" in inspect.signature(aiohttp.TCPConnector.__init__).parameters:
             options["socket_factory"] = self._socket

@@ -87,7 +87,9 @@ def take_over(descriptor: int) -> int:
 def load_worker(module: str) -> Any:
     """Import a worker's process into one that has nothing else."""
     with absent("opentelemetry"):  # redis-py imports it for metrics of its own, which nothing switches on
-        return importlib.import_module(module)
+        worker = importlib.import_module(module)
+    gc.freeze()  # it lives as long as the process, and imports leave next to nothing to collect
+    return worker
 
 
 def run_worker(worker: Any, options: Options) -> int:
