@@ -14,8 +14,9 @@ from podrelay_workers.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-# Outcomes are collected for this long: a round trip to Redis costs as much for one as for many.
-GATHER_S = 0.02
+# Outcomes are collected for this long: a round trip to Redis costs as much for one as for many. Nothing waits for those of
+# clean-ups.
+GATHER_S, GATHER_CLEANUPS_S = 0.02, 0.1
 
 
 class Leases:
@@ -28,6 +29,7 @@ class Leases:
         self._queue = queue
         self._lease_s = lease_s
         self._discard = discard
+        self._gather_s = GATHER_S if queue.kind == "launch" else GATHER_CLEANUPS_S
         self._held: dict[str, Job] = {}
         self._unwritten: list[Disposition] = []
         self._notified = asyncio.Event()
@@ -147,7 +149,7 @@ class Leases:
         backoff = Backoff(0.1, 2.0)
         while True:
             await self._notified.wait()
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(self._gather_s)
             self._notified.clear()
             try:
                 await self.flush()
