@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from podrelay_workers.launcher.leased_job import Kind
@@ -54,6 +52,7 @@ class Concurrency:
     def __init__(self, launches: int, cleanups: int, start: int = START) -> None:
         """:param launches, cleanups: the most of each kind at once."""
         self._most: dict[Kind, int] = {"launch": launches, "cleanup": cleanups}
+        self.sending = 0
         self._sending: dict[Kind, int] = {"launch": 0, "cleanup": 0}
         self._waiting: dict[Kind, deque[asyncio.Future[None]]] = {"launch": deque(), "cleanup": deque()}
         self._latency: dict[Kind, _Latency] = {"launch": _Latency(), "cleanup": _Latency()}
@@ -76,27 +75,19 @@ class Concurrency:
     def limit(self) -> int:
         return max(1, int(self._limit))
 
-    @property
-    def sending(self) -> int:
-        return sum(self._sending.values())
-
     def limit_of(self, kind: Kind) -> int:
         return min(self.limit, self._most[kind])
 
     # --- slots --------------------------------------------------------------------------------------------------------
-    @asynccontextmanager
-    async def slot(self, kind: Kind) -> AsyncIterator[None]:
+    def slot(self, kind: Kind) -> _Slot:
         """Wait for the right to send one request at a time: first come, first served within a kind, launches first."""
-        if self._has_room(kind) and not self._waiting[kind]:
-            self._sending[kind] += 1
-        else:
-            await self._wait_turn(kind)
-        try:
-            yield
-        finally:
-            self._release(kind)
+        return _Slot(self, kind)
 
-    async def _wait_turn(self, kind: Kind) -> None:
+    async def acquire(self, kind: Kind) -> None:
+        """The first half of `slot`."""
+        if self._has_room(kind) and not self._waiting[kind]:
+            self._begin(kind)
+            return
         admitted = asyncio.get_running_loop().create_future()
         self._waiting[kind].append(admitted)
         self._admit()
@@ -104,25 +95,32 @@ class Concurrency:
             await admitted
         except asyncio.CancelledError:
             if not admitted.cancelled():  # admitted at the same moment
-                self._release(kind)
+                self.release(kind)
             raise
 
-    def _release(self, kind: Kind) -> None:
+    def release(self, kind: Kind) -> None:
+        """The second half of `slot`."""
+        self.sending -= 1
         self._sending[kind] -= 1
         self._admit()
+
+    def _begin(self, kind: Kind) -> None:
+        self.sending += 1
+        self._sending[kind] += 1
 
     def _admit(self) -> None:
         while kind := self._next_kind():
             admitted = self._waiting[kind].popleft()
             if not admitted.done():
-                self._sending[kind] += 1
+                self._begin(kind)
                 admitted.set_result(None)
 
     def _next_kind(self) -> Kind | None:
         """Whose waiter is admitted next; None if there is no room or nobody waits."""
-        able: list[Kind] = [kind for kind, waiting in self._waiting.items() if waiting and self._has_room(kind)]
-        if len(able) < 2:
-            return able[0] if able else None
+        launch = bool(self._waiting["launch"]) and self._has_room("launch")
+        cleanup = bool(self._waiting["cleanup"]) and self._has_room("cleanup")
+        if not (launch and cleanup):
+            return "launch" if launch else "cleanup" if cleanup else None
         self._turn = (self._turn + 1) % CLEANUP_TURN
         return "launch" if self._turn else "cleanup"
 
@@ -192,11 +190,27 @@ class Concurrency:
         self._limit = min(self._limit, float(self._accepted))
 
 
+class _Slot:
+    """What `slot` returns. A generator would cost three times as much, once for each request."""
+
+    __slots__ = ("_concurrency", "_kind")
+
+    def __init__(self, concurrency: Concurrency, kind: Kind) -> None:
+        self._concurrency = concurrency
+        self._kind: Kind = kind
+
+    async def __aenter__(self) -> None:
+        await self._concurrency.acquire(self._kind)
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._concurrency.release(self._kind)
+
+
 class JobSlots:
     """How many more jobs of one kind a `JobLoop` may claim; the loop counts those in flight.
 
-    Some more than may be sent are held, ready for the next slots. Of launches a quarter or at least two; no more, because a
-    more urgent launch cannot overtake a held one. Of clean-ups, which are not urgent, as many again.
+    Some more than may be sent are held, ready for the next slots. Of launches half as many or at least two; no more, because
+    a more urgent launch cannot overtake a held one. Of clean-ups, which are not urgent, as many again.
     """
 
     def __init__(self, concurrency: Concurrency, kind: Kind) -> None:
@@ -219,4 +233,4 @@ class JobSlots:
     @property
     def _spare(self) -> int:
         limit = self._concurrency.limit_of(self._kind)
-        return max(2, limit // 4 if self._kind == "launch" else limit)
+        return max(2, limit // 2 if self._kind == "launch" else limit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from podrelay.protocol import identifiers
 from podrelay.protocol.identifiers import mended_label
@@ -132,6 +133,7 @@ def _task_labels(request: LaunchRequest) -> dict[str, str]:
     return labels
 
 
+@lru_cache(1024)  # a DAG's name, its run's and its scheduler's come with each of its tasks
 def _label(text: str) -> str:
     """Any text as the value of a label: what Kubernetes forbids is left out, and a hash keeps similar texts distinct."""
     safe = _UNSAFE.sub("", text)

@@ -266,9 +266,10 @@ class LaunchHandler:
         if job.offered_at_s:
             self._metrics.observe(metrics_table.LAUNCH_WAIT, job.waited_s)
         await self._waits.end(job, request)
-        where, latency_s = pod["metadata"], round(job.waited_s, 3) if job.offered_at_s else None
-        found = {"pod": where["name"], "namespace": where["namespace"], "latency_s": latency_s}
-        log.info(event, extra=launch_fields(request, **found))
+        if log.isEnabledFor(logging.INFO):
+            where, latency_s = pod["metadata"], round(job.waited_s, 3) if job.offered_at_s else None
+            found = {"pod": where["name"], "namespace": where["namespace"], "latency_s": latency_s}
+            log.info(event, extra=launch_fields(request, **found))
         return created_pod(job, pod)
 
     # --- errors of the API server -------------------------------------------------------------------------------------

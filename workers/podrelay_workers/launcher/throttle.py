@@ -38,7 +38,8 @@ class Pause:
 
     @property
     def own_s(self) -> float:
-        return max(0.0, self._until_s - time.monotonic())
+        # Without a pause, and there mostly is none, the time need not be asked for: this is read several times for each job.
+        return max(0.0, self._until_s - time.monotonic()) if self._until_s else 0.0
 
     @property
     def remaining_s(self) -> float:
