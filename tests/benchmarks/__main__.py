@@ -44,6 +44,7 @@ def parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], A
         "creation": bench.creation,
         "memory": lambda: process_parts.memory(bench),
         "start": lambda: process_parts.start(bench),
+        "heartbeats": lambda: scheduler_parts.heartbeats(bench),
         "bursts": lambda: scheduler_parts.bursts(bench),
         "schedulers": lambda: scheduler_parts.schedulers(bench),
         "watcher": lambda: watch_events.measure(2 * tasks, rounds, bench.builds),

@@ -12,6 +12,7 @@ COMPARED: dict[str, dict[str, str]] = {
     "creation": {"pods_per_s": "pods/s", "cpu_ms_per_pod": "ms CPU/pod"},
     "memory": {"idle_mb": "MB idle", "after_mb": "MB after the work"},
     "start": {"wall_s": "s to the first claim", "cpu_s": "s CPU to the first claim"},
+    "heartbeats": {"idle_wall_us": "us", "idle_cpu_us": "us CPU"},
     "bursts": {
         "last_event_s": "s to the last event",
         "half_of_events_s": "s to half of the events",

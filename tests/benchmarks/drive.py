@@ -14,6 +14,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--one-by-one-s", type=float, default=0.0, help="hand one task over each so many seconds")
     parser.add_argument("--beats-after", type=int, default=-1, help="end so many heartbeats after the hand-over")
     parser.add_argument("--as-running", action="store_true", help="say in the ledger that all pods run, then beat on")
+    parser.add_argument("--idle-beats", type=int, default=0, help="hand nothing over: only so many heartbeats, at once")
     parser.add_argument("--most-s", type=float, default=900.0)
     parser.add_argument("--owner", type=int, default=OWNER, help="job id of the scheduler")
     parser.add_argument(
@@ -51,7 +53,8 @@ def main() -> None:
     signals.give(cues.PREPARED)
     if not signals.wait_for(cues.GO, options.most_s):
         raise SystemExit("no cue to begin")
-    measured = Driver(executor, workloads, options, signals).measure()
+    driver = Driver(executor, workloads, options, signals)
+    measured = driver.measure_idle() if options.idle_beats else driver.measure()
     podrelay = sys.modules.get("podrelay")
     measured["code"] = podrelay.__file__ if podrelay else None
     options.out.write_text(json.dumps(measured))
@@ -110,6 +113,18 @@ class Driver:
             "cost": {"cpu_s": after["cpu_s"] - before["cpu_s"], "memory_mb": after["memory_mb"]},
             "handed_s": self.handed,
             "over_s": self.over,
+        }
+
+    def measure_idle(self) -> dict[str, Any]:
+        """What a heartbeat costs that finds nothing to do: medians. The first ones find what is done every few seconds."""
+        cpu_s = []
+        for _ in range(self.options.idle_beats):
+            before_s = self.beats_cpu_s
+            self._beat()
+            cpu_s.append(self.beats_cpu_s - before_s)
+        return {
+            "idle_wall_us": 1e6 * statistics.median(self.beats),
+            "idle_cpu_us": 1e6 * statistics.median(cpu_s),
         }
 
     def _queue(self) -> None:

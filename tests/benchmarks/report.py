@@ -30,6 +30,7 @@ TABLES = (
         (("idle_mb", "idle, MB"), ("after_mb", "after, MB")),
     ),
     ("start", "Start of a launcher's process to its first claim", (("wall_s", "s"), ("cpu_s", "CPU, s"))),
+    ("heartbeats", "A heartbeat that finds nothing to do", (("idle_wall_us", "us"), ("idle_cpu_us", "CPU, us"))),
     (
         "bursts",
         "All pods end at once, 50 ms",

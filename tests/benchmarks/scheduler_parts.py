@@ -1,4 +1,4 @@
-"""What a scheduler pays for many ends at once, and for the results of other schedulers."""
+"""What a scheduler pays for heartbeats without work, for many ends at once, and for the results of other schedulers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ Json = dict[str, Any]
 
 _EACH_MOST = 400
 _EVERY_S = 0.025
+
+
+def heartbeats(bench: Bench, count: int = 5000) -> Json:
+    """What a heartbeat costs that finds nothing to do, with nothing else on Redis."""
+    found: dict[str, list[Json]] = {}
+    for turn in range(bench.rounds):
+        for build in bench.builds(turn):
+            with bench.rig(observe=False, build=build) as rig:
+                measured = rig.drive(EXECUTOR, 1, "--idle-beats", str(count))
+            figures = {name: measured[name] for name in ("idle_wall_us", "idle_cpu_us")}
+            found.setdefault(f"{build.label}, idle heartbeat", []).append(figures)
+    return {"rounds": bench.rounds, "rows": [{"name": name, **medians(runs)} for name, runs in found.items()]}
 
 
 def bursts(bench: Bench, latency_s: float = 0.05) -> Json:
