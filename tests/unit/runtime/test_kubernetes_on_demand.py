@@ -26,6 +26,7 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("library", ["kubernetes", "kubernetes_asyncio"])
 @pytest.mark.parametrize("part", ["client", "client.models", "client.api"])
 def test_every_name_is_what_the_library_says(library: str, part: str) -> None:
