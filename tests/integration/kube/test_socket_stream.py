@@ -469,3 +469,103 @@ def test_the_server_may_renew_the_keys_at_any_time(folder: Path, version: str, c
         server.wait()
         commands.close()
         output.close()
+
+
+@pytest.mark.parametrize("close", [close_with_reset, lambda _: None])
+def test_an_answer_without_a_length_is_complete_only_if_its_sender_says_so(folder: Path, close: Handle) -> None:
+    """Whoever stands in between can end a TCP connection, but not TLS."""
+
+    def cut(connection: socket.socket) -> None:
+        request_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\na part")
+        time.sleep(0.05)
+        close(connection)
+
+    async def test(pool: ConnectionPool) -> None:
+        with pytest.raises(Disconnected):
+            await ask(pool)
+
+    with serving(cut, of_server(folder)) as port:
+        run(port, of_client(folder), test)
+
+
+def test_a_second_answer_in_a_record_of_its_own_is_not_taken_for_the_next(folder: Path) -> None:
+    sent = threading.Event()
+
+    def twice(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request_of(connection)
+        connection.sendall(OK)
+        request_of(connection)
+        connection.sendall(OK)
+        connection.sendall(OK.replace(b"ok", b"no"))
+        sent.set()
+        request_of(connection)
+
+    async def test(pool: ConnectionPool) -> None:
+        await ask(pool)
+        asyncio.get_running_loop().call_soon(sent.wait, 20)  # both are there when the first is read
+        assert (await ask(pool)).body == b"ok"
+        assert (await ask(pool)).body == b"ok"
+
+    with serving(twice, of_server(folder)) as port:
+        run(port, of_client(folder), test)
+
+
+@pytest.mark.parametrize("secured", [True, False])
+@pytest.mark.parametrize("close", [close_orderly, close_with_reset, lambda _: None])
+def test_nothing_is_sent_on_a_connection_whose_end_has_arrived(folder: Path, secured: bool, close: Handle) -> None:
+    """The event loop was busy, so that nobody has seen it."""
+    closed = threading.Event()
+
+    def once(connection: socket.socket) -> None:
+        request_of(connection)
+        connection.sendall(OK)
+        if not closed.is_set():
+            go_on.wait(20)
+            close(connection)
+        else:
+            answers_ok(connection)
+
+    go_on = threading.Event()
+
+    async def test(pool: ConnectionPool) -> None:
+        await ask(pool)
+        go_on.set()
+        time.sleep(0.3)
+        closed.set()
+        assert (await ask(pool, "POST", b"x")).body == b"ok"
+
+    with serving(once, of_server(folder) if secured else None) as port:
+        run(port, of_client(folder) if secured else None, test)
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_an_answer_before_a_reset_is_read_though_the_request_cannot_be_sent(folder: Path, secured: bool) -> None:
+    def early(connection: socket.socket) -> None:
+        read(connection)
+        go_on.wait(20)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        close_with_reset(connection)
+        closed.set()
+
+    go_on, closed = threading.Event(), threading.Event()
+
+    async def test(pool: ConnectionPool) -> None:
+        asked = asyncio.ensure_future(ask(pool, "POST", LARGE))
+        await asyncio.sleep(0.2)
+        go_on.set()
+        closed.wait(20)  # the loop is busy
+        time.sleep(0.1)
+        assert (await asked).status == 413
+
+    with serving(early, of_server(folder) if secured else None) as port:
+        run(port, of_client(folder) if secured else None, test)
+
+
+def test_no_connection_without_tls_is_made_for_https() -> None:
+    async def test() -> None:
+        with pytest.raises(ValueError, match="https"):
+            ConnectionPool("https://localhost:1", None, limit=1)
+
+    asyncio.run(test())

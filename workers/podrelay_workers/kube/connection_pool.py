@@ -76,6 +76,8 @@ class ConnectionPool:
         :param server_name: the name that the certificate is checked against, if not the host.
         """
         parts = urlsplit(url)
+        if parts.scheme == "https" and tls is None:
+            raise ValueError("https needs a TLS context")
         tls = tls if parts.scheme == "https" else None
         host, port = parts.hostname or "", parts.port or (443 if tls else 80)
         self._address = Address(host, port, tls, (server_name or host) if tls else None, tuple(socket_options))
@@ -136,7 +138,7 @@ class ConnectionPool:
     def _pop_free(self) -> _Connection | None:
         while self._free:
             connection = self._free.pop()
-            if connection.usable and self._loop.time() < connection.due_s:
+            if self._loop.time() < connection.due_s and connection.look():
                 return connection
             self._discard(connection)
         return None
@@ -243,6 +245,12 @@ class _Connection:
     @property
     def is_busy(self) -> bool:
         return self._answer is not None
+
+    def look(self) -> bool:
+        """Is it still usable? Its end may have arrived, or bytes that must not be taken for the next answer."""
+        if self.usable:
+            self._stream.look()
+        return self.usable
 
     def send(self, data: bytes, end_s: float, read_s: float | None) -> asyncio.Future[Answer]:
         """Its answer. It fails with `TimeoutError` or `OSError`, and is given up by `finish`.

@@ -17,6 +17,7 @@ from aiohappyeyeballs import start_connection
 _READ_MAX = 1 << 16
 # The next address of the host is tried beside one that has not answered for this time (RFC 8305).
 _NEXT_ADDRESS_S = 0.25
+_NOTHING = memoryview(b"")
 
 
 class Address(NamedTuple):
@@ -49,8 +50,9 @@ async def connect(address: Address) -> socket.socket:
         if address.tls is None:
             return connection
         connection = address.tls.wrap_socket(
-            connection, server_hostname=address.server_name, do_handshake_on_connect=False
-        )
+            connection, server_hostname=address.server_name, do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # anybody in between can end the connection, but not TLS
+        )  # fmt: skip
         await _handshake(connection)
     except BaseException:
         connection.close()
@@ -94,10 +96,10 @@ class SocketStream:
         :param ended: called when the other side has ended the connection, or with what broke it; it is closed then.
         """
         self._socket = connection
-        self._buffered = connection.pending if isinstance(connection, ssl.SSLSocket) else _nothing
+        self._buffered = connection.pending if isinstance(connection, ssl.SSLSocket) else _none_buffered
         self._received = received
         self._ended = ended
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._waits_to_write = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._ready)
@@ -105,6 +107,10 @@ class SocketStream:
     @property
     def has_sent_all(self) -> bool:
         return not self._unsent
+
+    def look(self) -> None:
+        """Pass on what has arrived, the end above all: a busy event loop may not have seen it yet."""
+        self._ready()
 
     def send(self, data: bytes) -> None:
         """Send what the socket takes now, and the rest later. Only where `has_sent_all`.
@@ -119,6 +125,7 @@ class SocketStream:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
+        self._unsent = _NOTHING
 
     def _send_more(self) -> None:
         while self._unsent:
@@ -129,7 +136,7 @@ class SocketStream:
                 return
             except ssl.SSLWantReadError:  # the server's part of a handshake comes first: then `_ready` is called
                 return
-            self._unsent = self._unsent[sent:]
+            self._unsent = self._unsent[sent:] or _NOTHING  # an empty part would keep the whole request in memory
 
     def _wait_to_write(self) -> None:
         if not self._waits_to_write:
@@ -137,13 +144,22 @@ class SocketStream:
             self._loop.add_writer(self._socket, self._ready)
 
     def _ready(self) -> None:
-        """The socket can be read, or can be written again. In TLS each may wait for the other, so both are tried."""
+        """The socket can be read, or can be written again. In TLS each may wait for the other, so both are tried.
+
+        Reading comes first: the answer may have arrived on a connection that takes no more of the request.
+        """
         if self._waits_to_write:
             self._waits_to_write = False
             self._loop.remove_writer(self._socket)
         try:
+            self._read()
             if self._unsent:
                 self._send_more()
+        except OSError as error:
+            self._end(error)
+
+    def _read(self) -> None:
+        try:
             while data := self._socket.recv(_READ_MAX):
                 self._received(data)
                 if not self._buffered():  # what the system has besides calls again
@@ -152,8 +168,6 @@ class SocketStream:
             return
         except ssl.SSLWantWriteError:
             self._wait_to_write()
-        except OSError as error:
-            self._end(error)
         else:
             self._end(None)
 
@@ -162,5 +176,5 @@ class SocketStream:
         self._ended(error)
 
 
-def _nothing() -> int:
+def _none_buffered() -> int:
     return 0
