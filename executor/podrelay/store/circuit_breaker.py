@@ -149,8 +149,10 @@ class CircuitBreaker:
             raise self._failed(error) from error
         finally:
             self._give_back(posted.connection, is_usable=is_usable)
-        if refusal is None and not is_there:
-            self._note_trip(posted.sent_s)
+        if refusal is None:
+            self._failures = 0
+            if not is_there:
+                self._note_trip(posted.sent_s)
         return replies, refusal
 
     def drop(self, posted: Posted) -> None:

@@ -72,6 +72,23 @@ def test_a_lost_script_cache_costs_the_breaker_no_failure(redis_url: str) -> Non
     breaker.close()
 
 
+def test_a_reply_that_was_there_before_it_was_asked_for_ends_a_series_of_failures(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle heartbeat may run no other script. Redis would seem to fail until one does."""
+    monkeypatch.setattr("podrelay.store.circuit_breaker.FIRST_PAUSE_S", 0.0)
+    breaker = CircuitBreaker(Settings(redis_url, KEY))
+    breaker._open(RedisUnavailable("lost"))
+    assert breaker.has_failed
+    posted, trips = breaker.post([SURVEY]), breaker.trips
+    while not posted.connection.can_read(0):
+        pass
+    assert breaker.collect(posted)[0][0] == b"e"
+    assert breaker.trips == trips
+    assert not breaker.has_failed
+    breaker.close()
+
+
 @both
 def test_a_wrong_password_is_reported_alike(redis_url: str, run: Run) -> None:
     url = redis_url.replace("redis://", "redis://user:wrong@")
