@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import redis.asyncio
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ReadOnlyError
 
 from podrelay.errors import RedisUnavailable
 from podrelay.store.connection import redis_errors
@@ -54,6 +54,9 @@ class AsyncScripts:
             except NoScriptError:  # not cached yet, or lost in a restart or SCRIPT FLUSH
                 await queue_loads(self.client.pipeline(transaction=False), {call.name for call in calls}).execute()
                 return self._received(await send())
+            except ReadOnlyError:  # a failover made it a replica; the address may lead to another server by now
+                await self.client.connection_pool.disconnect(inuse_connections=False)
+                raise
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

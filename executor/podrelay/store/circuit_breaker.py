@@ -182,6 +182,8 @@ class CircuitBreaker:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._failures)
         self._failures += 1
         self._open_until_s, self._failure = time.monotonic() + pause_s, failure
+        # A server that a failover made a replica may keep its connections, while the address leads to another one.
+        self._client.connection_pool.disconnect(inuse_connections=False)
         return self._waiting(pause_s)
 
     def _waiting(self, seconds: float) -> RedisUnavailable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from podrelay.store.connection import connect_async
 from podrelay.store.quarantine import Quarantined, quarantine
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import OfferedLaunch
+from tests.harness.redis_server import free_port
 
 KEY = Fernet.generate_key().decode()
 KEYS = RedisKeys("runners")
@@ -100,6 +102,49 @@ def test_a_wrong_password_is_reported_alike(redis_url: str, run: Run) -> None:
 def test_an_unreachable_redis_is_reported_alike(run: Run) -> None:
     with pytest.raises(RedisUnavailable, match="Redis unavailable.*redis_url"):
         run("redis://wrong@127.0.0.1:1/0", [SURVEY])
+
+
+def refused_and_repeated(url: str, repair: Callable[[], None]) -> None:
+    breaker = CircuitBreaker(Settings(url, KEY))
+    with pytest.raises(RedisUnavailable, match="ReadOnlyError"):
+        breaker.run(SURVEY)
+    repair()
+    breaker.run(SURVEY)
+    breaker.close()
+
+
+def refused_and_repeated_by_a_worker(url: str, repair: Callable[[], None]) -> None:
+    async def run() -> None:
+        client = connect_async(Settings(url, KEY))
+        runner = AsyncScripts(client)
+        with pytest.raises(RedisUnavailable, match="ReadOnlyError"):
+            await runner.run(SURVEY)
+        repair()
+        await runner.run(SURVEY)
+        await client.aclose()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("run", [refused_and_repeated, refused_and_repeated_by_a_worker])
+def test_after_a_failover_without_sentinel_the_address_is_asked_again(
+    redis_url: str, run: Callable[[str, Callable[[], None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that was the master keeps its connections, and the name leads to another one."""
+    monkeypatch.setattr("podrelay.store.circuit_breaker.FIRST_PAUSE_S", 0.0)
+    admin = redis.Redis.from_url(redis_url)
+
+    def repair() -> None:
+        end_s = time.monotonic() + 5.0
+        while any(each["name"] == "podrelay" for each in admin.client_list()):
+            assert time.monotonic() < end_s, "the connection is kept"
+        admin.replicaof("NO", "ONE")
+
+    admin.replicaof("127.0.0.1", free_port())
+    try:
+        run(redis_url, repair)
+    finally:
+        admin.replicaof("NO", "ONE")
 
 
 @both
