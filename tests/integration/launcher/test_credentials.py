@@ -55,7 +55,7 @@ def test_a_plugin_that_hangs_at_the_start_is_shown_and_does_not_stop_the_shutdow
     log = rig.folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"podrelay_workers.{role}"],
+            [sys.executable, "-m", "podrelay_workers", role],
             env=os.environ | {"TMPDIR": str(rig.folder), "AIRFLOW_HOME": str(rig.folder / "airflow")},
             stderr=file,
         )
