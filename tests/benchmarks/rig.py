@@ -441,9 +441,13 @@ def costs(pids: dict[str, int]) -> dict[str, dict[str, float]]:
 
 
 def spent(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """CPU seconds between two looks, and the memory at the second."""
+    """CPU seconds and wakes between two looks, and the memory at the second."""
     return {
-        name: {"cpu_s": now["cpu_s"] - before[name]["cpu_s"], "memory_mb": now["memory_mb"]}
+        name: {
+            "cpu_s": now["cpu_s"] - before[name]["cpu_s"],
+            "wakes": now["wakes"] - before[name]["wakes"],
+            "memory_mb": now["memory_mb"],
+        }
         for name, now in after.items()
     }
 
