@@ -49,7 +49,8 @@ def measures(found: Outcome) -> dict[str, float]:
     """What is compared, by name: one of `costs.measure`, or processor seconds of a process."""
     cpu_s = dict(found.cpu_s)
     cpu_s["launchers"] = sum(seconds for name, seconds in cpu_s.items() if name.startswith("launcher"))
-    times = {name: float(getattr(found, name)) for name in ("last_created_s", "last_event_s", "pods_per_s")}
+    names = ("last_created_s", "last_event_s", "last_deleted_s", "pods_per_s")
+    times = {name: float(getattr(found, name)) for name in names}
     return times | {f"cpu_s of {name}": cpu_s[name] for name in ("scheduler", "launchers", "watcher", "redis")}
 
 

@@ -12,37 +12,47 @@ Steps = Generator[simpy.Event, Any, None]
 
 # After this much work a process lets others have the processor, as an operating system does.
 QUANTUM_S = 0.001
+# Priorities are whole numbers: of two processes, one that has used this much less is the first.
+_TICK_S = 1e-6
 
 
 class Machine:
-    """So many processors, each for whoever has waited longest."""
+    """So many processors, each for whoever has used them least: who mostly sleeps hardly waits for who never does."""
 
     def __init__(self, env: simpy.Environment, cores: int) -> None:
         self.env = env
-        self.cores = simpy.Resource(env, capacity=cores)
+        self.cores = simpy.PriorityResource(env, capacity=cores)
 
 
 class Process:
-    """A process with `threads` threads (one: an event loop), and the processor time that it has used."""
+    """A process with `threads` threads (one: an event loop), the processor time that it has used, and how often it slept."""
 
-    def __init__(self, machine: Machine, name: str, threads: int = 1) -> None:
+    def __init__(self, machine: Machine, name: str, threads: int = 1, wake_s: float = 0.0) -> None:
+        """:param wake_s: what it costs to be woken: for one event as much as for several that come together."""
         self.env = machine.env
         self.name = name
         self.cpu_s = 0.0
+        self.wakes = 0
+        self._wake_s = wake_s
+        self._busy_until_s = -1.0
         self._cores = machine.cores
         self._thread = simpy.Resource(machine.env, capacity=threads)
 
-    def work(self, seconds: float) -> Steps:
-        """Use the processor for so long, after what this process does already."""
+    def work(self, seconds: float = 0.0) -> Steps:
+        """Use the processor for so long, after what this process does already. By default it only wakes for something."""
+        if not self._thread.count and self.env.now > self._busy_until_s:
+            self.wakes += 1
+            seconds += self._wake_s
         with self._thread.request() as turn:
             yield turn
             while seconds > 0:
                 part_s = min(QUANTUM_S, seconds)
-                with self._cores.request() as core:
+                with self._cores.request(priority=round(self.cpu_s / _TICK_S)) as core:
                     yield core
                     yield self.env.timeout(part_s)
                 self.cpu_s += part_s
                 seconds -= part_s
+            self._busy_until_s = self.env.now
 
 
 class Inbox:

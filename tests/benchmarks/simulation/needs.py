@@ -1,19 +1,22 @@
 """Pure: what a load needs, and how far each part goes, from unit costs alone.
 
-A queue changes waiting times, not what a task costs: for what is needed, products are enough. The simulation says how long it
-takes.
+What a task costs depends on whether processes are woken for it alone or for many together: both were measured, and in between
+lies the truth. For that, products are enough. The simulation says how long it takes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tests.benchmarks.simulation.unit_costs import ITEMS, UnitCosts
 
 DAY_S, HOUR_S = 86_400.0, 3_600.0
-# Claims of each launcher for a task that comes singly: a launch and a clean-up each wake a loop of every launcher.
-CLAIMS = 2
+# How tasks come: one after the other has ended, or many at once.
+Pace = Literal["singly", "together"]
+# A launch and a clean-up that come singly wake every launcher, by the message and by the answer to its claim, and Redis by
+# that claim. Where many come together, launchers share claims and wakes.
+_NOTICES = 2
 # Requests of launchers for a task: create and delete; the writes of everybody to its pod are those and the status changes.
 REQUESTS = 2
 # Results that Redis keeps, and the memory of one: [podrelay] results_max_length.
@@ -63,21 +66,19 @@ class Limit(NamedTuple):
     tasks_per_s: float
 
 
-def use_of_a_task(costs: UnitCosts, schedulers: int, batch: float, launchers: int = 2) -> Use:
-    """:param batch: tasks in one call of a script, one when tasks come singly, many in a burst."""
-    calls = {**ITEMS, "claim": CLAIMS * launchers}
+def use_of_a_task(costs: UnitCosts, schedulers: int, pace: Pace, launchers: int = 2) -> Use:
+    calls, wakes = costs.calls[pace], costs.wakes[pace]
+    in_vain = _NOTICES * (launchers - 1) if pace == "singly" else 0
     redis_s = sum(
-        items * costs.redis_task_s[name] + calls[name] * costs.redis_call_s[name] / batch
-        for name, items in ITEMS.items()
+        items * costs.redis_task_s[name] + calls[name] * costs.redis_call_s[name] for name, items in ITEMS.items()
     )
+    redis_s += wakes["redis"] * costs.redis_wake_s
+    redis_s += in_vain * (costs.redis_call_s["claim"] + costs.redis_wake_s)
     reads_s = costs.reports * costs.redis_task_s["read_stream"]
-    changes = 2 + costs.status_changes
-    watched_s = changes * costs.watch_event_s
+    changes = 1 + costs.status_changes + costs.deletion_changes
     return Use(
-        launchers=costs.create_s
-        + costs.clean_up_s
-        + (calls["claim"] + calls["finish"]) * costs.launcher_call_s / batch,
-        watcher=watched_s + max(0.0, costs.watcher_single_s - watched_s) / batch,
+        launchers=costs.create_s + costs.clean_up_s + (wakes["launcher"] + 2 * in_vain) * costs.launcher_wake_s,
+        watcher=changes * costs.watch_event_s + wakes["watcher"] * costs.watcher_wake_s,
         redis=redis_s + (schedulers - 1) * reads_s,
         scheduler=costs.hand_over_s + costs.results_s + costs.reports * costs.foreign_entry_s,
         foreign=costs.reports * costs.foreign_entry_s,
@@ -94,13 +95,13 @@ def scheduler_cores(use: Use, tasks_per_s: float, schedulers: int) -> float:
     return own * use.scheduler + (tasks_per_s - own) * use.foreign
 
 
-def limits(costs: UnitCosts, schedulers: int, batch: float = 20.0) -> list[Limit]:
-    """What breaks first, at which rate: one core each, in batches as they are under load."""
-    use = use_of_a_task(costs, schedulers, batch)
+def limits(costs: UnitCosts, schedulers: int) -> list[Limit]:
+    """What breaks first, at which rate: one core each, with tasks that come together, as they do under load."""
+    use = use_of_a_task(costs, schedulers, "together")
     found = [
         Limit("Redis, one core", 1 / use.redis),
         Limit("leading watcher, one core", 1 / use.watcher),
-        Limit("one launcher, one core", 1 / use_of_a_task(costs, schedulers, batch, launchers=1).launchers),
+        Limit("one launcher, one core", 1 / use.launchers),
         Limit(f"each of {schedulers} schedulers, a whole core", 1 / scheduler_cores(use, 1.0, schedulers)),
     ]
     return sorted(found, key=lambda limit: limit.tasks_per_s)

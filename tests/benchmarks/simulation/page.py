@@ -29,6 +29,7 @@ _WIDTH = 126
 _NAMES = {
     "last_created_s": "last pod created, s",
     "last_event_s": "last event, s",
+    "last_deleted_s": "last pod deleted, s",
     "pods_per_s": "pods a second",
     "cpu_s": "CPU, s, of",
 }
@@ -56,8 +57,9 @@ def replaced(text: str, name: str, lines: Sequence[str]) -> str:
 
 
 def costs_table(costs: UnitCosts, control_plane: Mapping[str, Any] | None) -> list[str]:
-    """Milliseconds of one task, singly and in batches of twenty."""
-    single, many = (use_of_a_task(costs, 1, batch) for batch in (1.0, 20.0))
+    """Milliseconds of one task."""
+    single_wakes = costs.wakes["singly"]["launcher"]
+    single, many = (use_of_a_task(costs, 1, pace) for pace in ("singly", "together"))
     rows = [
         ("launchers", 1000 * single.launchers, 1000 * many.launchers),
         ("leading watcher", 1000 * single.watcher, 1000 * many.watcher),
@@ -66,7 +68,7 @@ def costs_table(costs: UnitCosts, control_plane: Mapping[str, Any] | None) -> li
         ("each other scheduler", 1000 * single.foreign, 1000 * many.foreign),
     ]
     lines = [
-        "| processor time of one task, ms | tasks come singly | twenty at a time |", "|---|---|---|",
+        "| processor time of one task, ms | tasks come singly | many at once |", "|---|---|---|",
         *(f"| {name} | {one:.2g} | {other:.2g} |" for name, one, other in rows),
     ]  # fmt: skip
     if control_plane:
@@ -77,14 +79,17 @@ def costs_table(costs: UnitCosts, control_plane: Mapping[str, Any] | None) -> li
         *wrap(
             f"Besides, a heartbeat without work takes {1000 * costs.heartbeat_s:.1f} ms of a scheduler. A task brings "
             f"{costs.redis_in_bytes / 1000:.1f} KB into Redis and {costs.redis_out_bytes / 1000:.1f} KB out of it, and "
-            f"{costs.redis_out_bytes_foreign / 1000:.1f} KB more to each further scheduler.",
+            f"{costs.redis_out_bytes_foreign / 1000:.1f} KB more to each further scheduler. To be woken costs a launcher "
+            f"{1000 * costs.launcher_wake_s:.2f} ms, the watcher {1000 * costs.watcher_wake_s:.2f} and Redis "
+            f"{1000 * costs.redis_wake_s:.2f}. A task that comes singly wakes its launcher {single_wakes:.0f} times, "
+            f"one of many {costs.wakes['together']['launcher']:.1f} times.",
             _WIDTH,
         ),
     ]  # fmt: skip
 
 
 def needs_table(costs: UnitCosts, demand: Demand) -> list[str]:
-    use = use_of_a_task(costs, demand.schedulers, batch=1.0)
+    use = use_of_a_task(costs, demand.schedulers, "singly")
     rates = (demand.mean_per_s, demand.peak_per_s)
     cells: list[tuple[str, Callable[[float], str]]] = [
         ("tasks a second", lambda rate: f"{rate:.1f}"),

@@ -53,7 +53,7 @@ class Scheduler:
 
     def _run(self) -> Steps:
         yield self.env.timeout(self._every_s * random.Random(self._number).random() if self._number else 0.0)
-        while True:
+        while not self.done:
             began_s = self.env.now
             yield from self.process.work(self._costs.heartbeat_s)
             if self._queued:

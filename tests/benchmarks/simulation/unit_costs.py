@@ -27,28 +27,37 @@ class UnitCosts:
     built_s: float
     results_s: float
     foreign_entry_s: float
-    # Launcher: one pod created and one deleted; a claim or a batch of outcomes; in each second without work.
+    # Launcher: one pod created and one deleted; each time that it is woken; in each second without work. Answers, messages,
+    # events and timers wake a process, once for all that are there by then.
     create_s: float
     clean_up_s: float
-    launcher_call_s: float
+    launcher_wake_s: float
     launcher_idle: float
-    # Watcher: one watch event; a batch of reports; all of a task that comes singly; in each second without work.
+    # Watcher: one watch event; each time that it is woken; in each second without work.
     watch_event_s: float
-    watcher_call_s: float
-    watcher_single_s: float
+    watcher_wake_s: float
     watcher_idle: float
-    # Redis: by script, one call, and one task in it, with what surrounds them.
+    # Redis: each time that it is woken; by script, one call, and one task in it.
+    redis_wake_s: float
     redis_call_s: Mapping[str, float]
     redis_task_s: Mapping[str, float]
-    # The benchmark's API server: one pod created; one later change of it, its deletion included. Its observer: one event. The
-    # link that delays its answers: one of them, or an event.
+    # The benchmark's API server: one pod created; one later change; each time that it is woken. Its observer: one event;
+    # each time that it is woken. The link that delays its answers: one of them, or an event.
     api_create_s: float
     api_change_s: float
+    api_wake_s: float
     observer_event_s: float
+    observer_wake_s: float
     link_s: float
-    # Of one task: changes of its pod from creation to deletion, without these two; entries of the results stream.
+    # Of one task: changes of its pod between creation and deletion, and those that its deletion is; entries of the results
+    # stream.
     status_changes: int
+    deletion_changes: int
     reports: int
+    # How often one task wakes each of these processes, and how many calls of each script it needs, where tasks come `singly`
+    # and where many come `together`; with one launcher.
+    wakes: Mapping[str, Mapping[str, float]]
+    calls: Mapping[str, Mapping[str, float]]
     # Bytes of one task: into Redis, out of it to workers and one scheduler, out of it to each further scheduler; and in
     # memory, by what it waits for.
     redis_in_bytes: float

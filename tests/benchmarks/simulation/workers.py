@@ -20,10 +20,11 @@ from tests.benchmarks.simulation.services import ApiServer, Entry, Event, Redis,
 from tests.benchmarks.simulation.unit_costs import UnitCosts
 
 _KINDS: tuple[Kind, ...] = ("launch", "cleanup")
+_GATHER_S: dict[Kind, float] = {"launch": leases.GATHER_S, "cleanup": leases.GATHER_CLEANUPS_S}
 # The share of a request's cost that comes before it is sent: check, render, encode.
 _BEFORE = 0.7
-# Events in a piece of a watch that is read without a pause after it: 64 KB.
-_PIECE = 11
+# Events in a piece of a watch that is read without a pause after it, 64 KB; and the most that TLS reads at once, 256 KB.
+_PIECE, _PIECE_MOST = 11, 44
 
 
 class Launcher:
@@ -33,7 +34,7 @@ class Launcher:
         self, machine: Machine, costs: UnitCosts, redis: Redis, api: ApiServer, number: int, plan: Plan
     ) -> None:
         self.env = machine.env
-        self.process = Process(machine, f"launcher {number}")
+        self.process = Process(machine, f"launcher {number}", wake_s=costs.launcher_wake_s)
         self._costs = costs
         self._redis = redis
         self._api = api
@@ -44,29 +45,40 @@ class Launcher:
         self._sending = dict.fromkeys(_KINDS, 0)
         self._waiting: dict[Kind, deque[simpy.Event]] = {kind: deque() for kind in _KINDS}
         self._ended = {kind: Inbox(self.env) for kind in _KINDS}
-        self._outcomes = Inbox(self.env)
-        self.env.process(self._claim("launch", redis.launches))
-        self.env.process(self._claim("cleanup", redis.cleanups))
-        self.env.process(self._write_outcomes())
+        self._outcomes = {kind: Inbox(self.env) for kind in _KINDS}
+        queues: dict[Kind, Inbox] = {"launch": redis.launches, "cleanup": redis.cleanups}
+        for kind, queue in queues.items():
+            notices = Inbox(self.env)
+            self.env.process(self._listen(redis.subscribe(queue), notices))
+            self.env.process(self._claim(kind, queue, notices))
+            self.env.process(self._write_outcomes(self._outcomes[kind], _GATHER_S[kind]))
 
-    def _claim(self, kind: Kind, queue: Inbox) -> Steps:
-        """Claims whenever it is woken, also when another launcher has been faster."""
-        wakes, slots = self._redis.subscribe(queue), self._slots[kind]
+    def _listen(self, messages: Inbox, notices: Inbox) -> Steps:
+        """Redis sends each launcher each message, also one that is busy."""
+        while True:
+            yield messages.filled()
+            received = messages.take()
+            yield from self.process.work()
+            notices.put(*received)
+
+    def _claim(self, kind: Kind, queue: Inbox, notices: Inbox) -> Steps:
+        """Claims whenever it is notified, also when another launcher has been faster."""
+        slots = self._slots[kind]
         while True:
             if not slots.claimable:
                 self._ended[kind].take()
                 yield self._ended[kind].filled()
                 yield self.env.timeout(job_loop.GATHER_S)
+                yield from self.process.work()
                 continue
-            wakes.take()
-            tasks = queue.take(slots.claimable)
-            self.env.process(self.process.work(self._costs.launcher_call_s))
-            yield from self._redis.call("claim", len(tasks))
+            notices.take()
+            tasks = yield from self._redis.claim(queue, slots.claimable)
+            yield from self.process.work()
             slots.in_flight += len(tasks)
             for task in tasks:
                 self.env.process(self._launch(task) if kind == "launch" else self._clean_up(task))
             if not queue:
-                yield wakes.filled()
+                yield notices.filled()
 
     def _launch(self, task: Task) -> Steps:
         yield from self._send("launch", self._costs.create_s, self._api.create(task))
@@ -94,17 +106,17 @@ class Launcher:
             self._waiting[kind].popleft().succeed()
             self._sending[kind] += 1
         self._ended[kind].put(kind)
-        self._outcomes.put(kind)
+        self._outcomes[kind].put(kind)
 
-    def _write_outcomes(self) -> Steps:
+    def _write_outcomes(self, outcomes: Inbox, gather_s: float) -> Steps:
+        """Those of one kind: what came during a call is written at once."""
         while True:
-            yield self._outcomes.filled()
-            yield self.env.timeout(leases.GATHER_S)
-            # What has come during the first call is written at once, too: two calls each time, as counted in real lives.
-            for _ in range(2):
-                if written := self._outcomes.take(job_queue.CHUNK):
-                    self.env.process(self.process.work(self._costs.launcher_call_s))
-                    yield from self._redis.call("finish", len(written))
+            yield outcomes.filled()
+            yield self.env.timeout(gather_s)
+            yield from self.process.work()
+            while written := outcomes.take(job_queue.CHUNK):
+                yield from self._redis.call("finish", len(written))
+                yield from self.process.work()
 
 
 class Watcher:
@@ -112,7 +124,7 @@ class Watcher:
 
     def __init__(self, machine: Machine, costs: UnitCosts, redis: Redis, api: ApiServer) -> None:
         self.env = machine.env
-        self.process = Process(machine, "watcher")
+        self.process = Process(machine, "watcher", wake_s=costs.watcher_wake_s)
         self._costs = costs
         self._redis = redis
         self._events = Inbox(self.env)
@@ -125,11 +137,12 @@ class Watcher:
         """In pieces with a pause between them, unless a piece is large."""
         while True:
             yield self._events.filled()
-            events: list[Event] = self._events.take(_PIECE)
+            events: list[Event] = self._events.take(_PIECE_MOST)
             yield from self.process.work(len(events) * self._costs.watch_event_s)
             self._reports.put(*(event for event in events if event.report))
             if len(events) < _PIECE:
                 yield self.env.timeout(reflector.GATHER_EVENTS_S)
+                yield from self.process.work()
 
     def _publish(self) -> Steps:
         while True:
@@ -137,8 +150,9 @@ class Watcher:
             while reports := self._reports.take(outbox.BATCH):
                 yield from self._redis.call("publish", len(reports))
                 self._redis.stream += [Entry(event.task, event.end) for event in reports]
-                yield from self.process.work(self._costs.watcher_call_s)
+                yield from self.process.work()
             yield self.env.timeout(outbox.GATHER_S)
+            yield from self.process.work()
 
 
 def idle_cost_s(costs: UnitCosts, process: str, seconds: float) -> float:
