@@ -294,7 +294,7 @@ class Workers:
 
     def start(self, *modules: str, team: str = "") -> None:
         for module in modules or ("launcher", "watcher"):
-            command = [sys.executable, "-m", f"podrelay_workers.{module}", *(["--team", team] if team else [])]
+            command = [sys.executable, "-m", "podrelay_workers", module, *(["--team", team] if team else [])]
             with (self.folder / f"{module}.log").open("ab") as log:
                 self.processes[module] = subprocess.Popen(
                     command,
