@@ -17,7 +17,7 @@ from podrelay.protocol.mailbox import ALIVE_TTL_S, MAILBOX_TTL_S, Delivery, Mail
 from podrelay.protocol.redis_keys import RedisKeys
 from podrelay.settings import Settings
 from podrelay_workers.warm_pod.inbox import DataLost, Inbox
-from tests.harness.redis_server import RedisServer, find_server
+from tests.harness.redis_server import RedisServer, find_server, free_port
 from tests.harness.redis_users import GuardedRedis, knows_read_only, lines
 
 KEY = MailboxKey.generate()
@@ -206,6 +206,21 @@ def test_a_server_that_stands_still_is_waited_for(server: RedisServer) -> None:
     time.sleep(2.5)
     server.resume()
     client = client_of(server)
+    client.rpush(IN, SEALED)
+    assert pod.end() == DELIVERY
+
+
+def test_a_server_that_has_become_a_replica_is_left(server: RedisServer) -> None:
+    """Without Sentinel, the name of a managed Redis leads to the new master, and the old one may keep its connections."""
+    pod, client = waiting_on(server)
+
+    def connections() -> int:
+        return int(client.info("stats")["total_connections_received"])  # type: ignore[index]
+
+    before = connections()
+    client.replicaof("127.0.0.1", free_port())
+    until(lambda: connections() >= before + 3)  # one more would follow that the server closed
+    client.replicaof("NO", "ONE")
     client.rpush(IN, SEALED)
     assert pod.end() == DELIVERY
 

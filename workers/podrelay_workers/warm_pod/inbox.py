@@ -68,6 +68,7 @@ class Inbox:
             except RedisUnavailable as error:
                 self._outages.failed(error)
                 pause_s = self._backoff.failed()
+                close(self._client)  # a failover may have made it a replica, and the address leads to another server
             time.sleep(max(0.0, min(pause_s, end_s - time.monotonic())))
         return None
 
