@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from podrelay_workers.launcher.leased_job import Kind
 
-START = 16
+# So many at first: a server with Kubernetes' defaults serves 200 changes at once, and several launchers may start together.
+START = 32
 # While both kinds wait, each so many-th slot goes to a clean-up: launches come first, but pods do not pile up either.
 CLEANUP_TURN = 4
 # How long the limit stays at what the server accepted before it grows again. Each try to send more that is refused costs
