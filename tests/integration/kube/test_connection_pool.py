@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -332,11 +333,12 @@ def test_closing_fails_the_requests_that_wait_for_a_connection() -> None:
     run(test)
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such.invalid", "a..b", "a" * 64])
+def test_a_server_that_is_not_there_is_named(host: str) -> None:
     async def test() -> None:
-        pool = ConnectionPool("http://127.0.0.1:1", None, limit=1)
+        pool = ConnectionPool(f"http://{host}:1", None, limit=1)
         for _ in range(2):  # the failure gives back its place under the limit
-            with pytest.raises(Disconnected, match=r"cannot connect to 127\.0\.0\.1:1"):
+            with pytest.raises(Disconnected, match=re.escape(f"cannot connect to {host}:1")):
                 await ask(pool)
 
     run(test)

@@ -21,6 +21,7 @@ import pytest
 
 from podrelay_workers.kube.connection_pool import ConnectionPool, Disconnected, Limits
 from podrelay_workers.kube.http_answer import Answer, BadAnswer
+from podrelay_workers.kube.socket_stream import Address, connect
 from tests.harness.certificates import make_certificates
 
 SECRET = b"Authorization: Bearer s3cret\r\n"
@@ -569,3 +570,28 @@ def test_no_connection_without_tls_is_made_for_https() -> None:
             ConnectionPool("https://localhost:1", None, limit=1)
 
     asyncio.run(test())
+
+
+def test_a_connection_that_is_reset_before_the_handshake_is_closed(folder: Path) -> None:
+    connected, reset = threading.Event(), threading.Event()
+
+    def resets(connection: socket.socket) -> None:
+        connected.wait(20)
+        close_with_reset(connection)
+        reset.set()
+
+    class Waits(tuple[tuple[int, int, int], ...]):
+        def __iter__(self) -> Iterator[tuple[int, int, int]]:
+            connected.set()
+            assert reset.wait(20)
+            return iter(())
+
+    async def test() -> None:
+        before = open_files()
+        with pytest.raises(OSError, match="Errno") as caught:
+            await connect(Address("127.0.0.1", port, of_client(folder), "localhost", Waits()))
+        assert open_files() <= before
+        del caught
+
+    with serving(resets) as port:
+        asyncio.run(asyncio.wait_for(test(), 30))

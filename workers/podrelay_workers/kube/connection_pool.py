@@ -221,7 +221,7 @@ class ConnectionPool:
             return await connect(self._address)
         except ssl.SSLCertVerificationError:
             raise
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a label of the host is empty, or too long
             raise Disconnected(f"cannot connect to {self._address.host}:{self._address.port}: {error}") from error
 
 
@@ -253,20 +253,12 @@ class _Connection:
         return self.usable
 
     def send(self, data: bytes, end_s: float, read_s: float | None) -> asyncio.Future[Answer]:
-        """Its answer. It fails with `TimeoutError` or `OSError`, and is given up by `finish`.
-
-        :raises Disconnected: nothing of the answer has arrived.
-        """
+        """Its answer. It fails with `TimeoutError` or `OSError`, and is given up by `finish`."""
         self.began, self._end_s, self._read_s = False, end_s, read_s
         self._limit_silence()
         self._reader.begin()
         answer = self._answer = self._loop.create_future()
-        try:
-            self._stream.send(data)
-        except OSError as error:
-            self._answer = None
-            self.close()
-            raise Disconnected(str(error)) from error
+        self._stream.send(data)
         return answer
 
     def finish(self, due_s: float) -> None:

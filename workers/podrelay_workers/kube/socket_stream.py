@@ -49,6 +49,7 @@ async def connect(address: Address) -> socket.socket:
             connection.setsockopt(*option)
         if address.tls is None:
             return connection
+        connection.getpeername()  # else `wrap_socket` fails, and leaves a connection open that was reset just now
         connection = address.tls.wrap_socket(
             connection, server_hostname=address.server_name, do_handshake_on_connect=False,
             suppress_ragged_eofs=False,  # anybody in between can end the connection, but not TLS
@@ -113,10 +114,7 @@ class SocketStream:
         self._ready()
 
     def send(self, data: bytes) -> None:
-        """Send what the socket takes now, and the rest later. Only where `has_sent_all`.
-
-        :raises OSError: the connection is broken, or closed.
-        """
+        """Send what the socket takes now, and the rest later; `ended` is called if it cannot. Only where `has_sent_all`."""
         self._unsent = memoryview(data)
         self._send_more()
 
@@ -128,15 +126,16 @@ class SocketStream:
         self._unsent = _NOTHING
 
     def _send_more(self) -> None:
-        while self._unsent:
-            try:
+        try:
+            while self._unsent:
                 sent = self._socket.send(self._unsent)
-            except (ssl.SSLWantWriteError, BlockingIOError):
-                self._wait_to_write()
-                return
-            except ssl.SSLWantReadError:  # the server's part of a handshake comes first: then `_ready` is called
-                return
-            self._unsent = self._unsent[sent:] or _NOTHING  # an empty part would keep the whole request in memory
+                self._unsent = self._unsent[sent:] or _NOTHING  # an empty part would keep the whole request in memory
+        except (ssl.SSLWantWriteError, BlockingIOError):
+            self._wait_to_write()
+        except ssl.SSLWantReadError:  # the server's part of a handshake comes first: then `_ready` is called
+            return
+        except OSError as error:
+            self._end(error)
 
     def _wait_to_write(self) -> None:
         if not self._waits_to_write:
@@ -151,12 +150,9 @@ class SocketStream:
         if self._waits_to_write:
             self._waits_to_write = False
             self._loop.remove_writer(self._socket)
-        try:
-            self._read()
-            if self._unsent:
-                self._send_more()
-        except OSError as error:
-            self._end(error)
+        self._read()
+        if self._unsent:
+            self._send_more()
 
     def _read(self) -> None:
         try:
@@ -168,6 +164,8 @@ class SocketStream:
             return
         except ssl.SSLWantWriteError:
             self._wait_to_write()
+        except OSError as error:
+            self._end(error)
         else:
             self._end(None)
 
