@@ -208,3 +208,11 @@ def test_words(words: list[str], code: int, text: str, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, text in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("role", ["launcher", "watcher"])
+def test_the_modules_of_both_workers_can_still_be_started_by_name(role: str) -> None:
+    command = [sys.executable, "-m", f"podrelay_workers.{role}", "--wrong"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"usage: podrelay {role} ")
