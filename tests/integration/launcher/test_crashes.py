@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from podrelay.protocol import redis_keys
+from podrelay.protocol.messages import LaunchRequest
 from podrelay.store.connection import connect_async
 from podrelay_workers.launcher.job_queue import JobQueue
 from tests.harness.launcher_rig import TOKEN, LauncherRig
@@ -36,17 +37,21 @@ def test_two_launchers_share_a_queue_and_one_is_killed(rig: LauncherRig) -> None
     rig.api.latency_s = 0.05
     first, _ = rig.start_process(), rig.start_process()
 
+    def creators(requests: list[LaunchRequest]) -> set[str]:
+        """Recorded with what they have created; what was under way when one was killed is recorded by the other."""
+        entries = map(rig.ledger, requests)
+        return {entry["launcher"] for entry in entries if entry["state"] == "created"}
+
     async def scenario() -> None:
         await serving(rig, 2)
         requests = rig.offer_many(400)
-        await until(lambda: len(rig.api.creates) > 100)
+        await until(lambda: len(rig.api.creates) > 100 and len(creators(requests)) == 2)
         first.kill()
         killed = time.monotonic()
         await until(lambda: rig.states(requests) == {"created": 400}, 20)
         # Another launcher takes over within a lease and one interval of the reaper.
         assert time.monotonic() - killed < 1.5 * rig.settings.launch_lease_s + 2.5
-        launchers = {rig.ledger(request)["launcher"] for request in requests}
-        assert len(launchers) == 2
+        assert len(creators(requests)) == 2
 
     asyncio.run(scenario())
     assert set(rig.api.names.values()) == {1}

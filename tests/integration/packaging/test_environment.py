@@ -63,7 +63,8 @@ def environment_of(name: str, rig: LauncherRig) -> dict[str, str]:
 @contextmanager
 def running(name: str, rig: LauncherRig, *words: str) -> Iterator[Path]:
     """A service of the compose file as a process; the folder with its two writable folders."""
-    command = [str(AIRFLOW), *service(name)["command"][1:3], *words]
+    program, *rest = service(name)["command"]
+    command = [str(AIRFLOW.with_name(program)), *rest, *words]
     with (rig.folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, env=environment_of(name, rig), cwd="/", stdout=log, stderr=log)
         try:
