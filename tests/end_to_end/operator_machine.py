@@ -184,25 +184,30 @@ enabled = False
         return printed
 
     def _run(self, step: Step, expected: str | None, where: str) -> str:
-        if step.kind == "run" or expected is None:
-            printed = self.type(step.text)
-            assert expected is None or matches(self._here(expected), printed), f"{where}:\n{step.text}\n{printed}"
-            return printed
         deadline = time.monotonic() + _LIMIT_S
-        while not matches(self._here(expected), printed := self.type(step.text, check=False)):
+        while True:
+            done = self._type(step.text)
+            until = step.kind == "run until"
+            ended_well = done.returncode == 0 or (until and expected is not None)
+            if ended_well and (expected is None or matches(self._here(expected), done.stdout)):
+                return done.stdout
             self.processes.check()
-            assert time.monotonic() < deadline, f"{where}:\n{step.text}\n{printed}"
+            assert until and time.monotonic() < deadline, (
+                f"{where}:\n{step.text}\nexit code {done.returncode}\n{done.stdout}"
+            )
             time.sleep(_PAUSE_S)
-        return printed
 
-    def type(self, text: str, *, check: bool = True) -> str:
+    def type(self, text: str) -> str:
         """What a script prints to both outputs. It ends at the first command that fails."""
-        done = subprocess.run(
+        done = self._type(text)
+        assert done.returncode == 0, f"{text}\n{done.stdout}"
+        return done.stdout
+
+    def _type(self, text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self._here(text)], cwd=ROOT, env=self.processes.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_LIMIT_S, check=False,
         )  # fmt: skip
-        assert not check or done.returncode == 0, f"{text}\n{done.stdout}"
-        return done.stdout
 
     def configure(self, text: str) -> None:
         """Write options into airflow.cfg as an operator does: below the header of their section, each once."""

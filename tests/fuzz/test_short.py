@@ -25,7 +25,7 @@ def test_the_fields_that_scripts_read_are_among_those_written() -> None:
 def test_random_values_in_redis(tmp_path: Path, airflow_db: None) -> None:
     find_server()
     report = redis_part.run(tmp_path / "redis", count=300, seed=1, pairs=1)
-    assert report.wrong == []
+    assert report.wrong == [], report.notes
 
 
 @pytest.mark.timeout(240)
