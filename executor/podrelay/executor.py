@@ -26,6 +26,7 @@ from podrelay.protocol import identifiers
 from podrelay.protocol.access import SCRIPTS
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.redis_keys import RedisKeys
+from podrelay.scheduling.airflow_db import one_connection
 from podrelay.scheduling.context import HeartbeatContext, Identity, read_policy
 from podrelay.scheduling.heartbeat import Heartbeat
 from podrelay.scheduling.heartbeat_budget import HeartbeatBudget
@@ -157,7 +158,7 @@ class RedisKubernetesExecutor(BaseExecutor):
         if not self._started:
             super().heartbeat()
             return
-        with self.budget, self._reading():
+        with self.budget, one_connection(), self._reading():
             super().heartbeat()
 
     @contextmanager

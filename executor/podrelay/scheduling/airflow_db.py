@@ -1,7 +1,7 @@
-"""Queries of Airflow's database, each one for many rows and on its own connection.
+"""Queries of Airflow's database, each one for many rows and in a transaction of its own.
 
 Some callers run inside the scheduler's transaction, which a shared session would commit too early (airflow #67813). Queries
-for columns use no session: to make one takes as long as to read some rows.
+for columns use no session: to make one takes as long as to read some rows. Those of a heartbeat share one connection.
 
 Used by every part of a heartbeat that compares launches with their task instances.
 """
@@ -9,7 +9,9 @@ Used by every part of a heartbeat that compares launches with their task instanc
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any
@@ -62,7 +64,7 @@ def rows_by_key(keys: Iterable[Any]) -> dict[tuple[str, str, str, int], TaskRow]
     if wanted is None:
         return {}
     with _connection() as connection:
-        return _task_rows(connection.execute(select(*_COLUMNS).where(wanted, *compat.only_current())))
+        return _task_rows(connection.execute(select(*_COLUMNS).where(wanted, *compat.only_current())).all())
 
 
 def rows_of_tasks(tasks: Iterable[tuple[str, Any]]) -> dict[tuple[str, str, str, int], TaskRow]:
@@ -93,10 +95,62 @@ def queued_by(owner: int, ids: Sequence[UUID]) -> dict[str, tuple[int, str | Non
     return {_text_of(raw_id): (try_number, launch_id) for raw_id, try_number, launch_id in rows}
 
 
-def _connection() -> Any:
-    """A connection of Airflow's pool; its transaction ends with it."""
+class _Shared:
+    """The connection of one heartbeat: its first query opens it."""
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+
+    def give_back(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+
+_shared: ContextVar[_Shared | None] = ContextVar("podrelay_shared_connection", default=None)
+
+
+@contextmanager
+def one_connection() -> Iterator[None]:
+    """Inside, the queries for columns share one connection. Airflow's pool asks the server each time that it gives one away
+    whether it still works. Between two queries it has no transaction.
+    """
+    shared = _Shared()
+    token = _shared.set(shared)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        shared.give_back()
+
+
+@contextmanager
+def _connection() -> Iterator[Any]:
+    """A connection for one query. Its transaction ends with the query; after a failure, so does the connection."""
     engine: Any = settings.engine
-    return engine.connect()
+    shared = _shared.get()
+    if shared is None:
+        with engine.connect() as connection:
+            yield connection
+        return
+    if shared.connection is None:
+        shared.connection = engine.connect()
+    try:
+        yield shared.connection
+        shared.connection.rollback()
+    except BaseException:
+        shared.give_back()
+        raise
+
+
+@contextmanager
+def _session() -> Iterator[Any]:
+    """A session of Airflow's. The pool may not have a second connection for it."""
+    shared = _shared.get()
+    if shared is not None:
+        shared.give_back()
+    with create_session(scoped=False) as session:
+        yield session
 
 
 def _text_of(raw_id: Any) -> str:
@@ -170,7 +224,7 @@ def rebuild_workloads(subjects: Sequence[str], generator: Any) -> dict[str, tupl
     For launches whose request was known only to a dead scheduler or to a Redis that lost its data. For a row from which no
     workload can be built, the value is (None, the error).
     """
-    with create_session(scoped=False) as session:
+    with _session() as session:
         task_instances = session.scalars(
             select(TaskInstance)
             .where(
@@ -201,7 +255,7 @@ def _rebuilt(ti: TaskInstance, generator: Any) -> tuple[Any, Any]:
 def alive_schedulers(threshold_s: int) -> set[str]:
     """Job ids of live schedulers, as text: running, with a heartbeat in the last `threshold_s` seconds."""
     cutoff = datetime.now(timezone.utc) - timedelta(seconds=threshold_s)
-    with create_session(scoped=False) as session:
+    with _session() as session:
         return {
             str(job_id)
             for job_id in session.scalars(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,9 +11,55 @@ import pytest
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import event, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from podrelay.scheduling.airflow_db import coordinates, rows_by_key, rows_by_subject, rows_of_tasks
-from tests.harness.task_instances import load, make_task_instances
+from podrelay.executor import RedisKubernetesExecutor
+from podrelay.scheduling.airflow_db import (
+    alive_schedulers,
+    coordinates,
+    one_connection,
+    queued_by,
+    rows_by_key,
+    rows_by_subject,
+    rows_of_tasks,
+)
+from tests.harness.task_instances import OWNER, load, make_task_instances, workloads_of
+from tests.integration.scheduling.conftest import Outside, beat
+
+
+class Connections:
+    """What happens to the connections of Airflow's database, in order: taken, ended (their transaction), given back."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.taken_at_once = 0
+
+    def taken(self, *_: object) -> None:
+        self.seen.append("taken")
+        self.taken_at_once = max(self.taken_at_once, self.seen.count("taken") - self.seen.count("given back"))
+
+    def ended(self, *_: object) -> None:
+        self.seen.append("ended")
+
+    def given_back(self, *_: object) -> None:
+        self.seen.append("given back")
+
+
+@pytest.fixture
+def connections(airflow_db: None) -> Iterator[Connections]:
+    with create_session() as session:
+        engine: Any = session.get_bind()
+    found = Connections()
+    listeners: list[tuple[Any, str, Callable[..., None]]] = [
+        (engine, "engine_connect", found.taken),
+        (engine, "rollback", found.ended),
+        (engine.pool, "checkin", found.given_back),
+    ]
+    for target, name, listener in listeners:
+        event.listen(target, name, listener)
+    yield found
+    for target, name, listener in listeners:
+        event.remove(target, name, listener)
 
 
 @pytest.mark.usefixtures("airflow_db")
@@ -39,7 +86,7 @@ def test_rows_of_tasks_that_kept_their_ids_cost_one_query() -> None:
         queries.append(statement)
 
     with create_session() as session:
-        engine = session.get_bind()
+        engine: Any = session.get_bind()
     event.listen(engine, "before_cursor_execute", note)
     try:
         rows_of_tasks(tasks)
@@ -64,3 +111,49 @@ def test_a_task_has_begun_if_it_started_after_it_was_queued() -> None:
         with create_session() as session:
             session.execute(update(TaskInstance).where(TaskInstance.id == ti.id).values(**times))
         assert rows_by_subject([str(ti.id)])[str(ti.id)].began is began, times
+
+
+def test_the_queries_of_a_heartbeat_share_a_connection_and_no_transaction(
+    connections: Connections, executor: RedisKubernetesExecutor, outside: Outside
+) -> None:
+    """A transaction that stayed open while Redis is waited for would keep PostgreSQL from cleaning its tables."""
+    for workload in workloads_of(make_task_instances(2, queued_by_job_id=OWNER), executor.jwt_generator):
+        executor.queue_workload(workload, None)  # type: ignore[arg-type]
+    executor.parts.reconciler.schedule_now()
+    connections.seen.clear()
+    executor.heartbeat()
+    assert len(executor.running) == 2
+    queries = connections.seen.count("ended")
+    assert queries > 1
+    assert connections.seen == ["taken", *["ended"] * queries, "given back"]
+
+
+def test_a_heartbeat_without_queries_takes_no_connection(
+    connections: Connections, executor: RedisKubernetesExecutor
+) -> None:
+    beat(executor)
+    connections.seen.clear()
+    executor.heartbeat()
+    assert connections.seen == []
+
+
+def test_after_a_failure_the_next_query_has_another_connection(connections: Connections) -> None:
+    (ti,) = map(load, make_task_instances(1))
+    connections.seen.clear()
+    with one_connection():
+        with pytest.raises(SQLAlchemyError):
+            queued_by("no number", [ti.id, object()])  # type: ignore[arg-type, list-item]
+        assert connections.seen[-1] == "given back"
+        assert str(ti.id) in rows_by_subject([str(ti.id)])
+    assert connections.seen.count("taken") == connections.seen.count("given back") == 2
+
+
+def test_a_session_finds_the_connection_in_the_pool(connections: Connections) -> None:
+    """A pool of one connection has no second one."""
+    (ti,) = map(load, make_task_instances(1))
+    connections.seen, connections.taken_at_once = [], 0
+    with one_connection():
+        rows_by_subject([str(ti.id)])
+        alive_schedulers(30)
+        rows_by_subject([str(ti.id)])
+    assert connections.taken_at_once == 1
