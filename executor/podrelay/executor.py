@@ -206,7 +206,8 @@ class RedisKubernetesExecutor(BaseExecutor):
         self._sync_has_priority = not self.budget.has_room()
         with self.budget, self._contained():
             self.parts.run()
-            self._outages.worked()
+            if not self._breaker.has_failed:  # it may not have been called
+                self._outages.worked()
 
     @contextmanager
     def _contained(self) -> Iterator[None]:

@@ -46,6 +46,9 @@ from podrelay.teams import metric_tags
 
 log = logging.getLogger(__name__)
 
+# How often a scheduler without launches reads the stream: what is there for others would delay reports about its next launch.
+PASS_OVER_EVERY_S = 1.0
+
 _DENIED = "a report without the pod of a running task"
 _BESIDE = "ignoring the end of a pod: the task runs in another one of the same launch"
 
@@ -85,7 +88,7 @@ class ResultProcessor:
         with suppress(RedisRefused):  # the breaker has logged it
             self.confirm()
         self._unprocessed.extend(self._second_looks.pop_due())
-        left, has_more = self._settings.result_batch_size, True
+        left, has_more = self._settings.result_batch_size, self._is_to_be_read()
         while left > 0:
             began_s, trips = time.monotonic(), self._budget.trips
             waiting = len(self._unprocessed) + self._results.fetched
@@ -113,8 +116,12 @@ class ResultProcessor:
         Redis is left to `process_stream`, which may have to leave reading to another heartbeat.
         """
         waiting = len(self._unprocessed) + self._results.fetched
-        if waiting < heartbeat_budget.RESULT_BATCH and self._budget.is_redis_near:
+        if waiting < heartbeat_budget.RESULT_BATCH and self._budget.is_redis_near and self._is_to_be_read():
             self._results.request()
+
+    def _is_to_be_read(self) -> bool:
+        """May the stream have a report for this scheduler, or is it time to pass over those for others?"""
+        return len(self._launches) > 0 or time.monotonic() >= self._results.read_s + PASS_OVER_EVERY_S
 
     def withdraw_request(self) -> None:
         """At the end of the heartbeat: nothing of it is left on its way."""

@@ -69,6 +69,8 @@ class ResultStream:
         self._cipher = cipher
         self._cursor: str | None = None
         self._requested: Posted | None = None
+        # When it was last read (monotonic).
+        self.read_s = float("-inf")
         # Entries of other schedulers, and starts of pods that call for nothing, since the start.
         self.passed_over = 0
         self._fetched: deque[_Entry] = deque()
@@ -106,6 +108,7 @@ class ResultStream:
             ((position, flat),) = self._breaker.collect(requested)
         else:
             position, flat = self._breaker.run(self._next())
+        self.read_s = time.monotonic()
         if not flat:
             self._cursor = text(position)
             return False

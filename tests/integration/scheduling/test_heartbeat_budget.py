@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from podrelay.errors import RedisUnavailable
 from podrelay.executor import RedisKubernetesExecutor
-from podrelay.scheduling import heartbeat_budget
+from podrelay.scheduling import heartbeat_budget, results
 from tests.benchmarks.slow_link import SlowLink
 from tests.harness.task_instances import load, make_task_instances, update, workload_of
 from tests.integration.scheduling.conftest import Outside, beat
@@ -186,6 +187,48 @@ def test_an_idle_heartbeat_makes_one_round_trip(
         before = link.round_trips
         executor.heartbeat()
         assert link.round_trips - before == 1
+
+
+def test_a_heartbeat_without_launches_makes_no_round_trip(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the stream now and then, so that others' reports do not delay those about its next launch."""
+    reconciler, parts = executor.parts.reconciler, executor.parts
+    reconciler._next_round_s = parts.key_check._next_run_s = reconciler._orphans._next_run_s = float("inf")
+    beat(executor, lambda: executor.launches.round_is_over)
+    monkeypatch.setattr(results, "PASS_OVER_EVERY_S", float("inf"))
+    before = executor._breaker.trips
+    for _ in range(10):
+        executor.heartbeat()
+    assert executor._breaker.trips == before
+    monkeypatch.setattr(results, "PASS_OVER_EVERY_S", 0.0)
+    outside.redis.xadd(outside.names.results, {"launch": "of another", "result": "cannot be decrypted"})
+    executor.heartbeat()
+    assert executor.parts.results._results.passed_over == 1
+    monkeypatch.setattr(results, "PASS_OVER_EVERY_S", float("inf"))
+    (ti_id,) = make_task_instances(1)
+    (workload,) = _queue(executor, [ti_id])
+    beat(executor, lambda: workload.key in executor.running)
+    update(ti_id, state="success")
+    outside.publish(str(workload.ti.external_executor_id), pod="pod")
+    beat(executor, lambda: workload.key in executor.event_buffer)
+
+
+def test_an_outage_is_over_when_redis_has_answered(
+    executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when a heartbeat without launches has made no call."""
+    monkeypatch.setattr("podrelay.store.circuit_breaker.FIRST_PAUSE_S", 0.0)
+    reconciler, parts = executor.parts.reconciler, executor.parts
+    reconciler._next_round_s = parts.key_check._next_run_s = reconciler._orphans._next_run_s = float("inf")
+    beat(executor, lambda: executor.launches.round_is_over)
+    executor._outages.failed(executor._breaker._open(RedisUnavailable("lost")))
+    monkeypatch.setattr(results, "PASS_OVER_EVERY_S", float("inf"))
+    executor.heartbeat()
+    assert executor._outages._causes
+    monkeypatch.setattr(results, "PASS_OVER_EVERY_S", 0.0)
+    executor.heartbeat()
+    assert not executor._outages._causes
 
 
 def test_a_slow_redis_keeps_no_result_waiting_for_ever(
