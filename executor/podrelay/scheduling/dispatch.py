@@ -112,7 +112,7 @@ class Dispatcher:
             if done >= heartbeat_budget.HAND_OVER_BATCH:
                 self._pace.note(done, time.monotonic() - began_s)
             left_s = time_slice.left_s
-            if left_s <= 0:
+            if left_s <= heartbeat_budget.LOOKUP_S:
                 return
 
     def _fitting(self, seconds: float) -> int:

@@ -26,6 +26,8 @@ HEARTBEAT_LIMIT_S, WORK_S = 0.05, 0.008
 # Time slices of the parts: about 150 launches and 200 comparisons on a slow core. That of the hand-over begins after its
 # first query.
 HAND_OVER_S = 0.012
+# With less than this left of it, no further workloads are looked up in the database: a query takes as long as ten launches.
+LOOKUP_S = 0.003
 # Results come first, as Airflow's next steps wait for them: they have all that is left until this long after the heartbeat
 # began. What runs after them takes less than half of a heartbeat.
 RESULTS_S = 0.025
