@@ -9,7 +9,7 @@ Used by the result processor, the reconciler and the orphan collector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from podrelay.protocol import identifiers
 from podrelay.protocol.messages import CleanupAction, PodReport
@@ -27,8 +27,7 @@ NO_STATE = "NoStateReported"
 UNUSED_MOST = 3
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRow:
+class TaskRow(NamedTuple):
     """The row of a task instance, as far as podrelay reads it."""
 
     state: str | None
@@ -56,8 +55,7 @@ class Policy:
     excluded_container_reasons: frozenset[str] = frozenset({"Error"})
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """`event` goes to the scheduler; `next_attempt` requests another pod; without either, the slot is just freed.
 
     relaunch: the pod failed, which counts. unused: it never got its workload. new_token: there was none.

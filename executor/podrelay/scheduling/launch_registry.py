@@ -159,7 +159,7 @@ class Launch:
 
     def as_known_to(self, row: TaskRow | None) -> TaskRow | None:
         """The row as it will be once the database knows the id of this launch."""
-        return replace(row, launch_id=self.launch_id) if row is not None and self.is_unknown_to(row) else row
+        return row._replace(launch_id=self.launch_id) if row is not None and self.is_unknown_to(row) else row
 
     def should_report(self, reason: str, every_s: float) -> bool:
         """May this reason be written to the task's event log? Each at most once in `every_s` seconds."""

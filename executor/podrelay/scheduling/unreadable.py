@@ -11,7 +11,6 @@ Used by the result processor, the reconciler and the orphan collector.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from podrelay.protocol import identifiers
@@ -56,7 +55,7 @@ def limit(decision: Decision, report: PodReport, try_number: int, row: TaskRow |
     if runs and not superseded(report.launch_id, report.attempt, try_number, row):
         return None
     if decision.cleanup and (row is None or row.state in WANTED):
-        return replace(decision, cleanup="revoke")
+        return decision._replace(cleanup="revoke")
     return decision
 
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from podrelay.errors import RedisRefused
 from podrelay.protocol import identifiers, jobs, redis_keys
@@ -31,8 +31,7 @@ _CHUNK = 64
 _IN_DOUBT_MOST = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledgement:
+class Acknowledgement(NamedTuple):
     """What to write once a result is processed, or once a task is revoked (`revoked`).
 
     `over` is False where another attempt of the launch follows.
