@@ -94,12 +94,12 @@ class Deployment:
             task = self.tasks.get(labels.get(identifiers.LABEL_LAUNCH_ID, ""))
             if phase != "Running" or metadata["uid"] in self._ended or not _has_workload(labels, given):
                 continue
-            self._ended.add(metadata["uid"])
             if task is not None:
                 update(task.ti_id, state="running", hostname=metadata["name"])
                 update(task.ti_id, state="success")
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the next look tries again
                 self.cluster.end_pod("default", metadata["name"], exit_code=0)
+                self._ended.add(metadata["uid"])
 
 
 def _has_workload(labels: dict[str, str], given: Container[tuple[str, int] | None]) -> bool:

@@ -122,8 +122,9 @@ _STATES = (
     "queued",
     "failed",
 )
-# Pauses and leases that podrelay may believe are short here, or nobody's: what it believes is honest work's to wait for.
-_OFFSETS_S = (-1e9, -3600.0, -600.0, -1.0, 0.0, 0.5, 2.0, 5.0, 601.0, 3600.0, 1e9, 1e12)
+# Pauses and leases that podrelay may believe are short here, or nobody's: what it believes is honest work's to wait for. It
+# believes ten minutes, which 700 s are still more than when somebody reads them a while later.
+_OFFSETS_S = (-1e9, -3600.0, -600.0, -1.0, 0.0, 0.5, 2.0, 5.0, 700.0, 3600.0, 1e9, 1e12)
 _MESSAGES = (b"1", b"", b"pause", b"pause ", b"pause nan", b"pause -inf", b"pause 0.1", b"pause -1", b"cleanup_pause 0.1",
              b"pause \xff", b"cleanup_pause nan", b" ", b"pause 1 2", b"\x00", b"drain", b"pause 0x1",
              b"x" * 100_000)  # fmt: skip

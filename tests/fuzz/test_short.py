@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.warm_pods import GIVEN
 from tests.fuzz import api_part, cluster_part, redis_part, redis_writes, watch_part
 from tests.harness.redis_server import find_server
 
@@ -19,6 +23,18 @@ def test_the_fields_that_scripts_read_are_among_those_written() -> None:
     assert {"failures", "until", "until:default", "expires", "fence", "attempt", "t_offered", "waits"} <= set(
         redis_writes.WORDS
     )
+
+
+def test_a_warm_pod_says_in_one_piece_that_it_has_its_workload() -> None:
+    """Many write to one file. What is mixed with the line of another pod is not read, and its task would never run."""
+    end, start = os.pipe2(os.O_DIRECT)  # one read returns what one write has written
+    words = [sys.executable, "-u", "-c", "from tests.chaos.warm_pods import _hold; _hold('')"]
+    with os.fdopen(end, "rb", buffering=0) as lines, subprocess.Popen(words, stdout=start) as pod:
+        os.close(start)
+        said = lines.read(4096).decode()
+        pod.kill()
+    assert said.startswith(f"{GIVEN} ")
+    assert said.endswith("\n")
 
 
 @pytest.mark.timeout(240)

@@ -76,14 +76,14 @@ class WarmNode:
         for uid in self._pods.keys() - running.keys():
             self._pods.pop(uid)[2].close()
         for uid in running.keys() - self._seen:
-            self._seen.add(uid)
             self._start(running[uid])
+            self._seen.add(uid)
         for uid, (namespace, name, connection) in list(self._pods.items()):
             with contextlib.suppress(BlockingIOError):
-                code = connection.recv(16)
+                code = connection.recv(16, socket.MSG_PEEK)  # the next look reads it again if the request below fails
+                self._cluster.end_pod(namespace, name, exit_code=int(code or 1))
                 self._pods.pop(uid)
                 connection.close()
-                self._cluster.end_pod(namespace, name, exit_code=int(code or 1))
 
     def _start(self, pod: dict[str, Any]) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
