@@ -60,6 +60,15 @@ class Outside:
         queue = redis_keys.rq_queue(entry["queue"])
         self.redis.lrem(queue, 1, identifiers.job_id(launch_id, int(entry["attempt"])))
 
+    def claim(self) -> list[str]:
+        """Job ids that a launcher gets now, in the order of their claim."""
+        call = scripts.claim(
+            self.names, cluster="default", kind="launch", queues=self.names.launch_queues("default"), most=64, low=0,
+            lease_s=60.0, worker="w", execution_id="e", patience_s=0.0, probe_s=1.0, report_every_s=60.0,
+        )  # fmt: skip
+        reply = self.redis.eval(script(call.name).text, len(call.keys), *call.keys, *call.args)
+        return list(reply[5][::12])  # type: ignore[index]
+
     def ledger(self, launch_id: str) -> dict[str, str]:
         return self.redis.hgetall(self.names.launch(launch_id))  # type: ignore[return-value]
 

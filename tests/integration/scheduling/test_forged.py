@@ -245,6 +245,44 @@ def test_a_forged_attempt_far_ahead_is_not_followed(executor: RedisKubernetesExe
     beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "0")
 
 
+@pytest.mark.parametrize("state", ["created", "started", "queued", ""])
+def test_a_forged_state_strands_no_launch(executor: RedisKubernetesExecutor, outside: Outside, state: str) -> None:
+    """A claim drops the job of a launch that does not wait, by its entry."""
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    job = f"{launch_id}_0"
+    beat(executor, until=lambda: outside.queued() == [job])
+    outside.redis.hset(outside.names.launch(launch_id), "state", state)
+    assert outside.claim() == []
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=outside.claim)
+
+
+@pytest.mark.parametrize("state", ["x", ""])
+def test_a_forged_state_hides_no_pod(executor: RedisKubernetesExecutor, outside: Outside, state: str) -> None:
+    """The leading watcher looks only for the pods of launches that have one, by their entries."""
+    _, _, launch_id, _ = running(executor, outside)
+    outside.redis.hset(outside.names.launch(launch_id), "state", state)
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=lambda: outside.ledger(launch_id)["state"] == "created")
+
+
+@pytest.mark.parametrize("compared", [True, False], ids=["compared first", "at once"])
+def test_no_end_can_be_hidden_behind_a_forged_attempt(
+    executor: RedisKubernetesExecutor, outside: Outside, compared: bool
+) -> None:
+    ti_id, key, launch_id, pod = running(executor, outside)
+    outside.redis.hset(outside.names.launch(launch_id), "attempt", "7")
+    if compared:
+        executor.parts.reconciler.schedule_now()
+        executor.heartbeat()
+        assert key in executor.running
+    update(ti_id, state="success")
+    assert outside.publish(launch_id, pod=pod, uid="u") == 1
+    beat(executor, until=lambda: key not in executor.running)
+    assert executor.event_buffer[key][0] == "success"
+    beat(executor, until=lambda: outside.cleanups() == [f"delete pod default/{pod}"])
+
+
 def test_members_that_are_no_launch_ids_hide_no_unacknowledged_end(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:

@@ -124,7 +124,7 @@ local function admit(queue, id)
       if state then return drop(key) end
       return reject(id, key, 'malformed', 'the ledger knows no such launch')
     end
-    if state ~= 'offered' and state ~= 'waiting' and state ~= 'claimed' then return drop(key) end
+    if not waits_for_pod(state) then return drop(key) end
     if entry[1] ~= attempt or redis.call('HGET', ARGV[16], entry[3] or '') ~= launch then return drop(key) end
     offered, reported, skew, attempt_offered = entry[5] or '0', entry[6] or '0', entry[7] or '0', entry[8] or '0'
     warm = entry[9] or ''

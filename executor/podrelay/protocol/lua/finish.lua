@@ -64,7 +64,7 @@ local effects = {}
 function effects.created(id, queue, pod, namespace, uid, created)
   local ledger, state, same, launch = ledger_of(id)
   if ledger and same then
-    if state == 'offered' or state == 'waiting' or state == 'claimed' then
+    if waits_for_pod(state) then
       redis.call('HDEL', ledger, 'reason', 'message')
       redis.call('HSET', ledger, 'state', 'created')
     end
@@ -98,7 +98,7 @@ end
 function effects.wait(id, queue, wait_s, reason, message, report, tries)
   local ledger, state, same, launch, attempt = ledger_of(id)
   if ledger and (not same or state == 'withdrawn') then return finish(id, queue, 'canceled') end
-  if ledger and (state == 'claimed' or state == 'offered' or state == 'waiting') then
+  if ledger and waits_for_pod(state) then
     redis.call('HSET', ledger, 'state', 'waiting', 'reason', reason, 'message', message)
     if report ~= '' then
       redis.call('HSET', ledger, 't_pending', seconds(now))

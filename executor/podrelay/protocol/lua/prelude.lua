@@ -108,6 +108,9 @@ local function read_ledger(key, ...)
   return entry
 end
 
+-- Is this the state of a launch that has no pod on record yet?
+local function waits_for_pod(state) return state == 'offered' or state == 'waiting' or state == 'claimed' end
+
 -- The status of an RQ job; nil if there is none.
 local function read_status(key) return redis.call('HGET', key, 'status') or nil end
 
@@ -184,6 +187,14 @@ end
 local function is_warm_pod(name)
   local id = string.match(name, '^[%l%d-]+%-warm%-(%x+)$')
   return id ~= nil and #id == 32
+end
+
+-- The attempt that has this pod, by its name, or by what the ledger holds of a warm pod; nil if neither says so.
+local function attempt_of_pod(launch, pod, warm_attempt)
+  if is_warm_pod(pod) then return tonumber(string.match(warm_attempt or '', '^%d+$')) end
+  local beginning, attempt = string.match(pod, '^(.*)%-(%d+)$')
+  local id = '-' .. string.lower(string.gsub(launch, '-', ''))
+  return beginning and string.sub(beginning, -#id) == id and tonumber(attempt) or nil
 end
 
 -- What keeps a launcher from going on with a launch and its warm pod, nil if nothing does: lost (it does not hold the job any

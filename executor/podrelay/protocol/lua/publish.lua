@@ -29,7 +29,20 @@ local attempt, outcome = tonumber(ARGV[4]), ARGV[5]
 local entry = read_warm_ledger(KEYS[1], 'state', 'started', 'wait', 'result_key', 'result', 'pod', 'warm_pod', 'delivered',
   'condemned', 'start')
 local known, state, started, wait = tonumber(entry[1] or -1), entry[2], entry[3] == '1', entry[4]
-if known > attempt then return -1 end
+local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
+local has_no_pod = waits_for_pod(state)
+local result_key, pod
+for i = 11, #ARGV, 2 do
+  if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
+  if ARGV[i] == 'pod' then pod = ARGV[i + 1] end
+end
+if known > attempt then
+  -- A later attempt has another pod, and is offered before that exists: somebody else wrote this one.
+  if has_no_pod or not pod or entry[7] ~= pod then return -1 end
+  note('launch', ARGV[3], 'malformed', 'a ledger entry with another attempt than that of its pod')
+  redis.call('HSET', KEYS[1], 'attempt', ARGV[4])
+  known = attempt
+end
 local same = known == attempt
 if outcome == 'log' then
   if not same or state ~= 'finished' then return 0 end
@@ -37,13 +50,6 @@ if outcome == 'log' then
     'launch', ARGV[3], 'attempt', ARGV[4], 'outcome', outcome, 'result', ARGV[6])
   return 1
 end
-local terminal = outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired'
-local result_key, pod
-for i = 11, #ARGV, 2 do
-  if ARGV[i] == 'result_key' then result_key = ARGV[i + 1] end
-  if ARGV[i] == 'pod' then pod = ARGV[i + 1] end
-end
-local has_no_pod = state == 'offered' or state == 'waiting' or state == 'claimed'
 if same and pod and is_warm_pod(pod) then
   local own_suffix = '-' .. string.lower(string.gsub(ARGV[3], '-', '')) .. '-' .. ARGV[4]
   if entry[10] == pod and (has_no_pod or string.sub(entry[7] or '', -#own_suffix) == own_suffix) then return 0 end

@@ -8,6 +8,8 @@
 --   missing (no ledger entry) | lost (waits in the ledger, but its RQ job is gone, or in no list of jobs) | rejected (a launcher
 --   could not read its job) | unreadable (it waits for a launcher that has the key) | unknown_format (it waits for a launcher that
 --   reads its format) | finished | withdrawn | ahead (a later attempt)
+-- Anybody may have written one field of an entry. Where the others deny its state or attempt, they count, or a launch that
+-- waits would be dropped from its queue for good, and the end of a pod would not count for a later attempt.
 run_when_full(KEYS[1])
 local reply = { read_epoch(KEYS[1], ARGV[3]) }
 -- Read by commands outside of scripts, and by launchers that may not write it: neither mends anything.
@@ -30,6 +32,15 @@ local function is_in_place(job, status, queue, owner)
   end
   return redis.call('EXISTS', ARGV[4] .. queue, ARGV[4] .. queue .. '.by-' .. owner) > 0 or not string.match(owner, '^[%w_-]+$')
 end
+local function mend_entry(launch, field, value, why)
+  redis.call('HSET', ARGV[1] .. launch, field, value)
+  note('launch', launch, 'malformed', why)
+  return value
+end
+local function is_possible(state, pod)
+  if state == 'created' or state == 'started' then return pod end
+  return waits_for_pod(state) or state == 'finished' or state == 'acknowledged' or state == 'withdrawn'
+end
 -- The ledger may name any queue: one that the user may not access is none of ours.
 local function is_in_our_place(...)
   local allowed, found = pcall(is_in_place, ...)
@@ -37,8 +48,19 @@ local function is_in_our_place(...)
 end
 for i = 7, #ARGV, 2 do
   local launch, attempt = ARGV[i], tonumber(ARGV[i + 1])
-  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason', 'pod', 'queue', 'owner')
-  local known, state, result = entry[1], entry[2], entry[3]
+  local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason', 'pod', 'queue', 'owner',
+    'warm_attempt')
+  local known, state, result, pod = entry[1], entry[2], entry[3], entry[6]
+  if known and state and not is_possible(state, pod) then
+    local shown = result and 'finished' or pod and 'created' or 'offered'
+    state = mend_entry(launch, 'state', shown, 'a ledger entry with a state that its other fields deny')
+  end
+  if known and tonumber(known) > attempt and pod and not waits_for_pod(state) then
+    local of_pod = attempt_of_pod(launch, pod, entry[9])
+    if of_pod and of_pod < tonumber(known) then
+      known = mend_entry(launch, 'attempt', tostring(of_pod), 'a ledger entry with another attempt than that of its pod')
+    end
+  end
   if known and tonumber(known) > attempt + ATTEMPTS_AHEAD_MOST then
     note('launch', launch, 'bounds', 'a ledger entry far ahead of its scheduler, deleted')
     redis.call('DEL', ARGV[1] .. launch)
@@ -50,11 +72,11 @@ for i = 7, #ARGV, 2 do
   elseif tonumber(known) < attempt then add(launch, 'missing')
   elseif (state == 'finished' or state == 'acknowledged') and not result then
     -- Every script writes an end with its report; without one, the next report is to count.
-    redis.call('HSET', ARGV[1] .. launch, 'state', entry[6] and 'created' or 'offered')
+    redis.call('HSET', ARGV[1] .. launch, 'state', pod and 'created' or 'offered')
     quarantine(KEYS[2], launch, 'no_report', 'the ledger names an end without a report')
   elseif state == 'finished' or state == 'acknowledged' then add(launch, 'finished', known, result)
   elseif state == 'withdrawn' then add(launch, 'withdrawn', known, result)
-  elseif state == 'offered' or state == 'waiting' or state == 'claimed' then
+  elseif waits_for_pod(state) then
     local job = launch .. '_' .. known
     local status = read_status(ARGV[2] .. job)
     if status == 'failed' then add(launch, 'rejected', known)
