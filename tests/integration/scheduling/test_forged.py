@@ -257,6 +257,20 @@ def test_a_forged_state_strands_no_launch(executor: RedisKubernetesExecutor, out
     beat(executor, until=outside.claim)
 
 
+@pytest.mark.parametrize("status", ["deferred", "finished", "scheduled", "started", "x", ""])
+def test_a_forged_status_of_a_job_strands_no_launch(
+    executor: RedisKubernetesExecutor, outside: Outside, status: str
+) -> None:
+    """A claim drops a job that is not queued."""
+    _, launch_id = hand_over(executor, make_task_instances()[0])
+    job = f"{launch_id}_0"
+    beat(executor, until=lambda: outside.queued() == [job])
+    outside.redis.hset(redis_keys.RQ_JOB_PREFIX + job, "status", status)
+    assert outside.claim() == []
+    executor.parts.reconciler.schedule_now()
+    beat(executor, until=outside.claim)
+
+
 @pytest.mark.parametrize("state", ["x", ""])
 def test_a_forged_state_hides_no_pod(executor: RedisKubernetesExecutor, outside: Outside, state: str) -> None:
     """The leading watcher looks only for the pods of launches that have one, by their entries."""

@@ -80,9 +80,9 @@ for i = 7, #ARGV, 2 do
     local job = launch .. '_' .. known
     local status = read_status(ARGV[2] .. job)
     if status == 'failed' then add(launch, 'rejected', known)
-    elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' and status ~= 'deferred' then
+    elseif status ~= 'queued' and status ~= 'started' and status ~= 'scheduled' then
       add(launch, 'lost', known)
-    elseif status ~= 'deferred' and not is_in_our_place(job, status, entry[7] or '', entry[8] or '') then
+    elseif not is_in_our_place(job, status, entry[7] or '', entry[8] or '') then
       redis.call('DEL', ARGV[2] .. job)  -- or the next offer would take it for one that waits
       add(launch, 'lost', known)
     elseif state == 'waiting' and entry[5] == 'KeyMismatch' then add(launch, 'unreadable', known)
