@@ -245,13 +245,18 @@ def test_a_forged_attempt_far_ahead_is_not_followed(executor: RedisKubernetesExe
     beat(executor, until=lambda: outside.ledger(launch_id)["attempt"] == "0")
 
 
-@pytest.mark.parametrize("state", ["created", "started", "queued", ""])
-def test_a_forged_state_strands_no_launch(executor: RedisKubernetesExecutor, outside: Outside, state: str) -> None:
+@pytest.mark.parametrize(
+    "fields", [{}, {"result": "x"}, {"result": "x", "outcome": "x"}], ids=["alone", "report", "outcome"]
+)
+@pytest.mark.parametrize("state", ["created", "started", "finished", "acknowledged", "queued", ""])
+def test_a_forged_state_strands_no_launch(
+    executor: RedisKubernetesExecutor, outside: Outside, state: str, fields: dict[str, str]
+) -> None:
     """A claim drops the job of a launch that does not wait, by its entry."""
     _, launch_id = hand_over(executor, make_task_instances()[0])
     job = f"{launch_id}_0"
     beat(executor, until=lambda: outside.queued() == [job])
-    outside.redis.hset(outside.names.launch(launch_id), "state", state)
+    outside.redis.hset(outside.names.launch(launch_id), mapping={"state": state, **fields})
     assert outside.claim() == []
     executor.parts.reconciler.schedule_now()
     beat(executor, until=outside.claim)

@@ -49,10 +49,11 @@ end
 for i = 7, #ARGV, 2 do
   local launch, attempt = ARGV[i], tonumber(ARGV[i + 1])
   local entry = read_ledger(ARGV[1] .. launch, 'state', 'result', 'relaunches', 'reason', 'pod', 'queue', 'owner',
-    'warm_attempt')
-  local known, state, result, pod = entry[1], entry[2], entry[3], entry[6]
+    'warm_attempt', 'outcome')
+  local known, state, result, pod, outcome = entry[1], entry[2], entry[3], entry[6], entry[10]
+  local has_end = result and (outcome == 'succeeded' or outcome == 'failed' or outcome == 'expired')
   if known and state and not is_possible(state, pod) then
-    local shown = result and 'finished' or pod and 'created' or 'offered'
+    local shown = has_end and 'finished' or pod and 'created' or 'offered'
     state = mend_entry(launch, 'state', shown, 'a ledger entry with a state that its other fields deny')
   end
   if known and tonumber(known) > attempt and pod and not waits_for_pod(state) then
@@ -70,8 +71,8 @@ for i = 7, #ARGV, 2 do
     if state == 'withdrawn' then add(launch, 'withdrawn') else add(launch, 'missing') end
   elseif tonumber(known) > attempt then add(launch, 'ahead', known, result, entry[4])
   elseif tonumber(known) < attempt then add(launch, 'missing')
-  elseif (state == 'finished' or state == 'acknowledged') and not result then
-    -- Every script writes an end with its report; without one, the next report is to count.
+  elseif (state == 'finished' or state == 'acknowledged') and not has_end then
+    -- Every script writes an end with its outcome and report; without them, the next report is to count.
     redis.call('HSET', ARGV[1] .. launch, 'state', pod and 'created' or 'offered')
     quarantine(KEYS[2], launch, 'no_report', 'the ledger names an end without a report')
   elseif state == 'finished' or state == 'acknowledged' then add(launch, 'finished', known, result)
