@@ -115,7 +115,8 @@ class CircuitBreaker:
     def post(self, calls: Sequence[ScriptCall], behind: Posted | None = None) -> Posted:
         """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them.
 
-        :param behind: other scripts that were sent, to be run before these; what is returned replaces it.
+        :param behind: other scripts that were sent, to be run before these; what is returned replaces it. After a
+            failure, they are still to be dropped.
         """
         if not self.available:
             raise self._waiting(self._open_until_s - time.monotonic())
@@ -126,9 +127,11 @@ class CircuitBreaker:
         data, sent_s = packed(calls), time.monotonic()
         try:
             connection = connection or borrow_connection(self._client)
-            connection.send_packed_command([data])
+            # A check would take a reply that is on its way for its own.
+            connection.send_packed_command([data], check_health=behind is None)
         except (RedisError, OSError) as error:
-            self._give_back(connection, is_usable=False)
+            if behind is None:
+                self._give_back(connection, is_usable=False)
             raise self._failed(error) from error
         return Posted(connection, [*before, *calls], sent_s)
 

@@ -206,6 +206,43 @@ def test_one_that_cannot_be_made_leaves_nothing_on_its_way(
     assert set(answers[_CHUNK:]) == {"offered"} and not queue._in_doubt
 
 
+def test_a_connection_that_breaks_between_two_offers_is_given_back_once(
+    executor: RedisKubernetesExecutor, queue: LaunchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool of redis-py 5 would lend one that it got twice to two users at once."""
+    pool: Any = executor._breaker._client.connection_pool
+    given_back: list[Any] = []
+    release = pool.release
+
+    def note(connection: Any) -> None:
+        given_back.append(connection)
+        release(connection)
+
+    monkeypatch.setattr(pool, "release", note)
+
+    def cut() -> None:
+        (connection,) = pool._in_use_connections
+        connection._sock.shutdown(2)
+
+    with pytest.raises(RedisUnavailable):
+        queue.offer(Made().each(cut))
+    assert not in_use(executor)
+    assert len(given_back) == len(set(given_back)) == 1
+
+
+def test_the_health_of_a_connection_is_not_checked_between_two_offers(
+    executor: RedisKubernetesExecutor, queue: LaunchQueue
+) -> None:
+    """redis-py would take the reply to the first one for that to its own question."""
+
+    def become_due() -> None:
+        (connection,) = executor._breaker._client.connection_pool._in_use_connections
+        connection.next_health_check = 0.0
+
+    made = Made()
+    assert queue.offer(made.each(become_due)) == ["offered"] * len(made.requests)
+
+
 def test_scripts_that_redis_loses_between_two_offers_double_none(queue: LaunchQueue, outside: Outside) -> None:
     made = Made()
     answers = queue.offer(made.each(lambda: outside.redis.script_flush()))
