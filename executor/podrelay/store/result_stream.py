@@ -69,7 +69,7 @@ class ResultStream:
         self._cipher = cipher
         self._cursor: str | None = None
         self._requested: Posted | None = None
-        # When it was last read (monotonic).
+        # When it was last read to its end (monotonic).
         self.read_s = float("-inf")
         # Entries of other schedulers, and starts of pods that call for nothing, since the start.
         self.passed_over = 0
@@ -108,7 +108,9 @@ class ResultStream:
             ((position, flat),) = self._breaker.collect(requested)
         else:
             position, flat = self._breaker.run(self._next())
-        self.read_s = time.monotonic()
+        count = len(flat) // len(_Entry._fields)
+        if count < _READ_MOST:
+            self.read_s = time.monotonic()
         if not flat:
             self._cursor = text(position)
             return False
@@ -120,7 +122,6 @@ class ResultStream:
             if not launch
             or ((name := launch.decode(errors="replace")) in own and concerns(name, text(outcome), bool(start)))
         ]
-        count = len(flat) // len(_Entry._fields)
         self.passed_over += count - len(wanted)
         self._fetched.extend(wanted)
         self._cursor = text(position)

@@ -214,6 +214,22 @@ def test_a_heartbeat_without_launches_makes_no_round_trip(
     beat(executor, lambda: workload.key in executor.event_buffer)
 
 
+def test_a_heartbeat_without_launches_goes_on_where_the_last_one_had_no_time(
+    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a stream that grows faster than that would delay reports about the next launch."""
+    beat(executor, lambda: executor.launches.round_is_over)
+    monkeypatch.setattr(results, "PASS_OVER_EVERY_S", 1e9)
+    monkeypatch.setattr(heartbeat_budget, "RESULTS_S", 0.0)
+    stream = executor.parts.results._results
+    stream.read_s = float("-inf")
+    for _ in range(501):
+        outside.redis.xadd(outside.names.results, {"launch": "of another", "result": "cannot be decrypted"})
+    for _ in range(5):
+        executor.heartbeat()
+    assert stream.passed_over == 501
+
+
 def test_an_outage_is_over_when_redis_has_answered(
     executor: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
