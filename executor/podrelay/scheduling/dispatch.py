@@ -14,7 +14,6 @@ from itertools import islice
 
 from airflow.providers.common.compat.sdk import Stats
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy.exc import SQLAlchemyError
 
 from podrelay import compat, event_log
 from podrelay.errors import RedisRefused
@@ -93,12 +92,7 @@ class Dispatcher:
         time_slice = None
         left_s = heartbeat_budget.HAND_OVER_S
         while batch := list(islice(free, self._fitting(left_s))):
-            try:
-                passed = self._check.passed(batch)
-            except SQLAlchemyError:
-                if built:  # Redis may have them: they are to be registered
-                    return
-                raise
+            passed = self._check.passed(batch)
             time_slice = time_slice or heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
             done, began_s = 0, time.monotonic()
             for item in passed:

@@ -29,7 +29,7 @@ class Posted(NamedTuple):
 
     connection: Any
     calls: Sequence[ScriptCall]
-    # When the last of them was sent (monotonic).
+    # When they were sent (monotonic).
     sent_s: float
 
 
@@ -77,22 +77,15 @@ class CircuitBreaker:
     def run_many(self, calls: Iterable[ScriptCall]) -> list[Any]:
         """Run scripts in this order in one round trip; their replies, in order."""
         calls = list(calls)
-        return self._replies(self.post(calls)) if calls else []
-
-    def run_as_made(self, calls: Iterable[ScriptCall]) -> list[Any]:
-        """As `run_many`, for calls that take time to make: Redis runs each of them while the next one is made.
-
-        Whatever `calls` raises is raised; the scripts that were sent before may have run.
-        """
-        posted: Posted | None = None
-        try:
-            for call in calls:
-                posted = self.post([call], posted)
-        except BaseException:
-            if posted is not None:
-                self.drop(posted)
-            raise
-        return self._replies(posted) if posted is not None else []
+        if not calls:
+            return []
+        replies, refusal = self._read(self.post(calls))
+        if isinstance(refusal, NoScriptError):  # Redis lost its script cache in a restart or SCRIPT FLUSH
+            self._loaded.clear()
+            replies, refusal = self._read(self.post(calls))
+        if refusal is not None:
+            raise self._failed(refusal) from refusal
+        return replies
 
     def call(self, command: Callable[[redis.Redis], Any]) -> Any:
         """Run any other command, or pipeline of commands."""
@@ -112,38 +105,28 @@ class CircuitBreaker:
         self._durations_s.append(time.monotonic() - started_s)
         self.trip_s = min(self._durations_s)
 
-    def post(self, calls: Sequence[ScriptCall], behind: Posted | None = None) -> Posted:
-        """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them.
-
-        :param behind: other scripts that were sent, to be run before these; what is returned replaces it. After a
-            failure, they are still to be dropped.
-        """
+    def post(self, calls: Sequence[ScriptCall]) -> Posted:
+        """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them."""
         if not self.available:
             raise self._waiting(self._open_until_s - time.monotonic())
         names = {call.name for call in calls}
         if not names <= self._loaded:  # else a large batch would be sent twice
             self._load(names)
-        connection, before = (behind.connection, behind.calls) if behind is not None else (None, ())
-        data, sent_s = packed(calls), time.monotonic()
+        data, connection, sent_s = packed(calls), None, time.monotonic()
         try:
-            connection = connection or borrow_connection(self._client)
-            # A check would take a reply that is on its way for its own.
-            connection.send_packed_command([data], check_health=behind is None)
+            connection = borrow_connection(self._client)
+            connection.send_packed_command([data])
         except (RedisError, OSError) as error:
-            if behind is None:
-                self._give_back(connection, is_usable=False)
+            self._give_back(connection, is_usable=False)
             raise self._failed(error) from error
-        return Posted(connection, [*before, *calls], sent_s)
+        return Posted(connection, calls, sent_s)
 
     def collect(self, posted: Posted) -> list[Any]:
         """The replies to scripts that were sent. Once for each; whatever happens, they may be run again."""
-        return self._replies(posted, may_be_there=True)
-
-    def _replies(self, posted: Posted, *, may_be_there: bool = False) -> list[Any]:
-        replies, refusal = self._read(posted, may_be_there=may_be_there)
-        if isinstance(refusal, NoScriptError):  # Redis lost its script cache in a restart or SCRIPT FLUSH
+        replies, refusal = self._read(posted, may_be_there=True)
+        if isinstance(refusal, NoScriptError):
             self._loaded.clear()
-            replies, refusal = self._read(self.post(posted.calls))
+            return self.run_many(posted.calls)
         if refusal is not None:
             raise self._failed(refusal) from refusal
         return replies

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from podrelay.errors import RedisRefused
+from podrelay.errors import RedisRefused, RedisUnavailable
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.json_text import encoded
@@ -84,14 +84,13 @@ class LaunchQueue:
         self._unconfirmed: list[ScriptCall] = []
 
     def offer(self, launches: Iterable[tuple[LaunchRequest, int]]) -> list[Answer]:
-        """Offer launches of one owner, each with its number of relaunches so far, in one round trip. Redis has the first ones
-        while the others are still being made; if making one fails, it keeps them.
+        """Offer launches of one owner, each with its number of relaunches so far, in one round trip.
 
         :return: one answer per launch, in order. `known`: an earlier call did it.
         """
         now_s = time.time()
         offered: list[str] = []
-        calls = (
+        calls = [
             scripts.offer(
                 self._keys,
                 cluster=self._cluster,
@@ -101,21 +100,16 @@ class LaunchQueue:
                 launches=(self._offered(request, relaunches, offered) for request, relaunches in chunk),
             )
             for chunk in chunks(launches, _CHUNK)
-        )
+        ]
         return [text(answer) for answers in self._sent(calls, offered) for answer in answers]  # type: ignore[misc]
 
-    def _sent(self, calls: Iterable[ScriptCall], job_ids: list[str]) -> list[Any]:
-        """The replies to these offers.
-
-        :param job_ids: those of the calls that were made.
-        """
+    def _sent(self, calls: list[ScriptCall], job_ids: list[str]) -> list[Any]:
+        """The replies to these offers."""
         is_sent = self._breaker.available
         try:
-            replies = self._breaker.run_as_made(calls)
-        except RedisRefused:
-            raise
-        except Exception:
-            if is_sent:
+            replies = self._breaker.run_many(calls)
+        except RedisUnavailable as error:
+            if is_sent and not isinstance(error, RedisRefused):
                 self._in_doubt |= dict.fromkeys(job_ids)
             while len(self._in_doubt) > _IN_DOUBT_MOST:
                 del self._in_doubt[next(iter(self._in_doubt))]

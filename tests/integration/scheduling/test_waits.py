@@ -1,27 +1,17 @@
-"""A heartbeat does not wait for what Redis can do meanwhile: it asks for results first, and offers launches while it makes
-others.
-"""
+"""A heartbeat does not wait for what Redis can do meanwhile: it asks for results first, and then hands over."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.utils.session import create_session
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
 
 from podrelay.errors import RedisUnavailable
 from podrelay.executor import RedisKubernetesExecutor
-from podrelay.protocol.identifiers import job_id
-from podrelay.protocol.messages import LaunchRequest
 from podrelay.scheduling import heartbeat_budget
-from podrelay.store.launch_queue import _CHUNK, LaunchQueue
 from podrelay.store.result_stream import ResultStream
-from tests.harness.task_instances import OWNER, make_task_instances, update, workloads_of
+from tests.harness.task_instances import make_task_instances, update
 from tests.integration.scheduling.conftest import Outside, beat
 from tests.integration.scheduling.test_executor import hand_over
 
@@ -156,125 +146,3 @@ def test_a_distant_redis_is_not_asked_first(
     monkeypatch.setattr(heartbeat_budget, "NEARBY_S", 0.0)
     executor.parts.results.request_next()
     assert stream._requested is None
-
-
-class Made:
-    """Requests of launches as they are made one by one: more than fit into one script."""
-
-    def __init__(self, count: int = 2 * _CHUNK) -> None:
-        self.requests = [
-            LaunchRequest(str(uuid.uuid4()), 0, "task", str(uuid.uuid4()), (), "1", ("run",)) for _ in range(count)
-        ]
-
-    def each(self, before_second: Callable[[], None]) -> Iterator[tuple[LaunchRequest, int]]:
-        """:param before_second: called before the first one that belongs to the second script."""
-        for number, request in enumerate(self.requests):
-            if number == _CHUNK:
-                before_second()
-            yield request, 0
-
-
-@pytest.fixture
-def queue(executor: RedisKubernetesExecutor) -> LaunchQueue:
-    return executor.parts.dispatcher._queue
-
-
-def test_redis_has_the_first_launches_while_the_others_are_made(queue: LaunchQueue, outside: Outside) -> None:
-    def await_first() -> None:
-        while len(outside.queued()) < _CHUNK:
-            time.sleep(0.01)
-
-    made = Made()
-    assert queue.offer(made.each(await_first)) == ["offered"] * len(made.requests)
-    assert outside.queued() == [job_id(request.launch_id, 0) for request in made.requests]
-
-
-def test_one_that_cannot_be_made_leaves_nothing_on_its_way(
-    executor: RedisKubernetesExecutor, queue: LaunchQueue, outside: Outside
-) -> None:
-    """Those that were sent may have a pod soon: they are offered again as such."""
-
-    def stop() -> None:
-        raise LookupError
-
-    made = Made()
-    with pytest.raises(LookupError):
-        queue.offer(made.each(stop))
-    assert not in_use(executor)
-    assert list(queue._in_doubt) == [job_id(request.launch_id, 0) for request in made.requests[:_CHUNK]]
-    answers = queue.offer(made.each(lambda: None))
-    assert set(answers[_CHUNK:]) == {"offered"} and not queue._in_doubt
-
-
-def test_a_connection_that_breaks_between_two_offers_is_given_back_once(
-    executor: RedisKubernetesExecutor, queue: LaunchQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pool of redis-py 5 would lend one that it got twice to two users at once."""
-    pool: Any = executor._breaker._client.connection_pool
-    given_back: list[Any] = []
-    release = pool.release
-
-    def note(connection: Any) -> None:
-        given_back.append(connection)
-        release(connection)
-
-    monkeypatch.setattr(pool, "release", note)
-
-    def cut() -> None:
-        (connection,) = pool._in_use_connections
-        connection._sock.shutdown(2)
-
-    with pytest.raises(RedisUnavailable):
-        queue.offer(Made().each(cut))
-    assert not in_use(executor)
-    assert len(given_back) == len(set(given_back)) == 1
-
-
-def test_the_health_of_a_connection_is_not_checked_between_two_offers(
-    executor: RedisKubernetesExecutor, queue: LaunchQueue
-) -> None:
-    """redis-py would take the reply to the first one for that to its own question."""
-
-    def become_due() -> None:
-        (connection,) = executor._breaker._client.connection_pool._in_use_connections
-        connection.next_health_check = 0.0
-
-    made = Made()
-    assert queue.offer(made.each(become_due)) == ["offered"] * len(made.requests)
-
-
-def test_scripts_that_redis_loses_between_two_offers_double_none(queue: LaunchQueue, outside: Outside) -> None:
-    made = Made()
-    answers = queue.offer(made.each(lambda: outside.redis.script_flush()))
-    assert set(answers) <= {"offered", "known"}
-    assert sorted(outside.queued()) == sorted(job_id(request.launch_id, 0) for request in made.requests)
-
-
-def test_a_database_that_fails_at_the_second_lookup_costs_no_launch_its_place(
-    executor: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Redis may have those of the first lookup: they are registered."""
-    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_S", 10.0)
-    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_BATCH", 2)
-    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_BATCH_MOST", 2)
-    workloads = workloads_of(make_task_instances(4, queued_by_job_id=OWNER), executor.jwt_generator)
-    for workload in workloads:
-        executor.queue_workload(workload, None)  # type: ignore[arg-type]
-    with create_session() as session:
-        engine = session.get_bind()
-    lookups = []
-
-    def fail(connection: Any, cursor: Any, statement: str, *rest: object) -> None:
-        lookups.append(statement)
-        if len(lookups) > 1:
-            raise OperationalError(statement, {}, Exception("away"))
-
-    event.listen(engine, "before_cursor_execute", fail)
-    try:
-        executor.heartbeat()
-    finally:
-        event.remove(engine, "before_cursor_execute", fail)
-    assert len(lookups) > 1
-    assert len(executor.running) == len(executor.queued_tasks) == len(outside.queued()) == 2
-    beat(executor, until=lambda: len(executor.running) == 4)
-    assert len(outside.queued()) == 4
