@@ -302,6 +302,17 @@ def test_no_end_can_be_hidden_behind_a_forged_attempt(
     beat(executor, until=lambda: outside.cleanups() == [f"delete pod default/{pod}"])
 
 
+def test_an_end_without_a_pod_is_not_taken_for_that_of_an_earlier_pod(outside: Outside) -> None:
+    """After a loss of data, the earlier pod's report may be written first: then the entry names that pod."""
+    launch_id = str(uuid.uuid4())
+    earlier = identifiers.pod_name("p", launch_id, 0)
+    assert outside.publish(launch_id, "started", pod=earlier, uid="u") == 1
+    assert outside.publish(launch_id, "failed", attempt=1) == 1
+    assert outside.publish(launch_id, "failed", pod=earlier, uid="u") == -1
+    entry = outside.ledger(launch_id)
+    assert (entry["attempt"], entry["outcome"], entry.get("pod")) == ("1", "failed", None)
+
+
 def test_members_that_are_no_launch_ids_hide_no_unacknowledged_end(
     executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:

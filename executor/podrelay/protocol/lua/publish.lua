@@ -91,8 +91,8 @@ for i = 11, #ARGV, 2 do
   elseif not same_wait then set('t_wait', ARGV[i + 1]) end
 end
 if not same then
-  redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'result_key', 'reason', 'message', 'failure_class',
-    unpack(WARM_FIELDS))
+  redis.call('HDEL', KEYS[1], 'started', 'outcome', 'result', 'result_key', 'reason', 'message', 'failure_class', 'pod', 'uid',
+    'node', unpack(WARM_FIELDS))
   set('attempt', ARGV[4])
 end
 if terminal then
