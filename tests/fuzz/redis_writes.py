@@ -108,7 +108,7 @@ WORDS = _words_of_scripts()
 _JOB_FIELDS = ("status", "data", "waits", "losses", "worker_name", "timeout", "origin", "created_at", "retries_left")
 _LEDGER_FIELDS = ("state", "attempt", "subject", "result", "queue", "pod", "namespace", "owner", "cluster", "t_offered",
                   "t_attempt", "clock_skew", "t_reported", "relaunches", "wait", "t_wait", "t_pending",
-                  "failure_class", "warm_pod", "warm_id", "warm_record", "delivered", "condemned", "start",
+                  "failure_class", "lease", "warm_pod", "warm_id", "warm_record", "delivered", "condemned", "start",
                   "warm_attempt")  # fmt: skip
 _STATES = (
     "offered",

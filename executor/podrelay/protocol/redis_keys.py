@@ -49,11 +49,12 @@ class RedisKeys:
 
         Fields: state, attempt, relaunches (attempts after a pod that died before its task began), cluster, owner (job id
         of the scheduler), subject, key (JSON of the workload key), kind, namespace, queue (RQ queue), pod, uid, node,
-        launcher, reason, message, outcome, failure_class and result (of the end; the result is encrypted), result_key
-        (fingerprint of the key that encrypted it), started (1 once a container ran), wait and t_wait (a wait that may become
-        the end, and its start), t_pending (when a wait was last reported), and the wall-clock times t_offered, t_claimed,
-        t_created, t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the epoch. By Redis'
-        clock, t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the owner's then.
+        launcher and lease (of the last claim), reason, message, outcome, failure_class and result (of the end; the result is
+        encrypted), result_key (fingerprint of the key that encrypted it), started (1 once a container ran), wait and t_wait
+        (a wait that may become the end, and its start), t_pending (when a wait was last reported), and the wall-clock times
+        t_offered, t_claimed, t_created, t_scheduled, t_started, t_finished, t_reported, t_acknowledged in seconds since the
+        epoch. By Redis' clock, t_attempt is when this attempt was offered; clock_skew is how far that clock was ahead of the
+        owner's then.
         With warm pods: start (warm, or why the launch is cold), warm_pod and warm_id (the pod that the launch has),
         warm_record (that pod, encrypted), delivered (1: the workload is or was in its mailbox), condemned (a pod that the
         launch had, and that will never get the workload), warm_attempt (the attempt that these are about).

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from podrelay.protocol import identifiers, redis_keys
@@ -284,6 +284,10 @@ def rig(redis_url: str) -> Iterator[WarmRig]:
     ),
     st.booleans(),
     st.booleans(),
+)
+# The lease of the first launcher outlives the job, and both the job and the ledger's entry are lost.
+@example(
+    [("a", 2, "lose_job", 0), ("b", 6, "lose_ledger", 0), ("b", 1, "nothing", 0), ("a", 1, "nothing", 0)], False, True
 )
 def test_one_pod_at_most_gets_the_workload_of_an_attempt(
     rig: WarmRig, turns: list[tuple[str, int, str, int]], both_on: bool, ready: bool

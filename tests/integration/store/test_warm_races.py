@@ -93,6 +93,9 @@ def test_who_held_a_job_that_was_offered_again_does_nothing_with_it(rig: WarmRig
     rig.offer(launch_of(job))
     assert (rig.assign(job).word, rig.deliver(job, pod), rig.take_back(job, pod)) == ("lost", "lost", "lost")
     assert rig.state(job) == "offered"
+    rig.claim()
+    assert (rig.assign(job).word, rig.deliver(job, pod), rig.take_back(job, pod)) == ("lost", "lost", "lost")
+    assert rig.state(job) == "claimed"
 
 
 def test_what_an_earlier_release_left_of_another_attempt_counts_for_nothing(rig: WarmRig) -> None:

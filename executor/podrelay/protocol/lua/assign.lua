@@ -17,7 +17,7 @@ run_when_full(KEYS[1])
 local now, shape, why = redis_time(), ARGV[6], ARGV[7]
 local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_pod', 'delivered', 'warm_record', 'start',
   'warm_id')
-local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+local obstacle = fence_launch(KEYS[1], entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle and obstacle ~= 'exists' then return { obstacle } end
 if obstacle and not entry[5] then return { 'over' } end
 if entry[4] then return { 'condemned', entry[7] or '' } end

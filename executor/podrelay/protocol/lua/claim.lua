@@ -141,8 +141,11 @@ local function admit(queue, id)
     claimed = ledger
   end
   -- First: if Redis refuses a later write, the job stays queued, and this lease ends.
-  redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), id .. ':' .. execution)
-  if claimed then redis.call('HSET', claimed, 'state', 'claimed', 'launcher', worker, 't_claimed', seconds(now)) end
+  local member = id .. ':' .. execution
+  redis.call('ZADD', wip_prefix .. queue, seconds(now + lease), member)
+  if claimed then
+    redis.call('HSET', claimed, 'state', 'claimed', 'launcher', worker, 'lease', member, 't_claimed', seconds(now))
+  end
   redis.call('HSET', key, 'status', 'started', 'started_at', text, 'worker_name', worker, 'last_heartbeat', text, 'meta', '')
   taken, bytes = taken + 1, bytes + length
   for _, value in ipairs({

@@ -9,7 +9,7 @@
 -- Only the pod that the ledger names gets the workload: after a loss of data it names none, or another one.
 run_when_full(KEYS[1])
 local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered')
-local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+local obstacle = fence_launch(KEYS[1], entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle and obstacle ~= 'exists' then return obstacle end
 if entry[5] == ARGV[6] and entry[6] == '1' then return 'delivered' end
 if obstacle then return 'over' end

@@ -77,7 +77,7 @@ for i = 15, #ARGV, 11 do
     -- The same attempt again, because its job was lost: it keeps the warm pod that it may have.
     if known >= 0 and known < tonumber(attempt) then redis.call('HDEL', ledger, unpack(WARM_FIELDS)) end
     redis.call('HDEL', ledger, 'result', 'result_key', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
-      't_wait', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
+      't_wait', 'lease', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
     redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', owner,
       'subject', subject, 'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue,
       'relaunches', ARGV[i + 10], 'clock_skew', clock_skew, 't_attempt', redis_now)

@@ -200,10 +200,12 @@ end
 -- What keeps a launcher from going on with a launch and its warm pod, nil if nothing does: lost (it does not hold the job any
 -- more, Redis lost the launch, or the job was offered again meanwhile), over (the attempt has ended), unwanted (the launch is
 -- withdrawn or superseded), exists (the attempt has a pod on record).
--- `entry` is what read_ledger returns for state and subject.
-local function fence_launch(entry, launch, attempt, leases, lease, current)
-  local state = entry[2]
+-- `entry` is what read_ledger returns for state and subject. The lease alone proves nothing: Redis may have lost the job, and
+-- another launcher claimed it again. (A launcher of an earlier release notes no lease.)
+local function fence_launch(ledger, entry, launch, attempt, leases, lease, current)
+  local state, claimed = entry[2], read_ledger(ledger, 'lease')[2]
   if not redis.call('ZSCORE', leases, lease) or entry[1] ~= attempt then return 'lost' end
+  if claimed and claimed ~= lease then return 'lost' end
   if state == 'finished' or state == 'acknowledged' then return 'over' end
   if state == 'withdrawn' then return 'unwanted' end
   if state ~= 'claimed' and state ~= 'created' and state ~= 'started' then return 'lost' end

@@ -8,7 +8,7 @@
 -- The pod moves the workload out of its mailbox in one step: either it has it, or this script removes it for good.
 run_when_full(KEYS[1])
 local entry = read_warm_ledger(KEYS[1], 'state', 'subject', 'condemned', 'warm_id', 'delivered', 'warm_pod')
-local obstacle = fence_launch(entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+local obstacle = fence_launch(KEYS[1], entry, ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if obstacle == 'over' then redis.call('DEL', KEYS[2]) end  -- it ended before it looked
 if obstacle == 'over' or obstacle == 'lost' then return obstacle end
 if entry[4] then return entry[4] == ARGV[7] and 'taken_back' or 'lost' end
