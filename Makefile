@@ -9,8 +9,9 @@ BIN := .venv/bin
 ENV := .venv/.installed-to-run
 DEV := .venv/.installed-to-test
 
-# Two files at a time (tests/conftest.py); PYTEST=-n0 runs one test after the other. The longest come early.
-TWO_AT_A_TIME := --numprocesses=2 --no-loadscope-reorder
+# Three files at a time (tests/conftest.py), on two cores: tests wait a lot. PYTEST=-n0 runs one test after the other.
+# The longest come early.
+THREE_AT_A_TIME := --numprocesses=3 --no-loadscope-reorder
 ALL_TESTS := tests/unit tests/end_to_end tests/chaos tests/fuzz tests/integration tests/benchmarks tests/real_cluster
 # $(call pytest,PATHS): run the tests of PYTEST's paths, or of these paths if it names none.
 pytest = $(BIN)/python -m pytest $(or $(filter tests tests/%,$(PYTEST)),$(1)) $(filter-out tests tests/%,$(PYTEST))
@@ -68,7 +69,7 @@ unit: $(DEV)
 test-fast: lint unit
 
 test: lint
-	$(call pytest,$(TWO_AT_A_TIME) $(ALL_TESTS))
+	$(call pytest,$(THREE_AT_A_TIME) $(ALL_TESTS))
 
 # The suites that exercise the Lua scripts most: launchers, and the model of the whole protocol.
 SERVER := redis

@@ -126,7 +126,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 EVERYTHING = (
-    "--numprocesses=2 --no-loadscope-reorder "
+    "--numprocesses=3 --no-loadscope-reorder "
     "tests/unit tests/end_to_end tests/chaos tests/fuzz tests/integration tests/benchmarks tests/real_cluster"
 )
 
