@@ -32,6 +32,7 @@ from demo.processes import Processes, free_ports, listens
 from demo.redis_binary import find_redis
 from demo.stack import _inherited
 from podrelay.protocol import identifiers
+from tests.end_to_end.stack_rig import PAUSE_S
 from tests.harness.cluster_api import ClusterApi
 from tests.harness.generated_config import ROOT
 from tests.harness.operator_pages import Step, matches, steps
@@ -230,7 +231,7 @@ enabled = False
         return text
 
     def until(self, what: str, true: Callable[[], object], limit_s: float = _LIMIT_S) -> None:
-        self.processes.wait_for(what, lambda: bool(true()), limit_s, pause_s=0.2)
+        self.processes.wait_for(what, lambda: bool(true()), limit_s, pause_s=PAUSE_S)
 
     def pods_made(self, dag_id: str) -> Counter[str]:
         """How many pods the cluster has made for each launch of a DAG, by its own record of requests."""

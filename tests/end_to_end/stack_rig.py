@@ -14,6 +14,9 @@ from demo.stack import NAMESPACE, Stack
 from podrelay.protocol import identifiers
 from tests.harness.local_cluster import LocalCluster
 
+# An answer of Airflow's API takes tens of milliseconds of a core.
+PAUSE_S = 0.5
+
 
 class StackRig:
     """What end-to-end tests do with a running stack."""
@@ -39,9 +42,9 @@ class StackRig:
         self.until("the DAG is there", lambda: self.api.dag_is_known(dag_id), 60)
         return Run(self, dag_id, self.api.trigger(dag_id, conf))
 
-    def until(self, what: str, true: Callable[[], object], limit_s: float = 120.0) -> None:
+    def until(self, what: str, true: Callable[[], object], limit_s: float = 120.0, pause_s: float = PAUSE_S) -> None:
         """Wait for something, with an eye on the processes; fails with `what` after `limit_s`."""
-        self.stack.processes.wait_for(what, lambda: bool(true()), limit_s, pause_s=0.2)
+        self.stack.processes.wait_for(what, lambda: bool(true()), limit_s, pause_s)
 
     def pods(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.cluster.call("GET", f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import io
 import json
+import select
 import ssl
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import httpx
 
@@ -20,6 +22,51 @@ Json = dict[str, Any]
 
 WAIT_LIMIT_S = 20.0
 _REQUEST_LIMIT_S = 30.0
+
+
+class KeptConnections:
+    """One connection for each thread: tests look often, and a handshake costs both sides more than the rest of a request."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._all: list[http.client.HTTPSConnection] = []
+
+    def __del__(self) -> None:
+        for connection in self._all:
+            connection.close()
+
+    def request(
+        self, method: str, url: str, path: str, data: bytes | None, headers: dict[str, str], tls: ssl.SSLContext
+    ) -> bytes:
+        """The body of the answer. Raises what `urllib.request.urlopen` raises."""
+        connection = self._of_this_thread(url, tls)
+        try:
+            connection.request(method, path, data, headers)
+        except OSError as error:
+            connection.close()
+            raise URLError(error) from error
+        try:
+            response = connection.getresponse()
+            body = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        if response.status >= 300:
+            raise HTTPError(url + path, response.status, response.reason, response.headers, io.BytesIO(body))
+        return body
+
+    def _of_this_thread(self, url: str, tls: ssl.SSLContext) -> http.client.HTTPSConnection:
+        connection: http.client.HTTPSConnection | None = getattr(self._own, "connection", None)
+        if connection is None or self._own.of != (url, tls):
+            if connection is not None:
+                connection.close()
+            address = url.partition("//")[2]
+            connection = http.client.HTTPSConnection(address, timeout=_REQUEST_LIMIT_S, context=tls)
+            self._own.connection, self._own.of = connection, (url, tls)
+            self._all.append(connection)
+        elif connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+            connection.close()  # the server has closed it, perhaps because it was stopped
+        return connection
 
 
 class ClusterApi:
@@ -30,10 +77,11 @@ class ClusterApi:
         self.url = ""
         """The address; requests to it need `headers` and `tls`."""
         self.token = ""
-        self.tls = ssl.create_default_context()
-        """Trusts the cluster's CA."""
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        """Trusts the cluster's CA, once connected."""
         self.clients: list[httpx.Client] = []
         """Those of `NamespaceApi`, which `close` closes."""
+        self._kept = KeptConnections()
 
     def connect(self) -> None:
         """Read address, CA and token from the kubeconfig."""
@@ -52,9 +100,7 @@ class ClusterApi:
         """One request with the token; returns the JSON of the response. Raises urllib.error.HTTPError."""
         data = None if body is None else json.dumps(body).encode()
         headers = {**self.headers, "Content-Type": content_type}
-        request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=_REQUEST_LIMIT_S, context=self.tls) as response:
-            return json.loads(response.read())
+        return json.loads(self._kept.request(method, self.url, path, data, headers, self.tls))
 
     def control(self, path: str, body: object = None, method: str = "POST") -> Any:
         """One request below ``/local-cluster/``."""

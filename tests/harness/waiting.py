@@ -29,15 +29,16 @@ class LoopStall:
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """Wait until the condition holds, looking every 10 ms; its value.
+    """Wait until the condition holds; its value. It is looked at every 10 ms at first, and after a second every 50 ms.
 
     :raises AssertionError: it does not hold in time.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > seconds:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(min(max(waited_s / 20, 0.01), 0.05))
