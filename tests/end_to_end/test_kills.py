@@ -12,7 +12,7 @@ from tests.end_to_end.stack_rig import Run, StackRig
 
 pytestmark = pytest.mark.timeout(600)
 
-COUNT = 8
+COUNT = 5
 
 
 def test_launcher_killed_in_the_middle_of_a_batch(rig: StackRig) -> None:

@@ -22,7 +22,9 @@ from tests.end_to_end.stack_rig import Run, StackRig
 
 pytestmark = pytest.mark.timeout(900)
 
-COUNT = 6
+COUNT = 4
+# How often all that exists only for a while is searched.
+LOOK_S = 0.2
 _TOKEN = re.compile(rb"eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}")
 # Part of every workload: whatever holds it holds a payload that is not encrypted.
 _PAYLOAD = b'"bundle_info"'
@@ -51,7 +53,7 @@ def rig(stack: SecuredStack, request: pytest.FixtureRequest) -> StackRig:
 def test_a_secured_stack_works_and_shows_no_secret(rig: StackRig, stack: SecuredStack) -> None:
     run = rig.trigger("spread", count=COUNT, seconds=5.0, dies=1)
     seen = Seen(stack)
-    rig.until("tasks run", lambda: seen.watch(rig, sum(task.state == "running" for task in run.tasks()) >= 3))
+    rig.until("tasks run", lambda: seen.watch(rig, running(run) >= 3), pause_s=LOOK_S)
     rig.stack.processes.kill("launcher.1")
     assert finish(rig, run, seen) == "success"
     run.settle()
@@ -62,8 +64,12 @@ def test_a_secured_stack_works_and_shows_no_secret(rig: StackRig, stack: Secured
     assert stack.refused_commands() == []
 
 
+def running(run: Run) -> int:
+    return sum(task.state == "running" for task in run.tasks())
+
+
 def finish(rig: StackRig, run: Run, seen: Seen) -> str:
-    rig.until("the run is over", lambda: seen.watch(rig, run.state() in ("success", "failed")), 300)
+    rig.until("the run is over", lambda: seen.watch(rig, run.state() in ("success", "failed")), 300, LOOK_S)
     return run.state()
 
 
