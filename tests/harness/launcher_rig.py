@@ -36,8 +36,8 @@ spec:
   containers: [{name: base, image: "apache/airflow:3.3.2"}]
 """
 # Importing Airflow takes seconds: launcher processes are forked from a process that has imported it.
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["podrelay_workers.launcher.start", "podrelay_workers.launcher.provider_rendering"])
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["podrelay_workers.launcher.start", "podrelay_workers.launcher.provider_rendering"])
 TOKEN = "tok3n-that-nobody-may-see"
 
 
@@ -138,7 +138,7 @@ class LauncherRig:
     def start_process(self, **environment: str) -> BaseProcess:
         """A launcher in a separate process, with its log in the folder."""
         log = self.folder / f"launcher{len(self.processes)}.log"
-        process = _FORKSERVER.Process(target=launcher_main, args=(self.environment() | environment, str(log)))
+        process = FORKSERVER.Process(target=launcher_main, args=(self.environment() | environment, str(log)))
         process.start()
         self.processes.append(process)
         return process

@@ -23,9 +23,11 @@ from podrelay.errors import ConfigError
 from podrelay_workers.kube import connection as kube_connection
 from podrelay_workers.kube.client import PodClient
 from podrelay_workers.kube.credentials import Credentials, load_credentials
+from podrelay_workers.kube.loader_process import LoaderProcess
 from podrelay_workers.kube.plain_configuration import PlainConfiguration
 from podrelay_workers.kube.unbounded_call import kill_with_descendants
 from tests.harness.api_door import Authority, Door, Json, ca, door, encoded, exec_user, plugin
+from tests.harness.forked_loader import forked_loader
 from tests.harness.waiting import until
 
 Configure = Callable[..., None]
@@ -150,7 +152,7 @@ def test_an_expiry_that_is_no_time_counts_as_none(
     async def test() -> None:
         async with door(authority) as found:
             configure(found.port, ca(authority), exec_user(tmp_path, {**status, "expirationTimestamp": expiry}))
-            loaded = await asyncio.wait_for(load_credentials(), 30)
+            loaded = await asyncio.wait_for(load_credentials(first_load=forked_loader()), 30)
             assert loaded.renew_at_s == float("inf")
 
     run(test)
@@ -225,8 +227,7 @@ def test_both_ways_come_to_the_same(
         return [found.host, headers, limits, found.request_options(), found.authority, found.impersonated, trusts]
 
     here = seen(asyncio.run(load_credentials()))
-    monkeypatch.delitem(sys.modules, "kubernetes_asyncio")
-    other = asyncio.run(load_credentials())
+    other = asyncio.run(load_credentials(first_load=forked_loader()))
     assert isinstance(other.configuration, PlainConfiguration)
     assert seen(other) == here
 
@@ -245,14 +246,13 @@ def test_both_ways_fail_in_the_same_words(
     elif fault == "yaml":
         (tmp_path / "kubeconfig").write_text("{{{")
 
-    def text() -> str:
+    def text(first_load: LoaderProcess | None = None) -> str:
         with pytest.raises(ConfigError) as caught:
-            asyncio.run(load_credentials())
+            asyncio.run(load_credentials(first_load=first_load))
         return str(caught.value)
 
     here = text()
-    monkeypatch.delitem(sys.modules, "kubernetes_asyncio")
-    assert text() == here
+    assert text(forked_loader()) == here
     assert "s3cret" not in here
 
 
@@ -287,7 +287,8 @@ def test_a_rotated_token_is_read_before_the_old_one_is_rejected(
                 in_cluster(monkeypatch, tmp_path, server.port)
             token.write_text("one")
             server.tokens = {"one", "two"}
-            async with await PodClient.connect() as api:
+            first_load = forked_loader() if kind == "token file" else None  # the other one has files of its own
+            async with await PodClient.connect(first_load=first_load) as api:
                 configuration = api._connection._access.credentials.configuration
                 assert configuration.token_every_s == 60.0
                 await api.get_pod("default", "a")
@@ -315,7 +316,7 @@ def test_a_rotated_client_certificate_is_read_after_a_rejection(
     async def test() -> None:
         async with door(authority) as server:
             configure(server.port, ca(authority), certificate_files(authority, tmp_path))
-            async with await PodClient.connect() as api:
+            async with await PodClient.connect(first_load=forked_loader()) as api:
                 await api.get_pod("default", "a")
                 server.rejected.add("jane")
                 certificate, key = authority.issue("joan")
@@ -345,7 +346,7 @@ def test_a_plugins_token_is_renewed_before_it_expires(
         async with door(authority) as server:
             server.tokens = {"one", "two"}
             configure(server.port, ca(authority), answer("one"))
-            async with await PodClient.connect() as api:
+            async with await PodClient.connect(first_load=forked_loader()) as api:
                 credentials = api._connection._access.credentials
                 assert 450 < credentials.renew_at_s - time.monotonic() < 540
                 (tmp_path / "status.json").unlink()
@@ -488,7 +489,7 @@ def test_while_a_loader_hangs_requests_go_on_with_the_old_token(
             server.tokens.add("one")
             configure(server.port, ca(authority), hanging_plugin(tmp_path))
             (tmp_path / "hang").unlink()
-            async with await PodClient.connect() as api:
+            async with await PodClient.connect(first_load=forked_loader()) as api:
                 await api.get_pod("default", "a")
                 (tmp_path / "hang").touch()
                 server.tokens = {"two"}
