@@ -35,7 +35,7 @@ from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 from tests.harness.redis_server import RedisServer, find_server  # noqa: E402
 
 # These run whole deployments, each of a dozen processes.
-_ONE_AT_A_TIME = ("tests/end_to_end/", "tests/chaos/", "tests/fuzz/")
+_ONE_AT_A_TIME = ("tests/end_to_end/", "tests/chaos/")
 
 
 class _FilesAtATime(LoadScopeScheduling):
