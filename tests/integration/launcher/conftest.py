@@ -29,15 +29,33 @@ def rig(redis_url: str, api: PodApi, tmp_path: Path, monkeypatch: pytest.MonkeyP
     rig.stop_processes()
 
 
+@pytest.fixture(scope="module")
+def warm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with LocalCluster(tmp_path_factory.mktemp("cluster"), runner="simulate") as cluster:
+        yield cluster
+
+
 @pytest.fixture
-def warm(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
-    with LocalCluster(tmp_path / "cluster", runner="simulate") as cluster:
-        rig = LauncherRig.on_cluster(redis_url, cluster, tmp_path)
-        rig.template.write_text(TEMPLATE)
-        for name, value in rig.environment().items():
-            if name != "AIRFLOW_HOME":
-                monkeypatch.setenv(name, value)
-        pods = WarmPodThreads(cluster, rig.settings)
-        with pods.running():
-            yield Warm(rig, cluster, pods)
-        rig.stop_processes()
+def warm(redis_url: str, warm_cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
+    """On a cluster without faults, pods and Secrets."""
+    rig = LauncherRig.on_cluster(redis_url, warm_cluster, tmp_path)
+    rig.template.write_text(TEMPLATE)
+    for name, value in rig.environment().items():
+        if name != "AIRFLOW_HOME":
+            monkeypatch.setenv(name, value)
+    pods = WarmPodThreads(warm_cluster, rig.settings)
+    warm = Warm(rig, warm_cluster, pods)
+    warm.mark()
+    with pods.running():
+        yield warm
+    rig.stop_processes()
+    _clear(warm_cluster)
+
+
+def _clear(cluster: LocalCluster) -> None:
+    cluster.faults()
+    cluster.call("DELETE", "/api/v1/namespaces/default/pods", {"gracePeriodSeconds": 0})
+    assert not cluster.pods()
+    path = "/api/v1/namespaces/default/secrets"
+    for secret in cluster.call("GET", path)["items"]:  # those that no pod owned
+        cluster.call("DELETE", f"{path}/{secret['metadata']['name']}")
