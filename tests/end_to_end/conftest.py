@@ -29,7 +29,10 @@ def copied_dags(home: Path) -> Path:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
-    running = Stack(home, Shape(dashboard=True, dags=copied_dags(home), namespaces=TROUBLED_NAMESPACES))
+    # No DAG file changes: each is parsed once.
+    options = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600"}
+    shape = Shape(dashboard=True, dags=copied_dags(home), namespaces=TROUBLED_NAMESPACES, options=options)
+    running = Stack(home, shape)
     try:
         running.start()
         yield running
