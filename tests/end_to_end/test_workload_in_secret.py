@@ -92,10 +92,10 @@ def secret_rig(rig: StackRig) -> Iterator[StackRig]:
         processes.kill(name)
 
 
-def scanned(rig: StackRig, dag_id: str) -> tuple[Scan, Run, set[str]]:
+def scanned(rig: StackRig, dag_id: str, **conf: int) -> tuple[Scan, Run, set[str]]:
     """What was seen during a run, the run, and its launches."""
     with scanning(rig) as scan:
-        run = rig.trigger(dag_id)
+        run = rig.trigger(dag_id, **conf)
         assert run.finish() == "success"
         run.settle()
     launched = {launch.launch_id for launch in run.launches()}
@@ -118,6 +118,6 @@ def test_no_pod_and_no_command_line_shows_a_token(secret_rig: StackRig) -> None:
 
 
 def test_without_the_option_the_scan_finds_each_token(rig: StackRig) -> None:
-    scan, _, launched = scanned(rig, "spread")
+    scan, _, launched = scanned(rig, "spread", count=3)
     assert launched <= scan.found["pod"]
     assert launched & scan.processes <= scan.found["command line"]
