@@ -96,7 +96,7 @@ def test_a_deployment_is_its_name_on_its_redis_whatever_the_password() -> None:
 
 
 # --- podrelay-probe ---------------------------------------------------------------------------------------------------
-def test_the_command_prints_one_line_and_tells_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_one_line_and_exits_with_the_state(capsys: pytest.CaptureFixture[str]) -> None:
     def answer(*words: str) -> tuple[int, str]:
         return main(words), capsys.readouterr().out
 

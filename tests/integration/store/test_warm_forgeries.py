@@ -321,7 +321,7 @@ def test_a_ledger_without_a_usable_record_lets_its_launcher_look_for_the_pod(rig
 
 @pytest.mark.parametrize("name", ["", "x", "\0", "\ud800", "etl-warm-" + "f" * 32, "x" * 16_000])
 @pytest.mark.parametrize("field", ["warm_pod", "warm_id", "warm_attempt", "delivered", "condemned", "start"])
-def test_no_forged_field_makes_a_launch_wait_for_ever(rig: WarmRig, field: str, name: str) -> None:
+def test_no_forged_field_makes_a_launch_wait_without_end(rig: WarmRig, field: str, name: str) -> None:
     """Its launcher gets an answer with which the launch goes on."""
     for job, _ in (rig.assigned(), rig.delivered(), (rig.offered_job(), None)):
         rig.redis.hset(KEYS.launch(launch_of(job)), field, name.encode("utf-8", "surrogatepass"))

@@ -41,7 +41,7 @@ def test_who_cannot_read_whom(
         assert set(mismatches(found, own)) == {sentence for sentence in expected if own.process in sentence}
 
 
-def test_a_fingerprint_tells_keys_apart_and_reveals_none() -> None:
+def test_a_fingerprint_distinguishes_keys_and_reveals_none() -> None:
     first, second = Fernet.generate_key().decode(), Fernet.generate_key().decode()
     one, both = (
         PayloadCipher(first, "default").fingerprints,
