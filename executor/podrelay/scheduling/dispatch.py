@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
@@ -32,6 +32,7 @@ from podrelay.scheduling.request_builder import (
 )
 from podrelay.scheduling.results import ResultProcessor
 from podrelay.scheduling.revocations import Revocations
+from podrelay.store.launch_queue import Answer
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,14 @@ class Dispatcher:
         self._revocations = revocations
         self._check = QueuedCheck(context)
         self._pace = heartbeat_budget.Pace()
+        # How long results took when they were last processed.
+        self.results_s = 0.0
 
     def hand_over(self, items: Iterable[WorkItem]) -> None:
-        """Offer workloads in one round trip and register those that were offered.
+        """Offer workloads in one round trip and register those that Redis has taken; the others stay in Airflow's queue.
 
-        :raises RedisUnavailable, SQLAlchemyError: nothing was registered, and everything stays in Airflow's queue.
+        :raises RedisUnavailable: nothing was registered.
+        :raises SQLAlchemyError: what was offered before is registered.
         """
         began_s = time.monotonic()
         # A task may be queued again under the id of a launch that is about to be closed.
@@ -67,14 +71,21 @@ class Dispatcher:
         if self._budget.is_redis_near:
             self._revocations.send_pending()
         built: list[Launch] = []
-        replies = self._queue.offer(self._build(items, built))
-        if not built:
-            return
+        failures: list[Exception] = []
+        replies = self._queue.offer_as_made(self._build(items, built, failures))
+        if built:
+            self._register_all(built, replies, began_s)
+        for failure in failures:
+            raise failure
+
+    def _register_all(self, built: Sequence[Launch], replies: Sequence[Answer], began_s: float) -> None:
         # The stock executor creates pods in this time; here it is a round trip to Redis.
         Stats.timing(BATCH_DURATION.stats, timedelta(seconds=time.monotonic() - began_s))
         Stats.gauge(BATCH_SIZE.stats, len(built))
         for offered, reply in zip(built, replies, strict=True):
             launch = offered
+            if reply == "refused":
+                continue
             if reply in ("withdrawn", "acknowledged"):
                 launch = renewed(offered, offered.launch_id)
                 self._tally.note(logging.WARNING, RENEWED, launch.key, f"launch {offered.launch_id}")
@@ -82,18 +93,30 @@ class Dispatcher:
             self._warn_of_namespace(launch)
             log.debug("Launch %s of %s: %s", launch.launch_id, launch.key, reply)
 
-    def _build(self, items: Iterable[WorkItem], built: list[Launch]) -> Iterator[tuple[LaunchRequest, int]]:
-        """Requests of workloads, built one by one while the time slice lasts; their launches are added to `built`. The slice
-        begins after the first query, or a distant database would leave time for one launch in each heartbeat.
+    def _build(
+        self, items: Iterable[WorkItem], built: list[Launch], failures: list[Exception]
+    ) -> Iterator[tuple[LaunchRequest, int]]:
+        """Requests of workloads, built one by one while the time slice lasts.
+
+        :param built: gets their launches.
+        :param failures: gets what ended it early. Redis may have the launches that were built before.
         """
+        try:
+            yield from self._build_fitting(items, built)
+        except Exception as failure:  # noqa: BLE001  the caller raises it
+            failures.append(failure)
+
+    def _build_fitting(self, items: Iterable[WorkItem], built: list[Launch]) -> Iterator[tuple[LaunchRequest, int]]:
+        """The slice begins after the first query, or a distant database would leave time for one launch in each heartbeat."""
         # While Redis has an older launch of the same task instance, its pod could be created beside that of the newer one.
         blocked = self._revocations.pending_subjects()
         free = (item for item in items if not blocked or compat.subject_of(item.workload) not in blocked)
         time_slice = None
-        left_s = heartbeat_budget.HAND_OVER_S
+        left_s = self._slice_s(0.0)
         while batch := list(islice(free, self._fitting(left_s))):
+            began_s = time.monotonic()
             passed = self._check.passed(batch)
-            time_slice = time_slice or heartbeat_budget.TimeSlice(heartbeat_budget.HAND_OVER_S)
+            time_slice = time_slice or heartbeat_budget.TimeSlice(self._slice_s(time.monotonic() - began_s))
             done, began_s = 0, time.monotonic()
             for item in passed:
                 launch = self._launch_of(item)
@@ -108,6 +131,12 @@ class Dispatcher:
             left_s = time_slice.left_s
             if left_s <= heartbeat_budget.LOOKUP_S:
                 return
+
+    def _slice_s(self, query_s: float) -> float:
+        """With a distant Redis, round trips need the time that results leave."""
+        if not self._budget.is_redis_near:
+            return heartbeat_budget.HAND_OVER_S
+        return heartbeat_budget.hand_over_slice_s(query_s, self.results_s)
 
     def _fitting(self, seconds: float) -> int:
         """How many workloads to look up in the database at once: those that the slice cuts off are looked up again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from podrelay.errors import RedisRefused
@@ -31,7 +32,7 @@ class Heartbeat:
         self._first = self.revocations.send_pending
         # In the order in which they run. A part that does not fit is the first of the next heartbeat.
         self._parts = deque(
-            (self._first, self.results.process_stream, self.reconciler.run_once,
+            (self._first, self._process_results, self.reconciler.run_once,
              self.reconciler.report_missing_launcher, orphans.run_once, self.key_check.run_once)
         )  # fmt: skip
 
@@ -55,3 +56,10 @@ class Heartbeat:
             except RedisRefused:  # the breaker has logged it
                 continue
         self._parts.rotate(-self._parts.index(self._first))
+
+    def _process_results(self) -> None:
+        began_s = time.monotonic()
+        try:
+            self.results.process_stream()
+        finally:
+            self.dispatcher.results_s = time.monotonic() - began_s

@@ -29,7 +29,7 @@ class Posted(NamedTuple):
 
     connection: Any
     calls: Sequence[ScriptCall]
-    # When they were sent (monotonic).
+    # When the last of them was sent (monotonic).
     sent_s: float
 
 
@@ -77,15 +77,25 @@ class CircuitBreaker:
     def run_many(self, calls: Iterable[ScriptCall]) -> list[Any]:
         """Run scripts in this order in one round trip; their replies, in order."""
         calls = list(calls)
-        if not calls:
-            return []
-        replies, refusal = self._read(self.post(calls))
-        if isinstance(refusal, NoScriptError):  # Redis lost its script cache in a restart or SCRIPT FLUSH
-            self._loaded.clear()
-            replies, refusal = self._read(self.post(calls))
-        if refusal is not None:
-            raise self._failed(refusal) from refusal
-        return replies
+        return self._accepted(self._replies(self.post(calls))) if calls else []
+
+    def run_as_made(self, calls: Iterable[ScriptCall]) -> list[Any]:
+        """As `run_many`, for calls that take time to make: Redis runs each of them while the next one is made.
+
+        Whatever `calls` raises is raised; the scripts that were sent before may have run.
+
+        :return: the replies, with a RedisRefused in place of that to a script that Redis refused.
+        """
+        posted: Posted | None = None
+        try:
+            for call in calls:
+                posted = self.post([call], posted)
+        except BaseException:
+            if posted is not None:
+                self.drop(posted)
+            raise
+        replies = self._replies(posted) if posted is not None else []
+        return [self._refused(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
     def call(self, command: Callable[[redis.Redis], Any]) -> Any:
         """Run any other command, or pipeline of commands."""
@@ -105,55 +115,79 @@ class CircuitBreaker:
         self._durations_s.append(time.monotonic() - started_s)
         self.trip_s = min(self._durations_s)
 
-    def post(self, calls: Sequence[ScriptCall]) -> Posted:
-        """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them."""
+    def post(self, calls: Sequence[ScriptCall], behind: Posted | None = None) -> Posted:
+        """Send scripts, to be run in this order, without waiting for their replies: `collect` reads them.
+
+        :param behind: other scripts that were sent, to be run before these; what is returned replaces it. After a
+            failure, they are still to be dropped.
+        """
         if not self.available:
             raise self._waiting(self._open_until_s - time.monotonic())
         names = {call.name for call in calls}
         if not names <= self._loaded:  # else a large batch would be sent twice
             self._load(names)
-        data, connection, sent_s = packed(calls), None, time.monotonic()
+        connection, before = (behind.connection, behind.calls) if behind is not None else (None, ())
+        data, sent_s = packed(calls), time.monotonic()
         try:
-            connection = borrow_connection(self._client)
-            connection.send_packed_command([data])
+            connection = connection or borrow_connection(self._client)
+            # A check would take a reply that is on its way for its own.
+            connection.send_packed_command([data], check_health=behind is None)
         except (RedisError, OSError) as error:
-            self._give_back(connection, is_usable=False)
+            if behind is None:
+                self._give_back(connection, is_usable=False)
             raise self._failed(error) from error
-        return Posted(connection, calls, sent_s)
+        return Posted(connection, [*before, *calls], sent_s)
 
     def collect(self, posted: Posted) -> list[Any]:
         """The replies to scripts that were sent. Once for each; whatever happens, they may be run again."""
-        replies, refusal = self._read(posted, may_be_there=True)
-        if isinstance(refusal, NoScriptError):
+        return self._accepted(self._replies(posted, may_be_there=True))
+
+    def _replies(self, posted: Posted, *, may_be_there: bool = False) -> list[Any]:
+        replies = self._read(posted, may_be_there=may_be_there)
+        if any(
+            isinstance(reply, NoScriptError) for reply in replies
+        ):  # Redis lost its script cache in a restart or SCRIPT FLUSH
             self._loaded.clear()
-            return self.run_many(posted.calls)
-        if refusal is not None:
-            raise self._failed(refusal) from refusal
+            replies = self._read(self.post(posted.calls))
         return replies
 
-    def _read(self, posted: Posted, *, may_be_there: bool = False) -> tuple[list[Any], ResponseError | None]:
-        """The replies, and the first refusal among them.
+    def _accepted(self, replies: list[Any]) -> list[Any]:
+        """The replies, if Redis refused no script."""
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise self._failed(reply) from reply
+        return replies
+
+    def _refused(self, error: ResponseError) -> RedisRefused:
+        failure = self._failed(error)
+        if not isinstance(failure, RedisRefused):
+            raise failure from error
+        return failure
+
+    def _read(self, posted: Posted, *, may_be_there: bool = False) -> list[Any]:
+        """The replies, with a ResponseError in place of that to a script that failed.
 
         :param may_be_there: other work was done since the scripts were sent. It is no round trip if the replies are there.
         """
-        replies, refusal, is_usable = [], None, False
+        replies: list[Any] = []
+        is_usable = False
         try:
             is_there = may_be_there and posted.connection.can_read(0)
             for _ in posted.calls:
                 try:
                     replies.append(posted.connection.read_response())
                 except ResponseError as error:
-                    refusal = refusal or error
+                    replies.append(error)
             is_usable = True
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
         finally:
             self._give_back(posted.connection, is_usable=is_usable)
-        if refusal is None:
+        if not any(isinstance(reply, ResponseError) for reply in replies):
             self._failures = 0
             if not is_there:
                 self._note_trip(posted.sent_s)
-        return replies, refusal
+        return replies
 
     def drop(self, posted: Posted) -> None:
         """In place of `collect`, after a failure: the replies are lost, or late."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from podrelay.errors import RedisRefused, RedisUnavailable
+from podrelay.errors import RedisRefused
 from podrelay.protocol import identifiers, jobs, redis_keys
 from podrelay.protocol.encryption import PayloadCipher
 from podrelay.protocol.json_text import encoded
@@ -23,7 +24,7 @@ from podrelay.store.circuit_breaker import CircuitBreaker, Posted
 from podrelay.store.script_table import ScriptCall
 from podrelay.store.scripts import AcknowledgedLaunch, OfferedLaunch
 
-Answer = Literal["offered", "known", "finished", "acknowledged", "withdrawn"]
+Answer = Literal["offered", "known", "finished", "acknowledged", "withdrawn", "refused"]
 
 # Launches per script run, so that Redis stays responsive to others. All chunks of a heartbeat share one round trip.
 _CHUNK = 64
@@ -87,36 +88,77 @@ class LaunchQueue:
         """Offer launches of one owner, each with its number of relaunches so far, in one round trip.
 
         :return: one answer per launch, in order. `known`: an earlier call did it.
+        :raises RedisRefused: Redis refused at least one of them; offer all again.
         """
-        now_s = time.time()
-        offered: list[str] = []
-        calls = [
-            scripts.offer(
-                self._keys,
-                cluster=self._cluster,
-                owner=chunk[0][0].owner,
-                now_s=now_s,
-                ledger_ttl_s=self._ledger_ttl_s,
-                launches=(self._offered(request, relaunches, offered) for request, relaunches in chunk),
-            )
-            for chunk in chunks(launches, _CHUNK)
-        ]
-        return [text(answer) for answers in self._sent(calls, offered) for answer in answers]  # type: ignore[misc]
+        answers, refusal, job_ids = self._offer(launches)
+        if refusal is not None:
+            self._doubt(job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer != "refused")
+            raise refusal
+        return answers
 
-    def _sent(self, calls: list[ScriptCall], job_ids: list[str]) -> list[Any]:
-        """The replies to these offers."""
+    def offer_as_made(self, launches: Iterable[tuple[LaunchRequest, int]]) -> list[Answer]:
+        """As `offer`, for launches that take time to make: Redis takes the first ones meanwhile, and keeps them if making a
+        later one fails.
+
+        :return: `refused` for a launch that is to be offered again.
+        :raises RedisRefused: Redis refused all of them.
+        """
+        answers, refusal, _ = self._offer(launches)
+        if refusal is not None and set(answers) == {"refused"}:
+            raise refusal
+        return answers
+
+    def _offer(
+        self, launches: Iterable[tuple[LaunchRequest, int]]
+    ) -> tuple[list[Answer], RedisRefused | None, list[str]]:
+        """Answers, the first refusal, and the ids of the jobs."""
+        chunk_ids: list[list[str]] = []
         is_sent = self._breaker.available
         try:
-            replies = self._breaker.run_many(calls)
-        except RedisUnavailable as error:
-            if is_sent and not isinstance(error, RedisRefused):
-                self._in_doubt |= dict.fromkeys(job_ids)
-            while len(self._in_doubt) > _IN_DOUBT_MOST:
-                del self._in_doubt[next(iter(self._in_doubt))]
+            replies = self._breaker.run_as_made(self._offers(launches, chunk_ids))
+        except Exception:
+            if is_sent:
+                self._doubt(chain.from_iterable(chunk_ids))
             raise
-        for job_id in job_ids if self._in_doubt else ():
-            self._in_doubt.pop(job_id, None)
-        return replies
+        answers: list[Answer] = []
+        for job_ids, reply in zip(chunk_ids, replies, strict=True):
+            if isinstance(reply, RedisRefused):
+                answers += ["refused"] * len(job_ids)
+                continue
+            answers += map(text, reply)  # type: ignore[arg-type]
+            for job_id in job_ids if self._in_doubt else ():
+                self._in_doubt.pop(job_id, None)
+        refusal = next((reply for reply in replies if isinstance(reply, RedisRefused)), None)
+        return answers, refusal, list(chain.from_iterable(chunk_ids))
+
+    def _doubt(self, job_ids: Iterable[str]) -> None:
+        self._in_doubt |= dict.fromkeys(job_ids)
+        while len(self._in_doubt) > _IN_DOUBT_MOST:
+            del self._in_doubt[next(iter(self._in_doubt))]
+
+    def _offers(
+        self, launches: Iterable[tuple[LaunchRequest, int]], chunk_ids: list[list[str]]
+    ) -> Iterator[ScriptCall]:
+        """The last call wakes the launchers: they would take the processor from what makes the other launches. If there are
+        several, it does nothing else, as a full Redis may refuse any that offers.
+
+        :param chunk_ids: gets the ids of the jobs in each call.
+        """
+        now_s, owner = time.time(), ""
+        for chunk in chunks(launches, _CHUNK):
+            owner = chunk[0][0].owner
+            chunk_ids.append([])
+            offered = [self._offered(*launch, chunk_ids[-1]) for launch in chunk]
+            yield self._call(owner, now_s, offered, wake=len(chunk_ids) == 1 and len(chunk) < _CHUNK)
+        if chunk_ids and (len(chunk_ids) > 1 or len(chunk_ids[0]) == _CHUNK):
+            chunk_ids.append([])
+            yield self._call(owner, now_s, (), wake=True)
+
+    def _call(self, owner: str, now_s: float, launches: Sequence[OfferedLaunch], *, wake: bool) -> ScriptCall:
+        return scripts.offer(
+            self._keys, cluster=self._cluster, owner=owner, now_s=now_s, ledger_ttl_s=self._ledger_ttl_s,
+            launches=launches, wake=wake,
+        )  # fmt: skip
 
     def cleanup(
         self,

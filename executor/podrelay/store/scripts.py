@@ -80,12 +80,22 @@ def _new_jobs(keys: RedisKeys, cluster: str, now_s: float) -> tuple[str | int | 
 
 # --- executor -----------------------------------------------------------------------------------------------------
 def offer(
-    keys: RedisKeys, *, cluster: str, owner: str, now_s: float, ledger_ttl_s: float, launches: Iterable[OfferedLaunch]
+    keys: RedisKeys,
+    *,
+    cluster: str,
+    owner: str,
+    now_s: float,
+    ledger_ttl_s: float,
+    launches: Iterable[OfferedLaunch],
+    wake: bool = True,
 ) -> ScriptCall:
-    """Offer launches of one owner."""
+    """Offer launches of one owner.
+
+    :param wake: whether to wake the launchers; False where another call follows at once.
+    """
     args: list[str | int | float] = [
         *_new_jobs(keys, cluster, now_s), cluster, owner, int(ledger_ttl_s), redis_keys.rq_scheduled(""),
-        redis_keys.fair_queue_mark(owner),
+        redis_keys.fair_queue_mark(owner), int(wake),
     ]  # fmt: skip
     for launch in launches:
         args += launch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 
 from podrelay.scheduling import heartbeat_budget
+from podrelay.store.launch_queue import _CHUNK as CHUNK
 from podrelay.store.result_stream import _READ_MOST as READ_MOST
 from tests.benchmarks.simulation.machine import Machine, Process, Steps
 from tests.benchmarks.simulation.services import Load, Redis, Task
@@ -37,6 +38,8 @@ class Scheduler:
         self._position = 0
         self._ended: list[Task] = []
         self._pace = heartbeat_budget.Pace()
+        # What results took of the last heartbeat.
+        self._results_s = 0.0
         self.env.process(self._arrive())
         self.env.process(self._run())
 
@@ -58,20 +61,26 @@ class Scheduler:
             yield from self.process.work(self._costs.heartbeat_s)
             if self._queued:
                 yield from self._hand_over()
+            results_began_s = self.env.now
             yield from self._read_results(began_s)
+            self._results_s = self.env.now - results_began_s
             self.heartbeats_s.append(self.env.now - began_s)
             yield self.env.timeout(self._every_s)
 
     def _hand_over(self) -> Steps:
         yield from self.process.work(len(self._queued) * self._costs.queued_s)
-        ends_s, count = self.env.now + heartbeat_budget.HAND_OVER_S, 0
+        slice_s = heartbeat_budget.hand_over_slice_s(0.0, self._results_s)
+        ends_s, count, sent, calls = self.env.now + slice_s, 0, 0, []
         while count < len(self._queued) and (not count or self.env.now < ends_s):
             more = min(_LOOK_EVERY, len(self._queued) - count)
             yield from self.process.work(more * self._costs.built_s)
             count += more
+            if count - sent >= CHUNK:  # Redis runs it while the next ones are built
+                calls.append(self.env.process(self._redis.call("offer", count - sent)))
+                sent = count
         yield from self.process.work(count * (self._costs.hand_over_s - self._costs.built_s))
         offered, self._queued = self._queued[:count], self._queued[count:]
-        yield from self._redis.call("offer", count)
+        yield self.env.all_of([*calls, self.env.process(self._redis.call("offer", count - sent))])
         self._redis.queue(self._redis.launches, offered)
 
     def _read_results(self, began_s: float) -> Steps:

@@ -19,7 +19,7 @@ from tests.integration.scheduling.conftest import Outside, beat
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch, start_executor: Callable[..., Any]) -> RedisKubernetesExecutor:
     """An executor whose time slices are over at once: each part does one batch in a heartbeat."""
-    for name in ("HAND_OVER_S", "RESULTS_S", "COMPARISON_S"):
+    for name in ("HAND_OVER_S", "HAND_OVER_MOST_S", "RESULTS_S", "COMPARISON_S"):
         monkeypatch.setattr(heartbeat_budget, name, 0.0)
     # On a busy machine Redis may seem far away, and then some heartbeats belong to results alone.
     monkeypatch.setattr(heartbeat_budget, "NEARBY_S", float("inf"))
@@ -49,6 +49,22 @@ def test_what_a_heartbeat_does_not_hand_over_stays_queued_in_its_order_and_keeps
         assert len(hurried.queued_tasks) == 4 - number
         assert hurried.slots_available == 10 - 4
     assert len(outside.queued(0)) == 3
+
+
+def test_the_hand_over_has_the_time_that_results_did_not_need(
+    hurried: RedisKubernetesExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _queue(hurried, make_task_instances(3))
+    hurried.heartbeat()
+    assert len(hurried.running) == 1
+    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_MOST_S", 60.0)
+    hurried.parts.dispatcher.results_s = 60.0  # as of a heartbeat with many results
+    hurried.heartbeat()
+    assert len(hurried.running) == 2
+    assert hurried.parts.dispatcher.results_s < 60.0
+    _queue(hurried, make_task_instances(5))
+    hurried.heartbeat()
+    assert len(hurried.running) == 8
 
 
 def test_a_task_that_can_never_be_launched_uses_the_heartbeat_up_and_holds_nobody_back(
@@ -247,7 +263,7 @@ def test_an_outage_is_over_when_redis_has_answered(
     assert not executor._outages._causes
 
 
-def test_a_slow_redis_keeps_no_result_waiting_for_ever(
+def test_with_a_slow_redis_every_result_is_processed(
     start_executor: Callable[..., Any], outside: Outside, link: SlowLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{link.port}/0")

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from podrelay.scheduling.heartbeat_budget import HEARTBEAT_LIMIT_S, WORK_S, HeartbeatBudget, Pace
+from podrelay.scheduling.heartbeat_budget import (
+    HAND_OVER_MOST_S,
+    HAND_OVER_S,
+    HEARTBEAT_LIMIT_S,
+    WORK_S,
+    HeartbeatBudget,
+    Pace,
+    hand_over_slice_s,
+)
 
 
 @dataclass
@@ -43,6 +51,12 @@ def test_a_batch_that_took_no_time_is_no_reason_for_an_endless_one() -> None:
     pace = Pace()
     pace.note(1, 0.0)
     assert pace.fitting(1.0, 1, 400) == 400
+
+
+def test_a_hand_over_has_what_its_query_and_results_leave() -> None:
+    assert hand_over_slice_s(0.0, 0.0) == HAND_OVER_MOST_S
+    assert hand_over_slice_s(0.001, 0.004) == pytest.approx(HAND_OVER_MOST_S - 0.005)
+    assert hand_over_slice_s(0.0, 0.025) == hand_over_slice_s(1.0, 0.0) == HAND_OVER_S
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_every_script_has_a_builder() -> None:
 
 def test_repeated_arguments_follow_in_the_order_of_the_header() -> None:
     offer = scripts.offer(KEYS, cluster="c", owner="o", now_s=1.0, ledger_ttl_s=2.0, launches=[OFFERED, OFFERED])
-    assert list(offer.args[14:]) == [*OFFERED, *OFFERED]
+    assert list(offer.args[15:]) == [*OFFERED, *OFFERED]
     cleanup = CleanupJob("id", "data", "text")
     launches = [AcknowledgedLaunch("l", 0, "s", "1", *cleanup), AcknowledgedLaunch("m", 1, "t", "0")]
     acknowledge = scripts.acknowledge(KEYS, cluster="c", now_s=1.0, ledger_ttl_s=2.0, launches=launches)

@@ -5,6 +5,7 @@
 -- ARGV: 1 launch prefix  2 rq:job prefix  3 rq:queue prefix  4 wake channel  5 now (s)  6 now (RQ's text)
 --       7 result ttl (s)  8 failure ttl (s)  9 retries left  10 cluster  11 owner
 --       12 ledger ttl (s)  13 rq:scheduled prefix  14 suffix that turns a level's queue into the owner's fair queue
+--       15 wake the launchers: 1 | 0 (another offer follows at once)
 --       then 11 per launch: launch id, attempt, job id, subject, queue, data, description, key, kind, namespace, relaunches
 -- Returns one word per launch: offered | known (already waiting, leased or created) | finished | acknowledged | withdrawn
 -- A full Redis refuses the whole offer: its first write needs memory.
@@ -50,8 +51,12 @@ local function waiting_queue(queue)
   return choice
 end
 
-local answers, offered = {}, false
-for i = 15, #ARGV, 11 do
+-- What the ledger holds of an earlier attempt.
+local PAST = { 'result', 'result_key', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait', 't_wait', 'lease',
+  't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported' }
+
+local answers = {}
+for i = 16, #ARGV, 11 do
   local launch, attempt, job, subject, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local ledger, job_key = launch_prefix .. launch, job_prefix .. job
   local entry = read_ledger(ledger, 'state')
@@ -74,20 +79,23 @@ for i = 15, #ARGV, 11 do
     redis.call('RPUSH', list_prefix .. waiting_queue(queue), job)
     write_job(job_key, 'launch', queue, ARGV[i + 5], ARGV[i + 6], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
     redis.call('PERSIST', job_key)
-    -- The same attempt again, because its job was lost: it keeps the warm pod that it may have.
-    if known >= 0 and known < tonumber(attempt) then redis.call('HDEL', ledger, unpack(WARM_FIELDS)) end
-    redis.call('HDEL', ledger, 'result', 'result_key', 'outcome', 'started', 'pod', 'uid', 'node', 'reason', 'message', 'wait',
-      't_wait', 'lease', 't_claimed', 't_created', 't_scheduled', 't_started', 't_finished', 't_reported')
-    redis.call('HSET', ledger, 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', owner,
-      'subject', subject, 'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue,
-      'relaunches', ARGV[i + 10], 'clock_skew', clock_skew, 't_attempt', redis_now)
-    redis.call('HSETNX', ledger, 't_offered', now)
-    redis.call('PERSIST', ledger)
+    local fields = { 'state', 'offered', 'attempt', attempt, 'cluster', ARGV[10], 'owner', owner, 'subject', subject,
+      'key', ARGV[i + 7], 'kind', ARGV[i + 8], 'namespace', ARGV[i + 9], 'queue', queue, 'relaunches', ARGV[i + 10],
+      'clock_skew', clock_skew, 't_attempt', redis_now }
+    if redis.call('EXISTS', ledger) == 1 then
+      -- The same attempt again, because its job was lost: it keeps the warm pod that it may have.
+      if known >= 0 and known < tonumber(attempt) then redis.call('HDEL', ledger, unpack(WARM_FIELDS)) end
+      redis.call('HDEL', ledger, unpack(PAST))
+      redis.call('HSETNX', ledger, 't_offered', now)
+      redis.call('PERSIST', ledger)
+    else
+      fields[#fields + 1], fields[#fields + 2] = 't_offered', now
+    end
+    redis.call('HSET', ledger, unpack(fields))
     withdraw_previous(subject, launch)
     redis.call('HSET', KEYS[1], subject, launch)
-    offered = true
   end
   answers[#answers + 1] = answer
 end
-if offered then redis.call('PUBLISH', ARGV[4], 'launch') end
+if ARGV[15] == '1' then redis.call('PUBLISH', ARGV[4], 'launch') end
 return answers
