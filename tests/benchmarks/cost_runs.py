@@ -179,9 +179,8 @@ def hand_over_of(tasks: int) -> HandOver:
     with Rig(observe=False) as rig, rig.driver(EXECUTOR, tasks, "--beats-after", "1") as driver:
         driven = driver.run()
     beats = len(driven["beats_s"]) - 1
-    return HandOver(
-        tasks, beats, driven["hand_over_cpu_ms_per_task"] / 1000, heartbeat_budget.HAND_OVER_MOST_S * beats / tasks
-    )
+    slices_s = heartbeat_budget.HAND_OVER_ALONE_S + (beats - 1) * heartbeat_budget.HAND_OVER_MOST_S
+    return HandOver(tasks, beats, driven["hand_over_cpu_ms_per_task"] / 1000, slices_s / tasks)
 
 
 def scheduler_s(driven: Json) -> float:

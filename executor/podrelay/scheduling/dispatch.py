@@ -56,6 +56,8 @@ class Dispatcher:
         self._pace = heartbeat_budget.Pace()
         # How long results took when they were last processed.
         self.results_s = 0.0
+        # Were there no launches before the last hand-over?
+        self.was_alone = False
 
     def hand_over(self, items: Iterable[WorkItem]) -> None:
         """Offer workloads in one round trip and register those that Redis has taken; the others stay in Airflow's queue.
@@ -70,6 +72,7 @@ class Dispatcher:
         # With a distant Redis `sync` sends them, and a task with a pending withdrawal waits for that.
         if self._budget.is_redis_near:
             self._revocations.send_pending()
+        self.was_alone = not self._launches
         built: list[Launch] = []
         failures: list[Exception] = []
         replies = self._queue.offer_as_made(self._build(items, built, failures))
@@ -136,7 +139,7 @@ class Dispatcher:
         """With a distant Redis, round trips need the time that results leave."""
         if not self._budget.is_redis_near:
             return heartbeat_budget.HAND_OVER_S
-        return heartbeat_budget.hand_over_slice_s(query_s, self.results_s)
+        return heartbeat_budget.hand_over_slice_s(query_s, self.results_s, alone=self.was_alone)
 
     def _fitting(self, seconds: float) -> int:
         """How many workloads to look up in the database at once: those that the slice cuts off are looked up again."""

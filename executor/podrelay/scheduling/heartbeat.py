@@ -32,7 +32,7 @@ class Heartbeat:
         self._first = self.revocations.send_pending
         # In the order in which they run. A part that does not fit is the first of the next heartbeat.
         self._parts = deque(
-            (self._first, self._process_results, self.reconciler.run_once,
+            (self._first, self._process_results, self._compare,
              self.reconciler.report_missing_launcher, orphans.run_once, self.key_check.run_once)
         )  # fmt: skip
 
@@ -63,3 +63,11 @@ class Heartbeat:
             self.results.process_stream()
         finally:
             self.dispatcher.results_s = time.monotonic() - began_s
+
+    def _compare(self) -> None:
+        """Launches that were handed over in this heartbeat need no comparison, and if there were no others before, the
+        hand-over has used its time.
+        """
+        alone, self.dispatcher.was_alone = self.dispatcher.was_alone, False
+        if not alone:
+            self.reconciler.run_once()

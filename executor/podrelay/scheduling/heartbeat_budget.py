@@ -25,8 +25,9 @@ from typing import Protocol
 HEARTBEAT_LIMIT_S, WORK_S = 0.05, 0.008
 # Time slices of the parts: about 150 launches and 200 comparisons on a slow core. That of the hand-over begins after its
 # first query. With a nearby Redis it is longer by what results left of their time when they were last processed, up to
-# HAND_OVER_MOST_S with the query.
-HAND_OVER_S, HAND_OVER_MOST_S = 0.012, 0.02
+# HAND_OVER_MOST_S with the query. Of a scheduler without launches there are no results and nothing to compare: it has
+# HAND_OVER_ALONE_S for the first ones.
+HAND_OVER_S, HAND_OVER_MOST_S, HAND_OVER_ALONE_S = 0.012, 0.02, 0.032
 # With less than this left of it, no further workloads are looked up in the database: a query takes as long as ten launches.
 LOOKUP_S = 0.003
 # Results come first, as Airflow's next steps wait for them: they have all that is left until this long after the heartbeat
@@ -59,14 +60,16 @@ class TimeSlice:
         return self.left_s <= 0
 
 
-def hand_over_slice_s(query_s: float, results_s: float) -> float:
+def hand_over_slice_s(query_s: float, results_s: float, *, alone: bool) -> float:
     """The time slice of a hand-over beside a nearby Redis: a burst of launches, before its first results come, takes fewer
     heartbeats than with `HAND_OVER_S`.
 
     :param query_s: what its first query took.
     :param results_s: what results took when they were last processed.
+    :param alone: there are no launches yet, and none is compared in this heartbeat.
     """
-    return max(HAND_OVER_S, HAND_OVER_MOST_S - query_s - results_s)
+    most_s = HAND_OVER_ALONE_S if alone else HAND_OVER_MOST_S - results_s
+    return max(HAND_OVER_S, most_s - query_s)
 
 
 class Pace:

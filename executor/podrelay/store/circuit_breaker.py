@@ -79,17 +79,17 @@ class CircuitBreaker:
         calls = list(calls)
         return self._accepted(self._replies(self.post(calls))) if calls else []
 
-    def run_as_made(self, calls: Iterable[ScriptCall]) -> list[Any]:
-        """As `run_many`, for calls that take time to make: Redis runs each of them while the next one is made.
+    def run_as_made(self, batches: Iterable[Sequence[ScriptCall]]) -> list[Any]:
+        """As `run_many`, for calls that take time to make: Redis runs each batch of them while the next one is made.
 
-        Whatever `calls` raises is raised; the scripts that were sent before may have run.
+        Whatever `batches` raises is raised; the scripts that were sent before may have run.
 
         :return: the replies, with a RedisRefused in place of that to a script that Redis refused.
         """
         posted: Posted | None = None
         try:
-            for call in calls:
-                posted = self.post([call], posted)
+            for calls in batches:
+                posted = self.post(calls, posted)
         except BaseException:
             if posted is not None:
                 self.drop(posted)

@@ -138,21 +138,26 @@ class LaunchQueue:
 
     def _offers(
         self, launches: Iterable[tuple[LaunchRequest, int]], chunk_ids: list[list[str]]
-    ) -> Iterator[ScriptCall]:
-        """The last call wakes the launchers: they would take the processor from what makes the other launches. If there are
-        several, it does nothing else, as a full Redis may refuse any that offers.
+    ) -> Iterator[list[ScriptCall]]:
+        """What is to be sent, one after the other. Launchers are woken at the end: they would take the processor from what
+        makes the other launches. Of several calls the last one does nothing else: a full Redis may refuse those that offer.
 
         :param chunk_ids: gets the ids of the jobs in each call.
         """
-        now_s, owner = time.time(), ""
+        now_s, owner, is_last = time.time(), "", True
         for chunk in chunks(launches, _CHUNK):
-            owner = chunk[0][0].owner
+            owner, is_last = chunk[0][0].owner, len(chunk) < _CHUNK
             chunk_ids.append([])
             offered = [self._offered(*launch, chunk_ids[-1]) for launch in chunk]
-            yield self._call(owner, now_s, offered, wake=len(chunk_ids) == 1 and len(chunk) < _CHUNK)
-        if chunk_ids and (len(chunk_ids) > 1 or len(chunk_ids[0]) == _CHUNK):
+            is_only = is_last and len(chunk_ids) == 1
+            calls = [self._call(owner, now_s, offered, wake=is_only)]
+            if is_last and not is_only:
+                chunk_ids.append([])
+                calls.append(self._call(owner, now_s, (), wake=True))
+            yield calls
+        if not is_last:
             chunk_ids.append([])
-            yield self._call(owner, now_s, (), wake=True)
+            yield [self._call(owner, now_s, (), wake=True)]
 
     def _call(self, owner: str, now_s: float, launches: Sequence[OfferedLaunch], *, wake: bool) -> ScriptCall:
         return scripts.offer(

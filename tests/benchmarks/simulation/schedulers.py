@@ -69,7 +69,8 @@ class Scheduler:
 
     def _hand_over(self) -> Steps:
         yield from self.process.work(len(self._queued) * self._costs.queued_s)
-        slice_s = heartbeat_budget.hand_over_slice_s(0.0, self._results_s)
+        alone = len(self.tasks) - len(self._queued) == self.over
+        slice_s = heartbeat_budget.hand_over_slice_s(0.0, self._results_s, alone=alone)
         ends_s, count, sent, calls = self.env.now + slice_s, 0, 0, []
         while count < len(self._queued) and (not count or self.env.now < ends_s):
             more = min(_LOOK_EVERY, len(self._queued) - count)

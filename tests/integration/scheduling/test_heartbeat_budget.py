@@ -19,7 +19,7 @@ from tests.integration.scheduling.conftest import Outside, beat
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch, start_executor: Callable[..., Any]) -> RedisKubernetesExecutor:
     """An executor whose time slices are over at once: each part does one batch in a heartbeat."""
-    for name in ("HAND_OVER_S", "HAND_OVER_MOST_S", "RESULTS_S", "COMPARISON_S"):
+    for name in ("HAND_OVER_S", "HAND_OVER_MOST_S", "HAND_OVER_ALONE_S", "RESULTS_S", "COMPARISON_S"):
         monkeypatch.setattr(heartbeat_budget, name, 0.0)
     # On a busy machine Redis may seem far away, and then some heartbeats belong to results alone.
     monkeypatch.setattr(heartbeat_budget, "NEARBY_S", float("inf"))
@@ -65,6 +65,22 @@ def test_the_hand_over_has_the_time_that_results_did_not_need(
     _queue(hurried, make_task_instances(5))
     hurried.heartbeat()
     assert len(hurried.running) == 8
+
+
+def test_the_first_launches_have_the_time_of_the_comparison(
+    hurried: RedisKubernetesExecutor, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which follows in the next heartbeat."""
+    monkeypatch.setattr(heartbeat_budget, "HAND_OVER_ALONE_S", 60.0)
+    _queue(hurried, make_task_instances(3))
+    hurried.parts.reconciler._next_round_s = 0.0
+    hurried.heartbeat()
+    assert len(hurried.running) == 3
+    assert hurried.parts.reconciler._next_round_s == 0.0
+    _queue(hurried, make_task_instances(3))
+    hurried.heartbeat()
+    assert len(hurried.running) == 4
+    assert hurried.parts.reconciler._next_round_s > 0.0
 
 
 def test_a_task_that_can_never_be_launched_uses_the_heartbeat_up_and_holds_nobody_back(

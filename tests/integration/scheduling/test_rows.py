@@ -117,12 +117,15 @@ def test_the_queries_of_a_heartbeat_share_a_connection_and_no_transaction(
     connections: Connections, executor: RedisKubernetesExecutor, outside: Outside
 ) -> None:
     """A transaction that stayed open while Redis is waited for would keep PostgreSQL from cleaning its tables."""
-    for workload in workloads_of(make_task_instances(2, queued_by_job_id=OWNER), executor.jwt_generator):
+    first, *others = workloads_of(make_task_instances(3, queued_by_job_id=OWNER), executor.jwt_generator)
+    executor.queue_workload(first, None)  # type: ignore[arg-type]
+    beat(executor, until=lambda: len(executor.running) == 1)  # without launches, nothing would be compared
+    for workload in others:
         executor.queue_workload(workload, None)  # type: ignore[arg-type]
     executor.parts.reconciler.schedule_now()
     connections.seen.clear()
     executor.heartbeat()
-    assert len(executor.running) == 2
+    assert len(executor.running) == 3
     queries = connections.seen.count("ended")
     assert queries > 1
     assert connections.seen == ["taken", *["ended"] * queries, "given back"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from podrelay.scheduling.heartbeat_budget import (
+    HAND_OVER_ALONE_S,
     HAND_OVER_MOST_S,
     HAND_OVER_S,
     HEARTBEAT_LIMIT_S,
@@ -54,9 +55,11 @@ def test_a_batch_that_took_no_time_is_no_reason_for_an_endless_one() -> None:
 
 
 def test_a_hand_over_has_what_its_query_and_results_leave() -> None:
-    assert hand_over_slice_s(0.0, 0.0) == HAND_OVER_MOST_S
-    assert hand_over_slice_s(0.001, 0.004) == pytest.approx(HAND_OVER_MOST_S - 0.005)
-    assert hand_over_slice_s(0.0, 0.025) == hand_over_slice_s(1.0, 0.0) == HAND_OVER_S
+    assert hand_over_slice_s(0.0, 0.0, alone=False) == HAND_OVER_MOST_S
+    assert hand_over_slice_s(0.001, 0.004, alone=False) == pytest.approx(HAND_OVER_MOST_S - 0.005)
+    assert hand_over_slice_s(0.001, 0.025, alone=True) == pytest.approx(HAND_OVER_ALONE_S - 0.001)
+    for alone in (False, True):
+        assert hand_over_slice_s(1.0, 0.025, alone=alone) == HAND_OVER_S
 
 
 @pytest.fixture
