@@ -22,6 +22,7 @@ class Heartbeat:
     def __init__(self, context: HeartbeatContext) -> None:
         self._budget = context.budget
         self._tally = context.tally
+        self._launches = context.launches
         requests = RequestBuilder(context)
         self.revocations = Revocations(context)
         self.results = ResultProcessor(context, requests)
@@ -68,6 +69,6 @@ class Heartbeat:
         """Launches that were handed over in this heartbeat need no comparison, and if there were no others before, the
         hand-over has used its time.
         """
-        alone, self.dispatcher.was_alone = self.dispatcher.was_alone, False
-        if not alone:
+        was_alone, self.dispatcher.was_alone = self.dispatcher.was_alone, False
+        if not (was_alone and self._launches):
             self.reconciler.run_once()

@@ -83,6 +83,15 @@ def test_the_first_launches_have_the_time_of_the_comparison(
     assert hurried.parts.reconciler._next_round_s > 0.0
 
 
+def test_a_hand_over_without_launches_keeps_no_comparison_from_running(hurried: RedisKubernetesExecutor) -> None:
+    """A comparison also frees slots that have no launch."""
+    _queue(hurried, make_task_instances(1, executor_config={"pod_override": "no pod"}))
+    hurried.parts.reconciler._next_round_s = 0.0
+    hurried.heartbeat()
+    assert not hurried.launches
+    assert hurried.parts.reconciler._next_round_s > 0.0
+
+
 def test_a_task_that_can_never_be_launched_uses_the_heartbeat_up_and_holds_nobody_back(
     hurried: RedisKubernetesExecutor,
 ) -> None:
