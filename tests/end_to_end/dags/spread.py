@@ -22,6 +22,7 @@ def spread() -> None:
             # The supervisor first: no process is left to report to Airflow, only Kubernetes sees the end of the pod.
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
+        context["ti"].xcom_push("began", True)
         time.sleep(context["params"]["seconds"])
 
     work.expand(number=numbers())
