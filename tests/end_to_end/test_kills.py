@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -47,8 +48,7 @@ def test_pod_deleted_while_its_task_runs(rig: StackRig) -> None:
     that does not.
     """
     run = rig.trigger("spread", count=1, seconds=12.0)
-    began = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/work/xcomEntries?map_index=0&xcom_key=began"
-    rig.until("the task's own code runs", lambda: rig.api.get(began)["xcom_entries"])
+    rig.until("the task's own code runs", lambda: _began(run, "work", 0))
     (launch,) = [launch for launch in run.launches() if launch.label == "work[0]"]
     rig.cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{launch.pod}", {"gracePeriodSeconds": 1})
     rig.until("the event log has a row about the deletion", lambda: _rows(run, "pod failed"))
@@ -59,6 +59,14 @@ def test_pod_deleted_while_its_task_runs(rig: StackRig) -> None:
     assert run.finish() == "success"
     run.settle()
     assert {task.label: task.try_number for task in run.tasks() if task.try_number > 1} == {"work[0]": 2}
+
+
+def _began(run: Run, task_id: str, map_index: int) -> list[Any]:
+    """What the task's own code has written down; empty before it runs."""
+    query = urlencode({"map_index": map_index, "xcom_key": "began"})
+    path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries?{query}"
+    found: list[Any] = run.rig.api.get(path)["xcom_entries"]
+    return found
 
 
 def _rows(run: Run, event: str) -> list[str]:

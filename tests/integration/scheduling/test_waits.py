@@ -158,6 +158,10 @@ def test_a_distant_redis_is_not_asked_first(
     assert stream._requested is None
 
 
+def stop() -> None:
+    raise LookupError
+
+
 class Made:
     """Requests of launches as they are made one by one: more than fit into one script."""
 
@@ -255,9 +259,6 @@ def test_the_launchers_are_woken_once_when_all_are_offered(
 def test_what_was_sent_before_a_failure_wakes_the_launchers_when_it_is_offered_again(
     queue: LaunchQueue, wakes: Callable[[], int]
 ) -> None:
-    def stop() -> None:
-        raise LookupError
-
     made = Made()
     with pytest.raises(LookupError):
         queue.offer(made.each(stop))
@@ -342,10 +343,6 @@ def test_one_that_cannot_be_made_leaves_nothing_on_its_way(
     executor: RedisKubernetesExecutor, queue: LaunchQueue, outside: Outside
 ) -> None:
     """Those that were sent may have a pod soon: they are offered again as such."""
-
-    def stop() -> None:
-        raise LookupError
-
     made = Made()
     with pytest.raises(LookupError):
         queue.offer(made.each(stop))

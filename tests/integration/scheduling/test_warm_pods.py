@@ -128,7 +128,7 @@ def test_the_end_of_the_second_of_two_pods_fails_nothing(
 ) -> None:
     """Redis lost its last writes, and the launch was given to another warm pod, which the execution API refused."""
     ti_id, key, launch_id = launched(executor, outside, OTHER_WARM)
-    # Where pods share the host name of their machine, only the reason of the end tells the two apart.
+    # Where pods share the host name of their machine, only the reason of the end distinguishes the two.
     run(ti_id, launch_id, "machine" if unused else WARM)
     how = {"reason": UNUSED} if unused else {"container_reason": "Error", "exit_code": 1}
     outside.publish(launch_id, "failed", pod=OTHER_WARM, uid="u", **how)
