@@ -25,8 +25,8 @@ from typing import Protocol
 HEARTBEAT_LIMIT_S, WORK_S = 0.05, 0.008
 # Time slices of the parts: about 150 launches and 200 comparisons on a slow core. That of the hand-over begins after its
 # first query. With a nearby Redis it is longer by what results left of their time when they were last processed, up to
-# HAND_OVER_MOST_S with the query. Of a scheduler without launches there are no results and nothing to compare: it has
-# HAND_OVER_ALONE_S for the first ones.
+# HAND_OVER_MOST_S with the query. A scheduler without launches has no results and nothing to compare: its first hand-over
+# has HAND_OVER_ALONE_S.
 HAND_OVER_S, HAND_OVER_MOST_S, HAND_OVER_ALONE_S = 0.012, 0.02, 0.032
 # With less than this left of it, no further workloads are looked up in the database: a query takes as long as ten launches.
 LOOKUP_S = 0.003

@@ -144,9 +144,8 @@ class CircuitBreaker:
 
     def _replies(self, posted: Posted, *, may_be_there: bool = False) -> list[Any]:
         replies = self._read(posted, may_be_there=may_be_there)
-        if any(
-            isinstance(reply, NoScriptError) for reply in replies
-        ):  # Redis lost its script cache in a restart or SCRIPT FLUSH
+        # Redis lost its script cache in a restart or SCRIPT FLUSH.
+        if any(isinstance(reply, NoScriptError) for reply in replies):
             self._loaded.clear()
             replies = self._read(self.post(posted.calls))
         return replies
