@@ -40,7 +40,6 @@ def give_pod_to_launch(warm: Warm, request: LaunchRequest) -> None:
 def test_a_launch_never_runs_in_a_pod_of_another_shape(way: str, warm: Warm) -> None:
     """Another image, service account or namespace: those of the author of another DAG."""
     known, request = warm.request(1, image="other:1"), warm.request(2, image="other:1")
-    # The keeper has no room for pods of their own shape.
     most = {"warm_pods_max": 0, "warm_pods_min": 0} if "off" in way else {"warm_pods_max": 2}
 
     async def scenario() -> None:
@@ -61,8 +60,9 @@ def test_a_launch_never_runs_in_a_pod_of_another_shape(way: str, warm: Warm) -> 
     asyncio.run(scenario())
     (pod,) = warm.pods_of(request)
     assert pod["spec"]["containers"][0]["image"] == "other:1"
-    assert identifiers.warm_id_of_pod(pod["metadata"]["name"]) is None
-    assert not [item for item in warm.pods.deliveries.values() if item.launch_id == request.launch_id]
+    # The first launcher may have had time to make a warm pod of its shape.
+    served = {name for name, item in warm.pods.deliveries.items() if item.launch_id == request.launch_id}
+    assert served <= {pod["metadata"]["name"]}
 
 
 @pytest.mark.parametrize("field", ["condemned", "delivered"])
