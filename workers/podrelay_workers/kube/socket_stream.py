@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 # A TLS record holds 16 kB; a plain socket gives what has arrived.
 _READ_MAX = 1 << 16
@@ -40,9 +40,7 @@ async def connect(address: Address) -> socket.socket:
     :raises ssl.SSLCertVerificationError: the server's certificate is not trusted, or is not for `server_name`.
     :raises OSError: the server cannot be reached, or it breaks the handshake.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    connection = await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_S)
+    connection = await start_connection(await _resolved(address), happy_eyeballs_delay=_NEXT_ADDRESS_S)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in address.socket_options:
@@ -59,6 +57,15 @@ async def connect(address: Address) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+async def _resolved(address: Address) -> Sequence[AddrInfoType]:
+    """As `getaddrinfo`. A host that is an IP address, as in a cluster, needs no name server, and so no thread."""
+    try:
+        return socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        loop = asyncio.get_running_loop()
+        return await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
 
 
 async def _handshake(connection: ssl.SSLSocket) -> None:
@@ -103,7 +110,9 @@ class SocketStream:
         self._unsent = _NOTHING
         self._waits_to_write = False
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(connection, self._ready)
+        # Not the socket: the event loop would format its addresses each time, only to find that it is a new one.
+        self._file = connection.fileno()
+        self._loop.add_reader(self._file, self._ready)
 
     @property
     def has_sent_all(self) -> bool:
@@ -120,8 +129,8 @@ class SocketStream:
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_reader(self._file)
+            self._loop.remove_writer(self._file)
             self._socket.close()
         self._unsent = _NOTHING
 
@@ -140,7 +149,7 @@ class SocketStream:
     def _wait_to_write(self) -> None:
         if not self._waits_to_write:
             self._waits_to_write = True
-            self._loop.add_writer(self._socket, self._ready)
+            self._loop.add_writer(self._file, self._ready)
 
     def _ready(self) -> None:
         """The socket can be read, or can be written again. In TLS each may wait for the other, so both are tried.
@@ -149,7 +158,7 @@ class SocketStream:
         """
         if self._waits_to_write:
             self._waits_to_write = False
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._file)
         self._read()
         if self._unsent:
             self._send_more()
