@@ -24,7 +24,6 @@ CLEANUP_FUNCTION = "podrelay_workers.launcher.clean_up"
 
 # The data of a job as json.dumps writes it: around the function's name and the encrypted payload, which need no escaping.
 _BEGINNING, _MIDDLE, _END = '["', '", null, ["', '"], {}]'
-_RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class CleanupJob(NamedTuple):
@@ -94,7 +93,7 @@ def proves_pod(request: CleanupRequest) -> bool:
 
 def rq_time(at_s: float) -> str:
     """A wall-clock time (seconds since the epoch) in RQ's format."""
-    return datetime.fromtimestamp(at_s, timezone.utc).strftime(_RQ_TIME)
+    return datetime.fromtimestamp(at_s, timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _data(function: str, encrypted: str) -> str:
