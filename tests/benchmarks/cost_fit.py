@@ -31,7 +31,8 @@ class Regime:
     in_bytes: float
     out_bytes: float
     heartbeats: float = 0.0
-    hand_over_s: float = 0.0
+    # Heartbeats that handed over; each may send several offers.
+    hand_overs: float = 0.0
     entry_bytes: float = 0.0
     entries: float = 0.0
 
@@ -53,13 +54,18 @@ class HandOver:
     """So many tasks, handed over in so many heartbeats: processor seconds of one task, and of the time slice."""
 
     tasks: float
-    offers: float
+    count: float
     cpu_s: float
     slice_s: float
 
     def totals(self) -> tuple[float, float, float]:
         """Tasks, how often one was queued in a heartbeat, seconds."""
-        return self.tasks, self.tasks * (self.offers + 1) / 2, self.tasks * self.cpu_s
+        return self.tasks, self.tasks * times_queued(self.count), self.tasks * self.cpu_s
+
+
+def times_queued(hand_overs: float) -> float:
+    """In how many heartbeats a task is in the queue, on average, if each of them hands over as many."""
+    return (hand_overs + 1) / 2
 
 
 def per_item_and_call(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
@@ -109,7 +115,7 @@ def fit_units(
     few, many = sorted(hand_overs, key=lambda one: one.tasks)
     hand_over_s, queued_s = per_item_and_call(few.totals(), many.totals())
     # What the burst paid for its queue is no cost of its tasks.
-    task_s = max(hand_over_s, task_s - queued_s * burst.calls["offer"] / 2)
+    task_s = max(hand_over_s, task_s - queued_s * times_queued(burst.hand_overs))
     foreign_s = foreign.cpu_s["scheduler"] - foreign.tasks * task_s - foreign.heartbeats * heartbeat_s
     foreign_s = max(0.0, foreign_s / max(1.0, foreign.entries - REPORTS * foreign.tasks))
     # A creation is parsed, completed and answered in full: about as much as two other changes.

@@ -107,7 +107,7 @@ class Bed:
             **found,
             **self._times(driven, dag_id),
             "heartbeats": len(driven["beats_s"]),
-            "hand_over_s": driven["hand_over_cpu_ms_per_task"] / 1000,
+            "hand_overs": driven["hand_overs"],
             "entries": self._entries() - entries,
             "entry_bytes": self._entry_bytes(),
         }
@@ -178,9 +178,9 @@ def hand_over_of(tasks: int) -> HandOver:
     """A hand-over of so many tasks; nothing else runs."""
     with Rig(observe=False) as rig, rig.driver(EXECUTOR, tasks, "--beats-after", "1") as driver:
         driven = driver.run()
-    beats = len(driven["beats_s"]) - 1
-    slices_s = heartbeat_budget.HAND_OVER_ALONE_S + (beats - 1) * heartbeat_budget.HAND_OVER_MOST_S
-    return HandOver(tasks, beats, driven["hand_over_cpu_ms_per_task"] / 1000, slices_s / tasks)
+    count = driven["hand_overs"]
+    slices_s = heartbeat_budget.HAND_OVER_ALONE_S + (count - 1) * heartbeat_budget.HAND_OVER_MOST_S
+    return HandOver(tasks, count, driven["hand_over_cpu_ms_per_task"] / 1000, slices_s / tasks)
 
 
 def scheduler_s(driven: Json) -> float:

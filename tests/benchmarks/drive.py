@@ -80,6 +80,7 @@ class Driver:
         self.next_s = 0.0
         self.beats_cpu_s = 0.0
         self.hand_over_s = 0.0
+        self.hand_overs = 0
         self.collections_s: list[float] = []
         gc.callbacks.append(self._collection)
 
@@ -110,6 +111,7 @@ class Driver:
             "beats_cpu_s": self.beats_cpu_s,
             "full_collections_s": self.collections_s,
             "hand_over_cpu_ms_per_task": 1000 * self.hand_over_s / self.count,
+            "hand_overs": self.hand_overs,
             "cost": {"cpu_s": after["cpu_s"] - before["cpu_s"], "memory_mb": after["memory_mb"]},
             "handed_s": self.handed,
             "over_s": self.over,
@@ -150,6 +152,7 @@ class Driver:
         self.beats_cpu_s += cpu_s
         if queued:
             self.hand_over_s += cpu_s
+            self.hand_overs += 1
 
     def _look(self) -> None:
         now, executor = time.time(), self.executor

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import simpy
 
-from tests.benchmarks.cost_fit import HandOver, Regime, fit_redis, per_item_and_call, single_wakes
+from tests.benchmarks.cost_fit import HandOver, Regime, fit_redis, fit_units, per_item_and_call, single_wakes
 from tests.benchmarks.costs import differing
 from tests.benchmarks.simulation.check import Row, compare
 from tests.benchmarks.simulation.deployment import simulate
@@ -158,10 +158,34 @@ def test_hand_overs_tell_tasks_from_the_queue_that_is_sorted() -> None:
     task_s, queued_s = 1e-4, 3e-6
     runs = []
     for tasks in (100, 400):
-        offers = tasks // 10
+        count = tasks // 10
         seconds = tasks * task_s + sum(range(tasks, 0, -10)) * queued_s
-        runs.append(HandOver(tasks, offers, seconds / tasks, 0.0).totals())
+        runs.append(HandOver(tasks, count, seconds / tasks, 0.0).totals())
     assert per_item_and_call(*runs) == pytest.approx((task_s, queued_s))
+
+
+def test_a_heartbeat_that_sends_several_offers_has_sorted_its_queue_once() -> None:
+    hand_over_s, results_s, queued_s, heartbeat_s = 1e-4, 6e-5, 3e-6, 1e-3
+    others = dict.fromkeys(("local cluster", "observer", "slow link"), 0.0)
+
+    def life(tasks: float, heartbeats: float, hand_overs: float, offers: float) -> Regime:
+        run = run_of(tasks, tasks, tasks)
+        queue_s = queued_s * (hand_overs + 1) / 2 if hand_overs else 0.0
+        scheduler_s = tasks * (hand_over_s + results_s + queue_s) + heartbeats * heartbeat_s
+        return replace(
+            run, cpu_s={**run.cpu_s, **others, "scheduler": scheduler_s}, wakes={**run.wakes, **others},
+            writes=8 * tasks, calls={**run.calls, "offer": offers}, heartbeats=heartbeats, hand_overs=hand_overs,
+            entries=1e6,
+        )  # fmt: skip
+
+    units = fit_units(
+        burst=life(2000, 30, 15, 60), trickle=life(100, 500, 0, 100), clean_ups=run_of(300, 300, 300),
+        foreign=life(20, 50, 0, 20), memory_bytes={},
+        hand_overs=[HandOver(tasks, count, hand_over_s + queued_s * (count + 1) / 2, 1e-4)
+                    for tasks, count in ((1000, 5), (4000, 20))],
+    )  # fmt: skip
+    assert units.queued_s == pytest.approx(queued_s)
+    assert units.results_s == pytest.approx(results_s, rel=0.1)
 
 
 def test_two_runs_of_the_same_batches_cannot() -> None:
