@@ -77,7 +77,7 @@ def costs_table(costs: UnitCosts, control_plane: Mapping[str, Any] | None) -> li
     return [
         *lines, "",
         *wrap(
-            f"Besides, a heartbeat without work takes {1000 * costs.heartbeat_s:.1f} ms of a scheduler. A task brings "
+            f"Besides, each heartbeat of a scheduler with launches takes {1000 * costs.heartbeat_s:.1f} ms. A task brings "
             f"{costs.redis_in_bytes / 1000:.1f} KB into Redis and {costs.redis_out_bytes / 1000:.1f} KB out of it, and "
             f"{costs.redis_out_bytes_foreign / 1000:.1f} KB more to each further scheduler. To be woken costs a launcher "
             f"{1000 * costs.launcher_wake_s:.2f} ms, the watcher {1000 * costs.watcher_wake_s:.2f} and Redis "
