@@ -52,8 +52,10 @@ class Window:
 
 @contextmanager
 def window(browser: Browser, width: int = 1280, height: int = 900, **options: Any) -> Iterator[Window]:
-    """A new page with cookies of its own."""
-    context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    """A new page with cookies of its own. Nothing fades: what is clicked meanwhile may be ignored."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, **{"reduced_motion": "reduce", **options}
+    )
     context.set_default_timeout(_LIMIT_MS)
     opened = Window(context.new_page())
     page, complaints = opened.page, opened.complaints
