@@ -49,7 +49,7 @@ pods = 0
 
 
 class Cluster(http.server.BaseHTTPRequestHandler):
-    """Tells of the pods that are there, then closes the watch as a server does in time."""
+    """Sends the pods that are there, then closes the watch as a server does in time."""
 
     protocol_version = "HTTP/1.1"
 

@@ -107,7 +107,7 @@ def test_an_inbox_wakes_whoever_found_it_empty() -> None:
     assert seen == [(1.0, ["a", "b"]), (1.0, ["c"])]
 
 
-def test_two_runs_tell_items_from_calls() -> None:
+def test_two_runs_separate_items_from_calls() -> None:
     item_s, call_s = 0.002, 0.0005
     runs = [(items, calls, items * item_s + calls * call_s) for items, calls in ((1000, 50), (100, 100))]
     assert per_item_and_call(*runs) == pytest.approx((item_s, call_s))
@@ -129,7 +129,7 @@ def run_of(tasks: float, wakes: float, calls: float) -> Regime:
     )  # fmt: skip
 
 
-def test_two_runs_tell_items_from_wakes_without_what_an_idle_process_does() -> None:
+def test_two_runs_separate_items_from_wakes_without_what_an_idle_process_does() -> None:
     runs = [run_of(2000, 2500, 300), run_of(100, 800, 120)]
     assert per_item_and_call(*(run.totals("launcher 1", run.tasks) for run in runs)) == pytest.approx((0.001, 0.0005))
 
@@ -153,7 +153,7 @@ def test_rounds_that_differ_are_named() -> None:
     assert list(differing(runs)) == ["rounds differ by more than 10 %: together: redis 0.50, 0.60 s"]
 
 
-def test_hand_overs_tell_tasks_from_the_queue_that_is_sorted() -> None:
+def test_hand_overs_separate_tasks_from_the_queue_that_is_sorted() -> None:
     """Ten tasks in each heartbeat: the queue is 100, 90, 80 ... long."""
     task_s, queued_s = 1e-4, 3e-6
     runs = []

@@ -96,7 +96,7 @@ class Driver:
             self._beats.append((time.time(), took_s))
         with create_session() as session:
             self._runner.process_executor_events(self.executor, self.job_id, self._bag, session)
-        self._tell()
+        self._report()
 
     def _unstick(self) -> None:
         """Airflow's own look for tasks past the queue timeout; only the executor's part of its time counts."""
@@ -159,7 +159,7 @@ class Driver:
                 workload = workloads.ExecuteTask.make(ti, generator=self.executor.jwt_generator)
                 self.executor.queue_workload(workload, session)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         record: dict[str, Any] = {
             "job_id": self.job_id,
             "at_s": time.time(),

@@ -148,7 +148,7 @@ def judge(
             wrong.append("no task ran in a warm pod")
     for began_s, ended_s in windows:
         entries = [entry for entry in audit if began_s <= entry["time"] <= ended_s]
-        wrong += patience(entries, they_hear_of_it=verdict.fault != "random")
+        wrong += patience(entries, they_know_of_it=verdict.fault != "random")
     if verdict.fault == "drop-stream" and verdict.slots_s > SLOTS_FREE_S:
         wrong.append(f"a slot was free {verdict.slots_s:.1f} s after the last task had ended")
     beats = [took for name in rig.of("driver") for at, took in rig.status_of(name).get("beats", ()) if at >= since_s]
@@ -205,17 +205,17 @@ def _pods(audit: list[dict[str, Any]]) -> list[str]:
     return [f"{len(twice)} launches have two pods, as {twice[0]}"] if twice else []
 
 
-def patience(audit: list[dict[str, Any]], *, they_hear_of_it: bool) -> list[str]:
+def patience(audit: list[dict[str, Any]], *, they_know_of_it: bool) -> list[str]:
     """Creations of one window that were answered 429: the first one asked for patience until its end.
 
-    :param they_hear_of_it: False where a launcher may be cut off from Redis just then, so that it cannot know before it has
+    :param they_know_of_it: False where a launcher may be cut off from Redis just then, so that it cannot know before it has
         been refused by itself.
     """
     first_s: dict[str, float] = {}
     early = 0
     for entry in audit:
         if entry["verb"] == "create" and entry["status"] == 429:
-            who = "" if they_hear_of_it else entry["user_agent"]
+            who = "" if they_know_of_it else entry["user_agent"]
             early += entry["time"] > first_s.setdefault(who, entry["time"]) + _UNDER_WAY_S
     return [f"{early} creations inside a Retry-After window"] if early else []
 

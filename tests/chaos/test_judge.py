@@ -24,8 +24,8 @@ def refused(at_s: float, who: str, status: int = 429, verb: str = "create") -> d
     ],
 )
 def test_creations_inside_a_retry_after_window(audit: list[dict[str, Any]], of_all: int, of_each: int) -> None:
-    for early, they_hear_of_it in ((of_all, True), (of_each, False)):
-        found = patience(audit, they_hear_of_it=they_hear_of_it)
+    for early, they_know_of_it in ((of_all, True), (of_each, False)):
+        found = patience(audit, they_know_of_it=they_know_of_it)
         assert found == ([f"{early} creations inside a Retry-After window"] if early else [])
 
 

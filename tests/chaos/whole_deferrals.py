@@ -58,8 +58,8 @@ class LateLink(Link):
         late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         tasks = [
             asyncio.create_task(self._ask(reader, to_writer, watching)),
-            asyncio.create_task(self._hear(to_reader, late, watching)),
-            asyncio.create_task(self._tell(late, writer)),
+            asyncio.create_task(self._read(to_reader, late, watching)),
+            asyncio.create_task(self._write(late, writer)),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -76,7 +76,7 @@ class LateLink(Link):
             server.write(data)
             await server.drain()
 
-    async def _hear(
+    async def _read(
         self, server: asyncio.StreamReader, late: asyncio.Queue[tuple[float, bytes]], watching: asyncio.Event
     ) -> None:
         due_s = 0.0
@@ -85,7 +85,7 @@ class LateLink(Link):
             due_s = max(due_s, time.monotonic() + wait_s)  # a stream keeps its order
             late.put_nowait((due_s, data))
 
-    async def _tell(self, late: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+    async def _write(self, late: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:
             due_s, data = await late.get()
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))

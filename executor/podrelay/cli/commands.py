@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FAILURE = 1
 USAGE_ERROR = 2
 # Of `status`: whether all is well is unknown.
-CANNOT_TELL = 2
+UNKNOWN = 2
 
 
 def _one_line_errors(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], None]:
@@ -95,7 +95,7 @@ def status(args: argparse.Namespace) -> int:
         return _show_launch(args) if args.launch or args.task else _show_overview(args)
     except (RedisUnavailable, DatabaseUnavailable) as error:
         print(f"podrelay: {printable(str(error))}", file=sys.stderr)
-        return CANNOT_TELL
+        return UNKNOWN
 
 
 def _show_overview(args: argparse.Namespace) -> int:

@@ -138,5 +138,5 @@ class PayloadCipher:
 
 
 def _fingerprint(secret: bytes) -> str:
-    """Tells keys apart without revealing them: 32 bits of a hash of 256 random bits."""
+    """Distinguishes keys without revealing them: 32 bits of a hash of 256 random bits."""
     return hashlib.sha256(b"podrelay key fingerprint\0" + secret).hexdigest()[:8]

@@ -333,7 +333,7 @@ class Reconciler:
         self._tally.note(level, what, launch.key, f"launch {launch.launch_id}")
 
     def _report_unreadable_launches(self, findings: Sequence[Finding]) -> None:
-        """Tell tasks that wait because a launcher lacks the key of this scheduler, or does not read its format."""
+        """Report the tasks that wait because a launcher lacks the key of this scheduler, or does not read its format."""
         for finding in findings:
             launch = self._launches.get(finding.launch_id)
             if finding.what in _UNREADABLE and launch is not None and launch.kind == "task":

@@ -65,7 +65,7 @@ def test_the_exit_code_says_whether_all_is_well(client: redis.Redis, capsys: pyt
 
 
 @pytest.mark.parametrize("words", [(), ("--json",), ("--launch", "x")])
-def test_it_cannot_tell_without_redis(
+def test_it_does_not_know_without_redis(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
@@ -73,7 +73,7 @@ def test_it_cannot_tell_without_redis(
     assert "Connection refused" in capsys.readouterr().err
 
 
-def test_it_cannot_tell_with_a_wrong_option(
+def test_it_does_not_know_with_a_wrong_option(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", "no address")

@@ -305,7 +305,7 @@ def test_a_task_is_three_or_four_words(
     assert "--task takes a DAG id" in capsys.readouterr().err
 
 
-def test_it_cannot_tell_without_redis(
+def test_it_does_not_know_without_redis(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], airflow_db: None
 ) -> None:
     monkeypatch.setenv("AIRFLOW__PODRELAY__REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")

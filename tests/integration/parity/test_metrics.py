@@ -32,21 +32,21 @@ class Recorder:
     def __init__(self) -> None:
         self.recorded: list[Recorded] = []
 
-    def _tell(self, kind: str, name: str, tags: Any) -> None:
+    def _record(self, kind: str, name: str, tags: Any) -> None:
         self.recorded.append((kind, name, tuple(sorted((tags or {}).items()))))
 
     def incr(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
-        self._tell("counter", name, tags)
+        self._record("counter", name, tags)
 
     def gauge(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
-        self._tell("gauge", name, tags)
+        self._record("gauge", name, tags)
 
     def timing(self, name: str, *args: Any, tags: Any = None, **others: Any) -> None:
-        self._tell("timer", name, tags)
+        self._record("timer", name, tags)
 
     @contextlib.contextmanager
     def timer(self, name: str, *args: Any, tags: Any = None, **others: Any) -> Iterator[None]:
-        self._tell("timer", name, tags)
+        self._record("timer", name, tags)
         yield
 
     def replace(self, monkeypatch: pytest.MonkeyPatch, *modules: types.ModuleType) -> None:

@@ -252,7 +252,7 @@ def test_no_node_fits(rig: WatcherRig) -> None:
     run(test())
 
 
-def test_what_only_kubernetes_events_tell(rig: WatcherRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_kubernetes_events_show(rig: WatcherRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing volume leaves a pod in ContainerCreating and its status does not say why."""
     labels = {"podrelay/launch-id": "l-1", "podrelay/attempt": "0"}
     waiting = {
